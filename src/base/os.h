@@ -1,0 +1,37 @@
+/*
+ * Every other call of the operating system: files, clock, CPU features, random seed.
+ */
+#ifndef KV_BASE_OS_H
+#define KV_BASE_OS_H
+
+#include "base/error.h"
+
+struct kv_file_map {
+    const uint8_t *data;
+    size_t n_bytes;
+};
+/* Maps a regular file read-only. Errors: IO (names the file). An empty file maps to n_bytes 0. */
+kvant_status kv_file_map_open(struct kv_file_map *out, const char *path, struct kvant_error *err);
+void kv_file_map_close(struct kv_file_map *map);
+
+/* Reads a whole file of at most max_bytes, with a terminator that n_bytes does not count; free with kv_free. path "-" = stdin. */
+kvant_status kv_file_read(const char *path, size_t max_bytes, char **out, size_t *n_bytes, struct kvant_error *err);
+/* Writes beside `path` (PATH.XXXXXX.tmp), fsyncs, renames; on failure nothing is left behind. */
+kvant_status kv_file_write(const char *path, const void *data, size_t n_bytes, struct kvant_error *err);
+bool kv_file_exists(const char *path);
+
+/* Monotonic seconds. */
+double kv_clock_s(void);
+
+/* Cores that this process may run on, at least 1. */
+int kv_cpu_count(void);
+
+/* Highest kernel level that CPU and operating system support. AVX2 means AVX2 + FMA + F16C + BMI2;
+ * AVX512 means F, BW, DQ, VL, VNNI, VBMI and BF16 besides. */
+enum kv_cpu_level { KV_CPU_SCALAR = 0, KV_CPU_AVX2 = 1, KV_CPU_AVX512 = 2 };
+enum kv_cpu_level kv_cpu_detect(void);
+/* "scalar" | "avx2" | "avx512" -> level, -1 for anything else. */
+int kv_cpu_level_parse(const char *name);
+const char *kv_cpu_level_name(enum kv_cpu_level level);
+
+#endif

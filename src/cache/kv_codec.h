@@ -1,0 +1,43 @@
+/*
+ * Between float rows and the codes of a page, for one (layer, KV head).
+ *
+ * x ≈ code·scale + min, unsigned codes, scale and min in f16. Statistics in float32, codes by rintf against the *stored*
+ * (rounded) scale and min, so that the decoder's grid is the encoder's. A constant group stores scale 0 and codes 0.
+ * Keys: k' = k − R_t μ (m), then Hk' (h), then per token, per channel, or in classes. Values: v' = Hv (h), per token.
+ */
+#ifndef KV_CACHE_KV_CODEC_H
+#define KV_CACHE_KV_CODEC_H
+
+#include "cache/kv_layout.h"
+#include "cache/rope.h"
+
+/* Constants of one plan on one model: R_i μ for i < 64 as key tiles, made once when the plan is first used. */
+struct kv_centers {
+    float *tile;   /* (n_layer, n_head_kv, head_dim, 64), or NULL when nothing is centred */
+};
+kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan, const struct kv_rope *rope, struct kvant_error *err);
+void kv_centers_close(struct kv_centers *c);
+
+struct kv_codec { /* what encode and expand need beside the page; borrowed */
+    const struct kv_kernels *kernels;
+    const struct kvant_plan *plan;
+    const struct kv_layout *layout;
+    const struct kv_centers *centers;
+    const struct kv_rope *rope;
+};
+
+/* Encodes rows [row, row + n) of a page from keys and values (n, head_dim) in float32 after RoPE. Per-channel recipes: row and n are
+ * multiples of the group. position: of the first row (for centring). scratch: kv_codec_scratch_bytes.
+ * Errors: NUMERIC for a NaN or infinity (names layer, head, position). */
+kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n, int64_t position,
+                             const float *k, const float *v, void *scratch, struct kvant_error *err);
+size_t kv_codec_scratch_bytes(int head_dim);
+
+/* Keys of a page's first n_tokens rows to a float tile (head_dim, 64), in the plain domain: rotation undone, centres added.
+ * position: of the page's first token. */
+void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens, int64_t position,
+                          float *kt);
+/* Values (64, head_dim), *in the rotated domain* if the recipe rotates: Σ p·v is turned back once per output, not per row. */
+void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens, float *v);
+
+#endif

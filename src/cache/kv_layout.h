@@ -1,0 +1,46 @@
+/*
+ * Where everything of a cache lies, and therefore how large it is: the one place that knows.
+ *
+ *   sequence:  | sinks, exact | page 0 | page 1 | ... | page n-1 (may be half sealed) | tail, exact |
+ *   page:      64 tokens of all layers: [layer 0: K head 0, K head 1, ..., V head 0, ...][layer 1: ...]...
+ *   K of one (layer, KV head):  codes channel-major  | scales | minima
+ *        uniform: channel c's 64 codes of b bits are 8·b contiguous bytes, little-endian along tokens
+ *                 (token i in bits [i·b, i·b + b) of the channel's bytes)
+ *        16 bits: f16 (head_dim, 64), no scales
+ *        mixed:   channels in stored order, class after class (8 4 3 2 0 bits), each channel 8·b bytes
+ *        scales, minima: f16; per channel (64 / group, head_dim) in stored order; per token (64)
+ *   V of one (layer, KV head):  codes token-major, head_dim·b/8 bytes a token | scales (64, head_dim / group) | minima
+ *
+ * Sealing: with n tokens before a query, the first `sinks` are exact, the next kv_sealed_tokens(plan, n) are read from
+ * pages, the rest is exact. It depends on n alone, so any split of a text into batches gives the same cache and the
+ * same reads. Each query reads its own token, and those of its batch, exactly.
+ */
+#ifndef KV_CACHE_KV_LAYOUT_H
+#define KV_CACHE_KV_LAYOUT_H
+
+#include "cache/plan.h"
+
+#define KV_PAGE_TOKENS 64
+
+struct kv_side_layout { /* keys or values of one (layer, KV head), byte offsets in a page */
+    size_t codes, scale, min;
+};
+struct kv_layout {
+    int n_layer, n_head_kv, head_dim;
+    size_t page_bytes;              /* multiple of 64                                                         */
+    struct kv_side_layout *key;     /* (n_layer, n_head_kv)                                                   */
+    struct kv_side_layout *value;   /* (n_layer, n_head_kv)                                                   */
+};
+kvant_status kv_layout_open(struct kv_layout *out, const struct kvant_plan *plan, struct kvant_error *err);
+void kv_layout_close(struct kv_layout *layout);
+
+/* Tokens read from pages by a query with n tokens before it (equally: sealed once n tokens have been appended):
+ * the largest multiple of granule that leaves at least `tail` of the n - sinks others exact; 0 if there is none. */
+int64_t kv_sealed_tokens(const struct kvant_plan *plan, int64_t n_tokens);
+/* Most rows that the tail can hold: tail + granule - 1. */
+int kv_tail_cap(const struct kvant_plan *plan);
+
+/* As kvant_plan_get_memory; the same arithmetic as the allocator's. Uncalibrated mixed plans are counted by their average. */
+void kv_plan_memory(const struct kvant_plan *plan, int64_t n_tokens, struct kvant_plan_memory *out);
+
+#endif

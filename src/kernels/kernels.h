@@ -1,0 +1,110 @@
+/*
+ * The numeric kernels and their table. kernel_list.h has one row per kernel; this file declares the call structs.
+ *
+ * ref.c fills every slot with plain C, which *defines* what is correct; each instruction set then overwrites what it
+ * improves (select.c). One instruction set per file; no kernel allocates; no kernel knows of models, plans or threads.
+ *
+ * Weights. Whatever their file format, quantized weights are used as unsigned codes with a scale and a minimum per 16
+ * consecutive elements of a row,      w[i] = scale[i / 16] · code[i] + min[i / 16],
+ * and activations as int8 with one scale per block of 32:   x[i] = xs[i / 32] · q[i].     Then
+ *     w·x = Σ_g16 xs · ( scale · Σ code·q  +  min · Σ q )        with Σ code·q exact in int32.
+ */
+#ifndef KV_KERNELS_H
+#define KV_KERNELS_H
+
+#include "base/os.h"
+
+#define KV_ACT_BLOCK 32    /* activations per scale                                      */
+#define KV_WEIGHT_GROUP 16 /* weights per (scale, minimum) after unpacking               */
+#define KV_TILE 64         /* tokens in a page, hence in one attention tile              */
+#define KV_HEAD_DIM_MAX 256
+
+/* Weight formats that hold codes (the float formats F32, F16, BF16 need no unpacking to codes). The order is that of
+ * the unpack slots. */
+enum kv_code_format {
+    KV_CODES_Q8_0, KV_CODES_Q4_0, KV_CODES_Q4_1, KV_CODES_Q5_0, KV_CODES_Q5_1, KV_CODES_Q2_K, KV_CODES_Q3_K,
+    KV_CODES_Q4_K, KV_CODES_Q5_K, KV_CODES_Q6_K, KV_CODES_IQ4_NL, KV_CODES_IQ4_XS,
+    KV_CODES_COUNT
+};
+enum kv_float_format { KV_FLOAT_F32, KV_FLOAT_F16, KV_FLOAT_BF16, KV_FLOAT_COUNT };
+
+/* n rows of activations, int8 */
+struct kv_act_i8 {
+    int8_t *q;    /* (n, k)                                                     */
+    float *scale; /* (n, k / 32)                                                */
+    float *sum;   /* (n, k / 16): scale · Σ of the 16 codes; multiplies minima  */
+    int64_t k;    /* multiple of 32                                             */
+};
+
+/* Rows of one weight matrix times n activations: y[j * ldy + r] = W[r]·x[j] (+ bias[r]) for r in [row_begin, row_end).
+ * Exactly one of x_i8 and x_f32 is used: int8 activations need a code format. */
+struct kv_matmul {
+    const uint8_t *weights;   /* (n_rows, k) in file format                      */
+    size_t row_bytes;
+    int code_format;          /* enum kv_code_format, or -1: float_format holds  */
+    int float_format;         /* enum kv_float_format, or -1                     */
+    int64_t k, n_rows;
+    const struct kv_act_i8 *x_i8; /* or NULL                                     */
+    const float *x_f32;       /* (n, k), or NULL                                 */
+    int64_t n;
+    const float *bias;        /* (n_rows) or NULL                                */
+    float *y;                 /* (n, ldy)                                        */
+    int64_t ldy;
+};
+
+/* A tile of up to 64 keys or values in float32.
+ *   keys   kt: (head_dim, 64), channel-major: one query channel meets 64 keys without a horizontal sum
+ *   values v:  (64, head_dim)
+ * Columns (rows) from n_tokens on are zero. */
+struct kv_attn_tile {
+    const float *q;          /* (n_q, head_dim), already scaled by 1/sqrt(head_dim)                                */
+    const float *kt;         /* (head_dim, 64)                                                                     */
+    const float *v;          /* (64, head_dim)                                                                     */
+    int n_q, head_dim, n_tokens;
+    const int *first, *last; /* (n_q): query i sees tile tokens first[i] <= j < last[i]; may be empty              */
+    float *max, *sum;        /* (n_q) running maximum (start: -INFINITY) and sum of exponentials (start: 0)        */
+    float *out;              /* (n_q, head_dim) running Σ exp(s − max)·v (start: 0)                                */
+    float *score;            /* (n_q, 64) scratch                                                                  */
+};
+
+/* One quantized granule side of a page, for one (layer, KV head). The layouts are drawn in cache/kv_layout.h.
+ * Keys: codes channel-major, (head_dim, 64) of `bits` each, packed little-endian along tokens: 8·bits bytes a channel.
+ * Values: codes token-major, (64, head_dim), 'head_dim·bits/8' bytes a token. */
+struct kv_key_tile {
+    const uint8_t *codes;
+    const uint16_t *scale, *min; /* f16; per channel: (64 / group, head_dim); per token: (64)                      */
+    int head_dim, bits;          /* 2 3 4 8, or 16: codes are f16 and scale, min unused                            */
+    int group;                   /* 0 = per token; 32 or 64 = per channel over that many tokens                    */
+    int n_tokens;                /* sealed tokens in the page: the rest is zeroed in the output                    */
+    int channel_first, n_channels; /* the range of stored channels that these codes hold (mixed keys: one class)   */
+    const uint8_t *order;        /* (head_dim) stored channel -> channel of the head, or NULL: the same            */
+};
+struct kv_value_tile {
+    const uint8_t *codes;
+    const uint16_t *scale, *min; /* f16; (64, head_dim / group)                                                    */
+    int head_dim, bits;
+    int group;                   /* head_dim or 32 channels                                                        */
+    int n_tokens;
+};
+
+struct kv_kernels {
+    enum kv_cpu_level level;
+#define X(name, ret, params) ret (*name) params;
+#include "kernels/kernel_list.h"
+#undef X
+    /* Unpacks k elements (whole blocks) of a row. code: (k); scale, min: (k / 16) */
+    void (*unpack[KV_CODES_COUNT])(const uint8_t *row, int64_t k, uint8_t *code, float *scale, float *min);
+};
+
+/* Fills the table with the best kernels up to `level`. */
+void kv_kernels_select(struct kv_kernels *table, enum kv_cpu_level level);
+
+/* One filler per file. A file built without its instruction set leaves the table alone and returns false. */
+void kv_kernels_fill_ref(struct kv_kernels *table);
+bool kv_kernels_fill_avx2(struct kv_kernels *table);
+bool kv_kernels_fill_avx512(struct kv_kernels *table);
+
+/* Scratch bytes that one thread needs in matmul_rows for rows of k elements. */
+size_t kv_matmul_scratch_bytes(int64_t k);
+
+#endif

@@ -1,0 +1,35 @@
+/*
+ * Matrix products of the model: rows of a weight tensor, partitioned over the pool.
+ */
+#ifndef KV_MODEL_MATMUL_H
+#define KV_MODEL_MATMUL_H
+
+#include "base/threads.h"
+#include "format/gguf.h"
+
+struct kv_matmul_plan; /* reserved: repacked panels come with the weights' issue */
+
+/* The inputs of one or several products over the same activations. */
+struct kv_activations {
+    const float *f32;          /* (n, k)                                                       */
+    struct kv_act_i8 i8;       /* quantized once by kv_activations_set; q NULL = float only     */
+    int64_t n, k;
+};
+/* Bytes that n rows of k need in int8 form (a multiple of 64). */
+size_t kv_activations_bytes(int64_t n, int64_t k);
+/* Points at x and, if int8_memory is not NULL, quantizes it there (in parallel when n is large). */
+void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels, const float *x,
+                        int64_t n, int64_t k, void *int8_memory);
+
+struct kv_product {
+    const struct kv_gguf_tensor *w; /* (n_rows, k)                       */
+    const float *bias;              /* (n_rows) or NULL                  */
+    float *y;                       /* (n, ldy)                          */
+    int64_t ldy;
+};
+/* All products in one run of the pool (QKV, gate and up): rows are split over threads by bytes. The result of one output does not
+ * depend on the number of threads. scratch: n_threads × kv_matmul_scratch_bytes(k). Float weights use the float activations. */
+void kv_products(struct kv_pool *pool, const struct kv_kernels *kernels, const struct kv_activations *a,
+                 const struct kv_product *products, int n_products, void *scratch, size_t scratch_stride);
+
+#endif
