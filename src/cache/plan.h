@@ -53,8 +53,8 @@ struct kvant_plan {
     char *name;                                    /* short, for tables                                          */
     int sinks;                                     /* 0 .. 64                                                    */
     int tail;                                      /* R, 0 .. 4096                                               */
-    int granule;                                   /* tokens sealed together: 64 if any recipe has c64, else 32 if any has c32
-                                                    * or 16-bit sides only, else 1 (all per token: each row stands alone) */
+    int granule;                                   /* tokens sealed together: 64 if any recipe has c64, else 32 if any has c32, else 1 if any
+                                                    * is quantized (per token: each row stands alone), else 64 (f16)  */
     struct kv_recipe *recipe;                      /* (n_layer, n_head_kv)                                       */
     uint16_t *center;                              /* f16 (n_layer, n_head_kv, head_dim), before RoPE; NULL until
                                                     * loaded or calibrated; needed when a recipe centres           */

@@ -1,8 +1,8 @@
 /*
  * The numeric kernels and their table. kernel_list.h has one row per kernel; this file declares the call structs.
  *
- * ref.c fills every slot with plain C, which *defines* what is correct; each instruction set then overwrites what it
- * improves (select.c). One instruction set per file; no kernel allocates; no kernel knows of models, plans or threads.
+ * *_ref.c fill every slot with plain C, which *defines* what is correct; each instruction set then overwrites what it
+ * improves (select.c). One area and one instruction set per file; no kernel allocates; no kernel knows of models, plans or threads.
  *
  * Weights. Whatever their file format, quantized weights are used as unsigned codes with a scale and a minimum per 16
  * consecutive elements of a row,      w[i] = scale[i / 16] · code[i] + min[i / 16],
@@ -99,10 +99,15 @@ struct kv_kernels {
 /* Fills the table with the best kernels up to `level`. */
 void kv_kernels_select(struct kv_kernels *table, enum kv_cpu_level level);
 
-/* One filler per file. A file built without its instruction set leaves the table alone and returns false. */
-void kv_kernels_fill_ref(struct kv_kernels *table);
-bool kv_kernels_fill_avx2(struct kv_kernels *table);
-bool kv_kernels_fill_avx512(struct kv_kernels *table);
+/* One filler per file: area × level. A file that was built without its instruction set leaves the table alone and
+ * returns false, so that the kernel checker can fail instead of passing with nothing checked. */
+#define KV_KERNEL_AREAS(X) X(weights) X(vectors) X(attention)
+#define X(area)                                            \
+    void kv_fill_##area##_ref(struct kv_kernels *table);    \
+    bool kv_fill_##area##_avx2(struct kv_kernels *table);   \
+    bool kv_fill_##area##_avx512(struct kv_kernels *table);
+KV_KERNEL_AREAS(X)
+#undef X
 
 /* Scratch bytes that one thread needs in matmul_rows for rows of k elements. */
 size_t kv_matmul_scratch_bytes(int64_t k);
