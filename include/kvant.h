@@ -103,7 +103,8 @@ KVANT_API void kvant_model_close(struct kvant_model *model);
 /* What `kvant info` prints. Strings are borrowed from the model. */
 struct kvant_model_info {
     const char *path, *name, *architecture; /* name may be ""                                                   */
-    const char *fingerprint;                /* "sha256:" + 64 hex digits over metadata and tensor directory;
+    const char *fingerprint;                /* "sha256:" + 64 hex digits over metadata, tensor directory and
+                                             * the first KiB of each tensor;
                                              * identifies the model in plans                                   */
     const char *tokenizer, *pre_tokenizer;  /* "gpt2" | "llama", and tokenizer.ggml.pre or ""                   */
     const char *chat_format;                /* "chatml" | "llama3" | "none": recognised from the file's template */
