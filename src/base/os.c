@@ -209,8 +209,9 @@ kvant_status kv_file_write(const char *path, const void *data, size_t n_bytes, s
     struct stat st;
     bool exists = stat(path, &st) == 0;
     if (exists && S_ISDIR(st.st_mode)) KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is a directory; name a file in it", path);
-    if (exists && !S_ISREG(st.st_mode)) { /* /dev/stdout, a pipe: nothing to rename over */
-        int fd = open_retry(path, O_WRONLY, 0);
+    /* A pipe or device has nothing to rename over; nor may /dev/stdout be replaced when it leads to a file. */
+    if (exists && (!S_ISREG(st.st_mode) || strncmp(path, "/dev/", 5) == 0)) {
+        int fd = open_retry(path, O_WRONLY | O_APPEND, 0);
         if (fd < 0) return fail_io(err, path, "cannot be opened");
         bool ok = write_all(fd, data, n_bytes);
         kvant_status status = ok ? KVANT_OK : fail_io(err, path, "cannot be written");
