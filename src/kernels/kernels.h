@@ -71,9 +71,9 @@ struct kv_attn_tile {
  * Keys: codes channel-major, (head_dim, 64) of `bits` each, packed little-endian along tokens: 8·bits bytes a channel.
  * Values: codes token-major, (64, head_dim), 'head_dim·bits/8' bytes a token. */
 struct kv_key_tile {
-    const uint8_t *codes;
-    const uint16_t *scale, *min; /* f16; per channel: (64 / group, head_dim); per token: (64)                      */
-    int head_dim, bits;          /* 2 3 4 8, or 16: codes are f16 and scale, min unused                            */
+    const uint8_t *codes;        /* (n_channels, 8 · bits): of the range only                                      */
+    const uint16_t *scale, *min; /* f16, of the whole head; per channel: (64 / group, head_dim) in stored order; per token: (64) */
+    int head_dim, bits;          /* 2 3 4 8; 16: codes are f16 and scale, min unused; 0: no codes, x = min          */
     int group;                   /* 0 = per token; 32 or 64 = per channel over that many tokens                    */
     int n_tokens;                /* sealed tokens in the page: the rest is zeroed in the output                    */
     int channel_first, n_channels; /* the range of stored channels that these codes hold (mixed keys: one class)   */

@@ -1,0 +1,158 @@
+/*
+ * The attention kernels in plain C: their definition.
+ *
+ * One tile is a page of 64 tokens. Keys are met channel by channel, values token by token, so the float tiles are
+ *
+ *     kt (head_dim, 64)              v (64, head_dim)
+ *        token →                        channel →
+ *     c  k k k k ...                 t  v v v v ...
+ *     ↓  k k k k ...                 ↓  v v v v ...
+ *
+ * and both products of attention, S = q·kt and out += P·v, are sums of rows that are loaded whole.
+ *
+ * Codes are expanded as code·scale + min. The product is exact in float (8 bits times the 11 of an f16), so there is
+ * one rounding, with or without FMA, and every level gives equal bits.
+ */
+#include "base/half.h"
+#include "kernels/kernels.h"
+
+#include <math.h>
+
+static void key_tile_from_rows_ref(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *kt)
+{
+    for (int c = 0; c < head_dim; c++)
+        for (int t = 0; t < KV_TILE; t++)
+            kt[c * KV_TILE + t] = t < n_tokens ? kv_f16_to_f32(rows[t * row_stride + c]) : 0.0f;
+}
+
+static void value_tile_from_rows_ref(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *v)
+{
+    for (int t = 0; t < KV_TILE; t++)
+        for (int c = 0; c < head_dim; c++)
+            v[t * head_dim + c] = t < n_tokens ? kv_f16_to_f32(rows[t * row_stride + c]) : 0.0f;
+}
+
+/* Code i of a little-endian stream; 3-bit codes may lie in two bytes. 0 bits: there is no stream. */
+static float code_at(const uint8_t *codes, int i, int bits)
+{
+    if (bits == 0) return 0.0f;
+    int bit = i * bits, byte = bit / 8, shift = bit % 8;
+    unsigned window = codes[byte];
+    if (shift + bits > 8) window |= (unsigned)codes[byte + 1] << 8;
+    return (float)(window >> shift & ((1u << bits) - 1));
+}
+
+static float half_at(const uint8_t *codes, int i)
+{
+    uint16_t h;
+    memcpy(&h, codes + 2 * i, sizeof h);
+    return kv_f16_to_f32(h);
+}
+
+static void key_tile_expand_ref(const struct kv_key_tile *in, float *kt)
+{
+    for (int i = 0; i < in->n_channels; i++) {
+        int stored = in->channel_first + i, c = in->order ? in->order[stored] : stored;
+        const uint8_t *codes = in->codes + (size_t)i * 8 * (size_t)in->bits;
+        for (int t = 0; t < KV_TILE; t++) {
+            float x = 0.0f;
+            if (t < in->n_tokens && in->bits == 16) {
+                x = half_at(codes, t);
+            } else if (t < in->n_tokens) {
+                int g = in->group ? t / in->group * in->head_dim + stored : t;
+                x = code_at(codes, t, in->bits) * kv_f16_to_f32(in->scale[g]) + kv_f16_to_f32(in->min[g]);
+            }
+            kt[c * KV_TILE + t] = x;
+        }
+    }
+}
+
+static void value_tile_expand_ref(const struct kv_value_tile *in, float *v)
+{
+    for (int t = 0; t < KV_TILE; t++) {
+        const uint8_t *codes = in->codes + (size_t)t * (size_t)(in->head_dim * in->bits / 8);
+        for (int c = 0; c < in->head_dim; c++) {
+            float x = 0.0f;
+            if (t < in->n_tokens && in->bits == 16) {
+                x = half_at(codes, c);
+            } else if (t < in->n_tokens) {
+                int g = (t * in->head_dim + c) / in->group;
+                x = code_at(codes, c, in->bits) * kv_f16_to_f32(in->scale[g]) + kv_f16_to_f32(in->min[g]);
+            }
+            v[t * in->head_dim + c] = x;
+        }
+    }
+}
+
+static void key_tile_hadamard_ref(float *kt, int head_dim)
+{
+    int block = head_dim & -head_dim; /* the largest power of two that divides it */
+    float norm = 1.0f / sqrtf((float)block);
+    for (int t = 0; t < KV_TILE; t++) {
+        for (int h = 1; h < block; h *= 2)
+            for (int c = 0; c < head_dim; c++)
+                if (!(c & h)) { /* c and c + h lie in one block, since h < block and block divides head_dim */
+                    float a = kt[c * KV_TILE + t], b = kt[(c + h) * KV_TILE + t];
+                    kt[c * KV_TILE + t] = a + b;
+                    kt[(c + h) * KV_TILE + t] = a - b;
+                }
+        for (int c = 0; c < head_dim; c++) kt[c * KV_TILE + t] *= norm;
+    }
+}
+
+/* R_{t0+i} = R_{t0} R_i: the constant tile holds R_i μ, one more turn by t0 gives the page's own centres. */
+static void key_tile_add_center_ref(float *kt, const float *centers, const float *cos_t0, const float *sin_t0,
+                                    int head_dim, int n_rot, bool neox, int n_tokens)
+{
+    for (int p = 0; p < n_rot / 2; p++) {
+        int c0 = neox ? p : 2 * p, c1 = neox ? p + n_rot / 2 : 2 * p + 1;
+        for (int t = 0; t < n_tokens; t++) {
+            float a = centers[c0 * KV_TILE + t], b = centers[c1 * KV_TILE + t];
+            kt[c0 * KV_TILE + t] += a * cos_t0[p] - b * sin_t0[p];
+            kt[c1 * KV_TILE + t] += a * sin_t0[p] + b * cos_t0[p];
+        }
+    }
+    for (int c = n_rot; c < head_dim; c++)
+        for (int t = 0; t < n_tokens; t++) kt[c * KV_TILE + t] += centers[c * KV_TILE + t];
+}
+
+/* One query of attn_tile. With m' = max(m, max s):  out' = e^(m − m') out + Σ e^(s_j − m') v_j,  the sum likewise.
+ * While m' is −∞ nothing was seen (or every score is −∞): 0 stands for it, so that no ∞ − ∞ arises. */
+static void attend_one(const struct kv_attn_tile *a, int i)
+{
+    const float *q = a->q + (size_t)i * (size_t)a->head_dim;
+    float *out = a->out + (size_t)i * (size_t)a->head_dim, *score = a->score + (size_t)i * KV_TILE;
+    float max = a->max[i];
+    for (int t = a->first[i]; t < a->last[i]; t++) {
+        score[t] = 0.0f;
+        for (int c = 0; c < a->head_dim; c++) score[t] += q[c] * a->kt[c * KV_TILE + t];
+        if (score[t] > max) max = score[t];
+    }
+    float origin = max == -INFINITY ? 0.0f : max;
+    float keep = expf(a->max[i] - origin);
+    a->max[i] = max;
+    a->sum[i] *= keep;
+    for (int c = 0; c < a->head_dim; c++) out[c] *= keep;
+    for (int t = a->first[i]; t < a->last[i]; t++) {
+        float p = expf(score[t] - origin);
+        a->sum[i] += p;
+        for (int c = 0; c < a->head_dim; c++) out[c] += p * a->v[t * a->head_dim + c];
+    }
+}
+
+static void attn_tile_ref(const struct kv_attn_tile *tile)
+{
+    for (int i = 0; i < tile->n_q; i++)
+        if (tile->first[i] < tile->last[i]) attend_one(tile, i);
+}
+
+void kv_fill_attention_ref(struct kv_kernels *table)
+{
+    table->attn_tile = attn_tile_ref;
+    table->key_tile_from_rows = key_tile_from_rows_ref;
+    table->value_tile_from_rows = value_tile_from_rows_ref;
+    table->key_tile_expand = key_tile_expand_ref;
+    table->value_tile_expand = value_tile_expand_ref;
+    table->key_tile_hadamard = key_tile_hadamard_ref;
+    table->key_tile_add_center = key_tile_add_center_ref;
+}
