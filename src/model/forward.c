@@ -1,0 +1,300 @@
+#include "model/forward.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------------------------------ memory -- */
+
+static int max_int(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const struct kvant_model *m, int n_batch, int n_runs_max, int n_threads)
+{
+    const struct kv_hparams *h = &m->hp;
+    size_t n = (size_t)n_batch, n_q = (size_t)(h->n_head * h->head_dim), n_kv = (size_t)(h->n_head_kv * h->head_dim);
+    int widest = max_int(max_int(h->n_embd, h->n_ff), (int)n_q);
+    b->x = kv_carve(c, n * (size_t)h->n_embd, sizeof(float));
+    b->normed = kv_carve(c, n * (size_t)max_int(h->n_embd, (int)n_q), sizeof(float));
+    b->q = kv_carve(c, n * n_q, sizeof(float));
+    b->k = kv_carve(c, n * n_kv, sizeof(float));
+    b->v = kv_carve(c, n * n_kv, sizeof(float));
+    b->k_raw = kv_carve(c, n * n_kv, sizeof(float));
+    b->k16 = kv_carve(c, n * n_kv, sizeof(uint16_t));
+    b->v16 = kv_carve(c, n * n_kv, sizeof(uint16_t));
+    b->mixed = kv_carve(c, n * n_q, sizeof(float));
+    b->gate = kv_carve(c, n * (size_t)h->n_ff, sizeof(float));
+    b->up = kv_carve(c, n * (size_t)h->n_ff, sizeof(float));
+    b->cos_t = kv_carve(c, n * (size_t)(h->n_rot / 2), sizeof(float));
+    b->sin_t = kv_carve(c, n * (size_t)(h->n_rot / 2), sizeof(float));
+    b->int8_memory = kv_carve(c, kv_activations_bytes(n_batch, widest), 1);
+    b->matmul_stride = (kv_matmul_scratch_bytes(widest) + KV_ALIGN - 1) & ~(size_t)(KV_ALIGN - 1);
+    b->matmul_scratch = kv_carve(c, (size_t)n_threads * b->matmul_stride, 1);
+    b->kv_stride = (kv_seq_scratch_bytes(h->head_dim) + KV_ALIGN - 1) & ~(size_t)(KV_ALIGN - 1);
+    b->kv_scratch = kv_carve(c, (size_t)n_threads * b->kv_stride, 1);
+    b->run_errors = kv_carve(c, (size_t)n_runs_max * (size_t)h->n_head_kv, sizeof *b->run_errors);
+}
+
+/* ----------------------------------------------------------------------------------- work by rows -- */
+
+/* Rows are independent, so they are shared among threads when there are enough to pay for waking them. */
+struct by_rows {
+    const struct kv_forward_call *call;
+    const struct kv_layer *layer;
+    void (*fn)(const struct by_rows *job, int row);
+    int n_rows;
+};
+
+static void rows_part(void *user, int i_thread, int n_threads)
+{
+    const struct by_rows *job = user;
+    int first = (int)((int64_t)job->n_rows * i_thread / n_threads), last = (int)((int64_t)job->n_rows * (i_thread + 1) / n_threads);
+    for (int row = first; row < last; row++) job->fn(job, row);
+}
+
+static void each_row(const struct kv_forward_call *call, const struct kv_layer *layer, int n_rows, void (*fn)(const struct by_rows *job, int row))
+{
+    struct by_rows job = { call, layer, fn, n_rows };
+    if (n_rows < 4) rows_part(&job, 0, 1);
+    else kv_pool_run(call->pool, rows_part, &job);
+}
+
+static void embed_part(void *user, int i_thread, int n_threads)
+{
+    const struct kv_forward_call *call = user;
+    const struct kvant_model *m = call->model;
+    const struct kv_gguf_tensor *e = m->token_embd;
+    void *scratch = (char *)call->buffers->matmul_scratch + (size_t)i_thread * call->buffers->matmul_stride;
+    for (int row = i_thread; row < call->n_rows; row += n_threads)
+        kv_weight_row_to_f32(&m->kernels, e->type, e->data + (size_t)call->tokens[row] * e->row_bytes, m->hp.n_embd,
+                             call->buffers->x + (size_t)row * (size_t)m->hp.n_embd, scratch);
+}
+
+static void norm_heads(const struct kv_kernels *kernels, float *x, int n_heads, int head_dim, const float *weight, float eps)
+{
+    for (int i = 0; i < n_heads; i++, x += head_dim) kernels->rms_norm(x, weight, head_dim, eps, x);
+}
+
+/* Query and key norms, RoPE, and the 16-bit rows that the cache gets. */
+static void position_row(const struct by_rows *job, int row)
+{
+    const struct kv_forward_call *call = job->call;
+    const struct kvant_model *m = call->model;
+    const struct kv_hparams *h = &m->hp;
+    struct kv_forward_buffers *b = call->buffers;
+    size_t n_q = (size_t)(h->n_head * h->head_dim), n_kv = (size_t)(h->n_head_kv * h->head_dim), i = (size_t)row;
+    float *q = b->q + i * n_q, *k = b->k + i * n_kv;
+    const float *cos_t = b->cos_t + i * (size_t)(h->n_rot / 2), *sin_t = b->sin_t + i * (size_t)(h->n_rot / 2);
+    if (job->layer->q_norm) norm_heads(&m->kernels, q, h->n_head, h->head_dim, job->layer->q_norm, h->norm_eps);
+    if (job->layer->k_norm) norm_heads(&m->kernels, k, h->n_head_kv, h->head_dim, job->layer->k_norm, h->norm_eps);
+    if (call->capture) memcpy(b->k_raw + i * n_kv, k, n_kv * sizeof *k);
+    kv_rope_apply(&m->rope, cos_t, sin_t, q, h->n_head);
+    kv_rope_apply(&m->rope, cos_t, sin_t, k, h->n_head_kv);
+    m->kernels.f32_to_f16(k, (int64_t)n_kv, b->k16 + i * n_kv);
+    m->kernels.f32_to_f16(b->v + i * n_kv, (int64_t)n_kv, b->v16 + i * n_kv);
+}
+
+static void norm_row(const struct by_rows *job, int row, const float *weight)
+{
+    const struct kvant_model *m = job->call->model;
+    size_t at = (size_t)row * (size_t)m->hp.n_embd;
+    m->kernels.rms_norm(job->call->buffers->x + at, weight, m->hp.n_embd, m->hp.norm_eps, job->call->buffers->normed + at);
+}
+
+static void attn_norm_row(const struct by_rows *job, int row)
+{
+    norm_row(job, row, job->layer->attn_norm);
+}
+
+/* The residual sums take the product that lies in `normed`. */
+static void residual_row(const struct by_rows *job, int row)
+{
+    const struct kvant_model *m = job->call->model;
+    size_t at = (size_t)row * (size_t)m->hp.n_embd;
+    m->kernels.add(job->call->buffers->x + at, job->call->buffers->normed + at, m->hp.n_embd);
+}
+
+static void residual_ffn_norm_row(const struct by_rows *job, int row)
+{
+    residual_row(job, row);
+    norm_row(job, row, job->layer->ffn_norm);
+}
+
+static void silu_row(const struct by_rows *job, int row)
+{
+    const struct kvant_model *m = job->call->model;
+    struct kv_forward_buffers *b = job->call->buffers;
+    size_t at = (size_t)row * (size_t)m->hp.n_ff;
+    m->kernels.silu_mul(b->gate + at, b->up + at, m->hp.n_ff, b->gate + at);
+}
+
+/* Row i of the rows that want logits: normed into `normed`, densely. */
+static void output_norm_row(const struct by_rows *job, int i)
+{
+    const struct kvant_model *m = job->call->model;
+    size_t n_embd = (size_t)m->hp.n_embd;
+    m->kernels.rms_norm(job->call->buffers->x + (size_t)job->call->logits_rows[i] * n_embd, m->output_norm, m->hp.n_embd, m->hp.norm_eps,
+                        job->call->buffers->normed + (size_t)i * n_embd);
+}
+
+/* --------------------------------------------------------------------------------------- products -- */
+
+static void multiply(const struct kv_forward_call *call, const float *x, int64_t n_rows, int64_t k, const struct kv_product *products, int n_products)
+{
+    const struct kvant_model *m = call->model;
+    struct kv_activations a;
+    /* quantized once for all products over the same input; products with float weights read the floats */
+    kv_activations_set(&a, call->pool, &m->kernels, x, n_rows, k, m->act == KVANT_ACT_INT8 && k % KV_ACT_BLOCK == 0 ? call->buffers->int8_memory : NULL);
+    kv_products(call->pool, &m->kernels, &a, products, n_products, call->buffers->matmul_scratch, call->buffers->matmul_stride);
+}
+
+/* ------------------------------------------------------------------------------------- the cache -- */
+
+struct cache_job {
+    const struct kv_forward_call *call;
+    int layer;
+};
+
+static void write_head(void *user, int64_t item, int i_thread)
+{
+    const struct cache_job *job = user;
+    const struct kv_forward_call *call = job->call;
+    const struct kv_hparams *h = &call->model->hp;
+    struct kv_forward_buffers *b = call->buffers;
+    int head = (int)(item % h->n_head_kv);
+    const struct kv_attn_run *run = &call->runs[item / h->n_head_kv];
+    int64_t stride = (int64_t)h->n_head_kv * h->head_dim;
+    size_t at = (size_t)(run->row * stride + (int64_t)head * h->head_dim);
+    struct kvant_error *err = &b->run_errors[item];
+    if (err->status != KVANT_OK) return; /* failed in an earlier layer */
+    kv_seq_write(run->seq, job->layer, head, b->k16 + at, b->v16 + at, stride, (char *)b->kv_scratch + (size_t)i_thread * b->kv_stride, err);
+}
+
+static void commit_head(void *user, int64_t item, int i_thread)
+{
+    (void)i_thread;
+    const struct cache_job *job = user;
+    const struct kv_forward_call *call = job->call;
+    const struct kv_hparams *h = &call->model->hp;
+    int head = (int)(item % h->n_head_kv);
+    const struct kv_attn_run *run = &call->runs[item / h->n_head_kv];
+    if (call->buffers->run_errors[item].status != KVANT_OK) return;
+    int64_t stride = (int64_t)h->n_head_kv * h->head_dim;
+    size_t at = (size_t)(run->row * stride + (int64_t)head * h->head_dim);
+    kv_seq_commit_head(run->seq, job->layer, head, call->buffers->k16 + at, call->buffers->v16 + at, stride);
+}
+
+static void each_head(const struct kv_forward_call *call, int layer, void (*fn)(void *user, int64_t item, int i_thread))
+{
+    struct cache_job job = { call, layer };
+    int64_t n_items = (int64_t)call->n_runs * call->model->hp.n_head_kv;
+    if (call->n_rows < 4) /* a few rows: waking the pool costs more */
+        for (int64_t i = 0; i < n_items; i++) fn(&job, i, 0);
+    else kv_pool_for(call->pool, n_items, fn, &job);
+}
+
+static void attend(const struct kv_forward_call *call, int layer)
+{
+    const struct kv_hparams *h = &call->model->hp;
+    struct kv_forward_buffers *b = call->buffers;
+    each_head(call, layer, write_head);
+    const struct kv_attn_call attn = {
+        .runs = call->runs,
+        .n_runs = call->n_runs,
+        .layer = layer,
+        .n_head = h->n_head,
+        .n_head_kv = h->n_head_kv,
+        .head_dim = h->head_dim,
+        .scale = 1.0f / sqrtf((float)h->head_dim),
+        .q = b->q,
+        .k = b->k16,
+        .v = b->v16,
+        .out = b->mixed,
+    };
+    kv_attention(call->pool, &call->model->kernels, &attn, call->attn_scratch);
+    each_head(call, layer, commit_head);
+}
+
+/* ------------------------------------------------------------------------------------ the layers -- */
+
+static void run_capture(const struct kv_forward_call *call, int layer)
+{
+    for (int r = 0; r < call->n_runs; r++)
+        for (int64_t i = 0; i < call->runs[r].n; i++)
+            call->capture(call->capture_user, layer, r, (int)(call->runs[r].row + i), call->runs[r].n_before + i);
+}
+
+static void run_layer(const struct kv_forward_call *call, int i)
+{
+    const struct kv_hparams *h = &call->model->hp;
+    const struct kv_layer *l = &call->model->layers[i];
+    struct kv_forward_buffers *b = call->buffers;
+    int n = call->n_rows;
+    int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
+
+    each_row(call, l, n, attn_norm_row);
+    const struct kv_product qkv[] = { { l->wq, l->bq, b->q, n_q }, { l->wk, l->bk, b->k, n_kv }, { l->wv, l->bv, b->v, n_kv } };
+    multiply(call, b->normed, n, h->n_embd, qkv, 3);
+    each_row(call, l, n, position_row);
+    if (call->capture) run_capture(call, i);
+    attend(call, i);
+    const struct kv_product out = { l->wo, l->bo, b->normed, h->n_embd };
+    multiply(call, b->mixed, n, n_q, &out, 1);
+
+    each_row(call, l, n, residual_ffn_norm_row);
+    const struct kv_product gate_up[] = { { l->gate, l->b_gate, b->gate, h->n_ff }, { l->up, l->b_up, b->up, h->n_ff } };
+    multiply(call, b->normed, n, h->n_embd, gate_up, 2);
+    each_row(call, l, n, silu_row);
+    const struct kv_product down = { l->down, l->b_down, b->normed, h->n_embd };
+    multiply(call, b->gate, n, h->n_ff, &down, 1);
+    each_row(call, l, n, residual_row);
+}
+
+static void prepare_positions(const struct kv_forward_call *call)
+{
+    const struct kvant_model *m = call->model;
+    size_t half = (size_t)(m->hp.n_rot / 2);
+    for (int r = 0; r < call->n_runs; r++)
+        for (int64_t i = 0; i < call->runs[r].n; i++) {
+            size_t at = (size_t)(call->runs[r].row + i) * half;
+            kv_rope_angles(&m->rope, call->runs[r].n_before + i, call->buffers->cos_t + at, call->buffers->sin_t + at);
+        }
+}
+
+/* A sequence whose keys or values are not finite fails; the others of the step are complete. */
+static kvant_status settle_sequences(const struct kv_forward_call *call, struct kvant_error *err)
+{
+    int n_head_kv = call->model->hp.n_head_kv;
+    kvant_status status = KVANT_OK;
+    for (int r = 0; r < call->n_runs; r++) {
+        const struct kvant_error *first = NULL;
+        for (int head = 0; head < n_head_kv && !first; head++) {
+            const struct kvant_error *e = &call->buffers->run_errors[r * n_head_kv + head];
+            if (e->status != KVANT_OK) first = e;
+        }
+        if (!first) {
+            kv_seq_commit(call->runs[r].seq);
+            continue;
+        }
+        kv_seq_fail(call->runs[r].seq);
+        if (status == KVANT_OK) status = kv_error_set(err, first->status, first->position, "%s", first->message);
+    }
+    return status;
+}
+
+kvant_status kv_forward(const struct kv_forward_call *call, struct kvant_error *err)
+{
+    const struct kvant_model *m = call->model;
+    struct kv_forward_buffers *b = call->buffers;
+    for (int i = 0; i < call->n_runs * m->hp.n_head_kv; i++) b->run_errors[i].status = KVANT_OK;
+    kv_pool_run(call->pool, embed_part, (void *)(uintptr_t)call);
+    prepare_positions(call);
+    for (int i = 0; i < m->hp.n_layer; i++) run_layer(call, i);
+    if (call->n_logits) {
+        each_row(call, NULL, call->n_logits, output_norm_row);
+        const struct kv_product head = { m->output, NULL, call->logits, m->n_vocab };
+        multiply(call, b->normed, call->n_logits, m->hp.n_embd, &head, 1);
+    }
+    return settle_sequences(call, err);
+}

@@ -1,0 +1,181 @@
+/*
+ * Sampling: penalty, then top-k, top-p, min-p on the temperature's distribution, in llama.cpp's order (the filters see
+ * the logits before the temperature; top-p and min-p of the untempered softmax). Ties go to the lower id.
+ */
+#include "base/error.h"
+#include "base/memory.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HISTORY 64
+
+struct candidate {
+    float logit;
+    kvant_token id;
+};
+
+struct kvant_sampler {
+    struct kvant_sampler_options opt;
+    int n_vocab;
+    uint64_t state;               /* xorshift64*                                     */
+    kvant_token history[HISTORY]; /* ring of the last tokens chosen                  */
+    int64_t n_chosen;
+    struct candidate *candidates; /* (n_vocab)                                       */
+};
+
+/* splitmix64: neighbouring seeds give unrelated states, and never the zero state of xorshift. */
+static uint64_t seed_state(uint64_t seed)
+{
+    uint64_t z = seed + 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    return z ? z : 1;
+}
+
+static double next_unit(struct kvant_sampler *s)
+{
+    s->state ^= s->state >> 12;
+    s->state ^= s->state << 25;
+    s->state ^= s->state >> 27;
+    return (double)((s->state * 0x2545f4914f6cdd1du) >> 11) * 0x1p-53;
+}
+
+kvant_status kvant_sampler_open(struct kvant_sampler **out, int n_vocab, const struct kvant_sampler_options *opt, struct kvant_error *err)
+{
+    static const struct kvant_sampler_options greedy = KVANT_SAMPLER_OPTIONS_INIT;
+    *out = NULL;
+    if (!opt) opt = &greedy;
+    if (opt->size != sizeof *opt) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_sampler_options.size is not set; use KVANT_SAMPLER_OPTIONS_INIT");
+    if (n_vocab < 1) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a vocabulary of %d tokens", n_vocab);
+    if (!(opt->temperature >= 0.0f) || !isfinite(opt->temperature))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "temperature is %g; it must be 0 (greedy) or more", (double)opt->temperature);
+    if (!(opt->top_p >= 0.0f && opt->top_p <= 1.0f)) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "top_p is %g, outside [0, 1]", (double)opt->top_p);
+    if (!(opt->min_p >= 0.0f && opt->min_p <= 1.0f)) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "min_p is %g, outside [0, 1]", (double)opt->min_p);
+    if (!(opt->repeat_penalty >= 0.0f) || !isfinite(opt->repeat_penalty))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "repeat_penalty is %g; it must be positive (1 = off)", (double)opt->repeat_penalty);
+    if (opt->top_k < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "top_k is %d; it must be 0 (off) or more", opt->top_k);
+    struct kvant_sampler *s = kv_alloc(1, sizeof *s);
+    if (s) s->candidates = kv_alloc((size_t)n_vocab, sizeof *s->candidates);
+    if (!s || !s->candidates) {
+        kvant_sampler_close(s);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a sampler over %d tokens", n_vocab);
+    }
+    s->opt = *opt;
+    s->n_vocab = n_vocab;
+    s->state = seed_state(opt->seed);
+    *out = s;
+    return KVANT_OK;
+}
+
+void kvant_sampler_close(struct kvant_sampler *s)
+{
+    if (!s) return;
+    kv_free(s->candidates);
+    kv_free(s);
+}
+
+/* Larger logit first, then the lower id. A NaN logit is never preferred. */
+static int by_logit(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->logit > y->logit) return -1;
+    if (x->logit < y->logit) return 1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+static void fill_candidates(struct kvant_sampler *s, const float *logits)
+{
+    for (int i = 0; i < s->n_vocab; i++)
+        s->candidates[i] = (struct candidate){ isnan(logits[i]) ? -INFINITY : logits[i], (kvant_token)i };
+    float penalty = s->opt.repeat_penalty;
+    if (penalty == 0.0f || penalty == 1.0f) return;
+    int64_t first = s->n_chosen > HISTORY ? s->n_chosen - HISTORY : 0;
+    for (int64_t j = first; j < s->n_chosen; j++) {
+        kvant_token id = s->history[j % HISTORY];
+        bool seen = false; /* each token is penalised once, however often it occurred */
+        for (int64_t e = first; e < j && !seen; e++) seen = s->history[e % HISTORY] == id;
+        if (seen) continue;
+        float *logit = &s->candidates[id].logit;
+        *logit = *logit > 0.0f ? *logit / penalty : *logit * penalty;
+    }
+}
+
+static kvant_token pick_greedy(const struct kvant_sampler *s)
+{
+    const struct candidate *best = &s->candidates[0];
+    for (int i = 1; i < s->n_vocab; i++)
+        if (s->candidates[i].logit > best->logit) best = &s->candidates[i];
+    return best->id;
+}
+
+/* Moves the candidates at or above the k-th largest logit to the front and sorts them; returns how many are kept. */
+static int keep_top_k(struct candidate *c, int n, int k)
+{
+    if (k > 0 && k < n) { /* quickselect: a full sort of 150k candidates would cost more than a layer */
+        int low = 0, high = n - 1;
+        while (low < high) {
+            struct candidate pivot = c[low + (high - low) / 2];
+            int i = low, j = high;
+            while (i <= j) {
+                while (by_logit(&c[i], &pivot) < 0) i++;
+                while (by_logit(&c[j], &pivot) > 0) j--;
+                if (i > j) break;
+                struct candidate swap = c[i];
+                c[i++] = c[j];
+                c[j--] = swap;
+            }
+            if (k - 1 <= j) high = j;
+            else if (k - 1 >= i) low = i;
+            else break;
+        }
+        n = k;
+    }
+    qsort(c, (size_t)n, sizeof *c, by_logit);
+    return n;
+}
+
+static kvant_token pick_random(struct kvant_sampler *s)
+{
+    struct candidate *c = s->candidates;
+    int n = keep_top_k(c, s->n_vocab, s->opt.top_k);
+    if (s->opt.top_p > 0.0f && s->opt.top_p < 1.0f) {
+        double total = 0.0, sum = 0.0;
+        for (int i = 0; i < n; i++) total += exp((double)c[i].logit - (double)c[0].logit);
+        int kept = 0;
+        while (kept < n && sum < (double)s->opt.top_p * total) sum += exp((double)c[kept++].logit - (double)c[0].logit);
+        n = kept > 0 ? kept : 1;
+    }
+    if (s->opt.min_p > 0.0f) {
+        double least = (double)c[0].logit + log((double)s->opt.min_p);
+        while (n > 1 && (double)c[n - 1].logit < least) n--;
+    }
+    double total = 0.0, t = (double)s->opt.temperature;
+    for (int i = 0; i < n; i++) total += exp(((double)c[i].logit - (double)c[0].logit) / t);
+    double at = next_unit(s) * total;
+    for (int i = 0; i < n; i++) {
+        at -= exp(((double)c[i].logit - (double)c[0].logit) / t);
+        if (at < 0.0) return c[i].id;
+    }
+    return c[n - 1].id;
+}
+
+static float log_probability(const float *logits, int n, kvant_token id)
+{
+    float largest = logits[0];
+    for (int i = 1; i < n; i++) largest = fmaxf(largest, logits[i]);
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) sum += exp((double)logits[i] - (double)largest);
+    return (float)((double)logits[id] - (double)largest - log(sum));
+}
+
+kvant_token kvant_sampler_next(struct kvant_sampler *s, const float *logits, float *logprob)
+{
+    fill_candidates(s, logits);
+    kvant_token id = s->opt.temperature == 0.0f ? pick_greedy(s) : pick_random(s);
+    s->history[s->n_chosen++ % HISTORY] = id;
+    if (logprob) *logprob = log_probability(logits, s->n_vocab, id);
+    return id;
+}
