@@ -152,7 +152,7 @@ static kvant_status free_slot(const struct kvant_session *s, int *slot, struct k
 kvant_status kvant_sequence_open(struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max, int *seq, struct kvant_error *err)
 {
     const struct kv_hparams *h = &s->model->hp;
-    int slot;
+    int slot = -1;
     *seq = -1;
     KV_TRY(free_slot(s, &slot, err));
     if (n_tokens_max < 1 || n_tokens_max > INT32_MAX)
@@ -174,7 +174,7 @@ void kvant_sequence_close(struct kvant_session *s, int seq)
 
 kvant_status kvant_sequence_fork(struct kvant_session *s, int seq, int *forked, struct kvant_error *err)
 {
-    int slot;
+    int slot = -1;
     *forked = -1;
     if (!seq_at(s, seq)) return no_such_sequence(seq, err);
     KV_TRY(free_slot(s, &slot, err));
