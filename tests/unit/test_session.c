@@ -17,6 +17,10 @@
 #define N_TOKENS 300
 #define PATH "build/test_session.gguf"
 
+/* Splits change the order in which attention folds its partial sums (1e-7), and that can move a 16-bit key or value of a later
+ * layer to its neighbour (5e-4 of one element). A wrong row, mask or code would be seen in the first digit. */
+#define SPLIT_BOUND 1e-3
+
 static const char *const specs[] = {
     "f16", "k8tv8", "k4tv4", "k4thv4h;sinks=0;tail=0", "k4c32v4", "k3c64v3h", "k2c32v2h", "k2c64v2g32h;sinks=8;tail=64",
 };
@@ -28,12 +32,13 @@ struct fixture {
     kvant_token tokens[N_TOKENS];
 };
 
-static struct kvant_model *open_model(int n_threads)
+static struct kvant_model *open_model(int n_threads, kvant_act act)
 {
     struct kvant_model_options opt = KVANT_MODEL_OPTIONS_INIT;
     struct kvant_model *model;
     struct kvant_error err = { .message = "" };
     opt.n_threads = n_threads;
+    opt.act = act;
     kvant_status status = kvant_model_open(&model, PATH, &opt, &err);
     if (status != KVANT_OK) print_error("%s\n", err.message);
     assert_int_equal(status, KVANT_OK);
@@ -50,7 +55,7 @@ static int setup(void **state)
         return -1;
     }
     struct fixture *f = calloc(1, sizeof *f);
-    f->model = open_model(2);
+    f->model = open_model(2, KVANT_ACT_F32);
     kvant_model_get_info(f->model, &f->info);
     uint32_t x = 12345;
     for (int i = 0; i < N_TOKENS; i++) {
@@ -161,9 +166,8 @@ static void append_equals_rebuild(void **state)
         for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++) {
             float *parts = run(f->model, specs[p], f->tokens, N_TOKENS, splits[i].n_batch, splits[i].stride);
             double d = relative_difference(whole, parts, f->info.n_vocab);
-            if (d > 1e-2) print_error("%s: steps of %d in batches of %d: %g\n", specs[p], splits[i].stride, splits[i].n_batch, d);
-            /* a sum that rounds differently can move an int8 activation by one step: 1/127 of a block's maximum */
-            assert_true(d < 1e-2);
+            if (d > SPLIT_BOUND) print_error("%s: steps of %d in batches of %d: %g\n", specs[p], splits[i].stride, splits[i].n_batch, d);
+            assert_true(d < SPLIT_BOUND);
             free(parts);
         }
         free(whole);
@@ -176,7 +180,7 @@ static void threads_leave_every_bit(void **state)
     for (size_t p = 0; p < N_SPECS; p++) {
         float *one = NULL;
         for (int n_threads = 1; n_threads <= 3; n_threads++) {
-            struct kvant_model *model = open_model(n_threads);
+            struct kvant_model *model = open_model(n_threads, KVANT_ACT_INT8);
             float *logits = run(model, specs[p], f->tokens, N_TOKENS, 512, 37);
             if (!one) one = logits;
             else {
@@ -212,7 +216,7 @@ static void batches_do_not_mix_sequences(void **state)
             if (i == length[p] - 1) {
                 float *alone = run(f->model, specs[p], f->tokens, length[p], 512, N_TOKENS);
                 assert_non_null(kvant_session_logits(s, row));
-                assert_true(relative_difference(alone, kvant_session_logits(s, row), f->info.n_vocab) < 1e-2);
+                assert_true(relative_difference(alone, kvant_session_logits(s, row), f->info.n_vocab) < SPLIT_BOUND);
                 row++;
                 free(alone);
             }
@@ -236,7 +240,7 @@ static void forks_are_independent(void **state)
         append(s, forked, other, 200, N_TOKENS, 10); /* goes its own way first */
         append(s, seq, f->tokens, 200, N_TOKENS, N_TOKENS);
         float *fresh = run(f->model, specs[p], f->tokens, N_TOKENS, 512, N_TOKENS);
-        assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < 1e-2);
+        assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < SPLIT_BOUND);
         free(fresh);
         kvant_session_close(s);
         kvant_plan_close(plan);
@@ -258,14 +262,14 @@ static void truncate_and_append_equals_fresh(void **state)
         append(s, seq, f->tokens, 205, N_TOKENS, N_TOKENS);
         if (stats.n_inexact_tail == 0) { /* nothing sealed had to come back: the same cache */
             float *fresh = run(f->model, specs[p], f->tokens, N_TOKENS, 512, N_TOKENS);
-            assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < 1e-2);
+            assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < SPLIT_BOUND);
             free(fresh);
         }
         assert_int_equal(kvant_sequence_truncate(s, seq, N_TOKENS + 1, NULL), KVANT_ERR_ARGUMENT);
         assert_int_equal(kvant_sequence_truncate(s, seq, 0, NULL), KVANT_OK);
         append(s, seq, f->tokens, 0, 30, 30);
         float *fresh = run(f->model, specs[p], f->tokens, 30, 512, 30);
-        assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < 1e-2);
+        assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < SPLIT_BOUND);
         free(fresh);
         kvant_session_close(s);
         kvant_plan_close(plan);
@@ -296,7 +300,7 @@ static void bad_steps_change_nothing(void **state)
     assert_int_equal(kvant_session_step(s, NULL, 0, &err), KVANT_OK);
     append(s, seq, f->tokens, 100, N_TOKENS, N_TOKENS); /* to the last token */
     float *fresh = run(f->model, "k4c64v4", f->tokens, N_TOKENS, 512, N_TOKENS);
-    assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < 1e-2);
+    assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < SPLIT_BOUND);
     free(fresh);
     assert_int_equal(kvant_session_step(s, many, 1, &err), KVANT_ERR_FULL);
     kvant_session_close(s);
