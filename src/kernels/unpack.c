@@ -45,7 +45,8 @@ static inline void nibbles_32(const uint8_t *restrict q, uint8_t *restrict code)
 }
 
 /* | d | q: 32 × int8 | */
-void kv_unpack_q8_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q8_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 32; i++, row += 34, code += 32, scale += 2, min += 2) {
         for (int j = 0; j < 32; j++) code[j] = row[2 + j] ^ 0x80; /* two's complement + 128 */
@@ -55,7 +56,8 @@ void kv_unpack_q8_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
 }
 
 /* | d | nibbles: 16 | */
-void kv_unpack_q4_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q4_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 32; i++, row += 18, code += 32, scale += 2, min += 2) {
         nibbles_32(row + 2, code);
@@ -65,7 +67,8 @@ void kv_unpack_q4_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
 }
 
 /* | d | m | nibbles: 16 | */
-void kv_unpack_q4_1(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q4_1(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 32; i++, row += 20, code += 32, scale += 2, min += 2) {
         nibbles_32(row + 4, code);
@@ -92,7 +95,8 @@ static inline void five_bits_32(const uint8_t *high, const uint8_t *q, uint8_t *
 }
 
 /* | d | high bits: 4 | nibbles: 16 | */
-void kv_unpack_q5_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q5_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 32; i++, row += 22, code += 32, scale += 2, min += 2) {
         five_bits_32(row + 2, row + 6, code);
@@ -102,7 +106,8 @@ void kv_unpack_q5_0(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
 }
 
 /* | d | m | high bits: 4 | nibbles: 16 | */
-void kv_unpack_q5_1(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q5_1(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 32; i++, row += 24, code += 32, scale += 2, min += 2) {
         five_bits_32(row + 4, row + 8, code);
@@ -112,7 +117,8 @@ void kv_unpack_q5_1(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
 
 /* | sub-scale and sub-minimum nibbles: 16 | 2-bit codes: 64 | d | m |
  * 32 bytes of codes hold 128 elements: bits 0-1 the first 32 of them, bits 2-3 the next, ... */
-void kv_unpack_q2_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q2_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 256; i++, row += 84, code += 256, scale += 16, min += 16) {
         for (int run = 0; run < 8; run++) {
@@ -131,7 +137,8 @@ void kv_unpack_q2_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
 /* | high bits: 32 | 2-bit codes: 64 | 16 six-bit sub-scales: 12 | d |
  * Codes run as in Q2_K; bit r of high byte j is the third bit of element 32·r + j. Sub-scale g has its low nibble in
  * byte g % 8 (low half for g < 8) and its upper two bits in byte 8 + g % 4 at 2·(g / 4); 32 is subtracted. */
-void kv_unpack_q3_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q3_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 256; i++, row += 110, code += 256, scale += 16, min += 16) {
         for (int run = 0; run < 8; run++) {
@@ -162,7 +169,8 @@ static inline void sub_scales_k(const uint8_t *s, float d, float m, float *scale
 }
 
 /* | d | m | sub-scales and sub-minima: 12 | nibbles: 4 × 32 | */
-void kv_unpack_q4_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q4_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 256; i++, row += 144, code += 256, scale += 16, min += 16) {
         for (int run = 0; run < 4; run++) {
@@ -176,7 +184,8 @@ void kv_unpack_q4_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
 
 /* | d | m | sub-scales and sub-minima: 12 | high bits: 32 | nibbles: 4 × 32 |
  * Bit r of high byte j is the fifth bit of element 32·r + j. */
-void kv_unpack_q5_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q5_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 256; i++, row += 176, code += 256, scale += 16, min += 16) {
         const uint8_t *high = row + 16;
@@ -193,7 +202,8 @@ void kv_unpack_q5_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
 /* | nibbles: 2 × 64 | upper 2 bits: 2 × 32 | sub-scales: 16 × int8 | d |
  * Each half of 128 elements is four runs of 32: low nibbles of bytes 0..31, of 32..63, then the high nibbles of the
  * same; run r takes its upper bits from bits 2r of the 32 bytes. */
-void kv_unpack_q6_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_q6_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                    float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 256; i++, row += 210, code += 256, scale += 16, min += 16) {
         for (int run = 0; run < 8; run++) {
@@ -223,7 +233,8 @@ static inline void iq4_nibbles_32(const uint8_t *restrict q, uint8_t *restrict c
 }
 
 /* | d | nibbles: 16 | */
-void kv_unpack_iq4_nl(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_iq4_nl(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                      float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 32; i++, row += 18, code += 32, scale += 2, min += 2) {
         iq4_nibbles_32(row + 2, code);
@@ -233,7 +244,8 @@ void kv_unpack_iq4_nl(const uint8_t *restrict row, int64_t k, uint8_t *restrict 
 }
 
 /* | d | upper 2 bits of 8 sub-scales: 2 | their low nibbles: 4 | nibbles: 8 × 16 |   32 is subtracted of a sub-scale. */
-void kv_unpack_iq4_xs(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min)
+void kv_unpack_iq4_xs(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
+                      float *restrict scale, float *restrict min)
 {
     for (int64_t i = 0; i < k / 256; i++, row += 136, code += 256, scale += 16, min += 16) {
         float d = load_f16(row);

@@ -17,7 +17,8 @@
 
 /* code: (k); scale, min: (k / 16). row needs no alignment. */
 #define X(format) \
-    void kv_unpack_##format(const uint8_t *restrict row, int64_t k, uint8_t *restrict code, float *restrict scale, float *restrict min);
+    void kv_unpack_##format(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,          \
+                            float *restrict scale, float *restrict min);
 KV_UNPACK_FORMATS(X)
 #undef X
 
