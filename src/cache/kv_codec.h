@@ -1,8 +1,13 @@
 /*
  * Between float rows and the codes of a page, for one (layer, KV head).
  *
- * x ≈ code·scale + min, unsigned codes, scale and min in f16. Statistics in float32, codes by rintf against the *stored*
- * (rounded) scale and min, so that the decoder's grid is the encoder's. A constant group stores scale 0 and codes 0.
+ *     x ≈ code·scale + min      unsigned codes of b bits; scale and min in f16
+ *
+ * Statistics are float32; codes are rintf((x - min) / scale) against the *stored* (rounded) scale and min, so that the
+ * decoder's grid is the encoder's. min is rounded down and scale to nearest, which keeps |x - x̂| <= scale/2 for every
+ * element: below min nothing can lie, and above the grid lies less than levels·2^-11 <= 1/8 of a scale. (Rounding min to
+ * nearest would clip by up to half an f16 step, a whole scale for narrow groups around a large key bias.)
+ * A constant group stores scale 0, codes 0 and its value rounded to nearest; so does a class of 0 bits with its mean.
  * Keys: k' = k − R_t μ (m), then Hk' (h), then per token, per channel, or in classes. Values: v' = Hv (h), per token.
  */
 #ifndef KV_CACHE_KV_CODEC_H
@@ -13,10 +18,11 @@
 
 /* Constants of one plan on one model: R_i μ for i < 64 as key tiles, made once when the plan is first used. */
 struct kv_centers {
-    float *tile;   /* (n_layer, n_head_kv, head_dim, 64), or NULL when nothing is centred */
+    const float **tile; /* (n_layer, n_head_kv) -> (head_dim, 64), NULL where nothing is centred; NULL if nowhere */
 };
 kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan, const struct kv_rope *rope, struct kvant_error *err);
 void kv_centers_close(struct kv_centers *c);
+size_t kv_centers_bytes(const struct kvant_plan *plan); /* what kv_centers_open takes */
 
 struct kv_codec { /* what encode and expand need beside the page; borrowed */
     const struct kv_kernels *kernels;
@@ -26,9 +32,10 @@ struct kv_codec { /* what encode and expand need beside the page; borrowed */
     const struct kv_rope *rope;
 };
 
-/* Encodes rows [row, row + n) of a page from keys and values (n, head_dim) in float32 after RoPE. Per-channel recipes: row and n are
- * multiples of the group. position: of the first row (for centring). scratch: kv_codec_scratch_bytes.
- * Errors: NUMERIC for a NaN or infinity (names layer, head, position). */
+/* Encodes rows [row, row + n) of a page from keys and values (n, head_dim) in float32 after RoPE; the page's other rows keep their
+ * bits. Per-channel recipes: row and n are multiples of the group. position: of the first row (for centring). scratch:
+ * kv_codec_scratch_bytes, aligned to 64. Errors: NUMERIC for a NaN, an infinity or a group that float16 cannot hold (names layer,
+ * head, position); the page's rows are undefined then. */
 kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n, int64_t position,
                              const float *k, const float *v, void *scratch, struct kvant_error *err);
 size_t kv_codec_scratch_bytes(int head_dim);

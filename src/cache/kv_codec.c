@@ -1,0 +1,439 @@
+#include "cache/kv_codec.h"
+
+#include <math.h>
+
+#include "base/half.h"
+#include "base/memory.h"
+#include "cache/kv_pack.h"
+
+/* ------------------------------------------------------------------------------------------------ grid -- */
+
+/* The grid of one group as it is stored, and as the encoder divides by it. */
+struct grid {
+    uint16_t scale_f16, min_f16;
+    float scale, min; /* scale is infinite for a constant group, so that every code is 0 */
+};
+
+static bool f16_finite(uint16_t h)
+{
+    return (h & 0x7c00u) != 0x7c00u;
+}
+
+/* The largest f16 that is not above x. Zeros compare equal, and a negative x never rounds to +0. */
+static uint16_t f16_floor(float x)
+{
+    uint16_t h = kv_f32_to_f16(x);
+    if (kv_f16_to_f32(h) <= x) return h;
+    return (uint16_t)(h & 0x8000u ? h + 1 : h - 1);
+}
+
+static struct grid grid_constant(float x)
+{
+    struct grid g = { 0, kv_f32_to_f16(x), INFINITY, 0.0f };
+    g.min = kv_f16_to_f32(g.min_f16);
+    return g;
+}
+
+static struct grid grid_make(float lo, float hi, int bits)
+{
+    if (bits == 0 || lo >= hi) return grid_constant(lo);
+    struct grid g;
+    float levels = (float)((1 << bits) - 1);
+    g.min_f16 = f16_floor(lo);
+    g.min = kv_f16_to_f32(g.min_f16);
+    float range = hi - g.min;
+    g.scale_f16 = kv_f32_to_f16(range / levels);
+    if (g.scale_f16 == 0) g.scale_f16 = 1; /* 2^-24 */
+    g.scale = kv_f16_to_f32(g.scale_f16);
+    if (g.scale * (levels + 0.5f) < range) g.scale = kv_f16_to_f32(++g.scale_f16); /* subnormal scales round coarsely */
+    return g;
+}
+
+static bool grid_finite(const struct grid *g)
+{
+    return f16_finite(g->scale_f16) && f16_finite(g->min_f16);
+}
+
+/* rintf((x - min) / scale) inside 0 .. levels. Adding 1.5·2^23 leaves the integer, rounded to nearest even, in the low bits of the
+ * sum: the same as rintf, but the compiler can vectorize it for every x86-64. */
+static inline uint8_t grid_code(float x, float min, float scale, float levels)
+{
+    float t = (x - min) / scale;
+    t = t > 0.0f ? t : 0.0f;
+    t = t < levels ? t : levels;
+    return (uint8_t)kv_f32_bits(t + 0x1.8p23f);
+}
+
+/* -------------------------------------------------------------------------------------------- scratch -- */
+
+struct scratch {
+    float *rows;    /* (64, head_dim) after centring and rotation        */
+    float *ordered; /* (64, head_dim) the same in stored channel order   */
+    uint8_t *codes; /* (64, head_dim)                                    */
+};
+
+static size_t carve_scratch(struct scratch *s, void *base, int head_dim)
+{
+    struct kv_carve c = { base, 0, false };
+    size_t n = (size_t)head_dim * KV_PAGE_TOKENS;
+    s->rows = kv_carve(&c, n, sizeof *s->rows);
+    s->ordered = kv_carve(&c, n, sizeof *s->ordered);
+    s->codes = kv_carve(&c, n, sizeof *s->codes);
+    return c.used;
+}
+
+size_t kv_codec_scratch_bytes(int head_dim)
+{
+    struct scratch s;
+    return carve_scratch(&s, NULL, head_dim);
+}
+
+/* ---------------------------------------------------------------------------------------------- rows -- */
+
+/* One (layer, KV head) while it is encoded. */
+struct job {
+    const struct kv_codec *codec;
+    const struct kv_recipe *recipe;
+    const struct kv_channels *channels; /* NULL unless the keys are mixed */
+    uint8_t *page;
+    int layer, head_kv, head_dim;
+    int row, n;
+    int64_t position; /* of `row` */
+    struct scratch scratch;
+    struct kvant_error *err;
+};
+
+static kvant_status check_finite(const struct job *j, const float *x, const char *what)
+{
+    int count = j->n * j->head_dim;
+    uint32_t infinite = 0;
+    for (int i = 0; i < count; i++) infinite |= (kv_f32_bits(x[i]) & 0x7fffffffu) >= 0x7f800000u;
+    if (!infinite) return KVANT_OK;
+    int i = 0;
+    while (isfinite(x[i])) i++;
+    KV_FAIL(j->err, KVANT_ERR_NUMERIC, -1, "layer %d, KV head %d, position %lld: %s channel %d is %s; the model's arithmetic failed",
+            j->layer, j->head_kv, (long long)(j->position + i / j->head_dim), what, i % j->head_dim, isnan(x[i]) ? "NaN" : "infinite");
+}
+
+static kvant_status fail_range(const struct job *j, int row, const char *what)
+{
+    KV_FAIL(j->err, KVANT_ERR_NUMERIC, -1,
+            "layer %d, KV head %d, position %lld: %s are too large for float16 after the plan's transforms; use a recipe without m and h",
+            j->layer, j->head_kv, (long long)(j->position + row), what);
+}
+
+/* rows -= R_t μ, by the identity that expanding uses: R_{t0 + i} μ = R_{t0} (R_i μ), t0 the page's first position. */
+static void subtract_centers(const struct job *j, float *rows /* (n, head_dim) */)
+{
+    const struct kv_rope *rope = j->codec->rope;
+    const float *tile = j->codec->centers->tile[j->layer * j->codec->plan->n_head_kv + j->head_kv];
+    float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2];
+    kv_rope_angles(rope, j->position - j->row, cos_t0, sin_t0);
+    int half = rope->n_rot / 2, near = rope->neox ? 1 : 2, far = rope->neox ? half : 1;
+    for (int i = 0; i < j->n; i++, rows += j->head_dim) {
+        const float *column = tile + j->row + i;
+        for (int p = 0; p < half; p++) {
+            int a = near * p, b = a + far;
+            float ca = column[a * KV_PAGE_TOKENS], cb = column[b * KV_PAGE_TOKENS];
+            rows[a] -= ca * cos_t0[p] - cb * sin_t0[p];
+            rows[b] -= ca * sin_t0[p] + cb * cos_t0[p];
+        }
+        for (int c = rope->n_rot; c < j->head_dim; c++) rows[c] -= column[c * KV_PAGE_TOKENS];
+    }
+}
+
+/* ------------------------------------------------------------------------------------------- encoding -- */
+
+static void min_max(const float *x, int n, float *lo, float *hi)
+{
+    float lo8[8], hi8[8]; /* eight running pairs: a plain reduction is not vectorized, and n is a multiple of 8 */
+    for (int l = 0; l < 8; l++) lo8[l] = hi8[l] = x[l];
+    for (int i = 8; i < n; i += 8) {
+        for (int l = 0; l < 8; l++) {
+            lo8[l] = x[i + l] < lo8[l] ? x[i + l] : lo8[l];
+            hi8[l] = x[i + l] > hi8[l] ? x[i + l] : hi8[l];
+        }
+    }
+    *lo = lo8[0];
+    *hi = hi8[0];
+    for (int l = 1; l < 8; l++) {
+        *lo = lo8[l] < *lo ? lo8[l] : *lo;
+        *hi = hi8[l] > *hi ? hi8[l] : *hi;
+    }
+}
+
+/* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (n, head_dim / group) */
+static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group, uint16_t *scale, uint16_t *min,
+                                  const char *what)
+{
+    float levels = (float)((1 << bits) - 1);
+    int n_groups = j->head_dim / group;
+    for (int i = 0; i < j->n * n_groups; i++) {
+        const float *x = rows + i * group;
+        uint8_t *codes = j->scratch.codes + i * group;
+        float lo, hi;
+        min_max(x, group, &lo, &hi);
+        struct grid g = grid_make(lo, hi, bits);
+        if (!grid_finite(&g)) return fail_range(j, i / n_groups, what);
+        for (int c = 0; c < group; c++) codes[c] = grid_code(x[c], g.min, g.scale, levels);
+        scale[i] = g.scale_f16;
+        min[i] = g.min_f16;
+    }
+    return KVANT_OK;
+}
+
+/* A range of stored channels of one bit width, over one group of tokens. */
+struct block {
+    const float *x;       /* (n, head_dim), at the range's first channel */
+    uint8_t *codes;       /* the range's first byte in the page          */
+    uint16_t *scale, *min; /* (n_channels)                                */
+    int n_channels, bits;
+    int row, n;
+};
+
+static void block_grids(const struct block *b, int head_dim, struct grid *grids)
+{
+    float lo[KV_HEAD_DIM_MAX], hi[KV_HEAD_DIM_MAX], sum[KV_HEAD_DIM_MAX];
+    for (int c = 0; c < b->n_channels; c++) lo[c] = hi[c] = sum[c] = b->x[c];
+    for (int i = 1; i < b->n; i++) {
+        const float *x = b->x + i * head_dim;
+        for (int c = 0; c < b->n_channels; c++) {
+            lo[c] = x[c] < lo[c] ? x[c] : lo[c];
+            hi[c] = x[c] > hi[c] ? x[c] : hi[c];
+            sum[c] += x[c];
+        }
+    }
+    for (int c = 0; c < b->n_channels; c++) {
+        bool mean = b->bits == 0 && lo[c] < hi[c]; /* a constant is kept as it is, not as its rounded sum */
+        grids[c] = mean ? grid_constant(sum[c] / (float)b->n) : grid_make(lo[c], hi[c], b->bits);
+    }
+}
+
+static kvant_status quantize_block(const struct job *j, const struct block *b)
+{
+    struct grid grids[KV_HEAD_DIM_MAX];
+    float min[KV_HEAD_DIM_MAX], scale[KV_HEAD_DIM_MAX];
+    block_grids(b, j->head_dim, grids);
+    for (int c = 0; c < b->n_channels; c++) {
+        if (!grid_finite(&grids[c])) return fail_range(j, b->row - j->row, "keys");
+        b->scale[c] = grids[c].scale_f16;
+        b->min[c] = grids[c].min_f16;
+        scale[c] = grids[c].scale;
+        min[c] = grids[c].min;
+    }
+    if (b->bits == 0) return KVANT_OK;
+    float levels = (float)((1 << b->bits) - 1);
+    for (int i = 0; i < b->n; i++) {
+        const float *x = b->x + i * j->head_dim;
+        uint8_t *codes = j->scratch.codes + i * b->n_channels;
+        for (int c = 0; c < b->n_channels; c++) codes[c] = grid_code(x[c], min[c], scale[c], levels);
+    }
+    for (int c = 0; c < b->n_channels; c++) {
+        kv_pack(b->codes + c * 8 * b->bits, b->row, b->bits, j->scratch.codes + c, b->n_channels, b->n);
+    }
+    return KVANT_OK;
+}
+
+static const float *stored_order(const struct job *j, const float *rows)
+{
+    if (!j->channels) return rows;
+    for (int i = 0; i < j->n; i++) {
+        const float *x = rows + i * j->head_dim;
+        float *y = j->scratch.ordered + i * j->head_dim;
+        for (int s = 0; s < j->head_dim; s++) y[s] = x[j->channels->order[s]];
+    }
+    return j->scratch.ordered;
+}
+
+static kvant_status encode_keys_per_channel(const struct job *j, const float *rows, const struct kv_side_layout *side)
+{
+    int group = j->recipe->key_scheme;
+    const float *x = stored_order(j, rows);
+    int n_classes = j->channels ? KV_N_CLASSES : 1;
+    for (int i = 0; i < j->n; i += group) {
+        size_t scales_first = (size_t)((j->row + i) / group * j->head_dim);
+        uint8_t *codes = j->page + side->codes;
+        for (int class = 0, first = 0; class < n_classes; class++) {
+            struct block b = {
+                .x = x + i * j->head_dim + first,
+                .codes = codes,
+                .scale = (uint16_t *)(void *)(j->page + side->scale) + scales_first + first,
+                .min = (uint16_t *)(void *)(j->page + side->min) + scales_first + first,
+                .n_channels = j->channels ? j->channels->count[class] : j->head_dim,
+                .bits = j->channels ? kv_class_bits[class] : j->recipe->key_bits,
+                .row = j->row + i,
+                .n = group,
+            };
+            if (b.n_channels == 0) continue;
+            KV_TRY(quantize_block(j, &b));
+            codes += b.n_channels * 8 * b.bits;
+            first += b.n_channels;
+        }
+    }
+    return KVANT_OK;
+}
+
+static kvant_status encode_keys_per_token(const struct job *j, const float *rows, const struct kv_side_layout *side)
+{
+    int bits = j->recipe->key_bits;
+    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row, *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
+    KV_TRY(quantize_rows(j, rows, bits, j->head_dim, scale, min, "keys"));
+    for (int c = 0; c < j->head_dim; c++) {
+        kv_pack(j->page + side->codes + c * 8 * bits, j->row, bits, j->scratch.codes + c, j->head_dim, j->n);
+    }
+    return KVANT_OK;
+}
+
+static kvant_status encode_keys_f16(const struct job *j, const float *rows, const struct kv_side_layout *side)
+{
+    uint16_t *codes = (uint16_t *)(void *)(j->page + side->codes); /* (head_dim, 64) */
+    for (int i = 0; i < j->n; i++) {
+        for (int c = 0; c < j->head_dim; c++) {
+            uint16_t h = kv_f32_to_f16(rows[i * j->head_dim + c]);
+            if (!f16_finite(h)) return fail_range(j, i, "keys");
+            codes[c * KV_PAGE_TOKENS + j->row + i] = h;
+        }
+    }
+    return KVANT_OK;
+}
+
+static kvant_status encode_keys(const struct job *j, const float *k)
+{
+    size_t i_head = (size_t)(j->layer * j->codec->plan->n_head_kv + j->head_kv);
+    const struct kv_side_layout *side = &j->codec->layout->key[i_head];
+    const struct kv_recipe *r = j->recipe;
+    const float *rows = k;
+    if (r->key_centered || r->key_rotated) {
+        memcpy(j->scratch.rows, k, (size_t)(j->n * j->head_dim) * sizeof *k);
+        if (r->key_centered) subtract_centers(j, j->scratch.rows);
+        if (r->key_rotated) j->codec->kernels->hadamard(j->scratch.rows, j->n, j->head_dim);
+        rows = j->scratch.rows;
+    }
+    if (r->key_bits == 16) return encode_keys_f16(j, rows, side);
+    if (r->key_scheme == KV_KEY_TOKEN) return encode_keys_per_token(j, rows, side);
+    return encode_keys_per_channel(j, rows, side);
+}
+
+static kvant_status encode_values(const struct job *j, const float *v)
+{
+    size_t i_head = (size_t)(j->layer * j->codec->plan->n_head_kv + j->head_kv);
+    const struct kv_side_layout *side = &j->codec->layout->value[i_head];
+    int bits = j->recipe->value_bits, group = j->recipe->value_group ? j->recipe->value_group : j->head_dim;
+    int row_bytes = j->head_dim * bits / 8, n_groups = j->head_dim / group;
+    uint8_t *codes = j->page + side->codes + j->row * row_bytes;
+    const float *rows = v;
+    if (j->recipe->value_rotated) {
+        memcpy(j->scratch.rows, v, (size_t)(j->n * j->head_dim) * sizeof *v);
+        j->codec->kernels->hadamard(j->scratch.rows, j->n, j->head_dim);
+        rows = j->scratch.rows;
+    }
+    if (bits == 16) {
+        uint16_t *halves = (uint16_t *)(void *)codes;
+        for (int i = 0; i < j->n * j->head_dim; i++) {
+            halves[i] = kv_f32_to_f16(rows[i]);
+            if (!f16_finite(halves[i])) return fail_range(j, i / j->head_dim, "values");
+        }
+        return KVANT_OK;
+    }
+    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale), *min = (uint16_t *)(void *)(j->page + side->min);
+    KV_TRY(quantize_rows(j, rows, bits, group, scale + j->row * n_groups, min + j->row * n_groups, "values"));
+    for (int i = 0; i < j->n; i++) kv_pack(codes + i * row_bytes, 0, bits, j->scratch.codes + i * j->head_dim, 1, j->head_dim);
+    return KVANT_OK;
+}
+
+kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n, int64_t position,
+                             const float *k, const float *v, void *scratch, struct kvant_error *err)
+{
+    const struct kvant_plan *plan = c->plan;
+    struct job j = {
+        .codec = c,
+        .recipe = kv_plan_recipe_at(plan, layer, head_kv),
+        .page = page,
+        .layer = layer,
+        .head_kv = head_kv,
+        .head_dim = plan->head_dim,
+        .row = row,
+        .n = n,
+        .position = position,
+        .err = err,
+    };
+    if (j.recipe->key_mixed) j.channels = &plan->channels[layer * plan->n_head_kv + head_kv];
+    carve_scratch(&j.scratch, scratch, plan->head_dim);
+    KV_TRY(check_finite(&j, k, "key"));
+    KV_TRY(check_finite(&j, v, "value"));
+    KV_TRY(encode_keys(&j, k));
+    return encode_values(&j, v);
+}
+
+/* ------------------------------------------------------------------------------------------ expanding -- */
+
+/* Channels of 0 bits: their group's mean. */
+static void expand_means(const struct kv_key_tile *in, float *kt)
+{
+    for (int s = in->channel_first; s < in->channel_first + in->n_channels; s++) {
+        float *to = kt + in->order[s] * KV_PAGE_TOKENS;
+        for (int i = 0; i < KV_PAGE_TOKENS; i++) {
+            to[i] = i < in->n_tokens ? kv_f16_to_f32(in->min[i / in->group * in->head_dim + s]) : 0.0f;
+        }
+    }
+}
+
+static void expand_classes(const struct kv_kernels *kernels, const struct kv_channels *channels, struct kv_key_tile tile, float *kt)
+{
+    tile.order = channels->order;
+    tile.channel_first = 0;
+    for (int class = 0; class < KV_N_CLASSES; class++) {
+        tile.n_channels = channels->count[class];
+        tile.bits = kv_class_bits[class];
+        if (tile.n_channels == 0) continue;
+        if (tile.bits) kernels->key_tile_expand(&tile, kt);
+        else expand_means(&tile, kt);
+        tile.codes += tile.n_channels * 8 * tile.bits;
+        tile.channel_first += tile.n_channels;
+    }
+}
+
+void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens, int64_t position,
+                          float *kt)
+{
+    int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
+    const struct kv_recipe *r = &c->plan->recipe[i_head];
+    const struct kv_side_layout *side = &c->layout->key[i_head];
+    struct kv_key_tile tile = {
+        .codes = page + side->codes,
+        .scale = (const uint16_t *)(const void *)(page + side->scale),
+        .min = (const uint16_t *)(const void *)(page + side->min),
+        .head_dim = head_dim,
+        .bits = r->key_bits,
+        .group = r->key_scheme,
+        .n_tokens = n_tokens,
+        .channel_first = 0,
+        .n_channels = head_dim,
+        .order = NULL,
+    };
+    if (r->key_mixed) expand_classes(c->kernels, &c->plan->channels[i_head], tile, kt);
+    else c->kernels->key_tile_expand(&tile, kt);
+    if (r->key_rotated) c->kernels->key_tile_hadamard(kt, head_dim);
+    if (r->key_centered) {
+        float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2];
+        kv_rope_angles(c->rope, position, cos_t0, sin_t0);
+        c->kernels->key_tile_add_center(kt, c->centers->tile[i_head], cos_t0, sin_t0, head_dim, c->rope->n_rot, c->rope->neox, n_tokens);
+    }
+}
+
+void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens, float *v)
+{
+    int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
+    const struct kv_recipe *r = &c->plan->recipe[i_head];
+    const struct kv_side_layout *side = &c->layout->value[i_head];
+    struct kv_value_tile tile = {
+        .codes = page + side->codes,
+        .scale = (const uint16_t *)(const void *)(page + side->scale),
+        .min = (const uint16_t *)(const void *)(page + side->min),
+        .head_dim = head_dim,
+        .bits = r->value_bits,
+        .group = r->value_group ? r->value_group : head_dim,
+        .n_tokens = n_tokens,
+    };
+    c->kernels->value_tile_expand(&tile, v);
+}
