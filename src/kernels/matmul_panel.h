@@ -1,0 +1,44 @@
+/*
+ * What the levels of matmul_rows share: the scratch of one thread, in its two uses.
+ *
+ *   row    (plain C, and float activations at every level): codes, scales, minima and float32 of one whole row
+ *   panel  (int8 activations, SIMD): one slab of up to 512 columns of 32 rows; drawn in matmul_panel.inc.h
+ */
+#ifndef KV_KERNELS_MATMUL_PANEL_H
+#define KV_KERNELS_MATMUL_PANEL_H
+
+#include "base/memory.h"
+#include "kernels/kernels.h"
+
+#define KV_ACT_TINY 0x1p-100f /* a block of activations with no larger element counts as zero */
+
+struct kv_row_scratch {
+    uint8_t *code;      /* (k)      */
+    float *scale, *min; /* (k / 16) */
+    float *w;           /* (k)      */
+};
+
+static inline struct kv_row_scratch kv_row_scratch_carve(struct kv_carve *c, int64_t k)
+{
+    size_t n = (size_t)k, n_groups = (n + KV_WEIGHT_GROUP - 1) / KV_WEIGHT_GROUP;
+    struct kv_row_scratch s;
+    s.code = kv_carve(c, n, 1);
+    s.scale = kv_carve(c, n_groups, sizeof *s.scale);
+    s.min = kv_carve(c, n_groups, sizeof *s.min);
+    s.w = kv_carve(c, n, sizeof *s.w);
+    return s;
+}
+
+static inline struct kv_row_scratch kv_row_scratch_place(void *scratch, int64_t k)
+{
+    struct kv_carve c = { .base = scratch };
+    return kv_row_scratch_carve(&c, k);
+}
+
+/* 512 columns × 32 rows of codes with their scales and minima fit the 48 KB of first-level cache that current cores
+ * have, and 512 is a multiple of every format's block. */
+#define KV_SLAB 512
+#define KV_PANEL_ROWS 32
+#define KV_PANEL_SCRATCH_BYTES ((size_t)64 << 10)
+
+#endif

@@ -1,0 +1,127 @@
+/*
+ * Matrix products in plain C: the definition (kernels.h has the formula).
+ *
+ * Every level forms the exact int32 sums of code·q and scales and adds them in float32, in an order of its own that is
+ * the same for every n and row range. Two levels therefore differ, with G groups of 16 in a row, by at most
+ *     4 · (G + 2) · 2^-24 · Σ_g ( |scale·xs·Σ code·q| + |min·sum| ):
+ * one rounding for each of the additions (two a group here, the terms' own roundings on both sides).
+ */
+#include "base/half.h"
+#include "base/memory.h"
+#include "kernels/matmul_panel.h"
+#include "kernels/unpack.h"
+
+#include <math.h>
+#include <string.h>
+
+static void act_quantize_ref(const float *x, int64_t n, struct kv_act_i8 *out)
+{
+    int64_t n_blocks = n * out->k / KV_ACT_BLOCK;
+    for (int64_t b = 0; b < n_blocks; b++, x += KV_ACT_BLOCK) {
+        int8_t *q = out->q + b * KV_ACT_BLOCK;
+        float max = 0.0f;
+        bool finite = true;
+        for (int i = 0; i < KV_ACT_BLOCK; i++) {
+            finite = finite && isfinite(x[i]);
+            max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+        }
+        /* NaN and infinity must not vanish here: the block's scale carries them on to where results are checked. */
+        float scale = finite ? 0.0f : NAN, inverse = 0.0f;
+        if (finite && max >= KV_ACT_TINY) {
+            scale = max / 127.0f;
+            inverse = 127.0f / max;
+        }
+        for (int half = 0; half < 2; half++) {
+            int sum = 0;
+            for (int i = half * 16; i < half * 16 + 16; i++) {
+                q[i] = finite ? (int8_t)rintf(x[i] * inverse) : 0;
+                sum += q[i];
+            }
+            out->sum[2 * b + half] = scale * (float)sum;
+        }
+        out->scale[b] = scale;
+    }
+}
+
+/* One row times n activations in float32 codes; w: the row's codes, scales and minima. */
+static void row_times_i8(const struct kv_matmul *mm, int64_t row, const uint8_t *code, const float *scale, const float *min)
+{
+    const struct kv_act_i8 *x = mm->x_i8;
+    int64_t n_groups = mm->k / KV_WEIGHT_GROUP;
+    for (int64_t j = 0; j < mm->n; j++) {
+        const int8_t *q = x->q + j * mm->k;
+        const float *xs = x->scale + j * (mm->k / KV_ACT_BLOCK), *sum = x->sum + j * n_groups;
+        float y = 0.0f;
+        for (int64_t g = 0; g < n_groups; g++) {
+            int32_t dot = 0;
+            for (int64_t i = g * KV_WEIGHT_GROUP; i < (g + 1) * KV_WEIGHT_GROUP; i++) dot += code[i] * q[i];
+            y += scale[g] * xs[g / 2] * (float)dot;
+            y += min[g] * sum[g];
+        }
+        mm->y[j * mm->ldy + row] = mm->bias ? y + mm->bias[row] : y;
+    }
+}
+
+static void row_times_f32(const struct kv_matmul *mm, int64_t row, const float *w)
+{
+    for (int64_t j = 0; j < mm->n; j++) {
+        const float *x = mm->x_f32 + j * mm->k;
+        double y = 0.0;
+        for (int64_t i = 0; i < mm->k; i++) y += (double)w[i] * (double)x[i];
+        mm->y[j * mm->ldy + row] = mm->bias ? (float)y + mm->bias[row] : (float)y;
+    }
+}
+
+static void float_row(int format, const uint8_t *row, int64_t k, float *w)
+{
+    if (format == KV_FLOAT_F32) memcpy(w, row, (size_t)k * sizeof *w);
+    for (int64_t i = 0; i < k && format != KV_FLOAT_F32; i++) {
+        uint16_t h;
+        memcpy(&h, row + 2 * i, sizeof h);
+        w[i] = format == KV_FLOAT_F16 ? kv_f16_to_f32(h) : kv_bf16_to_f32(h);
+    }
+}
+
+static void matmul_rows_ref(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin, int64_t row_end,
+                            void *scratch)
+{
+    struct kv_row_scratch s = kv_row_scratch_place(scratch, mm->k);
+    for (int64_t r = row_begin; r < row_end; r++) {
+        const uint8_t *row = mm->weights + (size_t)r * mm->row_bytes;
+        if (mm->code_format >= 0) table->unpack[mm->code_format](row, mm->k, s.code, s.scale, s.min);
+        if (mm->x_i8) {
+            row_times_i8(mm, r, s.code, s.scale, s.min);
+            continue;
+        }
+        if (mm->code_format < 0) float_row(mm->float_format, row, mm->k, s.w);
+        else
+            for (int64_t i = 0; i < mm->k; i++)
+                s.w[i] = s.scale[i / KV_WEIGHT_GROUP] * (float)s.code[i] + s.min[i / KV_WEIGHT_GROUP];
+        row_times_f32(mm, r, s.w);
+    }
+}
+
+size_t kv_matmul_scratch_bytes(int64_t k)
+{
+    struct kv_carve c = { 0 };
+    kv_row_scratch_carve(&c, k);
+    return c.used > KV_PANEL_SCRATCH_BYTES ? c.used : KV_PANEL_SCRATCH_BYTES;
+}
+
+void kv_fill_weights_ref(struct kv_kernels *table)
+{
+    table->act_quantize = act_quantize_ref;
+    table->matmul_rows = matmul_rows_ref;
+    table->unpack[KV_CODES_Q8_0] = kv_unpack_q8_0;
+    table->unpack[KV_CODES_Q4_0] = kv_unpack_q4_0;
+    table->unpack[KV_CODES_Q4_1] = kv_unpack_q4_1;
+    table->unpack[KV_CODES_Q5_0] = kv_unpack_q5_0;
+    table->unpack[KV_CODES_Q5_1] = kv_unpack_q5_1;
+    table->unpack[KV_CODES_Q2_K] = kv_unpack_q2_k;
+    table->unpack[KV_CODES_Q3_K] = kv_unpack_q3_k;
+    table->unpack[KV_CODES_Q4_K] = kv_unpack_q4_k;
+    table->unpack[KV_CODES_Q5_K] = kv_unpack_q5_k;
+    table->unpack[KV_CODES_Q6_K] = kv_unpack_q6_k;
+    table->unpack[KV_CODES_IQ4_NL] = kv_unpack_iq4_nl;
+    table->unpack[KV_CODES_IQ4_XS] = kv_unpack_iq4_xs;
+}
