@@ -63,7 +63,7 @@ struct kvant_plan {
     struct kv_plan_measured measured;
 };
 
-/* As kvant_plan_open, without a model. dir_hint: NULL, or the folder that relative file names start from. */
+/* As kvant_plan_open, without a model. spec: grammar, file name, NULL or "default". */
 kvant_status kv_plan_open(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *spec, struct kvant_error *err);
 /* All recipes the same. */
 kvant_status kv_plan_uniform(struct kvant_plan **out, const struct kv_plan_dims *dims, const struct kv_recipe *recipe,
@@ -78,6 +78,7 @@ kvant_status kv_plan_check(const struct kvant_plan *plan, struct kvant_error *er
 kvant_status kv_recipe_parse(struct kv_recipe *out, const char *text, size_t n_bytes, struct kvant_error *err);
 /* cap of at least 32 is always enough. */
 void kv_recipe_print(const struct kv_recipe *r, char *text, size_t cap);
+bool kv_recipe_equal(const struct kv_recipe *a, const struct kv_recipe *b);
 /* Average code bits of the keys (with x: key_quarters / 4). */
 double kv_recipe_key_bits(const struct kv_recipe *r);
 
