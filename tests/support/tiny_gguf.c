@@ -263,10 +263,10 @@ static void put_arch_keys(struct build *b)
 
 /* --- tokenizer --- */
 
-/* Merges in order of rank, over the printable alphabet: U+0120 (c4 a0) stands for the space. Each makes one token. */
+/* Merges in order of rank, over the printable alphabet: U+0120 (octal 304 240) stands for the space. Each makes one token. */
 static const char *const merges[16] = {
-    "\xc4\xa0 t", "h e", "\xc4\xa0 a", "i n", "\xc4\xa0t he", "e r", "o n", "r e", "a t", "n d",
-    "\xc4\xa0 s", "o u", "in g", "\xc4\xa0 w", "\xc4\xa0a nd", "l l",
+    "\304\240 t", "h e", "\304\240 a", "i n", "\304\240t he", "e r", "o n", "r e", "a t", "n d",
+    "\304\240 s", "o u", "in g", "\304\240 w", "\304\240a nd", "l l",
 };
 
 static const char *const control_tokens[3] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" };
