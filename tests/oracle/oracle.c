@@ -7,13 +7,17 @@
 
 /* ------------------------------------------------------------------------------------- quantized cache -- */
 
-/* The float16 nearest to x (ties to even), as a float: multiples of 2^(e-10) in [2^e, 2^(e+1)), e >= -14. */
+/* Distance of float16 numbers around x: 2^(e-10) in [2^e, 2^(e+1)), e >= -14. */
+static float half_step(float x)
+{
+    int e = x == 0.0f ? -14 : ilogbf(x);
+    return ldexpf(1.0f, (e < -14 ? -14 : e) - 10);
+}
+
+/* The float16 nearest to x (ties to even), as a float. */
 static float to_half(float x)
 {
-    if (fabsf(x) >= 65520.0f) return copysignf(INFINITY, x);
-    int e = x == 0.0f ? -14 : ilogbf(x);
-    float step = ldexpf(1.0f, (e < -14 ? -14 : e) - 10);
-    return rintf(x / step) * step;
+    return fabsf(x) >= 65520.0f ? copysignf(INFINITY, x) : rintf(x / half_step(x)) * half_step(x);
 }
 
 /* Walsh-Hadamard over blocks of the largest power of two that divides n; orthonormal, so its own inverse. */
@@ -32,21 +36,25 @@ static void hadamard(float *x, int n)
     for (int i = 0; i < n; i++) x[i] *= norm;
 }
 
-/* x[0], x[step], ... (n of them) through codes of `bits` and back: min + code · scale on a float16 grid. */
+/* x[0], x[step], ... (n of them) through codes of `bits` and back: min + code · scale, both float16. min is the largest
+ * one not above all x, so that no code is below 0; a group without spread, or without bits, is one float16 number. */
 static void through_codes(float *x, int n, int step, int bits)
 {
-    float low = INFINITY, high = -INFINITY;
+    float low = INFINITY, high = -INFINITY, levels = (float)((1 << bits) - 1), scale = 0.0f;
     double sum = 0;
     for (int i = 0; i < n; i++) {
         low = fminf(low, x[i * step]);
         high = fmaxf(high, x[i * step]);
         sum += (double)x[i * step];
     }
-    float steps = (float)((1 << bits) - 1);
-    float min = to_half(bits ? low : (float)(sum / n)), scale = bits ? to_half((high - low) / steps) : 0.0f;
+    float min = to_half(bits ? low : (float)(sum / n));
+    if (bits && high > low) {
+        min = floorf(low / half_step(low)) * half_step(low);
+        scale = to_half((high - min) / levels);
+    }
     for (int i = 0; i < n; i++) {
         float code = scale > 0.0f ? rintf((x[i * step] - min) / scale) : 0.0f;
-        x[i * step] = min + scale * fminf(fmaxf(code, 0.0f), steps);
+        x[i * step] = min + scale * fminf(fmaxf(code, 0.0f), levels);
     }
 }
 
@@ -149,10 +157,10 @@ static void rms_norm(const struct oracle *o, const struct tensor *weight, const 
     free(w);
 }
 
-/* out (n, n_head, head_dim) of causal attention. Query s reads position t from k_sealed and v_sealed if t is sealed
- * once s tokens are there, else from k and v; all (n, n_head_kv, head_dim). */
-static void attend(const struct oracle *o, const struct oracle_cache *cache, int n, const float *q, const float *k,
-                   const float *v, const float *k_sealed, const float *v_sealed, float *out)
+/* out (n, n_head, head_dim) of causal attention. Query s reads position t from k_sealed and v_sealed if t is
+ * sealed once s tokens are there, else from k and v; all (n, n_head_kv, head_dim). */
+static void attend(const struct oracle *o, const struct oracle_cache *cache, int n, const float *q,
+                   const float *k, const float *v, const float *k_sealed, const float *v_sealed, float *out)
 {
     int dim = o->dims.head_dim, n_head = o->dims.n_head, kv_width = o->dims.n_head_kv * dim;
     double *p = oracle_take((size_t)n, sizeof *p), *sum = oracle_take((size_t)dim, sizeof *sum);

@@ -1,0 +1,217 @@
+/*
+ * kvant on two real models, against logits that numpy computed (tests/data/logits) and against the oracle run live.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "oracle/oracle.h"
+#include "support/reference.h"
+
+struct real_model {
+    const char *file, *reference;
+    double value_bound; /* of a stored logit or logsumexp, with float activations and the f16 cache */
+};
+
+/* What rounding keys and values to f16 does to a logit; the bounds are twice the largest difference of these prompts.
+ * Qwen's key biases reach 211, where f16 numbers are 0.125 apart. */
+static const struct real_model smollm2 = { "SmolLM2-135M-Instruct.Q4_1.gguf", "tests/data/logits/smollm2.json", 0.05 };
+static const struct real_model qwen = { "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+                                        "tests/data/logits/qwen2.5-coder-0.5b.json", 0.05 };
+
+struct prompt {
+    const char *name, *text;
+    kvant_token *tokens;
+    int n;
+    json_t *top_ids, *top_logits, *logsumexp; /* (n, n_top), (n, n_top), (n) */
+    float *logits;                            /* (n, n_vocab) of kvant       */
+};
+
+struct run {
+    struct kvant_model *model;
+    struct kvant_plan *plan; /* f16 */
+    json_t *reference;
+    char path[512];
+    int n_vocab;
+};
+
+static void open_run(struct run *r, const struct real_model *m, kvant_act act)
+{
+    struct kvant_model_info info;
+    if (!reference_find_model(m->file, r->path, sizeof r->path)) skip();
+    r->model = reference_open_model(r->path, act);
+    r->plan = reference_open_plan(r->model, "f16");
+    r->reference = reference_load(m->reference);
+    kvant_model_get_info(r->model, &info);
+    r->n_vocab = info.n_vocab;
+}
+
+static void close_run(struct run *r)
+{
+    json_decref(r->reference);
+    kvant_plan_close(r->plan);
+    kvant_model_close(r->model);
+}
+
+static bool next_prompt(const struct run *r, size_t i, struct prompt *p)
+{
+    json_t *o = json_array_get(json_object_get(r->reference, "prompts"), i);
+    if (!o) return false;
+    p->name = json_string_value(json_object_get(o, "name"));
+    p->text = json_string_value(json_object_get(o, "text"));
+    p->tokens = reference_tokens(json_object_get(o, "tokens"), &p->n);
+    p->top_ids = json_object_get(o, "top_ids");
+    p->top_logits = json_object_get(o, "top_logits");
+    p->logsumexp = json_object_get(o, "logsumexp");
+    p->logits = calloc((size_t)p->n * (size_t)r->n_vocab, sizeof *p->logits);
+    assert_non_null(p->logits);
+    reference_logits(r->model, r->plan, p->tokens, p->n, 0, p->logits);
+    return true;
+}
+
+static void drop_prompt(struct prompt *p)
+{
+    free(p->tokens);
+    free(p->logits);
+}
+
+/* ------------------------------------------------------------------------------------- float activations -- */
+
+static void float_activations_give_the_stored_logits(const struct real_model *m)
+{
+    struct run r;
+    struct prompt p;
+    int n_rows = 0, n_same = 0;
+    double worst = 0;
+    open_run(&r, m, KVANT_ACT_F32);
+    for (size_t i = 0; next_prompt(&r, i, &p); i++) {
+        for (int row = 0; row < p.n; row++) {
+            const float *y = p.logits + (size_t)row * (size_t)r.n_vocab;
+            json_t *ids = json_array_get(p.top_ids, (size_t)row), *values = json_array_get(p.top_logits, (size_t)row);
+            n_same += oracle_top(y, r.n_vocab) == json_integer_value(json_array_get(ids, 0));
+            n_rows++;
+            for (size_t t = 0; t < json_array_size(ids); t++) {
+                double expected = json_real_value(json_array_get(values, t));
+                worst = fmax(worst, fabs((double)y[json_integer_value(json_array_get(ids, t))] - expected));
+            }
+            double lse = json_real_value(json_array_get(p.logsumexp, (size_t)row));
+            worst = fmax(worst, fabs(oracle_logsumexp(y, r.n_vocab) - lse));
+        }
+        drop_prompt(&p);
+    }
+    print_message("%s: same top-1 at %d of %d positions, largest difference %.5f\n", m->file, n_same, n_rows, worst);
+    assert_true(n_rows >= 120);
+    assert_true(n_same * 100 >= n_rows * 99);
+    assert_true(worst <= m->value_bound);
+    close_run(&r);
+}
+
+static void smollm2_float_activations(void **state)
+{
+    (void)state;
+    float_activations_give_the_stored_logits(&smollm2);
+}
+
+static void qwen_float_activations(void **state)
+{
+    (void)state;
+    float_activations_give_the_stored_logits(&qwen);
+}
+
+/* -------------------------------------------------------------------------------------- int8 activations -- */
+
+#define MEAN_KLD_BOUND 1e-3 /* nats per position over all prompts; what the default arithmetic may cost */
+
+static void int8_activations_stay_close_to_the_oracle(const struct real_model *m)
+{
+    struct run r;
+    struct prompt p;
+    char message[256];
+    double sum = 0, worst = 0;
+    int n_rows = 0, n_same = 0;
+    open_run(&r, m, KVANT_ACT_INT8);
+    struct oracle *oracle = oracle_open(r.path, message, sizeof message);
+    if (!oracle) fail_msg("%s", message);
+    for (size_t i = 0; next_prompt(&r, i, &p); i++) {
+        float *expected = calloc((size_t)p.n * (size_t)r.n_vocab, sizeof *expected);
+        assert_non_null(expected);
+        assert_true(oracle_forward(oracle, p.tokens, p.n, 0, NULL, expected, NULL, message, sizeof message));
+        for (int row = 0; row < p.n; row++) {
+            const float *e = expected + (size_t)row * (size_t)r.n_vocab, *y = p.logits + (size_t)row * (size_t)r.n_vocab;
+            double kld = oracle_kld(e, y, r.n_vocab);
+            sum += kld;
+            worst = fmax(worst, kld);
+            n_same += oracle_top(e, r.n_vocab) == oracle_top(y, r.n_vocab);
+            n_rows++;
+        }
+        free(expected);
+        drop_prompt(&p);
+    }
+    print_message("%s: int8 activations, KLD mean %.2e, largest %.2e, same top-1 at %d of %d\n", m->file, sum / n_rows, worst,
+                  n_same, n_rows);
+    assert_true(sum / n_rows <= MEAN_KLD_BOUND);
+    oracle_close(oracle);
+    close_run(&r);
+}
+
+static void smollm2_int8_activations(void **state)
+{
+    (void)state;
+    int8_activations_stay_close_to_the_oracle(&smollm2);
+}
+
+static void qwen_int8_activations(void **state)
+{
+    (void)state;
+    int8_activations_stay_close_to_the_oracle(&qwen);
+}
+
+/* ------------------------------------------------------------------------------------------------ tokens -- */
+
+static void tokenizer_gives_the_stored_ids(const struct real_model *m)
+{
+    struct run r;
+    struct prompt p;
+    open_run(&r, m, KVANT_ACT_INT8);
+    for (size_t i = 0; next_prompt(&r, i, &p); i++) {
+        kvant_token ids[256];
+        size_t n;
+        struct kvant_error err;
+        assert_int_equal(kvant_tokenize(r.model, p.text, json_string_length(json_object_get(json_array_get(
+                             json_object_get(r.reference, "prompts"), i), "text")),
+                             KVANT_TOKENIZE_SPECIAL, ids, 256, &n, &err), KVANT_OK);
+        assert_int_equal(n, p.n);
+        assert_memory_equal(ids, p.tokens, n * sizeof *ids);
+        drop_prompt(&p);
+    }
+    close_run(&r);
+}
+
+static void smollm2_tokens(void **state)
+{
+    (void)state;
+    tokenizer_gives_the_stored_ids(&smollm2);
+}
+
+static void qwen_tokens(void **state)
+{
+    (void)state;
+    tokenizer_gives_the_stored_ids(&qwen);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(smollm2_tokens),
+        cmocka_unit_test(qwen_tokens),
+        cmocka_unit_test(smollm2_float_activations),
+        cmocka_unit_test(qwen_float_activations),
+        cmocka_unit_test(smollm2_int8_activations),
+        cmocka_unit_test(qwen_int8_activations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
