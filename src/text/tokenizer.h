@@ -17,7 +17,9 @@ void kv_tokenizer_close(struct kv_tokenizer *t);
 /* flags: KVANT_TOKENIZE_*. As kvant_tokenize. */
 kvant_status kv_tokenizer_encode(const struct kv_tokenizer *t, const char *text, size_t n_bytes, int flags,
                                  kvant_token *ids, size_t cap, size_t *n_out, struct kvant_error *err);
-/* As kvant_detokenize. */
+/* As kvant_detokenize. Decoding is per token, so that a stream can be decoded piece by piece: decode(a b) is decode(a)
+ * decode(b). One exception: when ids begin with BOS, the space that an SPM tokenizer put before the first word is
+ * taken off again. */
 kvant_status kv_tokenizer_decode(const struct kv_tokenizer *t, const kvant_token *ids, size_t n_ids, bool special,
                                  char *text, size_t cap, size_t *n_out, struct kvant_error *err);
 
