@@ -1,0 +1,251 @@
+/* kvant bench: tokens per second at several depths of the cache, beside the read bandwidth of the machine. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+#include "progress.h"
+#include "setup.h"
+
+#define DEPTHS_CAP 16
+#define REPETITIONS_CAP 100
+#define CHUNK 512
+
+struct bench_flags {
+    struct model_flags model;
+    struct plan_flags plan;
+    struct option_list kv;
+    const char *depths_text;
+    double depths[DEPTHS_CAP];
+    int n_depths;
+    int64_t n_prompt, n_generate, n_repetitions;
+};
+
+struct result {
+    char kv[256], test[32];
+    int64_t depth;
+    double tokens_per_s;
+    double read_gb_per_s; /* weights and cache once per token; 0 for prompts */
+};
+
+struct bench {
+    struct kvant_model *model;
+    struct kvant_model_info info;
+    struct kvant_session *session;
+    struct result *results;
+    int n_results;
+    double read_gb_per_s;
+    uint32_t random;
+    struct progress progress;
+    int64_t n_done, n_total; /* timed passes and fills, for the progress line */
+};
+
+/* Any tokens do: speed does not depend on them (as llama-bench). */
+static kvant_token next_token(struct bench *b)
+{
+    b->random = b->random * 1664525u + 1013904223u;
+    return (kvant_token)((b->random >> 8) % (uint32_t)b->info.n_vocab);
+}
+
+static kvant_status feed(struct bench *b, int seq, int64_t n, struct kvant_error *err)
+{
+    struct kvant_batch_entry entries[CHUNK];
+    for (int64_t i = 0; i < n;) {
+        size_t n_now = n - i < CHUNK ? (size_t)(n - i) : CHUNK;
+        i += (int64_t)n_now;
+        for (size_t j = 0; j < n_now; j++)
+            entries[j] = (struct kvant_batch_entry){seq, next_token(b), i == n && j + 1 == n_now};
+        kvant_status status = kvant_session_step(b->session, entries, n_now, err);
+        if (status != KVANT_OK) return status;
+    }
+    return KVANT_OK;
+}
+
+/* Seconds for n tokens after what `seq` holds, in one go (prompt) or one by one; `seq` itself stays as it is. */
+static kvant_status time_pass(struct bench *b, int seq, int64_t n, bool one_by_one, double *seconds,
+                              struct kvant_error *err)
+{
+    int forked;
+    kvant_status status = kvant_sequence_fork(b->session, seq, &forked, err);
+    if (status != KVANT_OK) return status;
+    double started_s = clock_s();
+    for (int64_t i = 0; status == KVANT_OK && i < (one_by_one ? n : 1); i++)
+        status = feed(b, forked, one_by_one ? 1 : n, err);
+    *seconds = clock_s() - started_s;
+    kvant_sequence_close(b->session, forked);
+    return status;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int64_t n)
+{
+    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
+static bool show_step(struct bench *b, const char *kv)
+{
+    char what[80];
+    snprintf(what, sizeof what, "bench %.60s", kv);
+    return progress_update(&b->progress, what, b->n_done++, b->n_total);
+}
+
+static int measure(struct bench *b, const struct bench_flags *flags, const struct kvant_plan *plan, const char *kv,
+                   int seq, int64_t depth, bool generating)
+{
+    struct kvant_error err;
+    double seconds[REPETITIONS_CAP];
+    int64_t n = generating ? flags->n_generate : flags->n_prompt;
+    if (n == 0) return EXIT_OK;
+    for (int64_t i = 0; i < flags->n_repetitions; i++) {
+        if (!show_step(b, kv)) return fail_text("interrupted");
+        if (time_pass(b, seq, n, generating, &seconds[i], &err) != KVANT_OK) return fail(&err);
+    }
+    struct result *r = &b->results[b->n_results++];
+    *r = (struct result){.depth = depth, .tokens_per_s = (double)n / median(seconds, flags->n_repetitions)};
+    snprintf(r->kv, sizeof r->kv, "%.255s", kv);
+    snprintf(r->test, sizeof r->test, "%s%lld", generating ? "tg" : "pp", (long long)n);
+    if (generating) {
+        struct kvant_plan_memory memory;
+        kvant_plan_get_memory(plan, depth + n / 2, &memory);
+        r->read_gb_per_s = 1e-9 * r->tokens_per_s * (double)(b->info.weights_bytes + memory.total_bytes);
+    }
+    return EXIT_OK;
+}
+
+static int bench_plan(struct bench *b, const struct bench_flags *flags, const struct kvant_plan *plan, const char *kv)
+{
+    struct kvant_error err;
+    for (int i = 0; i < flags->n_depths; i++) {
+        int seq;
+        int64_t depth = (int64_t)flags->depths[i];
+        int64_t n_more = flags->n_prompt > flags->n_generate ? flags->n_prompt : flags->n_generate;
+        if (!show_step(b, kv)) return fail_text("interrupted");
+        if (kvant_sequence_open(b->session, plan, depth + n_more, &seq, &err) != KVANT_OK) return fail(&err);
+        int code = feed(b, seq, depth, &err) == KVANT_OK ? EXIT_OK : fail(&err);
+        if (code == EXIT_OK) code = measure(b, flags, plan, kv, seq, depth, false);
+        if (code == EXIT_OK) code = measure(b, flags, plan, kv, seq, depth, true);
+        kvant_sequence_close(b->session, seq);
+        if (code != EXIT_OK) return code;
+    }
+    return EXIT_OK;
+}
+
+static int report_json(const struct bench *b, const struct bench_flags *flags)
+{
+    json_t *results = json_array();
+    for (int i = 0; i < b->n_results; i++) {
+        const struct result *r = &b->results[i];
+        json_array_append_new(results, json_pack("{s:s, s:s, s:I, s:o, s:I}", "kv", r->kv, "test", r->test, "depth",
+                                                 (json_int_t)r->depth, "tokens_per_s", json_number(r->tokens_per_s),
+                                                 "n", (json_int_t)flags->n_repetitions));
+    }
+    return json_finish(json_pack("{s:{s:i, s:o, s:s, s:s}, s:s, s:o}", "machine", "threads", b->info.n_threads,
+                                 "read_gb_per_s", json_number(b->read_gb_per_s), "cpu", b->info.cpu, "act",
+                                 b->info.act == KVANT_ACT_F32 ? "f32" : "int8", "model", flags->model.path,
+                                 "results", results));
+}
+
+static int report_text(const struct bench *b)
+{
+    printf("%s %s, %d threads, %s, read bandwidth %.1f GB/s\n\n", b->info.architecture, b->info.quantization,
+           b->info.n_threads, b->info.cpu, b->read_gb_per_s);
+    printf("| %-24s | %-16s | %12s | %12s |\n", "kv", "test", "tokens/s", "of bandwidth");
+    printf("| %.24s | %.16s | %.11s: | %.11s: |\n", "------------------------", "----------------",
+           "------------", "------------");
+    for (int i = 0; i < b->n_results; i++) {
+        const struct result *r = &b->results[i];
+        char test[64], share[32] = "";
+        if (r->depth > 0) snprintf(test, sizeof test, "%s @ d%lld", r->test, (long long)r->depth);
+        else snprintf(test, sizeof test, "%s", r->test);
+        if (r->read_gb_per_s > 0 && b->read_gb_per_s > 0)
+            snprintf(share, sizeof share, "%.0f %%", 100.0 * r->read_gb_per_s / b->read_gb_per_s);
+        printf("| %-24s | %-16s | %12.2f | %12s |\n", r->kv, test, r->tokens_per_s, share);
+    }
+    return finish_output();
+}
+
+static int bench_all(struct bench *b, const struct bench_flags *flags)
+{
+    struct kvant_error err;
+    struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
+    options.n_sequences = 2;
+    if (kvant_session_open(&b->session, b->model, &options, &err) != KVANT_OK) return fail(&err);
+    int n_plans = flags->kv.n ? flags->kv.n : 1, code = EXIT_OK;
+    b->n_total = n_plans * flags->n_depths * (1 + flags->n_repetitions * ((flags->n_prompt > 0) + (flags->n_generate > 0)));
+    b->results = allocate((size_t)(2 * n_plans * flags->n_depths), sizeof *b->results);
+    for (int i = 0; i < n_plans && code == EXIT_OK; i++) {
+        struct kvant_plan *plan = NULL;
+        char name[256];
+        if (flags->kv.n > 0) {
+            snprintf(name, sizeof name, "%.255s", flags->kv.items[i]);
+            code = setup_plan_spec(&plan, b->model, flags->kv.items[i]);
+        } else {
+            code = setup_plan(&plan, b->model, &flags->plan, name);
+        }
+        if (code == EXIT_OK) code = bench_plan(b, flags, plan, name);
+        kvant_plan_close(plan);
+    }
+    return code;
+}
+
+static int execute(const struct bench_flags *flags)
+{
+    struct bench b = {.random = 1};
+    int code = setup_model(&b.model, &flags->model, false);
+    if (code != EXIT_OK) return code;
+    kvant_model_get_info(b.model, &b.info);
+    b.read_gb_per_s = kvant_machine_read_gb_per_s(b.model);
+    interrupt_catch();
+    progress_begin(&b.progress);
+    code = bench_all(&b, flags);
+    progress_end(&b.progress);
+    if (code == EXIT_OK) code = flags->model.json ? report_json(&b, flags) : report_text(&b);
+    kvant_session_close(b.session);
+    kvant_model_close(b.model);
+    free(b.results);
+    return code;
+}
+
+static int run(int argc, char **argv)
+{
+    struct bench_flags f = {.n_prompt = 512, .n_generate = 32, .n_repetitions = 3, .depths_text = "0,4096"};
+    const struct option options[] = {
+        MODEL_OPTIONS(&f.model),
+        {"-p, --n-prompt", OPTION_INT, "N", &f.n_prompt, "tokens of the prompt test; 0 = none, default 512", 0, 1e6},
+        {"-n, --n-gen", OPTION_INT, "N", &f.n_generate, "tokens of the generation test; 0 = none, default 32", 0, 1e6},
+        {"-d, --n-depth", OPTION_TEXT, "N,...", &f.depths_text,
+         "tokens that are in the cache before; default 0,4096", 0, 0},
+        {"-r, --repetitions", OPTION_INT, "N", &f.n_repetitions, "of each test, the median counts; default 3", 1,
+         REPETITIONS_CAP},
+        {"--kv", OPTION_LIST, "SPEC", &f.kv, "a plan: grammar or file; may be given several times", 0, 0},
+        {"--kv-plan", OPTION_TEXT, "FILE", &f.plan.kv_plan, "plan file, when there is no --kv; default as for run", 0, 0},
+    };
+    struct command_line line = {
+        .command = "bench",
+        .arguments = "MODEL",
+        .about = "Measures tokens per second for prompts (pp) and generation (tg) at several depths of the cache, as\n"
+                 "llama-bench does. `of bandwidth`: weights and cache read once per generated token, as a part of what\n"
+                 "this machine can read, measured in the same run.",
+        .examples = "  kvant bench model.gguf --kv f16 --kv k8v8 --kv k3c64v2h\n"
+                    "  kvant bench model.gguf -p 0 -n 64 -d 4096,16384 -r 5 --json",
+        .options = options,
+        .n_options = sizeof options / sizeof *options,
+    };
+    enum options_result result = options_parse(&line, argc, argv);
+    if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
+    int code = setup_model_path(&line, &f.model, 0);
+    if (code != EXIT_OK) return code;
+    f.n_depths = numbers_parse(f.depths_text, 0, 1e7, f.depths, DEPTHS_CAP);
+    if (f.n_depths < 0)
+        return fail_usage("bench", "-d: '%s' is not a list of at most %d depths such as 0,4096", f.depths_text,
+                          DEPTHS_CAP);
+    if (f.n_prompt == 0 && f.n_generate == 0) return fail_usage("bench", "-p 0 -n 0 leaves nothing to measure");
+    return execute(&f);
+}
+
+const struct command command_bench = {"bench", "measure tokens per second at several depths", run};

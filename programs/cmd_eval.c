@@ -1,0 +1,182 @@
+/* kvant eval: plans against the 16-bit cache, on the same text. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+#include "npy.h"
+#include "progress.h"
+#include "setup.h"
+
+struct eval_flags {
+    struct model_flags model;
+    struct plan_flags plan; /* all but --kv, which is a list here */
+    struct option_list kv;
+    const char *text_path, *logits_path;
+    int64_t n_ctx, n_chunks;
+};
+
+struct evaluation {
+    struct kvant_model *model;
+    struct kvant_plan *plans[OPTION_LIST_CAP];
+    char names[OPTION_LIST_CAP][256];
+    int n_plans;
+    kvant_token *ids;
+    size_t n_ids;
+    struct kvant_eval_result results[OPTION_LIST_CAP], base;
+};
+
+/* Both callbacks of an evaluation get the same pointer. */
+struct observer {
+    struct progress progress;
+    struct npy_file npy;
+};
+
+static bool observe_progress(void *user, const char *what, int64_t done, int64_t total)
+{
+    struct observer *observer = user;
+    return progress_update(&observer->progress, what, done, total);
+}
+
+static bool observe_logits(void *user, const float *logits, int n_rows, int n_vocab)
+{
+    struct observer *observer = user;
+    return npy_append(&observer->npy, logits, n_rows, n_vocab);
+}
+
+static int open_plans(struct evaluation *e, const struct eval_flags *flags)
+{
+    int code = EXIT_OK;
+    for (int i = 0; i < flags->kv.n && code == EXIT_OK; i++) {
+        code = setup_plan_spec(&e->plans[i], e->model, flags->kv.items[i]);
+        if (code != EXIT_OK) break;
+        snprintf(e->names[i], sizeof e->names[i], "%.255s", flags->kv.items[i]);
+        e->n_plans++;
+    }
+    if (flags->kv.n == 0) {
+        code = setup_plan(&e->plans[0], e->model, &flags->plan, e->names[0]);
+        e->n_plans = code == EXIT_OK;
+    }
+    return code;
+}
+
+static int read_text(struct evaluation *e, const struct eval_flags *flags)
+{
+    struct kvant_error err;
+    size_t n_bytes;
+    char *text = file_read(flags->text_path, &n_bytes);
+    if (!text) return EXIT_FAILED;
+    kvant_status status = tokens_of_text(e->model, text, n_bytes, KVANT_TOKENIZE_BOS, &e->ids, &e->n_ids, &err);
+    free(text);
+    if (status != KVANT_OK) return fail(&err);
+    if (e->n_ids < 2) return fail_text("%s: a text of at least two tokens is needed", flags->text_path);
+    return EXIT_OK;
+}
+
+static int measure(struct evaluation *e, const struct eval_flags *flags)
+{
+    struct kvant_error err;
+    struct observer observer = {0};
+    struct kvant_eval_options options = KVANT_EVAL_OPTIONS_INIT;
+    options.n_ctx = flags->n_ctx;
+    options.n_chunks = flags->n_chunks;
+    options.progress = observe_progress;
+    options.user = &observer;
+    if (flags->logits_path) {
+        options.on_logits = observe_logits;
+        if (!npy_open(&observer.npy, flags->logits_path)) {
+            npy_discard(&observer.npy);
+            return EXIT_FAILED;
+        }
+    }
+    interrupt_catch();
+    progress_begin(&observer.progress);
+    kvant_status status = kvant_eval_run(e->model, (const struct kvant_plan *const *)e->plans, e->n_plans, e->ids,
+                                         e->n_ids, &options, e->results, &e->base, &err);
+    progress_end(&observer.progress);
+    int code = status == KVANT_OK ? EXIT_OK : fail(&err);
+    if (flags->logits_path && (code != EXIT_OK || !npy_commit(&observer.npy))) {
+        npy_discard(&observer.npy);
+        code = EXIT_FAILED;
+    }
+    return code;
+}
+
+static int report_json(const struct evaluation *e, const char *path)
+{
+    json_t *results = json_array();
+    for (int i = 0; i < e->n_plans; i++) {
+        const struct kvant_eval_result *r = &e->results[i];
+        json_array_append_new(results, json_pack(
+            "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kv", e->names[i], "ppl", json_number(r->ppl),
+            "ppl_ratio", json_number(r->ppl_ratio), "kld_mean", json_number(r->kld_mean), "kld_median",
+            json_number(r->kld_median), "kld_p999", json_number(r->kld_p999), "same_top_p",
+            json_number(r->same_top_p), "page_bits", json_number(r->page_bits), "true_bits",
+            json_number(r->true_bits), "bytes_per_token", json_number(r->bytes_per_token)));
+    }
+    return json_finish(json_pack("{s:s, s:I, s:o}", "model", path, "tokens", (json_int_t)e->base.n_scored, "results",
+                                 results));
+}
+
+static int report_text(const struct evaluation *e)
+{
+    printf("%lld positions scored; 16-bit cache: ppl %.4f\n\n", (long long)e->base.n_scored, e->base.ppl);
+    printf("%-24s %9s %9s %9s %9s %9s %8s %9s %9s %9s\n", "kv", "ppl", "ratio", "KLD mean", "median", "p99.9", "same top",
+           "page bits", "true bits", "B/token");
+    for (int i = 0; i < e->n_plans; i++) {
+        const struct kvant_eval_result *r = &e->results[i];
+        printf("%-24s %9.4f %9.4f %9.6f %9.6f %9.5f %7.2f%% %9.3f %9.3f %9.1f\n", e->names[i], r->ppl, r->ppl_ratio,
+               r->kld_mean, r->kld_median, r->kld_p999, r->same_top_p, r->page_bits, r->true_bits,
+               r->bytes_per_token);
+    }
+    return finish_output();
+}
+
+static int execute(const struct eval_flags *flags)
+{
+    struct evaluation *e = allocate(1, sizeof *e);
+    int code = setup_model(&e->model, &flags->model, false);
+    if (code == EXIT_OK) code = read_text(e, flags);
+    if (code == EXIT_OK) code = open_plans(e, flags);
+    if (code == EXIT_OK) code = measure(e, flags);
+    if (code == EXIT_OK) code = flags->model.json ? report_json(e, flags->model.path) : report_text(e);
+    for (int i = 0; i < OPTION_LIST_CAP; i++) kvant_plan_close(e->plans[i]);
+    kvant_model_close(e->model);
+    free(e->ids);
+    free(e);
+    return code;
+}
+
+static int run(int argc, char **argv)
+{
+    struct eval_flags f = {0};
+    const struct option options[] = {
+        MODEL_OPTIONS(&f.model),
+        {"--text, -f, --file", OPTION_TEXT, "FILE", &f.text_path, "the text; - is standard input", 0, 0},
+        {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
+         "tokens per chunk; 0 = the smaller of 2048 and the\nmodel's context (default)", 0, 1e9},
+        {"--chunks", OPTION_INT, "N", &f.n_chunks, "most chunks; 0 = the whole text (default)", 0, 1e9},
+        {"--kv", OPTION_LIST, "SPEC", &f.kv, "a plan: grammar or file; may be given several times", 0, 0},
+        {"--kv-plan", OPTION_TEXT, "FILE", &f.plan.kv_plan,
+         "plan file, when there is no --kv; default as for run", 0, 0},
+        {"--logits", OPTION_TEXT, "FILE.npy", &f.logits_path,
+         "write the logits of the first plan, float32 (tokens,\nvocabulary)", 0, 0},
+    };
+    struct command_line line = {
+        .command = "eval",
+        .arguments = "MODEL --text FILE",
+        .about = "Compares plans with the 16-bit cache on the same tokens; every position reads the quantized cache of\n"
+                 "the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.",
+        .examples = "  kvant eval model.gguf --text wiki.txt --kv k8v8 --kv k4v4 --kv model.kvplan.yaml\n"
+                    "  kvant eval model.gguf --text wiki.txt -c 512 --chunks 2 --kv f16 --logits logits.npy",
+        .options = options,
+        .n_options = sizeof options / sizeof *options,
+    };
+    enum options_result result = options_parse(&line, argc, argv);
+    if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
+    int code = setup_model_path(&line, &f.model, 0);
+    if (code != EXIT_OK) return code;
+    if (!f.text_path) return fail_usage("eval", "no text: name a file with --text FILE");
+    return execute(&f);
+}
+
+const struct command command_eval = {"eval", "compare plans with the 16-bit cache on a text", run};

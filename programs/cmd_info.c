@@ -1,0 +1,202 @@
+/* kvant info: what a model is, and the exact memory that it takes under several plans. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+#include "setup.h"
+
+/* A key bias beyond this makes 4-bit keys per token collapse; ordinary layers stay below 10 (design: section 1). */
+#define OUTLIER_KEY_BIAS 20.0f
+
+struct memory_row {
+    char name[256];
+    struct kvant_plan_memory memory;
+};
+
+struct report {
+    struct kvant_model_info info;
+    const struct kvant_model *model;
+    int64_t n_ctx;
+    size_t scratch_bytes;
+    char plan_name[256];
+    char plan_head[64]; /* recipe of the first layer, for one-line reports */
+    struct memory_row rows[4];
+    int n_rows;
+};
+
+static int add_row(struct report *r, const struct kvant_plan *plan, const char *name)
+{
+    struct memory_row *row = &r->rows[r->n_rows++];
+    snprintf(row->name, sizeof row->name, "%s", name);
+    kvant_plan_get_memory(plan, r->n_ctx, &row->memory);
+    return EXIT_OK;
+}
+
+static int add_spec(struct report *r, const char *spec, const char *name)
+{
+    struct kvant_error err;
+    struct kvant_plan *plan;
+    if (kvant_plan_open(&plan, r->model, spec, &err) != KVANT_OK) return fail(&err);
+    if (strcmp(name, "plan") == 0) {
+        if (kvant_plan_recipe(plan, 0, 0, r->plan_head, sizeof r->plan_head, NULL) != KVANT_OK) r->plan_head[0] = '\0';
+        snprintf(r->plan_name, sizeof r->plan_name, "%s", kvant_plan_name(plan));
+    }
+    int code = add_row(r, plan, name);
+    kvant_plan_close(plan);
+    return code;
+}
+
+static json_t *memory_json(const struct report *r)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < r->n_rows; i++) {
+        const struct kvant_plan_memory *m = &r->rows[i].memory;
+        size_t cache = m->total_bytes + m->tables_bytes;
+        json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "kv", r->rows[i].name,
+            "weights_bytes", (json_int_t)r->info.weights_bytes, "cache_bytes", (json_int_t)cache,
+            "scratch_bytes", (json_int_t)r->scratch_bytes,
+            "total_bytes", (json_int_t)(r->info.weights_bytes + cache + r->scratch_bytes),
+            "page_bits", json_number(m->page_bits), "true_bits", json_number(m->true_bits),
+            "bytes_per_token", json_number(m->bytes_per_token)));
+    }
+    return list;
+}
+
+static json_t *weights_json(const struct kvant_model *model)
+{
+    json_t *list = json_array();
+    const char *name;
+    int64_t n;
+    size_t bytes;
+    for (int i = 0; kvant_model_weight_type(model, i, &name, &n, &bytes); i++)
+        json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "type", name, "tensors", (json_int_t)n, "bytes",
+                                              (json_int_t)bytes));
+    return list;
+}
+
+static json_t *outliers_json(const struct report *r)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < r->info.n_layer; i++) {
+        float bias = kvant_model_key_bias(r->model, i);
+        if (bias > OUTLIER_KEY_BIAS)
+            json_array_append_new(list, json_pack("{s:i, s:o}", "layer", i, "bias", json_number((double)bias)));
+    }
+    return list;
+}
+
+static int report_json(const struct report *r)
+{
+    const struct kvant_model_info *m = &r->info;
+    return json_finish(json_pack(
+        "{s:s, s:o, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I,"
+        " s:o, s:o, s:s, s:I, s:o}",
+        "path", m->path, "name", json_text(m->name, strlen(m->name)), "architecture", m->architecture,
+        "fingerprint", m->fingerprint, "tokenizer", m->tokenizer, "pre_tokenizer", m->pre_tokenizer,
+        "chat_format", m->chat_format, "cpu", m->cpu, "quantization", m->quantization, "layers", m->n_layer,
+        "heads", m->n_head, "kv_heads", m->n_head_kv, "head_dim", m->head_dim, "embedding", m->n_embd,
+        "feed_forward", m->n_ff, "vocabulary", m->n_vocab, "context_trained", m->n_ctx_train, "threads", m->n_threads,
+        "parameters", (json_int_t)m->n_params, "tensors", (json_int_t)m->n_tensors,
+        "weights_bytes", (json_int_t)m->weights_bytes, "file_bytes", (json_int_t)m->file_bytes,
+        "weights", weights_json(r->model), "key_bias_outliers", outliers_json(r), "plan", r->plan_name,
+        "context", (json_int_t)r->n_ctx, "memory", memory_json(r)));
+}
+
+static void print_outliers(const struct report *r)
+{
+    int n = 0;
+    for (int i = 0; i < r->info.n_layer; i++) {
+        float bias = kvant_model_key_bias(r->model, i);
+        if (bias <= OUTLIER_KEY_BIAS) continue;
+        printf("%s%d (%.0f)", n++ ? ", " : "key biases      outliers in layers ", i, (double)bias);
+    }
+    if (n > 0) puts(": few-bit keys must be per channel or centred");
+}
+
+static int report_text(const struct report *r)
+{
+    const struct kvant_model_info *m = &r->info;
+    char a[32], b[32], c[32], d[32];
+    printf("model           %s\n", m->name[0] ? m->name : m->path);
+    printf("architecture    %s, %.1f M parameters\n", m->architecture, (double)m->n_params / 1e6);
+    printf("dimensions      %d layers, %d heads, %d KV heads of %d, embedding %d, feed-forward %d\n", m->n_layer,
+           m->n_head, m->n_head_kv, m->head_dim, m->n_embd, m->n_ff);
+    printf("context         %d trained\n", m->n_ctx_train);
+    printf("tokenizer       %s%s%s, %d tokens; chat format %s\n", m->tokenizer, m->pre_tokenizer[0] ? " / " : "",
+           m->pre_tokenizer, m->n_vocab, m->chat_format);
+    printf("file            %s, %lld tensors\n", bytes_text(a, (double)m->file_bytes), (long long)m->n_tensors);
+    const char *name;
+    int64_t n;
+    size_t bytes;
+    for (int i = 0; kvant_model_weight_type(r->model, i, &name, &n, &bytes); i++)
+        printf("%-16s%-7s %5lld tensors %12s\n", i == 0 ? "weights" : "", name, (long long)n,
+               bytes_text(a, (double)bytes));
+    printf("fingerprint     %s\n", m->fingerprint);
+    printf("processor       %s, %d threads, %s activations\n", m->cpu, m->n_threads,
+           m->act == KVANT_ACT_F32 ? "f32" : "int8");
+    print_outliers(r);
+    printf("plan            %s%s%s%s\n", r->plan_name, strcmp(r->plan_name, r->plan_head) ? " (layer 0: " : "",
+           strcmp(r->plan_name, r->plan_head) ? r->plan_head : "", strcmp(r->plan_name, r->plan_head) ? ")" : "");
+
+    printf("\nmemory of one sequence of %lld tokens\n", (long long)r->n_ctx);
+    printf("  %-8s %10s %12s %12s %12s %12s %10s %10s\n", "cache", "page bits", "true bits", "weights", "cache",
+           "scratch", "total", "per token");
+    for (int i = 0; i < r->n_rows; i++) {
+        const struct kvant_plan_memory *p = &r->rows[i].memory;
+        char per_token[32];
+        size_t cache = p->total_bytes + p->tables_bytes;
+        printf("  %-8s %10.3f %12.3f %12s %12s %12s %10s %10s\n", r->rows[i].name, p->page_bits, p->true_bits,
+               bytes_text(a, (double)m->weights_bytes), bytes_text(b, (double)cache),
+               bytes_text(c, (double)r->scratch_bytes),
+               bytes_text(d, (double)(m->weights_bytes + cache + r->scratch_bytes)),
+               bytes_text(per_token, p->bytes_per_token));
+    }
+    return finish_output();
+}
+
+static int run(int argc, char **argv)
+{
+    struct model_flags flags = {0};
+    struct plan_flags plan_flags = {0};
+    int64_t n_ctx = 0;
+    const struct option options[] = {
+        MODEL_OPTIONS(&flags),
+        {"-c, --ctx-size", OPTION_INT, "N", &n_ctx,
+         "context that memory is stated for; 0 = the smaller of\n8192 and the model's (default)", 0, 1e9},
+        PLAN_OPTIONS(&plan_flags),
+    };
+    struct command_line line = {
+        .command = "info",
+        .arguments = "MODEL",
+        .about = "Shows what a model is, and the exact memory of weights, cache and scratch for a 16-bit cache,\n"
+                 "8/8, 4/4 and the plan that would be used.",
+        .examples = "  kvant info model.gguf\n  kvant info model.gguf --kv k3c64v2h -c 32768 --json",
+        .options = options,
+        .n_options = sizeof options / sizeof *options,
+    };
+    enum options_result result = options_parse(&line, argc, argv);
+    if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
+    int code = setup_model_path(&line, &flags, 0);
+    if (code != EXIT_OK) return code;
+
+    struct kvant_model *model = NULL;
+    code = setup_model(&model, &flags, false);
+    if (code != EXIT_OK) return code;
+    struct report report = {.model = model, .n_ctx = setup_context(model, n_ctx)};
+    struct kvant_session_options session = KVANT_SESSION_OPTIONS_INIT;
+    session.n_sequences = 1;
+    kvant_model_get_info(model, &report.info);
+    report.scratch_bytes = kvant_session_scratch_bytes(model, &session);
+
+    char spec[4096];
+    code = setup_plan_choose(model, &plan_flags, spec);
+    if (code == EXIT_OK) code = add_spec(&report, "f16", "f16");
+    if (code == EXIT_OK) code = add_spec(&report, "k8v8", "k8v8");
+    if (code == EXIT_OK) code = add_spec(&report, "k4v4", "k4v4");
+    if (code == EXIT_OK) code = add_spec(&report, spec, "plan");
+    if (code == EXIT_OK) code = flags.json ? report_json(&report) : report_text(&report);
+    kvant_model_close(model);
+    return code;
+}
+
+const struct command command_info = {"info", "what a model is, and the memory it takes", run};

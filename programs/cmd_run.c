@@ -1,0 +1,199 @@
+/* kvant run: answers one prompt; --compare answers it with the 16-bit cache as well. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "generate.h"
+#include "json.h"
+#include "prompt.h"
+
+struct run_flags {
+    struct model_flags model;
+    struct plan_flags plan;
+    struct sampling_flags sampling;
+    const char *prompt, *prompt_path, *system;
+    int64_t n_ctx;
+    bool raw, compare;
+};
+
+/* What one pass over the prompt needs and leaves behind. */
+struct pass {
+    const struct kvant_plan *plan;
+    const char *kv;
+    struct answer answer;
+    struct cache_report cache;
+};
+
+static int pass_run(struct pass *pass, const struct kvant_model *model, const struct run_flags *flags,
+                    const kvant_token *prompt, size_t n_prompt, FILE *out)
+{
+    int64_t n_ctx = setup_context(model, flags->n_ctx), n_predict = flags->sampling.n_predict;
+    if ((int64_t)n_prompt > n_ctx)
+        return fail_text("the prompt has %zu tokens and the context %lld; raise it with -c", n_prompt,
+                         (long long)n_ctx);
+    /* The last token of an answer is not evaluated, but room for it does no harm. */
+    if (n_predict >= 0 && (int64_t)n_prompt + n_predict < n_ctx) n_ctx = (int64_t)n_prompt + n_predict + 1;
+
+    struct generator generator;
+    int code = generator_open(&generator, model, pass->plan, &flags->sampling, n_ctx);
+    if (code != EXIT_OK) return code;
+    code = generator_answer(&generator, prompt, n_prompt, n_predict, out, &pass->answer);
+    if (code == EXIT_OK) code = generator_cache(&generator, pass->plan, &pass->cache);
+    generator_close(&generator);
+    return code;
+}
+
+static json_t *pass_json(const struct pass *p)
+{
+    const struct answer *a = &p->answer;
+    return json_pack("{s:s, s:o, s:I, s:o, s:s, s:{s:I, s:o, s:o, s:o, s:o}, s:{s:I, s:I, s:o, s:o}}", "kv", p->kv,
+                     "text", json_text(a->text, a->n_bytes), "tokens", (json_int_t)a->n_ids, "token_ids",
+                     json_tokens(a->ids, a->n_ids), "finish_reason", a->finish_reason, "timings", "prompt_tokens",
+                     (json_int_t)a->n_prompt, "prompt_s", json_number(a->prompt_s), "generation_s",
+                     json_number(a->generation_s), "prompt_tokens_per_s", json_number(answer_prompt_rate(a)),
+                     "tokens_per_s", json_number(answer_generation_rate(a)), "cache", "bytes",
+                     (json_int_t)p->cache.bytes, "f16_bytes", (json_int_t)p->cache.f16_bytes, "page_bits",
+                     json_number(p->cache.memory.page_bits), "true_bits", json_number(p->cache.memory.true_bits));
+}
+
+static void print_stats(const struct pass *p)
+{
+    char a[32], b[32];
+    fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s; cache %s in %s, ",
+            p->answer.n_prompt, answer_prompt_rate(&p->answer), p->answer.n_ids, answer_generation_rate(&p->answer),
+            bytes_text(a, (double)p->cache.bytes), p->kv);
+    fprintf(stderr, "%s in f16 (%.2f times)%s\n", bytes_text(b, (double)p->cache.f16_bytes),
+            (double)p->cache.f16_bytes / (double)(p->cache.bytes ? p->cache.bytes : 1),
+            strcmp(p->answer.finish_reason, "interrupted") == 0 ? "; interrupted" : "");
+}
+
+static int answer_once(struct pass *pass, const struct kvant_model *model, const struct run_flags *flags,
+                       const char *text, size_t n_bytes, const kvant_token *ids, size_t n_ids)
+{
+    int code = pass_run(pass, model, flags, ids, n_ids, flags->model.json ? NULL : stdout);
+    if (code != EXIT_OK) return code;
+    if (flags->model.json) {
+        json_t *value = pass_json(pass);
+        if (value) json_object_set_new(value, "prompt", json_text(text, n_bytes));
+        return json_finish(value);
+    }
+    putchar('\n');
+    code = finish_output();
+    print_stats(pass);
+    return code;
+}
+
+static size_t tokens_agreeing(const struct answer *a, const struct answer *b)
+{
+    size_t n = 0;
+    while (n < a->n_ids && n < b->n_ids && a->ids[n] == b->ids[n]) n++;
+    return n;
+}
+
+static int print_comparison(const struct pass passes[2])
+{
+    char a[32], b[32];
+    const struct answer *f16 = &passes[0].answer, *plan = &passes[1].answer;
+    size_t n_agree = tokens_agreeing(f16, plan), n_longer = f16->n_ids > plan->n_ids ? f16->n_ids : plan->n_ids;
+    printf("\n%-26s %14s %14.40s\n", "", "f16", passes[1].kv);
+    printf("%-26s %14s %14s\n", "cache", bytes_text(a, (double)passes[0].cache.bytes),
+           bytes_text(b, (double)passes[1].cache.bytes));
+    printf("%-26s %14.2f %14.2f\n", "bits per element", passes[0].cache.memory.true_bits,
+           passes[1].cache.memory.true_bits);
+    printf("%-26s %14.1f %14.1f\n", "prompt tokens/s", answer_prompt_rate(f16), answer_prompt_rate(plan));
+    printf("%-26s %14.1f %14.1f\n", "generated tokens/s", answer_generation_rate(f16), answer_generation_rate(plan));
+    printf("%-26s %14zu %14zu\n", "generated tokens", f16->n_ids, plan->n_ids);
+    if (n_agree == n_longer) printf("\nall %zu tokens agree\n", n_agree);
+    else printf("\n%zu tokens agree before the first difference\n", n_agree);
+    return finish_output();
+}
+
+static int compare(struct pass *pass, const struct kvant_model *model, const struct run_flags *flags, const char *text,
+                   size_t n_bytes, const kvant_token *ids, size_t n_ids)
+{
+    struct kvant_error err;
+    struct kvant_plan *f16;
+    struct run_flags greedy = *flags;
+    greedy.sampling.temperature = 0;
+    if (kvant_plan_open(&f16, model, "f16", &err) != KVANT_OK) return fail(&err);
+    struct pass passes[2] = {{.plan = f16, .kv = "f16"}, *pass};
+    int code = EXIT_OK;
+    for (int i = 0; i < 2 && code == EXIT_OK && !interrupted(); i++) {
+        if (!flags->model.json) printf("--- cache: %s\n", passes[i].kv);
+        code = pass_run(&passes[i], model, &greedy, ids, n_ids, flags->model.json ? NULL : stdout);
+        if (!flags->model.json) putchar('\n');
+    }
+    if (code == EXIT_OK && !flags->model.json && !interrupted()) code = print_comparison(passes);
+    if (code == EXIT_OK && flags->model.json)
+        code = json_finish(json_pack("{s:o, s:I, s:o, s:o}", "prompt", json_text(text, n_bytes), "tokens_agree",
+                                     (json_int_t)tokens_agreeing(&passes[0].answer, &passes[1].answer), "f16",
+                                     pass_json(&passes[0]), "plan", pass_json(&passes[1])));
+    answer_close(&passes[0].answer);
+    pass->answer = passes[1].answer;
+    kvant_plan_close(f16);
+    return code;
+}
+
+static int execute(const struct run_flags *flags)
+{
+    size_t n_bytes = flags->prompt ? strlen(flags->prompt) : 0, n_ids = 0;
+    char *content = flags->prompt ? NULL : file_read(flags->prompt_path, &n_bytes), name[256];
+    const char *text = content ? content : flags->prompt;
+    if (!text) return EXIT_FAILED;
+    struct kvant_model *model = NULL;
+    struct kvant_plan *plan = NULL;
+    kvant_token *ids = NULL;
+    struct pass pass = {0};
+
+    int code = setup_model(&model, &flags->model, false);
+    if (code == EXIT_OK) code = prompt_tokens(model, flags->system, text, n_bytes, flags->raw, &ids, &n_ids);
+    if (code == EXIT_OK) code = setup_plan(&plan, model, &flags->plan, name);
+    if (code == EXIT_OK) {
+        interrupt_catch();
+        pass.plan = plan;
+        pass.kv = strcmp(name, "default") == 0 ? kvant_plan_name(plan) : name;
+        code = (flags->compare ? compare : answer_once)(&pass, model, flags, text, n_bytes, ids, n_ids);
+    }
+    answer_close(&pass.answer);
+    kvant_plan_close(plan);
+    kvant_model_close(model);
+    free(ids);
+    free(content);
+    return code;
+}
+
+static int run(int argc, char **argv)
+{
+    struct run_flags f = {.sampling = SAMPLING_FLAGS_DEFAULT};
+    const struct option options[] = {
+        MODEL_OPTIONS(&f.model),
+        {"-p, --prompt", OPTION_TEXT, "TEXT", &f.prompt, "the prompt", 0, 0},
+        {"-f, --file", OPTION_TEXT, "FILE", &f.prompt_path, "the prompt from a file; - is standard input", 0, 0},
+        {"-sys, --system-prompt", OPTION_TEXT, "TEXT", &f.system, "system message", 0, 0},
+        {"--raw", OPTION_FLAG, NULL, &f.raw, "the prompt as it is, without the model's chat format", 0, 0},
+        {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
+         "context; 0 = the smaller of 8192 and the model's (default)", 0, 1e9},
+        SAMPLING_OPTIONS(&f.sampling),
+        PLAN_OPTIONS(&f.plan),
+        {"--compare", OPTION_FLAG, NULL, &f.compare, "answer greedily with a 16-bit cache, then with the plan", 0, 0},
+    };
+    struct command_line line = {
+        .command = "run",
+        .arguments = "MODEL",
+        .about = "Answers a prompt. Text goes to standard output as it comes, speed and bytes of the cache to standard\n"
+                 "error. Ctrl-C ends the answer.",
+        .examples = "  kvant run model.gguf -p 'Why is the sky blue?'\n"
+                    "  kvant run model.gguf -f question.txt -n 200 --temp 0 --kv k3c64v2h\n"
+                    "  kvant run model.gguf -p 'Once upon a time' --raw --compare",
+        .options = options,
+        .n_options = sizeof options / sizeof *options,
+    };
+    enum options_result result = options_parse(&line, argc, argv);
+    if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
+    int code = setup_model_path(&line, &f.model, 0);
+    if (code != EXIT_OK) return code;
+    if (!f.prompt == !f.prompt_path) return fail_usage("run", "give either -p TEXT or -f FILE");
+    return execute(&f);
+}
+
+const struct command command_run = {"run", "answer a prompt", run};

@@ -1,0 +1,26 @@
+/*
+ * One line on stderr that says how far long work is and when it will end. On a terminal the line is rewritten a few
+ * times a second; elsewhere (a log) a new line appears every few seconds.
+ */
+#ifndef PROGRESS_H
+#define PROGRESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct progress {
+    double started_s, shown_s; /* of the step that is named in `what` */
+    int n_shown;               /* columns to be wiped                 */
+    bool is_terminal;
+    char what[80];
+};
+
+void progress_begin(struct progress *progress);
+
+/* A kvant_progress_fn; user: struct progress *. False once Ctrl-C was pressed. */
+bool progress_update(void *progress, const char *what, int64_t done, int64_t total);
+
+/* Wipes the line. */
+void progress_end(struct progress *progress);
+
+#endif

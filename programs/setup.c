@@ -1,0 +1,141 @@
+#include "setup.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "progress.h"
+
+int setup_model_path(struct command_line *line, struct model_flags *flags, int n_more)
+{
+    struct option_list *list = &line->positional;
+    if (!flags->path && list->n > n_more) {
+        flags->path = list->items[0];
+        list->n--;
+        memmove(list->items, list->items + 1, (size_t)list->n * sizeof *list->items);
+    }
+    if (!flags->path) return fail_usage(line->command, "no model: name a GGUF file with -m FILE");
+    if (list->n > n_more)
+        return fail_usage(line->command, "'%s' is one argument too many", list->items[list->n - 1]);
+    return EXIT_OK;
+}
+
+int setup_model(struct kvant_model **out, const struct model_flags *flags, bool vocab_only)
+{
+    struct kvant_error err;
+    struct kvant_model_options options = KVANT_MODEL_OPTIONS_INIT;
+    options.n_threads = (int)flags->n_threads;
+    options.cpu = flags->cpu;
+    options.act = flags->act && strcmp(flags->act, "f32") == 0 ? KVANT_ACT_F32 : KVANT_ACT_INT8;
+    options.vocab_only = vocab_only;
+    return kvant_model_open(out, flags->path, &options, &err) == KVANT_OK ? EXIT_OK : fail(&err);
+}
+
+/* llama.cpp's cache types as bits; 0: there is nothing like it here. */
+static int cache_type_bits(const char *type)
+{
+    static const struct {
+        const char *type;
+        int bits;
+    } known[] = {{"f16", 16}, {"bf16", 16}, {"q8_0", 8}, {"q4_0", 4}, {"q4_1", 4}, {"iq4_nl", 4}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(type, known[i].type) == 0) return known[i].bits;
+    return 0;
+}
+
+static int choose_types(const struct plan_flags *flags, char spec[4096])
+{
+    int bits[2] = {16, 16};
+    const char *types[2] = {flags->type_k, flags->type_v};
+    for (int i = 0; i < 2; i++) {
+        if (types[i]) bits[i] = cache_type_bits(types[i]);
+        if (bits[i] == 0) {
+            fail_text("%s %s: not a type of this cache; use f16, q8_0 or q4_0, or --kv for 2, 3, 4, 8 and 16 bits",
+                      i == 0 ? "-ctk" : "-ctv", types[i]);
+            return EXIT_USAGE;
+        }
+    }
+    snprintf(spec, 4096, "k%dv%d", bits[0], bits[1]);
+    return EXIT_OK;
+}
+
+/* MODEL.kvplan.yaml, where MODEL is the path with or without ".gguf". */
+static bool plan_beside(const char *model_path, char spec[4096])
+{
+    static const char suffix[] = ".kvplan.yaml";
+    size_t n = strlen(model_path);
+    bool has_extension = n > 5 && strcmp(model_path + n - 5, ".gguf") == 0;
+    for (int i = has_extension ? 0 : 1; i < 2; i++) {
+        size_t n_stem = i == 0 ? n - 5 : n;
+        int length = snprintf(spec, 4096, "%.*s%s", (int)n_stem, model_path, suffix);
+        if (length > 0 && length < 4096 && file_exists(spec)) return true;
+    }
+    return false;
+}
+
+int setup_plan_choose(const struct kvant_model *model, const struct plan_flags *flags, char spec[4096])
+{
+    struct kvant_model_info info;
+    kvant_model_get_info(model, &info);
+    const char *given = flags->kv;
+    if (!given && (flags->type_k || flags->type_v)) return choose_types(flags, spec);
+    if (!given && flags->kv_plan) {
+        given = flags->kv_plan;
+        if (!file_exists(given)) return fail_text("%s: no such plan file; check --kv-plan", given);
+    }
+    if (!given && plan_beside(info.path, spec)) return EXIT_OK;
+    if (!given) given = "default";
+    if (snprintf(spec, 4096, "%s", given) >= 4096) return fail_text("--kv: the specification is too long");
+    return EXIT_OK;
+}
+
+static int calibrate(struct kvant_plan *plan, const struct kvant_model *model)
+{
+    struct kvant_error err;
+    struct progress progress;
+    if (!kvant_plan_needs_calibration(plan)) return EXIT_OK;
+    fprintf(stderr, "kvant: plan %s is calibrated now, on text of the model's own making; --save-plan keeps it\n",
+            kvant_plan_name(plan));
+    interrupt_catch();
+    progress_begin(&progress);
+    kvant_status status = kvant_plan_calibrate(plan, model, NULL, 0, progress_update, &progress, &err);
+    progress_end(&progress);
+    return status == KVANT_OK ? EXIT_OK : fail(&err);
+}
+
+int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec)
+{
+    struct kvant_error err;
+    if (kvant_plan_open(out, model, spec, &err) != KVANT_OK) return fail(&err);
+    int code = calibrate(*out, model);
+    if (code != EXIT_OK) {
+        kvant_plan_close(*out);
+        *out = NULL;
+    }
+    return code;
+}
+
+int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
+               char name[256])
+{
+    struct kvant_error err;
+    char spec[4096];
+    *out = NULL;
+    int code = setup_plan_choose(model, flags, spec);
+    if (code == EXIT_OK) code = setup_plan_spec(out, model, spec);
+    if (code != EXIT_OK) return code;
+    snprintf(name, 256, "%.255s", spec);
+    if (flags->save_path && kvant_plan_save(*out, flags->save_path, &err) != KVANT_OK) {
+        kvant_plan_close(*out);
+        *out = NULL;
+        return fail(&err);
+    }
+    return EXIT_OK;
+}
+
+int64_t setup_context(const struct kvant_model *model, int64_t n_asked)
+{
+    struct kvant_model_info info;
+    kvant_model_get_info(model, &info);
+    if (n_asked > 0) return n_asked;
+    return info.n_ctx_train < 8192 ? info.n_ctx_train : 8192;
+}
