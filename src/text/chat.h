@@ -8,12 +8,16 @@
 
 enum kv_chat_format { KV_CHAT_NONE, KV_CHAT_CHATML, KV_CHAT_LLAMA3 };
 
-/* From tokenizer.chat_template. template_text may be NULL. A model's default system message, where its template has one
- * that the built-in format must reproduce (Qwen2.5, SmolLM2), is written to *default_system (static string, or NULL). */
+/* From tokenizer.chat_template; template_text may be NULL. Where the template has a system message of its own for
+ * conversations without one (Qwen2.5, SmolLM2), *default_system is its place inside template_text, else NULL: neither
+ * terminated nor unescaped, to be handed to kv_chat_render while the template's bytes live. */
 enum kv_chat_format kv_chat_recognise(const struct kv_str *template_text, const char **default_system);
+/* "chatml", "llama3" or "none". */
 const char *kv_chat_format_name(enum kv_chat_format format);
 
-/* As kvant_chat_render. */
+/* As kvant_chat_render; default_system from kv_chat_recognise, or NULL. The text is terminated if there is room;
+ * *n_out does not count the terminator. t: whose control tokens no content may hold; NULL = not checked.
+ * Errors: ARGUMENT (a role other than system, user, assistant; a control token in a content), SPACE. */
 kvant_status kv_chat_render(enum kv_chat_format format, const char *default_system, const struct kv_tokenizer *t,
                             const struct kvant_message *messages, size_t n_messages, bool add_assistant, char *text,
                             size_t cap, size_t *n_out, struct kvant_error *err);

@@ -331,6 +331,21 @@ kvant_token kv_tokenizer_eos(const struct kv_tokenizer *t)
     return t->eos;
 }
 
+kvant_token kv_tokenizer_find_control(const struct kv_tokenizer *t, const char *text, size_t n_bytes)
+{
+    /* On from the next byte, not from the token's end: what overlaps here might stand alone in another context. */
+    for (size_t i = 0, start = 0; i < n_bytes; i = start + 1) {
+        kvant_token id = kv_vocab_find_special(&t->vocab, text, n_bytes, i, true, &start);
+        if (id < 0 || t->vocab.types[id] == KV_TOKEN_CONTROL) return id;
+    }
+    return -1;
+}
+
+struct kv_str kv_tokenizer_text(const struct kv_tokenizer *t, kvant_token id)
+{
+    return kv_vocab_text(&t->vocab, id);
+}
+
 kvant_token kv_tokenizer_find(const struct kv_tokenizer *t, const char *text, size_t n_bytes)
 {
     return kv_vocab_find(&t->vocab, text, n_bytes);

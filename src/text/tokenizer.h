@@ -31,6 +31,10 @@ bool kv_tokenizer_is_control(const struct kv_tokenizer *t, kvant_token id);
 /* -1 when the file names none */
 kvant_token kv_tokenizer_bos(const struct kv_tokenizer *t);
 kvant_token kv_tokenizer_eos(const struct kv_tokenizer *t);
+/* The first control token that parsing the text as special could find, or -1. Unknown tokens (<unk>) don't count. */
+kvant_token kv_tokenizer_find_control(const struct kv_tokenizer *t, const char *text, size_t n_bytes);
+/* The text of a token as the vocabulary has it; id must be valid. Borrowed. */
+struct kv_str kv_tokenizer_text(const struct kv_tokenizer *t, kvant_token id);
 /* The id of a token by its exact text in the vocabulary (control tokens too), or -1. */
 kvant_token kv_tokenizer_find(const struct kv_tokenizer *t, const char *text, size_t n_bytes);
 
