@@ -438,7 +438,7 @@ static void counts_off_by_one_are_refused(void **state)
     finish(&w);
     size_t at = gguf_writer_field(&w, "n_keys")->offset;
     gguf_poke(w.data, at, w.n_keys + 1, 8);
-    expect_refused(w.data, w.n_bytes, KVANT_ERR_FORMAT, "key a.weight");
+    expect_refused(w.data, w.n_bytes, KVANT_ERR_FORMAT, "name of a tensor");
     gguf_poke(w.data, at, w.n_keys - 1, 8);
     expect_refused(w.data, w.n_bytes, KVANT_ERR_FORMAT, "tensor t.none");
     gguf_poke(w.data, at, w.n_keys, 8);
