@@ -72,22 +72,23 @@ static void oracle_logits(const struct pair *p, const struct oracle_cache *cache
 
 /* --------------------------------------------------------------------------------------- exact cache -- */
 
-static const struct tiny_gguf_options architectures[] = {
-    { .arch = "llama", .seed = 1 },
-    { .arch = "llama", .seed = 2, .rope_linear = 4.0f, .n_head = 6, .n_head_kv = 2, .head_dim = 32 },
-    { .arch = "llama", .seed = 3, .rope_llama3 = true, .rope_freq_base = 500000.0f, .tied_output = true },
-    { .arch = "llama", .seed = 4, .n_head = 8, .n_head_kv = 1, .n_layer = 3, .head_dim = 64 }, /* mistral's form */
-    { .arch = "qwen2", .seed = 5, .tied_output = true },
-    { .arch = "qwen2", .seed = 6, .key_bias_outlier = 50.0f, .n_head = 7, .n_head_kv = 1, .head_dim = 64 },
-    { .arch = "qwen3", .seed = 7, .head_dim = 64 },
+/* Both sides round keys and values to f16. A sum that differs in its last bit can fall on the other side of a rounding:
+ * 1e-3 in one element near 1, 0.03 in a key near the outlier bias of 50. */
+#define BOUND 2e-3         /* of any logit, these being in ±17; largest measured 8.0e-4 */
+#define BOUND_OUTLIER 2e-2 /* largest measured 5.7e-3                                   */
+
+static const struct { struct tiny_gguf_options opt; double bound; } architectures[] = {
+    { { .arch = "llama", .seed = 1 }, BOUND },
+    { { .arch = "llama", .seed = 2, .rope_linear = 4.0f, .n_head = 6, .n_head_kv = 2, .head_dim = 32 }, BOUND },
+    { { .arch = "llama", .seed = 3, .rope_llama3 = true, .rope_freq_base = 500000.0f, .tied_output = true }, BOUND },
+    { { .arch = "llama", .seed = 4, .n_head = 8, .n_head_kv = 1, .n_layer = 3, .head_dim = 64 }, BOUND }, /* mistral's form */
+    { { .arch = "qwen2", .seed = 5, .tied_output = true }, BOUND },
+    { { .arch = "qwen2", .seed = 6, .key_bias_outlier = 50.0f, .n_head = 7, .n_head_kv = 1, .head_dim = 64 }, BOUND_OUTLIER },
+    { { .arch = "qwen3", .seed = 7, .head_dim = 64 }, BOUND },
 };
 static const struct { int type; const char *name; } weights[] = {
     { TINY_F32, "F32" }, { TINY_F16, "F16" }, { TINY_Q8_0, "Q8_0" }, { TINY_Q4_0, "Q4_0" }, { TINY_Q4_1, "Q4_1" },
 };
-
-/* Both sides round keys and values to f16; a sum that differs in its last bit can fall on the other side of a rounding,
- * 5e-4 of one element. Measured: see EXACT_BOUND; logits are in ±15. */
-#define EXACT_BOUND 2e-3
 
 static void exact_cache_gives_the_oracles_logits(void **state)
 {
@@ -96,7 +97,7 @@ static void exact_cache_gives_the_oracles_logits(void **state)
     const struct oracle_cache cache = { .recipe = &f16, .uniform = true, .granule = 64 };
     for (size_t a = 0; a < sizeof architectures / sizeof architectures[0]; a++) {
         for (size_t w = 0; w < sizeof weights / sizeof weights[0]; w++) {
-            struct tiny_gguf_options opt = architectures[a];
+            struct tiny_gguf_options opt = architectures[a].opt;
             struct pair p;
             opt.weight_type = weights[w].type;
             open_pair(&p, &opt);
@@ -112,7 +113,7 @@ static void exact_cache_gives_the_oracles_logits(void **state)
             print_message("%s (seed %d) %s: 1 - cosine %.1e, difference %.1e\n", opt.arch, (int)opt.seed, weights[w].name,
                           1 - worst_cosine, worst_difference);
             assert_true(worst_cosine >= 0.9999);
-            assert_true(worst_difference <= EXACT_BOUND);
+            assert_true(worst_difference <= architectures[a].bound);
             kvant_plan_close(plan);
             close_pair(&p);
         }
