@@ -1,8 +1,36 @@
-/* Filled next. */
+/* Matrix products in AVX-512 with VNNI: the bodies stand in the templates, which this file instantiates. */
 #include "kernels/kernels.h"
+
+#ifdef __AVX512VNNI__
+
+#include "base/half.h"
+#include "kernels/matmul_panel.h"
+#include "kernels/simd_avx512.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "kernels/unpack_rows.inc.h"
+
+#include "kernels/matmul_panel.inc.h"
+
+#include "kernels/matmul_float.inc.h"
+
+#include "kernels/act_quantize.inc.h"
+
+bool kv_fill_weights_avx512(struct kv_kernels *table)
+{
+    table->act_quantize = act_quantize;
+    table->matmul_rows = matmul_rows;
+    return true;
+}
+
+#else
 
 bool kv_fill_weights_avx512(struct kv_kernels *table)
 {
     (void)table;
     return false;
 }
+
+#endif

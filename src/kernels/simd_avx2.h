@@ -1,0 +1,183 @@
+/*
+ * The vocabulary of the templates (*.inc.h) in AVX2 with FMA and F16C: vf is 8 floats, vi 32 bytes or 8 int32.
+ * simd_avx512.h has the same names for 16 floats and 64 bytes.
+ */
+#ifndef KV_KERNELS_SIMD_AVX2_H
+#define KV_KERNELS_SIMD_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define KV_INLINE static inline __attribute__((always_inline))
+#define LANES 8
+#define ACTS_MAX 2 /* 2 panels × 2 activations: 4 sums in int32 and 4 in float leave 8 of 16 registers for operands */
+
+typedef __m256 vf;
+typedef __m256i vi;
+
+KV_INLINE __m256i lanes_below(int64_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* floats; the _n forms touch only the first n < LANES lanes in memory, the others read as zero */
+KV_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
+KV_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
+KV_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+KV_INLINE vf vf_load_n(const float *p, int64_t n) { return _mm256_maskload_ps(p, lanes_below(n)); }
+KV_INLINE void vf_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
+KV_INLINE void vf_store_n(float *p, vf x, int64_t n) { _mm256_maskstore_ps(p, lanes_below(n), x); }
+KV_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+KV_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+KV_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+KV_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+KV_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+KV_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+KV_INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+KV_INLINE vf vf_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+KV_INLINE vf vf_abs(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+KV_INLINE vf vf_from_int(vi x) { return _mm256_cvtepi32_ps(x); }
+KV_INLINE vi vf_to_int(vf x) { return _mm256_cvtps_epi32(x); }
+/* x · 2^n, n integral. In two steps, so that |n| up to 252 overflows to infinity or underflows as it should. */
+KV_INLINE vf vf_scale2(vf x, vf n)
+{
+    __m256i both = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(both, 1), bias = _mm256_set1_epi32(127);
+    __m256i rest = _mm256_sub_epi32(both, half);
+    vf a = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+    vf b = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
+    return _mm256_mul_ps(_mm256_mul_ps(x, a), b);
+}
+KV_INLINE float vf_sum(vf x)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+KV_INLINE float vf_largest(vf x)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* lane i gets x[i ^ h] */
+KV_INLINE vf vf_swap(vf x, int h)
+{
+    if (h == 1) return _mm256_permute_ps(x, 0xb1);
+    return h == 2 ? _mm256_permute_ps(x, 0x4e) : _mm256_permute2f128_ps(x, x, 1);
+}
+
+/* halves */
+KV_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+KV_INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n)
+{
+    uint16_t h[LANES] = { 0 };
+    __builtin_memcpy(h, p, (size_t)n * sizeof h[0]);
+    return vf_load_f16(h);
+}
+KV_INLINE void vf_store_f16(uint16_t *p, vf x)
+{
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+KV_INLINE void vf_store_f16_n(uint16_t *p, vf x, int64_t n)
+{
+    uint16_t h[LANES];
+    vf_store_f16(h, x);
+    __builtin_memcpy(p, h, (size_t)n * sizeof h[0]);
+}
+KV_INLINE vf vf_load_bf16(const uint16_t *p)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+KV_INLINE vf vf_load_codes(const uint8_t *p) /* 8 unsigned bytes */
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+/* Σ of the lanes in double, added to acc[0..3] */
+typedef __m256d vd;
+KV_INLINE vd vd_zero(void) { return _mm256_setzero_pd(); }
+KV_INLINE vd vd_add_lanes(vd acc, vf x)
+{
+    __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(x)), high = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+    return _mm256_add_pd(acc, _mm256_add_pd(low, high));
+}
+KV_INLINE double vd_sum(vd x)
+{
+    __m128d s = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+}
+
+/* integers */
+KV_INLINE vi vi_zero(void) { return _mm256_setzero_si256(); }
+KV_INLINE vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+KV_INLINE void vi_store(void *p, vi x) { _mm256_storeu_si256((__m256i *)p, x); }
+KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
+{
+    int32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    return _mm256_set1_epi32(word);
+}
+/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. maddubs saturates pair
+ * sums at 32767: 2 · 127 · 127 fits, and so does 2 · 128 · 127, so wide codes are taken as their low 7 bits and the top one. */
+KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
+{
+    vi one = _mm256_set1_epi16(1), top = _mm256_set1_epi8(-128);
+    vi low = wide ? _mm256_andnot_si256(top, code) : code;
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), one));
+    if (!wide) return acc;
+    vi high = _mm256_and_si256(top, code);
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), one));
+}
+KV_INLINE vf vf_low_half(vi x) /* f16 in bits 0..15 of each lane */
+{
+    vi words = _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
+    __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    return _mm256_cvtph_ps(packed);
+}
+KV_INLINE void vi_store_bytes(int8_t *p, vi x)
+{
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(words, words));
+}
+KV_INLINE int vi_sum(vi x)
+{
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+KV_INLINE vf vf_high_half(vi x) { return vf_low_half(_mm256_srli_epi32(x, 16)); }
+
+/* 8 × 8 words: out[i] lane j = in[j] lane i */
+KV_INLINE void vi_transpose(vi v[LANES])
+{
+    vi t[LANES];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        v[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        v[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        v[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        v[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) { /* v[4a + i], half b: word 4b + i of rows 4a .. 4a + 3 */
+        t[i] = _mm256_permute2x128_si256(v[i], v[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2x128_si256(v[i], v[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++) v[i] = t[i];
+}
+
+/* 32 bytes: `value` where the bit is set, else 0 */
+KV_INLINE __m256i bytes_where(uint32_t bits, uint8_t value)
+{
+    const __m256i source = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
+    __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), source);
+    __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+    return _mm256_and_si256(set, _mm256_set1_epi8((char)value));
+}
+
+#endif

@@ -1,0 +1,129 @@
+/*
+ * The vocabulary of the templates (*.inc.h) in AVX-512: vf is 16 floats, vi 64 bytes or 16 int32.
+ * simd_avx2.h has the same names for 8 floats and 32 bytes.
+ */
+#ifndef KV_KERNELS_SIMD_AVX512_H
+#define KV_KERNELS_SIMD_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define KV_INLINE static inline __attribute__((always_inline))
+#define LANES 16
+#define ACTS_MAX 6 /* 2 panels × 6 activations: 12 sums in int32 and 12 in float leave 8 of 32 registers for operands */
+
+typedef __m512 vf;
+typedef __m512i vi;
+
+KV_INLINE __mmask16 lanes_below(int64_t n) { return (__mmask16)((1u << n) - 1); }
+
+/* floats; the _n forms touch only the first n < LANES lanes in memory, the others read as zero */
+KV_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
+KV_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
+KV_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+KV_INLINE vf vf_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+KV_INLINE void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+KV_INLINE void vf_store_n(float *p, vf x, int64_t n) { _mm512_mask_storeu_ps(p, lanes_below(n), x); }
+KV_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+KV_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+KV_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+KV_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+KV_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+KV_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+KV_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+KV_INLINE vf vf_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+KV_INLINE vf vf_abs(vf x) { return _mm512_abs_ps(x); }
+KV_INLINE vf vf_scale2(vf x, vf n) { return _mm512_scalef_ps(x, n); } /* x · 2^n, n integral */
+KV_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
+KV_INLINE float vf_largest(vf x) { return _mm512_reduce_max_ps(x); }
+KV_INLINE vf vf_from_int(vi x) { return _mm512_cvtepi32_ps(x); }
+KV_INLINE vi vf_to_int(vf x) { return _mm512_cvtps_epi32(x); }
+
+/* lane i gets x[i ^ h]; signs (h): +1 where bit h of the lane is clear, −1 where it is set */
+KV_INLINE vf vf_swap(vf x, int h)
+{
+    if (h == 1) return _mm512_permute_ps(x, 0xb1);
+    if (h == 2) return _mm512_permute_ps(x, 0x4e);
+    return h == 4 ? _mm512_shuffle_f32x4(x, x, 0xb1) : _mm512_shuffle_f32x4(x, x, 0x4e);
+}
+
+/* halves */
+KV_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+KV_INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_below(n), p));
+}
+KV_INLINE __m256i f16_from(vf x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+KV_INLINE void vf_store_f16(uint16_t *p, vf x) { _mm256_storeu_si256((__m256i *)p, f16_from(x)); }
+KV_INLINE void vf_store_f16_n(uint16_t *p, vf x, int64_t n) { _mm256_mask_storeu_epi16(p, lanes_below(n), f16_from(x)); }
+KV_INLINE vf vf_load_bf16(const uint16_t *p)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+KV_INLINE vf vf_load_codes(const uint8_t *p) /* 16 unsigned bytes */
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+/* Σ of the lanes in double, added to acc[0..7] */
+typedef __m512d vd;
+KV_INLINE vd vd_zero(void) { return _mm512_setzero_pd(); }
+KV_INLINE vd vd_add_lanes(vd acc, vf x)
+{
+    __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+    __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+    return _mm512_add_pd(acc, _mm512_add_pd(low, high));
+}
+KV_INLINE double vd_sum(vd x) { return _mm512_reduce_add_pd(x); }
+
+/* integers */
+KV_INLINE vi vi_zero(void) { return _mm512_setzero_si512(); }
+KV_INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+KV_INLINE void vi_store(void *p, vi x) { _mm512_storeu_si512(p, x); }
+KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
+{
+    int32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. */
+KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
+{
+    (void)wide;
+    return _mm512_dpbusd_epi32(acc, code, x);
+}
+KV_INLINE vf vf_low_half(vi x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); } /* f16 in bits 0..15 of each lane */
+KV_INLINE void vi_store_bytes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
+KV_INLINE int vi_sum(vi x) { return _mm512_reduce_add_epi32(x); }
+KV_INLINE vf vf_high_half(vi x) { return vf_low_half(_mm512_srli_epi32(x, 16)); }
+
+/* 16 × 16 words: out[i] lane j = in[j] lane i */
+KV_INLINE void vi_transpose(vi v[LANES])
+{
+    vi t[LANES];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) { /* v[4a + i], quarter b: word 4b + i of rows 4a .. 4a + 3 */
+        vi low01 = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x44), high01 = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xee);
+        vi low23 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x44), high23 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xee);
+        t[i] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+    }
+    for (int i = 0; i < 16; i++) v[i] = t[i];
+}
+
+/* 32 bytes: `value` where the bit is set, else 0 */
+KV_INLINE __m256i bytes_where(uint32_t bits, uint8_t value) { return _mm256_maskz_set1_epi8(bits, (char)value); }
+
+#endif
