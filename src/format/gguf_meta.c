@@ -62,11 +62,11 @@ static double element_f64(enum kv_gguf_type type, const uint8_t *data, uint64_t 
     return (double)element_i64(type, data, i);
 }
 
-static kvant_status fail_type(const struct kv_gguf *g, const struct kv_gguf_key *key, const char *name, const char *wanted,
-                              struct kvant_error *err)
+static kvant_status fail_type(const struct kv_gguf *g, const struct kv_gguf_key *key, const char *name,
+                              const char *wanted, struct kvant_error *err)
 {
-    KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)key->offset, "%s: byte %zu: key %s: is %s%s, should be %s", g->path, key->offset,
-            name, key->is_array ? "an array of " : "of type ", kv_gguf_type_name(key->type), wanted);
+    KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)key->offset, "%s: byte %zu: key %s: is %s%s, should be %s", g->path,
+            key->offset, name, key->is_array ? "an array of " : "of type ", kv_gguf_type_name(key->type), wanted);
 }
 
 bool kv_gguf_has(const struct kv_gguf *g, const char *key)
@@ -83,8 +83,8 @@ bool kv_gguf_key_type(const struct kv_gguf *g, const char *key, enum kv_gguf_typ
     return true;
 }
 
-kvant_status kv_gguf_get_i64(const struct kv_gguf *g, const char *key, int64_t min, int64_t max, int64_t *out, bool *found,
-                             struct kvant_error *err)
+kvant_status kv_gguf_get_i64(const struct kv_gguf *g, const char *key, int64_t min, int64_t max, int64_t *out,
+                             bool *found, struct kvant_error *err)
 {
     const struct kv_gguf_key *k = kv_gguf_key_find(g, key);
     *found = k != NULL;
@@ -96,14 +96,15 @@ kvant_status kv_gguf_get_i64(const struct kv_gguf *g, const char *key, int64_t m
         char text[24];
         if (too_large) snprintf(text, sizeof text, "%" PRIu64, (uint64_t)value);
         else snprintf(text, sizeof text, "%" PRId64, value);
-        KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)k->offset, "%s: byte %zu: key %s: is %s, should be between %" PRId64 " and %"
-                PRId64, g->path, k->offset, key, text, min, max);
+        KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)k->offset, "%s: byte %zu: key %s: is %s, should be between %" PRId64
+                " and %" PRId64, g->path, k->offset, key, text, min, max);
     }
     *out = value;
     return KVANT_OK;
 }
 
-kvant_status kv_gguf_get_f64(const struct kv_gguf *g, const char *key, double *out, bool *found, struct kvant_error *err)
+kvant_status kv_gguf_get_f64(const struct kv_gguf *g, const char *key, double *out, bool *found,
+                             struct kvant_error *err)
 {
     const struct kv_gguf_key *k = kv_gguf_key_find(g, key);
     *found = k != NULL;
@@ -117,7 +118,8 @@ kvant_status kv_gguf_get_f64(const struct kv_gguf *g, const char *key, double *o
     return KVANT_OK;
 }
 
-kvant_status kv_gguf_get_bool(const struct kv_gguf *g, const char *key, bool *out, bool *found, struct kvant_error *err)
+kvant_status kv_gguf_get_bool(const struct kv_gguf *g, const char *key, bool *out, bool *found,
+                              struct kvant_error *err)
 {
     const struct kv_gguf_key *k = kv_gguf_key_find(g, key);
     *found = k != NULL;
@@ -127,7 +129,8 @@ kvant_status kv_gguf_get_bool(const struct kv_gguf *g, const char *key, bool *ou
     return KVANT_OK;
 }
 
-kvant_status kv_gguf_get_str(const struct kv_gguf *g, const char *key, struct kv_str *out, bool *found, struct kvant_error *err)
+kvant_status kv_gguf_get_str(const struct kv_gguf *g, const char *key, struct kv_str *out, bool *found,
+                             struct kvant_error *err)
 {
     const struct kv_gguf_key *k = kv_gguf_key_find(g, key);
     *found = k != NULL;
@@ -137,8 +140,8 @@ kvant_status kv_gguf_get_str(const struct kv_gguf *g, const char *key, struct kv
     return KVANT_OK;
 }
 
-kvant_status kv_gguf_get_array(const struct kv_gguf *g, const char *key, enum kv_gguf_type type, struct kv_gguf_array *out,
-                               bool *found, struct kvant_error *err)
+kvant_status kv_gguf_get_array(const struct kv_gguf *g, const char *key, enum kv_gguf_type type,
+                               struct kv_gguf_array *out, bool *found, struct kvant_error *err)
 {
     const struct kv_gguf_key *k = kv_gguf_key_find(g, key);
     *found = k != NULL;
@@ -155,8 +158,9 @@ kvant_status kv_gguf_get_array(const struct kv_gguf *g, const char *key, enum kv
 
 int64_t kv_gguf_array_i64(const struct kv_gguf_array *a, uint64_t i)
 {
-    if (is_float(a->type)) return (int64_t)element_f64(a->type, a->data, i);
-    return element_i64(a->type, a->data, i);
+    if (!is_float(a->type)) return element_i64(a->type, a->data, i);
+    double value = element_f64(a->type, a->data, i);
+    return value >= -0x1p63 && value < 0x1p63 ? (int64_t)value : 0; /* NaN fails both */
 }
 
 double kv_gguf_array_f64(const struct kv_gguf_array *a, uint64_t i)

@@ -78,8 +78,8 @@ static void float_row(int float_format, const uint8_t *row, int64_t k, float *ou
     }
 }
 
-void kv_weight_row_to_f32(const struct kv_kernels *table, const struct kv_weight_type *type, const uint8_t *row, int64_t k,
-                          float *out, void *scratch)
+void kv_weight_row_to_f32(const struct kv_kernels *table, const struct kv_weight_type *type, const uint8_t *row,
+                          int64_t k, float *out, void *scratch)
 {
     if (type->code_format < 0) {
         float_row(type->float_format, row, k, out);
