@@ -1,0 +1,292 @@
+/*
+ * Calibration: key means before RoPE and static channel classes.
+ *
+ *   center     μ = E[k°] over tokens behind the sinks                                   per (layer, KV head, channel)
+ *   channels   w = E[q²] · E[range²]: what an error of one quantization step costs at the scores. q: after RoPE, all query
+ *              heads of the group. range: of the stored key, R_t (k° − μ) if the recipe centres, within a block of the recipe's group.
+ *              Then Σ w · err(bits) is minimised under the recipe's average (design, section 1).
+ */
+#include "tune/calibrate.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "base/memory.h"
+#include "run/session.h"
+
+#define CHUNK_TOKENS 512      /* tokens of one sequence                                                     */
+#define TEXT_TOKENS 512       /* of the model's own text when none is given                                 */
+#define TOKENS_MAX 8192       /* more add nothing to means and mean squares, but memory                     */
+#define UNIT 8                /* channels of a head that share their bits                                   */
+#define BLOCK 64              /* tokens over which ranges are taken (32 for c32)                            */
+
+/* Squared error of a channel in units of its squared range, relative to 0 bits (measured; design, section 1): in the
+ * order of kv_class_bits. */
+static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .213, 1.0 };
+
+/* ------------------------------------------------------------------------------------------ allocation -- */
+
+static void sort_by_importance(int *channel, const double *importance, int n)
+{
+    for (int i = 0; i < n; i++) { /* insertion: n <= 256, and equal ones stay in order */
+        int k = i;
+        while (k > 0 && importance[channel[k - 1]] < importance[i]) {
+            channel[k] = channel[k - 1];
+            k--;
+        }
+        channel[k] = i;
+    }
+}
+
+void kv_channels_allocate(struct kv_channels *out, const double *importance, int head_dim, int quarters)
+{
+    enum { UNITS_MAX = KV_HEAD_DIM_MAX / UNIT, BITS_MAX = 8 * UNITS_MAX };
+    int channel[KV_HEAD_DIM_MAX] = { 0 }, n_units = head_dim / UNIT, budget = quarters * n_units / 4;
+    double cost[BITS_MAX + 1];               /* least error of the units so far with exactly so many bits per channel */
+    uint8_t choice[UNITS_MAX][BITS_MAX + 1]; /* class of the last unit in it                                          */
+    sort_by_importance(channel, importance, head_dim);
+
+    for (int b = 0; b <= budget; b++) cost[b] = b ? INFINITY : 0.0;
+    for (int u = 0; u < n_units; u++) {
+        double weight = 0.0;
+        for (int i = 0; i < UNIT; i++) weight += importance[channel[u * UNIT + i]];
+        for (int b = budget; b >= 0; b--) { /* downwards: cost[b - bits] is still that of the units before */
+            double best = INFINITY;
+            int best_class = KV_N_CLASSES - 1;
+            for (int k = 0; k < KV_N_CLASSES; k++) {
+                if (kv_class_bits[k] > b) continue;
+                double c = cost[b - kv_class_bits[k]] + weight * class_error[k];
+                if (c < best) best = c, best_class = k;
+            }
+            cost[b] = best;
+            choice[u][b] = (uint8_t)best_class;
+        }
+    }
+    int left = 0; /* the best sum; of equal ones the largest, so that the average is reached where errors don't matter */
+    for (int b = 1; b <= budget; b++)
+        if (cost[b] <= cost[left]) left = b;
+
+    int class_of_unit[UNITS_MAX] = { 0 }, n = 0;
+    for (int u = n_units - 1; u >= 0; u--) {
+        class_of_unit[u] = choice[u][left];
+        left -= kv_class_bits[class_of_unit[u]];
+    }
+    memset(out, 0, sizeof *out);
+    for (int k = 0; k < KV_N_CLASSES; k++) {
+        for (int u = 0; u < n_units; u++) {
+            if (class_of_unit[u] != k) continue;
+            for (int i = 0; i < UNIT; i++) out->order[n++] = (uint8_t)channel[u * UNIT + i];
+            out->count[k] = (uint16_t)(out->count[k] + UNIT);
+        }
+    }
+}
+
+/* --------------------------------------------------------------------------------------------- capture -- */
+
+struct capture {
+    struct kv_calibration *c;
+    int64_t first; /* of the chunk's tokens in `key` */
+};
+
+static void capture_token(void *user, int layer, int seq, int64_t position, const float *q, const float *k_raw, const float *k,
+                          const float *v)
+{
+    (void)seq, (void)k, (void)v;
+    struct capture *capture = user;
+    struct kv_calibration *c = capture->c;
+    size_t n = (size_t)c->n_head_kv * (size_t)c->head_dim;
+    memcpy(c->key + ((size_t)layer * (size_t)c->n_tokens + (size_t)(capture->first + position)) * n, k_raw, n * sizeof *k_raw);
+    if (position < c->sinks) return;
+
+    double *mean = c->mean + (size_t)layer * n, *square = c->query_square + (size_t)layer * n;
+    for (size_t i = 0; i < n; i++) mean[i] += (double)k_raw[i];
+    int group = c->model->hp.n_head / c->n_head_kv;
+    for (int head = 0; head < c->model->hp.n_head; head++)
+        for (int i = 0; i < c->head_dim; i++) {
+            double x = (double)q[head * c->head_dim + i];
+            square[(head / group) * c->head_dim + i] += x * x;
+        }
+}
+
+static kvant_status run_text(struct kv_calibration *c, const kvant_token *tokens, struct kvant_session *session,
+                             const struct kvant_plan *f16, struct kvant_batch_entry *entries, kvant_progress_fn progress, void *user,
+                             struct kvant_error *err)
+{
+    struct capture state = { c, 0 };
+    struct kv_capture capture = { capture_token, &state };
+    kv_session_set_capture(session, &capture);
+    for (; state.first < c->n_tokens; state.first += c->chunk_tokens) {
+        int seq;
+        KV_TRY(kvant_sequence_open(session, f16, c->chunk_tokens, &seq, err));
+        for (int64_t i = 0; i < c->chunk_tokens; i++)
+            entries[i] = (struct kvant_batch_entry){ seq, tokens[state.first + i], false };
+        kvant_status status = kvant_session_step(session, entries, (size_t)c->chunk_tokens, err);
+        kvant_sequence_close(session, seq);
+        KV_TRY(status);
+        if (progress && !progress(user, "calibrating", state.first + c->chunk_tokens, c->n_tokens))
+            KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped while calibrating");
+    }
+    return KVANT_OK;
+}
+
+size_t kv_calibration_tokens_min(int sinks)
+{
+    return (size_t)sinks + BLOCK;
+}
+
+static kvant_status allocate(struct kv_calibration *c, struct kvant_error *err)
+{
+    size_t n_heads = (size_t)c->n_layer * (size_t)c->n_head_kv;
+    c->key = kv_alloc(n_heads * (size_t)c->n_tokens, (size_t)c->head_dim * sizeof *c->key);
+    c->mean = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->mean);
+    c->query_square = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->query_square);
+    if (!c->key || !c->mean || !c->query_square)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the keys of %lld calibration tokens", (long long)c->n_tokens);
+    return KVANT_OK;
+}
+
+/* Sums to means. */
+static kvant_status finish(struct kv_calibration *c, struct kvant_error *err)
+{
+    size_t n = (size_t)c->n_layer * (size_t)c->n_head_kv * (size_t)c->head_dim;
+    double n_counted = (double)((c->n_tokens / c->chunk_tokens) * (c->chunk_tokens - c->sinks));
+    int group = c->model->hp.n_head / c->n_head_kv;
+    for (size_t i = 0; i < n; i++) {
+        c->mean[i] /= n_counted;
+        c->query_square[i] /= n_counted * group;
+        if (!isfinite(c->mean[i]) || !isfinite(c->query_square[i]))
+            KV_FAIL(err, KVANT_ERR_NUMERIC, -1, "layer %zu: keys or queries of the calibration text are not finite",
+                    i / ((size_t)c->n_head_kv * (size_t)c->head_dim));
+    }
+    return KVANT_OK;
+}
+
+kvant_status kv_calibration_open(struct kv_calibration *c, const struct kvant_model *model, const kvant_token *tokens, size_t n_tokens,
+                                 int sinks, kvant_progress_fn progress, void *user, struct kvant_error *err)
+{
+    *c = (struct kv_calibration){ model, model->hp.n_layer, model->hp.n_head_kv, model->hp.head_dim, sinks, 0, 0, NULL, NULL, NULL };
+    size_t n_min = kv_calibration_tokens_min(sinks), n_used = n_tokens < TOKENS_MAX ? n_tokens : TOKENS_MAX;
+    if (n_tokens < n_min)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens of calibration text; at least %zu are needed", n_tokens, n_min);
+    c->chunk_tokens = (int64_t)(n_used < CHUNK_TOKENS ? n_used : CHUNK_TOKENS);
+    c->n_tokens = (int64_t)n_used / c->chunk_tokens * c->chunk_tokens; /* whole sequences only */
+
+    struct kvant_plan *f16 = NULL;
+    struct kvant_session *session = NULL;
+    struct kvant_batch_entry *entries = kv_alloc((size_t)c->chunk_tokens, sizeof *entries);
+    struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
+    opt.n_sequences = 1;
+    kvant_status status = entries ? allocate(c, err) : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for calibration");
+    if (status == KVANT_OK) status = kvant_plan_open(&f16, model, "f16", err);
+    if (status == KVANT_OK) status = kvant_session_open(&session, model, &opt, err);
+    if (status == KVANT_OK) status = run_text(c, tokens, session, f16, entries, progress, user, err);
+    if (status == KVANT_OK) status = finish(c, err);
+    kvant_session_close(session);
+    kvant_plan_close(f16);
+    kv_free(entries);
+    if (status != KVANT_OK) kv_calibration_close(c);
+    return status;
+}
+
+void kv_calibration_close(struct kv_calibration *c)
+{
+    kv_free(c->key);
+    kv_free(c->mean);
+    kv_free(c->query_square);
+    c->key = NULL;
+    c->mean = c->query_square = NULL;
+}
+
+/* ----------------------------------------------------------------------------------------------- apply -- */
+
+/* Mean squared range of the stored key's channels over whole blocks of `group` tokens behind the sinks. */
+static void mean_square_range(const struct kv_calibration *c, int layer, int head, const float *center /* (head_dim) or NULL */,
+                              int group, double *out /* (head_dim) */)
+{
+    const struct kv_rope *rope = &c->model->rope;
+    float cos_t[KV_HEAD_DIM_MAX / 2], sin_t[KV_HEAD_DIM_MAX / 2], row[KV_HEAD_DIM_MAX], low[KV_HEAD_DIM_MAX], high[KV_HEAD_DIM_MAX];
+    int64_t n_blocks = 0;
+    memset(out, 0, (size_t)c->head_dim * sizeof *out);
+    for (int64_t chunk = 0; chunk < c->n_tokens; chunk += c->chunk_tokens) {
+        for (int64_t t0 = c->sinks; t0 + group <= c->chunk_tokens; t0 += group, n_blocks++) {
+            for (int64_t t = t0; t < t0 + group; t++) {
+                const float *key = c->key + (((size_t)layer * (size_t)c->n_tokens + (size_t)(chunk + t)) * (size_t)c->n_head_kv + (size_t)head) *
+                                   (size_t)c->head_dim;
+                for (int i = 0; i < c->head_dim; i++) row[i] = key[i] - (center ? center[i] : 0.0f);
+                kv_rope_angles(rope, t, cos_t, sin_t);
+                kv_rope_apply(rope, cos_t, sin_t, row, 1);
+                for (int i = 0; i < c->head_dim; i++) {
+                    low[i] = t == t0 || row[i] < low[i] ? row[i] : low[i];
+                    high[i] = t == t0 || row[i] > high[i] ? row[i] : high[i];
+                }
+            }
+            for (int i = 0; i < c->head_dim; i++) out[i] += (double)(high[i] - low[i]) * (double)(high[i] - low[i]);
+        }
+    }
+    for (int i = 0; i < c->head_dim && n_blocks; i++) out[i] /= (double)n_blocks;
+}
+
+static void classes_of_head(const struct kv_calibration *c, const struct kvant_plan *plan, int layer, int head, struct kv_channels *out)
+{
+    const struct kv_recipe *r = kv_plan_recipe_at(plan, layer, head);
+    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head) * (size_t)c->head_dim;
+    float center[KV_HEAD_DIM_MAX];
+    double importance[KV_HEAD_DIM_MAX];
+    for (int i = 0; r->key_centered && i < c->head_dim; i++) center[i] = kv_f16_to_f32(plan->center[at + (size_t)i]);
+    mean_square_range(c, layer, head, r->key_centered ? center : NULL, r->key_scheme == KV_KEY_C32 ? 32 : BLOCK, importance);
+    for (int i = 0; i < c->head_dim; i++) importance[i] *= c->query_square[at + (size_t)i];
+    kv_channels_allocate(out, importance, c->head_dim, r->key_quarters);
+}
+
+kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan, struct kvant_error *err)
+{
+    size_t n_heads = (size_t)c->n_layer * (size_t)c->n_head_kv, n = n_heads * (size_t)c->head_dim;
+    bool centered = false, mixed = false;
+    for (size_t i = 0; i < n_heads; i++) centered |= plan->recipe[i].key_centered, mixed |= plan->recipe[i].key_mixed;
+
+    if (centered && !plan->center) {
+        plan->center = kv_alloc(n, sizeof *plan->center);
+        if (!plan->center) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan's centres");
+        for (size_t i = 0; i < n; i++) plan->center[i] = kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, c->mean[i])));
+    }
+    if (mixed && !plan->channels) {
+        plan->channels = kv_alloc(n_heads, sizeof *plan->channels);
+        if (!plan->channels) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan's channel classes");
+        for (int layer = 0; layer < c->n_layer; layer++)
+            for (int head = 0; head < c->n_head_kv; head++) {
+                size_t i = (size_t)layer * (size_t)c->n_head_kv + (size_t)head;
+                if (plan->recipe[i].key_mixed) classes_of_head(c, plan, layer, head, &plan->channels[i]);
+            }
+    }
+    return kv_plan_check(plan, err);
+}
+
+kvant_status kvant_plan_calibrate(struct kvant_plan *plan, const struct kvant_model *model, const kvant_token *tokens, size_t n_tokens,
+                                  kvant_progress_fn progress, void *user, struct kvant_error *err)
+{
+    if (plan->n_layer != model->hp.n_layer || plan->n_head_kv != model->hp.n_head_kv || plan->head_dim != model->hp.head_dim)
+        KV_FAIL(err, KVANT_ERR_MISMATCH, -1, "the plan %s is for %d layers of %d KV heads of %d, the model has %d of %d of %d",
+                kvant_plan_name(plan), plan->n_layer, plan->n_head_kv, plan->head_dim, model->hp.n_layer, model->hp.n_head_kv,
+                model->hp.head_dim);
+    if (!kvant_plan_needs_calibration(plan)) return KVANT_OK;
+
+    kvant_token *own = NULL;
+    if (!tokens) {
+        own = kv_alloc(TEXT_TOKENS, sizeof *own);
+        if (!own) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for calibration text");
+        kvant_status status = kvant_tune_text(model, TEXT_TOKENS, own, TEXT_TOKENS, &n_tokens, progress, user, err);
+        if (status != KVANT_OK) {
+            kv_free(own);
+            return status;
+        }
+    }
+    struct kv_calibration c;
+    kvant_status status = kv_calibration_open(&c, model, own ? own : tokens, n_tokens, plan->sinks, progress, user, err);
+    if (status == KVANT_OK) {
+        status = kv_calibration_apply(&c, plan, err);
+        kv_calibration_close(&c);
+    }
+    kv_free(own);
+    return status;
+}

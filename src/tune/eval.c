@@ -1,0 +1,207 @@
+/*
+ * kvant_eval_run: plans against the 16-bit cache on the same tokens.
+ *
+ * One sequence with the 16-bit cache and one per plan are stepped together, a few tokens of each in one batch, so that the
+ * weights are read once for all of them. Every position of a plan reads its own quantized past: errors accumulate as in use.
+ *
+ *   rows of a step:  base: t … t+r−1 | plan 0: t … t+r−1 | plan 1: …        r is what LOGITS_BYTES allows
+ */
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+#include "model/model.h"
+#include "tune/metrics.h"
+
+#define LOGITS_BYTES ((size_t)192 << 20) /* of one step: with the caches and scratch, memory stays below 500 MB */
+#define BATCH_ROWS 512
+#define N_CTX_DEFAULT 2048
+
+struct eval {
+    const struct kvant_model *model;
+    const struct kvant_eval_options *opt;
+    const kvant_token *tokens; /* (n_tokens)                                              */
+    int64_t n_tokens, n_ctx;
+    int n_plans;
+    int n_rows;                /* most tokens of each sequence in one step                 */
+    struct kvant_plan *f16;
+    struct kvant_session *session;
+    struct kv_pool *pool;
+    int *seq;                  /* (1 + n_plans): base first                                */
+    struct kvant_batch_entry *entries;
+    float *prob;               /* (n_threads, n_vocab)                                     */
+    struct kv_scores *scores;  /* (1 + n_plans)                                            */
+    int64_t n_scored;          /* so far                                                   */
+    /* the step being scored */
+    const kvant_token *next;   /* (rows): the token after each row                         */
+    int step_rows;
+    struct kv_base_row *bases; /* (n_rows) only log_sum is used after scoring              */
+};
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void eval_close(struct eval *e)
+{
+    for (int i = 0; e->scores && i <= e->n_plans; i++) {
+        kv_free(e->scores[i].kld);
+        kv_free(e->scores[i].nll);
+        kv_free(e->scores[i].same);
+    }
+    kv_free(e->scores);
+    kv_free(e->seq);
+    kv_free(e->entries);
+    kv_free(e->prob);
+    kv_free(e->bases);
+    kv_pool_close(e->pool);
+    kvant_session_close(e->session);
+    kvant_plan_close(e->f16);
+}
+
+static kvant_status open_scores(struct eval *e, int64_t n_positions, struct kvant_error *err)
+{
+    e->scores = kv_alloc((size_t)e->n_plans + 1, sizeof *e->scores);
+    for (int i = 0; e->scores && i <= e->n_plans; i++) {
+        struct kv_scores *s = &e->scores[i];
+        s->kld = kv_alloc((size_t)n_positions, sizeof *s->kld);
+        s->nll = kv_alloc((size_t)n_positions, sizeof *s->nll);
+        s->same = kv_alloc((size_t)n_positions, sizeof *s->same);
+        if (!s->kld || !s->nll || !s->same) break;
+        s->n = n_positions;
+    }
+    if (!e->scores || e->scores[e->n_plans].n != n_positions)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the scores of %lld positions", (long long)n_positions);
+    return KVANT_OK;
+}
+
+static kvant_status eval_open(struct eval *e, const struct kvant_plan *const *plans, int64_t n_positions, struct kvant_error *err)
+{
+    size_t n_seqs = (size_t)e->n_plans + 1, n_vocab = (size_t)e->model->n_vocab;
+    size_t fit = LOGITS_BYTES / (n_vocab * sizeof(float) * n_seqs);
+    if (fit > BATCH_ROWS / n_seqs) fit = BATCH_ROWS / n_seqs;
+    e->n_rows = fit < 1 ? 1 : (int)smaller((int64_t)fit, e->n_ctx);
+
+    struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
+    opt.n_sequences = (int)n_seqs;
+    opt.n_logits = opt.n_batch = (int)n_seqs * e->n_rows;
+    KV_TRY(open_scores(e, n_positions, err));
+    KV_TRY(kvant_plan_open(&e->f16, e->model, "f16", err));
+    KV_TRY(kvant_session_open(&e->session, e->model, &opt, err));
+    KV_TRY(kv_pool_open(&e->pool, e->model->n_threads, err));
+    e->seq = kv_alloc(n_seqs, sizeof *e->seq);
+    e->entries = kv_alloc(n_seqs * (size_t)e->n_rows, sizeof *e->entries);
+    e->prob = kv_alloc((size_t)e->model->n_threads * n_vocab, sizeof *e->prob);
+    e->bases = kv_alloc((size_t)e->n_rows, sizeof *e->bases);
+    if (!e->seq || !e->entries || !e->prob || !e->bases)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for evaluating %d plans", e->n_plans);
+    for (int i = 0; i <= e->n_plans; i++)
+        KV_TRY(kvant_sequence_open(e->session, i ? plans[i - 1] : e->f16, e->n_ctx, &e->seq[i], err));
+    return KVANT_OK;
+}
+
+/* Position `row` of the step: the base's softmax once, then every plan against it. */
+static void score_row(void *user, int64_t row, int i_thread)
+{
+    struct eval *e = user;
+    const struct kv_kernels *kernels = &e->model->kernels;
+    int n_vocab = e->model->n_vocab;
+    struct kv_base_row *base = &e->bases[row];
+    int64_t at = e->n_scored + row;
+    kv_base_row_set(base, kernels, kvant_session_logits(e->session, (int)row), n_vocab, e->prob + (size_t)i_thread * (size_t)n_vocab);
+    kv_scores_set_base(&e->scores[0], at, base, e->next[row]);
+    for (int i = 1; i <= e->n_plans; i++)
+        kv_scores_set(&e->scores[i], at, kernels, base, kvant_session_logits(e->session, i * e->step_rows + (int)row), n_vocab, e->next[row]);
+}
+
+/* Tokens [first, first + n) of every sequence; n_scored of the rows have a following token in the chunk. */
+static kvant_status eval_step(struct eval *e, int64_t first, int n, int n_scored, struct kvant_error *err)
+{
+    for (int i = 0; i <= e->n_plans; i++)
+        for (int row = 0; row < n; row++)
+            e->entries[i * n + row] = (struct kvant_batch_entry){ e->seq[i], e->tokens[first + row], true };
+    KV_TRY(kvant_session_step(e->session, e->entries, (size_t)(n * (e->n_plans + 1)), err));
+
+    e->step_rows = n;
+    e->next = e->tokens + first + 1;
+    kv_pool_for(e->pool, n_scored, score_row, e);
+    for (int row = 0; row < n_scored; row++)
+        if (!isfinite(e->bases[row].log_sum))
+            KV_FAIL(err, KVANT_ERR_NUMERIC, first + row, "the 16-bit cache itself gives logits that are not finite at token %lld",
+                    (long long)(first + row));
+    e->n_scored += n_scored;
+
+    if (e->opt->on_logits && !e->opt->on_logits(e->opt->user, kvant_session_logits(e->session, e->n_plans ? n : 0), n, e->model->n_vocab))
+        KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped by the reader of the logits");
+    if (e->opt->progress && !e->opt->progress(e->opt->user, "evaluating", first + n, e->n_tokens))
+        KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped after %lld of %lld tokens", (long long)(first + n), (long long)e->n_tokens);
+    return KVANT_OK;
+}
+
+static kvant_status eval_chunks(struct eval *e, struct kvant_error *err)
+{
+    for (int64_t chunk = 0; chunk < e->n_tokens; chunk += e->n_ctx) {
+        int64_t end = smaller(chunk + e->n_ctx, e->n_tokens);
+        for (int i = 0; i <= e->n_plans && chunk > 0; i++) KV_TRY(kvant_sequence_truncate(e->session, e->seq[i], 0, err));
+        for (int64_t first = chunk; first < end; first += e->n_rows) {
+            int n = (int)smaller(e->n_rows, end - first);
+            KV_TRY(eval_step(e, first, n, first + n == end ? n - 1 : n, err));
+        }
+    }
+    return KVANT_OK;
+}
+
+static void add_memory(struct kvant_eval_result *r, const struct kvant_plan *plan, int64_t n_ctx)
+{
+    struct kvant_plan_memory memory;
+    kvant_plan_get_memory(plan, n_ctx, &memory);
+    r->page_bits = memory.page_bits;
+    r->true_bits = memory.true_bits;
+    r->bytes_per_token = memory.bytes_per_token;
+}
+
+static kvant_status check_arguments(const struct kvant_model *model, int n_plans, const kvant_token *tokens, size_t n_tokens,
+                                    const struct kvant_eval_options *opt, struct kvant_error *err)
+{
+    if (opt->size != sizeof *opt) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_eval_options.size is not set; use KVANT_EVAL_OPTIONS_INIT");
+    if (n_plans < 0 || n_plans > BATCH_ROWS - 1) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%d plans: 0 to %d", n_plans, BATCH_ROWS - 1);
+    if (opt->n_ctx < 0 || opt->n_ctx == 1 || opt->n_ctx > INT32_MAX)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_ctx %lld: at least 2 tokens a chunk, or 0", (long long)opt->n_ctx);
+    if (opt->n_chunks < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_chunks %lld: 0 (all) or more", (long long)opt->n_chunks);
+    if (n_tokens < 2 || n_tokens > INT64_MAX / 2) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens: the text needs at least 2", n_tokens);
+    for (size_t i = 0; i < n_tokens; i++)
+        if (tokens[i] < 0 || tokens[i] >= model->n_vocab)
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "token %zu is %d, outside the vocabulary of %d", i, tokens[i], model->n_vocab);
+    return KVANT_OK;
+}
+
+kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans, int n_plans,
+                            const kvant_token *tokens, size_t n_tokens, const struct kvant_eval_options *options,
+                            struct kvant_eval_result *results, struct kvant_eval_result *base, struct kvant_error *err)
+{
+    static const struct kvant_eval_options defaults = KVANT_EVAL_OPTIONS_INIT;
+    const struct kvant_eval_options *opt = options ? options : &defaults;
+    KV_TRY(check_arguments(model, n_plans, tokens, n_tokens, opt, err));
+
+    struct eval e = { .model = model, .opt = opt, .tokens = tokens, .n_plans = n_plans };
+    e.n_ctx = opt->n_ctx ? opt->n_ctx : smaller(N_CTX_DEFAULT, model->hp.n_ctx_train);
+    e.n_tokens = (int64_t)n_tokens;
+    if (opt->n_chunks && opt->n_chunks < (e.n_tokens + e.n_ctx - 1) / e.n_ctx) e.n_tokens = opt->n_chunks * e.n_ctx;
+    int64_t n_chunks = (e.n_tokens + e.n_ctx - 1) / e.n_ctx;
+    int64_t n_ctx_bits = e.n_ctx;
+    e.n_ctx = smaller(e.n_ctx, e.n_tokens);
+
+    kvant_status status = eval_open(&e, plans, e.n_tokens - n_chunks, err);
+    if (status == KVANT_OK) status = eval_chunks(&e, err);
+    for (int i = 0; status == KVANT_OK && i <= n_plans; i++) {
+        struct kvant_eval_result *out = i ? &results[i - 1] : base;
+        if (!out) continue;
+        *out = (struct kvant_eval_result){ 0 };
+        kv_scores_reduce(&e.scores[i], &e.scores[0], out);
+        add_memory(out, i ? plans[i - 1] : e.f16, n_ctx_bits);
+    }
+    eval_close(&e);
+    return status;
+}
