@@ -176,7 +176,8 @@ static int bench_all(struct bench *b, const struct bench_flags *flags)
     options.n_sequences = 2;
     if (kvant_session_open(&b->session, b->model, &options, &err) != KVANT_OK) return fail(&err);
     int n_plans = flags->kv.n ? flags->kv.n : 1, code = EXIT_OK;
-    b->n_total = n_plans * flags->n_depths * (1 + flags->n_repetitions * ((flags->n_prompt > 0) + (flags->n_generate > 0)));
+    int n_tests = (flags->n_prompt > 0) + (flags->n_generate > 0);
+    b->n_total = n_plans * flags->n_depths * (1 + flags->n_repetitions * n_tests);
     b->results = allocate((size_t)(2 * n_plans * flags->n_depths), sizeof *b->results);
     for (int i = 0; i < n_plans && code == EXIT_OK; i++) {
         struct kvant_plan *plan = NULL;
@@ -216,21 +217,24 @@ static int run(int argc, char **argv)
     struct bench_flags f = {.n_prompt = 512, .n_generate = 32, .n_repetitions = 3, .depths_text = "0,4096"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
-        {"-p, --n-prompt", OPTION_INT, "N", &f.n_prompt, "tokens of the prompt test; 0 = none, default 512", 0, 1e6},
-        {"-n, --n-gen", OPTION_INT, "N", &f.n_generate, "tokens of the generation test; 0 = none, default 32", 0, 1e6},
+        {"-p, --n-prompt", OPTION_INT, "N", &f.n_prompt,
+         "tokens of the prompt test; 0 = none, default 512", 0, 1e6},
+        {"-n, --n-gen", OPTION_INT, "N", &f.n_generate,
+         "tokens of the generation test; 0 = none, default 32", 0, 1e6},
         {"-d, --n-depth", OPTION_TEXT, "N,...", &f.depths_text,
          "tokens that are in the cache before; default 0,4096", 0, 0},
         {"-r, --repetitions", OPTION_INT, "N", &f.n_repetitions, "of each test, the median counts; default 3", 1,
          REPETITIONS_CAP},
         {"--kv", OPTION_LIST, "SPEC", &f.kv, "a plan: grammar or file; may be given several times", 0, 0},
-        {"--kv-plan", OPTION_TEXT, "FILE", &f.plan.kv_plan, "plan file, when there is no --kv; default as for run", 0, 0},
+        {"--kv-plan", OPTION_TEXT, "FILE", &f.plan.kv_plan,
+         "plan file, when there is no --kv; default as for run", 0, 0},
     };
     struct command_line line = {
         .command = "bench",
         .arguments = "MODEL",
-        .about = "Measures tokens per second for prompts (pp) and generation (tg) at several depths of the cache, as\n"
-                 "llama-bench does. `of bandwidth`: weights and cache read once per generated token, as a part of what\n"
-                 "this machine can read, measured in the same run.",
+        .about = "Measures tokens per second for prompts (pp) and generation (tg) at several depths of the cache,\n"
+                 "as llama-bench does. `of bandwidth`: weights and cache read once per generated token, as a part\n"
+                 "of what this machine can read, measured in the same run.",
         .examples = "  kvant bench model.gguf --kv f16 --kv k8v8 --kv k3c64v2h\n"
                     "  kvant bench model.gguf -p 0 -n 64 -d 4096,16384 -r 5 --json",
         .options = options,

@@ -92,7 +92,8 @@ static int chat_begin(struct chat *chat)
 /* The tokens of a turn: the whole beginning of a conversation, or what follows an answer. */
 static int turn_tokens(const struct chat *chat, const char *text, kvant_token **ids, size_t *n_ids)
 {
-    if (!chat->has_begun) return prompt_tokens(chat->model, chat->flags->system, text, strlen(text), false, ids, n_ids);
+    if (!chat->has_begun)
+        return prompt_tokens(chat->model, chat->flags->system, text, strlen(text), false, ids, n_ids);
     int code = prompt_tokens_next(chat->model, text, ids, n_ids);
     if (code != EXIT_OK || chat->pending < 0) return code;
     *ids = reallocate(*ids, *n_ids + 1, sizeof **ids);
@@ -156,7 +157,8 @@ static int print_stats(const struct chat *chat)
 static int converse(struct chat *chat)
 {
     int code = chat_begin(chat);
-    if (code == EXIT_OK && chat->editor) puts("/exit ends, /reset begins anew, /stats shows the cache; Ctrl-C ends an answer");
+    if (code == EXIT_OK && chat->editor)
+        puts("/exit ends, /reset begins anew, /stats shows the cache; Ctrl-C ends an answer");
     while (code == EXIT_OK) {
         const char *text = read_line(chat);
         if (!text || strcmp(text, "/exit") == 0 || strcmp(text, "/quit") == 0) break;

@@ -113,15 +113,15 @@ static int report_json(const struct evaluation *e, const char *path)
             json_number(r->same_top_p), "page_bits", json_number(r->page_bits), "true_bits",
             json_number(r->true_bits), "bytes_per_token", json_number(r->bytes_per_token)));
     }
-    return json_finish(json_pack("{s:s, s:I, s:o}", "model", path, "tokens", (json_int_t)e->base.n_scored, "results",
-                                 results));
+    return json_finish(json_pack("{s:s, s:I, s:o}", "model", path, "tokens", (json_int_t)e->base.n_scored,
+                                 "results", results));
 }
 
 static int report_text(const struct evaluation *e)
 {
     printf("%lld positions scored; 16-bit cache: ppl %.4f\n\n", (long long)e->base.n_scored, e->base.ppl);
-    printf("%-24s %9s %9s %9s %9s %9s %8s %9s %9s %9s\n", "kv", "ppl", "ratio", "KLD mean", "median", "p99.9", "same top",
-           "page bits", "true bits", "B/token");
+    printf("%-24s %9s %9s %9s %9s %9s %8s %9s %9s %9s\n", "kv", "ppl", "ratio", "KLD mean", "median", "p99.9",
+           "same top", "page bits", "true bits", "B/token");
     for (int i = 0; i < e->n_plans; i++) {
         const struct kvant_eval_result *r = &e->results[i];
         printf("%-24s %9.4f %9.4f %9.6f %9.6f %9.5f %7.2f%% %9.3f %9.3f %9.1f\n", e->names[i], r->ppl, r->ppl_ratio,
@@ -164,8 +164,8 @@ static int run(int argc, char **argv)
     struct command_line line = {
         .command = "eval",
         .arguments = "MODEL --text FILE",
-        .about = "Compares plans with the 16-bit cache on the same tokens; every position reads the quantized cache of\n"
-                 "the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.",
+        .about = "Compares plans with the 16-bit cache on the same tokens; every position reads the quantized cache\n"
+                 "of the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.",
         .examples = "  kvant eval model.gguf --text wiki.txt --kv k8v8 --kv k4v4 --kv model.kvplan.yaml\n"
                     "  kvant eval model.gguf --text wiki.txt -c 512 --chunks 2 --kv f16 --logits logits.npy",
         .options = options,

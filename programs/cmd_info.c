@@ -9,7 +9,7 @@
 #define OUTLIER_KEY_BIAS 20.0f
 
 struct memory_row {
-    char name[256];
+    const char *name;
     struct kvant_plan_memory memory;
 };
 
@@ -24,26 +24,19 @@ struct report {
     int n_rows;
 };
 
-static int add_row(struct report *r, const struct kvant_plan *plan, const char *name)
+static int add_plan(struct report *r, const char *spec, const char *name)
 {
-    struct memory_row *row = &r->rows[r->n_rows++];
-    snprintf(row->name, sizeof row->name, "%s", name);
-    kvant_plan_get_memory(plan, r->n_ctx, &row->memory);
-    return EXIT_OK;
-}
-
-static int add_spec(struct report *r, const char *spec, const char *name)
-{
-    struct kvant_error err;
     struct kvant_plan *plan;
-    if (kvant_plan_open(&plan, r->model, spec, &err) != KVANT_OK) return fail(&err);
+    if (setup_plan_open(&plan, r->model, spec) != EXIT_OK) return EXIT_FAILED;
     if (strcmp(name, "plan") == 0) {
         if (kvant_plan_recipe(plan, 0, 0, r->plan_head, sizeof r->plan_head, NULL) != KVANT_OK) r->plan_head[0] = '\0';
         snprintf(r->plan_name, sizeof r->plan_name, "%s", kvant_plan_name(plan));
     }
-    int code = add_row(r, plan, name);
+    struct memory_row *row = &r->rows[r->n_rows++];
+    row->name = name;
+    kvant_plan_get_memory(plan, r->n_ctx, &row->memory);
     kvant_plan_close(plan);
-    return code;
+    return EXIT_OK;
 }
 
 static json_t *memory_json(const struct report *r)
@@ -135,8 +128,7 @@ static int report_text(const struct report *r)
     printf("processor       %s, %d threads, %s activations\n", m->cpu, m->n_threads,
            m->act == KVANT_ACT_F32 ? "f32" : "int8");
     print_outliers(r);
-    printf("plan            %s%s%s%s\n", r->plan_name, strcmp(r->plan_name, r->plan_head) ? " (layer 0: " : "",
-           strcmp(r->plan_name, r->plan_head) ? r->plan_head : "", strcmp(r->plan_name, r->plan_head) ? ")" : "");
+    printf("plan            %s (layer 0: %s)\n", r->plan_name, r->plan_head);
 
     printf("\nmemory of one sequence of %lld tokens\n", (long long)r->n_ctx);
     printf("  %-8s %10s %12s %12s %12s %12s %10s %10s\n", "cache", "page bits", "true bits", "weights", "cache",
@@ -190,10 +182,10 @@ static int run(int argc, char **argv)
 
     char spec[4096];
     code = setup_plan_choose(model, &plan_flags, spec);
-    if (code == EXIT_OK) code = add_spec(&report, "f16", "f16");
-    if (code == EXIT_OK) code = add_spec(&report, "k8v8", "k8v8");
-    if (code == EXIT_OK) code = add_spec(&report, "k4v4", "k4v4");
-    if (code == EXIT_OK) code = add_spec(&report, spec, "plan");
+    if (code == EXIT_OK) code = add_plan(&report, "f16", "f16");
+    if (code == EXIT_OK) code = add_plan(&report, "k8v8", "k8v8");
+    if (code == EXIT_OK) code = add_plan(&report, "k4v4", "k4v4");
+    if (code == EXIT_OK) code = add_plan(&report, spec, "plan");
     if (code == EXIT_OK) code = flags.json ? report_json(&report) : report_text(&report);
     kvant_model_close(model);
     return code;

@@ -57,7 +57,8 @@ static int plan_check(const struct kvant_plan *plan, const struct kvant_model *m
     return finish_output();
 }
 
-static int act(const char *verb, const char *input, const char *output, bool calibrate, const struct model_flags *flags)
+static int execute(const char *verb, const char *input, const char *output, bool calibrate,
+                   const struct model_flags *flags)
 {
     struct kvant_error err;
     struct kvant_model *model = NULL;
@@ -65,8 +66,8 @@ static int act(const char *verb, const char *input, const char *output, bool cal
     int code = setup_model(&model, flags, false);
     if (code == EXIT_OK && calibrate)
         code = setup_plan_spec(&plan, model, input);
-    else if (code == EXIT_OK && kvant_plan_open(&plan, model, input, &err) != KVANT_OK)
-        code = fail(&err);
+    else if (code == EXIT_OK)
+        code = setup_plan_open(&plan, model, input);
     if (code == EXIT_OK) {
         if (strcmp(verb, "convert") == 0)
             code = kvant_plan_save(plan, output, &err) == KVANT_OK ? EXIT_OK : fail(&err);
@@ -88,7 +89,8 @@ static int run(int argc, char **argv)
     const struct option options[] = {
         {"-m, --model", OPTION_TEXT, "FILE", &flags.path, "the model that the plan is for: a GGUF file", 0, 0},
         {"-o, --output", OPTION_TEXT, "FILE", &output, "convert: the plan file to write", 0, 0},
-        {"--calibrate", OPTION_FLAG, NULL, &calibrate, "measure key means and channel classes first, where the\nplan asks for them", 0, 0},
+        {"--calibrate", OPTION_FLAG, NULL, &calibrate,
+         "measure key means and channel classes first, where the\nplan asks for them", 0, 0},
         {"--json", OPTION_FLAG, NULL, &flags.json, "print JSON for machines", 0, 0},
     };
     struct command_line line = {
@@ -116,7 +118,7 @@ static int run(int argc, char **argv)
         return fail_usage("plan", "'%s' is one argument too many", line.positional.items[2]);
     if (!flags.path) return fail_usage("plan", "no model: name a GGUF file with -m FILE");
     if (strcmp(verb, "convert") == 0 && !output) return fail_usage("plan", "convert needs -o FILE");
-    return act(verb, line.positional.items[1], output, calibrate, &flags);
+    return execute(verb, line.positional.items[1], output, calibrate, &flags);
 }
 
 const struct command command_plan = {"plan", "show, check and convert plans", run};

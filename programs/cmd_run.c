@@ -73,8 +73,9 @@ static int answer_once(struct pass *pass, const struct kvant_model *model, const
     int code = pass_run(pass, model, flags, ids, n_ids, flags->model.json ? NULL : stdout);
     if (code != EXIT_OK) return code;
     if (flags->model.json) {
-        json_t *value = pass_json(pass);
-        if (value) json_object_set_new(value, "prompt", json_text(text, n_bytes));
+        json_t *value = json_pack("{s:o}", "prompt", json_text(text, n_bytes)), *rest = pass_json(pass);
+        if (json_object_update(value, rest) != 0) return fail_text("out of memory");
+        json_decref(rest);
         return json_finish(value);
     }
     putchar('\n');
@@ -180,8 +181,8 @@ static int run(int argc, char **argv)
     struct command_line line = {
         .command = "run",
         .arguments = "MODEL",
-        .about = "Answers a prompt. Text goes to standard output as it comes, speed and bytes of the cache to standard\n"
-                 "error. Ctrl-C ends the answer.",
+        .about = "Answers a prompt. Text goes to standard output as it comes, speed and bytes of the cache to\n"
+                 "standard error. Ctrl-C ends the answer.",
         .examples = "  kvant run model.gguf -p 'Why is the sky blue?'\n"
                     "  kvant run model.gguf -f question.txt -n 200 --temp 0 --kv k3c64v2h\n"
                     "  kvant run model.gguf -p 'Once upon a time' --raw --compare",

@@ -119,8 +119,8 @@ static int print_menu(const struct menu *menu)
                predicted, p->uniform ? kvant_plan_name(p->plan) : "tuned", p->uniform ? " (uniform)" : "",
                p->dominated ? ", dominated" : "");
     }
-    printf("\n%zu plans in %.0f s; KLD: against the 16-bit cache, on text that the search did not see\n", menu->n_points,
-           menu->seconds);
+    printf("\n%zu plans in %.0f s; KLD: against the 16-bit cache, on text that the search did not see\n",
+           menu->n_points, menu->seconds);
     return finish_output();
 }
 
@@ -198,8 +198,8 @@ static int run(int argc, char **argv)
     struct command_line line = {
         .command = "tune",
         .arguments = "MODEL",
-        .about = "Finds how many bits the keys and values of each layer need, and shows the menu of plans. A plan beside\n"
-                 "its model, MODEL.kvplan.yaml, is used by every command without being named.",
+        .about = "Finds how many bits the keys and values of each layer need, and shows the menu of plans. A plan\n"
+                 "beside its model, MODEL.kvplan.yaml, is used by every command without being named.",
         .examples = "  kvant tune model.gguf -o model.kvplan.yaml\n"
                     "  kvant tune model.gguf --text notes.txt --budget 3,3.25 --pick 3 -o model.kvplan.yaml",
         .options = options,

@@ -38,7 +38,7 @@ static int unknown_command(const char *given)
     const char *names[N_COMMANDS];
     for (int i = 0; i < N_COMMANDS; i++) names[i] = commands[i]->name;
     const char *near = word_nearest(given, names, N_COMMANDS);
-    if (near) fprintf(stderr, "kvant: unknown command '%s'; did you mean %s?\n", given, near);
+    if (near) fprintf(stderr, "kvant: unknown command '%s' (did you mean %s?); see kvant --help\n", given, near);
     else fprintf(stderr, "kvant: unknown command '%s'; see kvant --help\n", given);
     return EXIT_USAGE;
 }

@@ -91,7 +91,7 @@ static enum options_result unknown_option(const struct command_line *line, const
             }
         }
     if (word_is_near(given, best_distance))
-        fail_usage(line->command, "unknown option %s; did you mean %s?", given, best);
+        fail_usage(line->command, "unknown option %s (did you mean %s?)", given, best);
     else
         fail_usage(line->command, "unknown option %s", given);
     return OPTIONS_WRONG;

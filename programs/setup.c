@@ -102,10 +102,18 @@ static int calibrate(struct kvant_plan *plan, const struct kvant_model *model)
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
-int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec)
+int setup_plan_open(struct kvant_plan **out, const struct kvant_model *model, const char *spec)
 {
     struct kvant_error err;
-    if (kvant_plan_open(out, model, spec, &err) != KVANT_OK) return fail(&err);
+    if (kvant_plan_open(out, model, spec, &err) == KVANT_OK) return EXIT_OK;
+    /* Errors in a file name it; columns of a grammar mean little without the grammar. */
+    if (strstr(err.message, spec)) return fail(&err);
+    return fail_text("plan '%s': %s", spec, err.message);
+}
+
+int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec)
+{
+    if (setup_plan_open(out, model, spec) != EXIT_OK) return EXIT_FAILED;
     int code = calibrate(*out, model);
     if (code != EXIT_OK) {
         kvant_plan_close(*out);

@@ -47,7 +47,8 @@ int setup_model(struct kvant_model **out, const struct model_flags *flags, bool 
 int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
                char name[256]);
 
-/* One specification, calibrated. */
+/* One specification as it is, and calibrated if it needs that. */
+int setup_plan_open(struct kvant_plan **out, const struct kvant_model *model, const char *spec);
 int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec);
 
 /* The name of the specification that the flags lead to, without opening it; NULL is the default plan. */
