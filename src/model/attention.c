@@ -246,15 +246,27 @@ static void attend_tile(const struct block *b, const struct partial *state, int 
     b->job->kernels->attn_tile(&tile);
 }
 
+/* A head's keys or values in a page are a few KB and the next page is elsewhere: too short a stream for the hardware to
+ * run ahead of. So the next page's are asked for while this one's are worked on. */
+static void prefetch(const uint8_t *page, const struct kv_side_layout *side)
+{
+    size_t end = side->min + (side->min - side->scale); /* codes, scales, and as many minima */
+    for (size_t i = side->codes; i < end; i += KV_ALIGN) __builtin_prefetch(page + i);
+}
+
 static void attend_chunk(const struct block *b, int64_t chunk, const struct partial *state)
 {
     const struct kv_attn_call *call = b->job->call;
+    const struct kv_layout *layout = b->codec->layout;
+    size_t i_head = (size_t)call->layer * (size_t)layout->n_head_kv + (size_t)b->head_kv;
     int64_t sealed = b->sealed[b->n_tokens - 1], end = (sealed + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     if (end > (chunk + 1) * CHUNK_PAGES) end = (chunk + 1) * CHUNK_PAGES;
     for (int64_t p = chunk * CHUNK_PAGES; p < end; p++) {
         int64_t begin = p * KV_PAGE_TOKENS, n = clamp(sealed - begin, 0, KV_PAGE_TOKENS);
         for (int i = 0; i < b->n_tokens; i++) set_visible(b, i, 0, clamp(b->sealed[i] - begin, 0, n));
+        if (p + 1 < end) prefetch(b->view.pages[p + 1], &layout->key[i_head]);
         kv_codec_expand_keys(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, b->plan->sinks + begin, b->worker->kt);
+        if (p + 1 < end) prefetch(b->view.pages[p + 1], &layout->value[i_head]);
         kv_codec_expand_values(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, b->worker->v);
         attend_tile(b, state, (int)n);
     }
