@@ -5,9 +5,9 @@
  *       key:     length u64, name, type u32, value            array value: type u32, count u64, elements
  *       tensor:  length u64, name, n_dims u32, dims u64 × n_dims, type u32, offset u64 (into the tensor data)
  *
- * Nothing in the file is believed. All reads go through a cursor that knows where the file ends; a count is compared with
- * the least number of bytes that so many entries need *before* memory for them is taken, so that the index never
- * outgrows a small multiple of the file. Afterwards every pointer that is handed out lies inside the map.
+ * Nothing in the file is believed. All reads go through a cursor that knows where the file ends; a count is compared
+ * with the least number of bytes that so many entries need *before* memory for them is taken, so that the index
+ * never outgrows a small multiple of the file. Afterwards every pointer that is handed out lies inside the map.
  *
  * Two tensors never share bytes: a directory entry whose offset was damaged is thereby found although the offset
  * still lies inside the file.
@@ -108,11 +108,13 @@ static kvant_status take_name(struct cursor *c, const char *field, size_t max_by
     const uint8_t *p;
     KV_TRY(take_u64(c, field, &n));
     if (n == 0 || n > max_bytes)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "%s has %" PRIu64 " bytes, 1 to %zu are allowed", field, n, max_bytes);
+        return fail_at(c, KVANT_ERR_FORMAT, start, "%s has %" PRIu64 " bytes, 1 to %zu are allowed", field, n,
+                       max_bytes);
     KV_TRY(take(c, n, field, &p));
     for (uint64_t i = 0; i < n; i++)
         if (p[i] < 0x20 || p[i] == 0x7f)
-            return fail_at(c, KVANT_ERR_FORMAT, start + 8 + (size_t)i, "%s holds the control character 0x%02x", field, p[i]);
+            return fail_at(c, KVANT_ERR_FORMAT, start + 8 + (size_t)i, "%s holds the control character 0x%02x", field,
+                           p[i]);
     *out = (struct kv_str){ (const char *)p, (size_t)n };
     return KVANT_OK;
 }
@@ -209,13 +211,14 @@ static kvant_status take_scalars(struct cursor *c, uint32_t type, uint64_t n, co
 {
     size_t size = scalar_bytes(type), start = c->pos;
     if (n > left(c) / size)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "value has %" PRIu64 " elements of %zu bytes, but the file ends %zu bytes "
-                       "later (truncated or damaged: fetch it again)", n, size, left(c));
+        return fail_at(c, KVANT_ERR_FORMAT, start, "value has %" PRIu64 " elements of %zu bytes, but the file ends "
+                       "%zu bytes later (truncated or damaged: fetch it again)", n, size, left(c));
     KV_TRY(take(c, n * size, "value", out));
     if (type == KV_GGUF_BOOL)
         for (uint64_t i = 0; i < n; i++)
             if ((*out)[i] > 1)
-                return fail_at(c, KVANT_ERR_FORMAT, start + (size_t)i, "a bool is %d, only 0 and 1 are allowed", (*out)[i]);
+                return fail_at(c, KVANT_ERR_FORMAT, start + (size_t)i, "a bool is %d, only 0 and 1 are allowed",
+                               (*out)[i]);
     return KVANT_OK;
 }
 
@@ -238,8 +241,8 @@ static kvant_status take_array_head(struct cursor *c, uint32_t *type, uint64_t *
     KV_TRY(take_u64(c, "count", n));
     size_t least = *type == KV_GGUF_STRING ? 8 : *type == KV_GGUF_ARRAY ? 12 : scalar_bytes(*type);
     if (*n > left(c) / least)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "count is %" PRIu64 ", but the file ends %zu bytes later (truncated or "
-                       "damaged: fetch it again)", *n, left(c));
+        return fail_at(c, KVANT_ERR_FORMAT, start, "count is %" PRIu64 ", but the file ends %zu bytes later "
+                       "(truncated or damaged: fetch it again)", *n, left(c));
     return KVANT_OK;
 }
 
@@ -343,13 +346,13 @@ static kvant_status take_tensor_type(struct cursor *c, struct kv_gguf_tensor *t)
     t->type = kv_weight_type_find(id);
     if (!t->type) {
         const char *name = kv_weight_type_any_name(id);
-        return fail_at(c, KVANT_ERR_UNSUPPORTED, start, "tensor type %" PRIu32 " (%s) cannot be read; use a file with one of "
+        return fail_at(c, KVANT_ERR_UNSUPPORTED, start, "tensor type %" PRIu32 " (%s) cannot be read; use a file with "
                        "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K..Q6_K IQ4_NL IQ4_XS", id, name ? name : "unknown");
     }
     int64_t block = t->type->block, block_bytes = t->type->block_bytes;
     if (t->dims[0] % block != 0)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "rows of %" PRId64 " elements are not whole blocks of %" PRId64 " (%s)",
-                       t->dims[0], block, t->type->name);
+        return fail_at(c, KVANT_ERR_FORMAT, start, "rows of %" PRId64 " elements are not whole blocks of %" PRId64
+                       " (%s)", t->dims[0], block, t->type->name);
     size_t n_rows = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]); /* take_dims: all products fit int64 */
     if (!kv_mul_size((size_t)(t->dims[0] / block), (size_t)block_bytes, &t->row_bytes)
         || !kv_mul_size(t->row_bytes, n_rows, &t->n_bytes))
@@ -370,8 +373,8 @@ static kvant_status take_tensor(struct kv_gguf *g, struct cursor *c, struct kv_g
     size_t start = c->pos;
     KV_TRY(take_u64(c, "offset", offset));
     if (*offset % g->alignment != 0)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "offset %" PRIu64 " is not a multiple of the alignment %" PRIu64, *offset,
-                       g->alignment);
+        return fail_at(c, KVANT_ERR_FORMAT, start, "offset %" PRIu64 " is not a multiple of the alignment %" PRIu64,
+                       *offset, g->alignment);
     return KVANT_OK;
 }
 
@@ -383,7 +386,8 @@ static size_t offset_field(const struct kv_gguf_tensor *t)
 
 static int compare_places(const void *a, const void *b)
 {
-    const struct kv_gguf_tensor *x = *(const struct kv_gguf_tensor *const *)a, *y = *(const struct kv_gguf_tensor *const *)b;
+    const struct kv_gguf_tensor *x = *(const struct kv_gguf_tensor *const *)a;
+    const struct kv_gguf_tensor *y = *(const struct kv_gguf_tensor *const *)b;
     return (x->data > y->data) - (x->data < y->data);
 }
 
@@ -400,8 +404,8 @@ static kvant_status check_overlaps(struct kv_gguf *g, struct cursor *c)
         if ((size_t)(b->data - a->data) >= a->n_bytes) continue;
         c->subject = "tensor";
         c->name = b->name;
-        status = fail_at(c, KVANT_ERR_FORMAT, offset_field(b), "its data overlaps that of tensor %.*s (damaged: fetch the "
-                         "file again)", (int)a->name.n_bytes, a->name.data);
+        status = fail_at(c, KVANT_ERR_FORMAT, offset_field(b), "its data overlaps that of tensor %.*s (damaged: fetch "
+                         "the file again)", (int)a->name.n_bytes, a->name.data);
     }
     kv_free(sorted);
     return status;
@@ -415,8 +419,8 @@ static kvant_status place_tensors(struct kv_gguf *g, struct cursor *c, const uin
         c->name = t->name;
         size_t room = g->data_offset < g->n_bytes ? g->n_bytes - g->data_offset : 0;
         if (offsets[i] > room || t->n_bytes > room - offsets[i])
-            return fail_at(c, KVANT_ERR_FORMAT, offset_field(t), "its %zu bytes at offset %" PRIu64 " lie beyond the end of the "
-                           "file, which has %zu bytes of tensor data (truncated or damaged: fetch it again)",
+            return fail_at(c, KVANT_ERR_FORMAT, offset_field(t), "its %zu bytes at offset %" PRIu64 " lie beyond the end "
+                           "of the file, which has %zu bytes of tensor data (truncated or damaged: fetch it again)",
                            t->n_bytes, offsets[i], room);
         t->data = g->data + g->data_offset + offsets[i];
     }
@@ -472,9 +476,11 @@ static kvant_status take_count(struct cursor *c, const char *field, size_t entry
 {
     size_t start = c->pos;
     KV_TRY(take_u64(c, field, out));
-    if (*out > ENTRIES_MAX || *out > left(c) / entry_bytes_min)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "%s is %" PRIu64 ": more than %s", field, *out,
-                       *out > ENTRIES_MAX ? "the 65536 that are read" : "fit in the file (truncated or damaged: fetch it again)");
+    if (*out > ENTRIES_MAX)
+        return fail_at(c, KVANT_ERR_FORMAT, start, "%s is %" PRIu64 ", at most %d are read", field, *out, ENTRIES_MAX);
+    if (*out > left(c) / entry_bytes_min)
+        return fail_at(c, KVANT_ERR_FORMAT, start, "%s is %" PRIu64 ": more than fit in the file (truncated or damaged: "
+                       "fetch it again)", field, *out);
     return KVANT_OK;
 }
 

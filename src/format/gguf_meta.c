@@ -112,8 +112,8 @@ kvant_status kv_gguf_get_f64(const struct kv_gguf *g, const char *key, double *o
     if (k->is_array || !(is_float(k->type) || is_integer(k->type))) return fail_type(g, k, key, "a number", err);
     double value = element_f64(k->type, k->data, 0);
     if (!isfinite(value))
-        KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)k->offset, "%s: byte %zu: key %s: is %g, should be a finite number", g->path,
-                k->offset, key, value);
+        KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)k->offset, "%s: byte %zu: key %s: is %g, should be a finite number",
+                g->path, k->offset, key, value);
     *out = value;
     return KVANT_OK;
 }

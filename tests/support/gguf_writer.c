@@ -206,6 +206,7 @@ static void pad_to(struct gguf_writer *w, size_t position)
 
 kvant_status gguf_writer_finish(struct gguf_writer *w, struct kvant_error *err)
 {
+    if (w->data_offset > 0) return KVANT_OK;
     w->data_offset = (w->n_bytes + w->alignment - 1) / w->alignment * w->alignment;
     if (w->n_tensors > 0) pad_to(w, w->data_offset);
     for (size_t i = 0; i < w->n_tensors; i++) {

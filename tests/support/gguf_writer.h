@@ -68,8 +68,8 @@ void gguf_put_raw(struct gguf_writer *w, const char *key, uint32_t type, const v
 void gguf_put_tensor(struct gguf_writer *w, const char *name, uint32_t type, int n_dims, const int64_t *dims,
                      const void *bytes, size_t n_bytes);
 
-/* Fills in the counts, pads and appends the tensor data. Afterwards `data`, `n_bytes`, `fields` are the result, owned by the
- * writer until gguf_writer_free. Errors: MEMORY. */
+/* Fills in the counts, pads and appends the tensor data; a second call does nothing. Afterwards `data`, `n_bytes` and
+ * `fields` are the result, owned by the writer until gguf_writer_free. Errors: MEMORY. */
 kvant_status gguf_writer_finish(struct gguf_writer *w, struct kvant_error *err);
 
 /* NULL when the file has no such field. */

@@ -263,7 +263,7 @@ static void put_arch_keys(struct build *b)
 
 /* --- tokenizer --- */
 
-/* Merges in order of rank, over the printable alphabet: U+0120 (octal 304 240) stands for the space. Each makes one token. */
+/* Merges in order of rank, over the printable alphabet: U+0120 (octal 304 240) is the space. Each makes one token. */
 static const char *const merges[16] = {
     "\304\240 t", "h e", "\304\240 a", "i n", "\304\240t he", "e r", "o n", "r e", "a t", "n d",
     "\304\240 s", "o u", "in g", "\304\240 w", "\304\240a nd", "l l",
@@ -362,7 +362,8 @@ static bool in_range(int value, int max)
 static kvant_status check_options(const struct tiny_gguf_options *o, const struct type_row *type, struct kvant_error *err)
 {
     if (!type) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "weight_type %d: not one of TINY_...", o->weight_type);
-    if (!in_range(o->n_layer, 256) || !in_range(o->n_embd, 8192) || !in_range(o->n_ff, 32768) || !in_range(o->n_ctx, 1 << 24))
+    if (!in_range(o->n_layer, 256) || !in_range(o->n_embd, 8192) || !in_range(o->n_ff, 32768)
+        || !in_range(o->n_ctx, 1 << 24))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_layer, n_embd, n_ff or n_ctx: too small or too large");
     if (!in_range(o->n_head, 256) || !in_range(o->n_head_kv, o->n_head) || o->n_head % o->n_head_kv != 0)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_head_kv %d must divide n_head %d", o->n_head_kv, o->n_head);

@@ -256,9 +256,11 @@ static void wrong_types_and_ranges_are_named(void **state)
     bool b, found;
     struct kv_str s;
     struct kv_gguf_array a;
-    expect_named(kv_gguf_get_i64(g, "t.u8", 0, 199, &i, &found, &err), &err, "t.u8", "is 200, should be between 0 and 199");
+    expect_named(kv_gguf_get_i64(g, "t.u8", 0, 199, &i, &found, &err), &err, "t.u8",
+                 "is 200, should be between 0 and 199");
     expect_named(kv_gguf_get_i64(g, "t.i32", 0, 9, &i, &found, &err), &err, "t.i32", "-5");
-    expect_named(kv_gguf_get_i64(g, "t.u64", INT64_MIN, INT64_MAX, &i, &found, &err), &err, "t.u64", "18446744073709551615");
+    expect_named(kv_gguf_get_i64(g, "t.u64", INT64_MIN, INT64_MAX, &i, &found, &err), &err, "t.u64",
+                 "18446744073709551615");
     expect_named(kv_gguf_get_i64(g, "t.str", 0, 9, &i, &found, &err), &err, "t.str", "string, should be an integer");
     expect_named(kv_gguf_get_i64(g, "t.list", 0, 9, &i, &found, &err), &err, "t.list", "an array of i32");
     expect_named(kv_gguf_get_i64(g, "t.nan", 0, 9, &i, &found, &err), &err, "t.nan", "f32");
@@ -570,7 +572,8 @@ static void tensor_types_and_shapes_are_checked(void **state)
     expect_writer_refused(&w, KVANT_ERR_UNSUPPORTED, "tensor new.weight: tensor type 999 (unknown)");
     gguf_writer_begin(&w, 3, 0);
     gguf_put_tensor(&w, "odd.weight", TINY_Q8_0, 2, (int64_t[]){ 48, 2 }, bytes, 102);
-    expect_writer_refused(&w, KVANT_ERR_FORMAT, "tensor odd.weight: rows of 48 elements are not whole blocks of 32 (Q8_0)");
+    expect_writer_refused(&w, KVANT_ERR_FORMAT,
+                          "tensor odd.weight: rows of 48 elements are not whole blocks of 32 (Q8_0)");
     gguf_writer_begin(&w, 3, 0); /* 2^62 elements can be counted, their bytes cannot */
     gguf_put_tensor(&w, "huge.weight", TINY_F32, 2, (int64_t[]){ 1ll << 31, 1ll << 31 }, bytes, 16);
     expect_writer_refused(&w, KVANT_ERR_FORMAT, "tensor huge.weight: its size does not fit");
