@@ -113,30 +113,22 @@ static void value_tile_from_rows_avx2(const uint16_t *rows, int64_t row_stride, 
     memset(v + n_tokens * head_dim, 0, (size_t)((KV_TILE - n_tokens) * head_dim) * sizeof *v);
 }
 
-/* Codes [8 i, 8 i + 8) of n as floats. Each lane gets a 32-bit window that holds its code and shifts it down. */
-INLINE vec decode_8(int bits, const uint8_t *codes, int i, int n)
+/* Codes [8 i, 8 i + 8) as floats. Each lane gets a 32-bit window that holds its code and shifts it down. `last`: nothing
+ * behind these codes may be read. `bits` and `last` are constants at each call. */
+INLINE vec decode_8(int bits, const uint8_t *codes, int i, bool last)
 {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const uint8_t *p = codes + i * bits;
     if (bits == 0) return vec_set(0.0f);
     if (bits == 8) return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)));
     uint32_t window = 0;
-    int skip = 0;
-    if (bits == 2) {
-        memcpy(&window, p, 2);
-    } else if (bits == 4) {
-        memcpy(&window, p, 4);
-    } else if (8 * i + 8 < n) {
-        memcpy(&window, p, 4);
-    } else if (i > 0) { /* the last 3 bytes, from one byte before them: nothing is read past the end */
-        memcpy(&window, p - 1, 4);
-        skip = 8;
-    } else {
+    if (bits == 3 && last) { /* 3 bytes are left */
         memcpy(&window, p, 2);
         window |= (uint32_t)p[2] << 16;
+    } else {
+        memcpy(&window, p, bits == 2 ? 2 : 4);
     }
-    __m256i shift = _mm256_add_epi32(_mm256_mullo_epi32(lane, _mm256_set1_epi32(bits)), _mm256_set1_epi32(skip));
-    __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32((int)window), shift);
+    __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32((int)window), _mm256_mullo_epi32(lane, _mm256_set1_epi32(bits)));
     return _mm256_cvtepi32_ps(_mm256_and_si256(code, _mm256_set1_epi32((1 << bits) - 1)));
 }
 
@@ -144,14 +136,16 @@ INLINE vec decode_8(int bits, const uint8_t *codes, int i, int n)
 INLINE void expand_shared(int bits, const uint8_t *codes, int n, uint16_t scale_f16, uint16_t min_f16, float *out)
 {
     vec scale = vec_set(_cvtsh_ss(scale_f16)), min = vec_set(_cvtsh_ss(min_f16));
-    for (int i = 0; i < n / 8; i++) vec_store(out + 8 * i, vec_fma(decode_8(bits, codes, i, n), scale, min));
+    int end = n / 8 - 1;
+    for (int i = 0; i < end; i++) vec_store(out + 8 * i, vec_fma(decode_8(bits, codes, i, false), scale, min));
+    vec_store(out + 8 * end, vec_fma(decode_8(bits, codes, end, true), scale, min));
 }
 
 /* The codes of one channel of a page, whose 64 tokens each have their own scale and minimum. */
 INLINE void expand_each(int bits, const uint8_t *codes, const uint16_t *scale, const uint16_t *min, float *out)
 {
     for (int i = 0; i < KV_TILE / 8; i++)
-        vec_store(out + 8 * i, vec_fma(decode_8(bits, codes, i, KV_TILE), load_half(scale + 8 * i), load_half(min + 8 * i)));
+        vec_store(out + 8 * i, vec_fma(decode_8(bits, codes, i, i == KV_TILE / 8 - 1), load_half(scale + 8 * i), load_half(min + 8 * i)));
 }
 
 INLINE void expand_half(const uint8_t *codes, int n, float *out)
