@@ -45,7 +45,7 @@ static const char *literal_system(const char *s, size_t n)
         size_t n_newline = n_left >= 1 && block[0] == '\n' ? 1 : n_left >= 2 && memcmp(block, "\\n", 2) == 0 ? 2 : 0;
         if (n_newline == 0) continue;
         const char *message = block + n_newline;
-        for (const char *p = message; end - p >= (ptrdiff_t)sizeof system_end && *p != quote; p += literal_step(p))
+        for (const char *p = message; end - p >= (ptrdiff_t)sizeof system_end - 1 && *p != quote; p += literal_step(p))
             if (at_system_end(p)) return message;
     }
     return NULL;

@@ -203,7 +203,7 @@ static void mark_ends(struct kv_vocab *v)
     static const char *const names[] = {
         "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>",
         "</s>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<end_of_utterance>",
-        "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         int32_t id = kv_vocab_find(v, names[i], strlen(names[i]));
