@@ -169,13 +169,29 @@ static int report_text(const struct bench *b)
     return finish_output();
 }
 
+/* The first pass reads the weights from the disk and wakes the threads: it is not timed. */
+static int warm_up(struct bench *b)
+{
+    struct kvant_error err;
+    struct kvant_plan *plan = NULL;
+    int seq;
+    kvant_status status = kvant_plan_open(&plan, b->model, "f16", &err);
+    if (status == KVANT_OK) status = kvant_sequence_open(b->session, plan, 64, &seq, &err);
+    if (status == KVANT_OK) {
+        status = feed(b, seq, 32, &err);
+        kvant_sequence_close(b->session, seq);
+    }
+    kvant_plan_close(plan);
+    return status == KVANT_OK ? EXIT_OK : fail(&err);
+}
+
 static int bench_all(struct bench *b, const struct bench_flags *flags)
 {
     struct kvant_error err;
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
     options.n_sequences = 2;
     if (kvant_session_open(&b->session, b->model, &options, &err) != KVANT_OK) return fail(&err);
-    int n_plans = flags->kv.n ? flags->kv.n : 1, code = EXIT_OK;
+    int n_plans = flags->kv.n ? flags->kv.n : 1, code = warm_up(b);
     int n_tests = (flags->n_prompt > 0) + (flags->n_generate > 0);
     b->n_total = n_plans * flags->n_depths * (1 + flags->n_repetitions * n_tests);
     b->results = allocate((size_t)(2 * n_plans * flags->n_depths), sizeof *b->results);

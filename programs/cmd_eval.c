@@ -20,6 +20,7 @@ struct evaluation {
     struct kvant_plan *plans[OPTION_LIST_CAP];
     char names[OPTION_LIST_CAP][256];
     int n_plans;
+    int64_t n_evaluated; /* tokens of all chunks: the first of each is evaluated, but not scored */
     kvant_token *ids;
     size_t n_ids;
     struct kvant_eval_result results[OPTION_LIST_CAP], base;
@@ -72,6 +73,14 @@ static int read_text(struct evaluation *e, const struct eval_flags *flags)
     return EXIT_OK;
 }
 
+static int64_t tokens_evaluated(const struct evaluation *e, const struct eval_flags *flags)
+{
+    struct kvant_model_info info;
+    kvant_model_get_info(e->model, &info);
+    int64_t n_ctx = flags->n_ctx ? flags->n_ctx : info.n_ctx_train < 2048 ? info.n_ctx_train : 2048;
+    return e->base.n_scored + (e->base.n_scored + n_ctx - 2) / (n_ctx - 1);
+}
+
 static int measure(struct evaluation *e, const struct eval_flags *flags)
 {
     struct kvant_error err;
@@ -94,6 +103,7 @@ static int measure(struct evaluation *e, const struct eval_flags *flags)
                                          e->n_ids, &options, e->results, &e->base, &err);
     progress_end(&observer.progress);
     int code = status == KVANT_OK ? EXIT_OK : fail(&err);
+    if (code == EXIT_OK) e->n_evaluated = tokens_evaluated(e, flags);
     if (flags->logits_path && (code != EXIT_OK || !npy_commit(&observer.npy))) {
         npy_discard(&observer.npy);
         code = EXIT_FAILED;
@@ -113,13 +123,14 @@ static int report_json(const struct evaluation *e, const char *path)
             json_number(r->same_top_p), "page_bits", json_number(r->page_bits), "true_bits",
             json_number(r->true_bits), "bytes_per_token", json_number(r->bytes_per_token)));
     }
-    return json_finish(json_pack("{s:s, s:I, s:o}", "model", path, "tokens", (json_int_t)e->base.n_scored,
+    return json_finish(json_pack("{s:s, s:I, s:o}", "model", path, "tokens", (json_int_t)e->n_evaluated,
                                  "results", results));
 }
 
 static int report_text(const struct evaluation *e)
 {
-    printf("%lld positions scored; 16-bit cache: ppl %.4f\n\n", (long long)e->base.n_scored, e->base.ppl);
+    printf("%lld tokens, %lld positions scored; 16-bit cache: ppl %.4f\n\n", (long long)e->n_evaluated,
+           (long long)e->base.n_scored, e->base.ppl);
     printf("%-24s %9s %9s %9s %9s %9s %8s %9s %9s %9s\n", "kv", "ppl", "ratio", "KLD mean", "median", "p99.9",
            "same top", "page bits", "true bits", "B/token");
     for (int i = 0; i < e->n_plans; i++) {
@@ -175,6 +186,7 @@ static int run(int argc, char **argv)
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
     int code = setup_model_path(&line, &f.model, 0);
     if (code != EXIT_OK) return code;
+    if (f.n_ctx == 1) return fail_usage("eval", "-c 1 leaves nothing to score; give at least 2");
     if (!f.text_path) return fail_usage("eval", "no text: name a file with --text FILE");
     return execute(&f);
 }
