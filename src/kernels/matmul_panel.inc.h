@@ -1,11 +1,11 @@
 /*
  * Matrix products over int8 activations, in the vocabulary of an instruction set.
  *
- * Lanes are rows. Two panels of LANES rows are unpacked, a slab of 512 columns at a time, and turned so that a vector
+ * Lanes are rows. Two panels of LANES rows are unpacked, a slab of up to 576 columns at a time, and turned so that a vector
  * holds 4 consecutive codes of each row; one broadcast of 4 activations then feeds LANES dot products and no horizontal
  * sum is ever needed:
  *
- *     rows in file format ──unpack──► code[row][512] ──transpose words──► panel.code[128][row]·4
+ *     rows in file format ──unpack──► code[row][576] ──transpose words──► panel.code[144][row]·4
  *                                     scale[row][.]  ─────────────────►  panel.scale[group][row]   min likewise
  *
  *     dot[row]  = Σ over the group of code·q                              (int32, exact)
@@ -19,10 +19,10 @@
  */
 
 #define PANELS (KV_PANEL_ROWS / LANES < 2 ? 1 : 2)
-#define GROUPS_MAX (KV_SLAB / KV_WEIGHT_GROUP)
+#define GROUPS_MAX ((KV_SLAB / KV_WEIGHT_GROUP + LANES - 1) / LANES * LANES)
 
 struct panel {
-    _Alignas(KV_ALIGN) uint8_t code[KV_SLAB * LANES]; /* (512 / 4, LANES, 4)           */
+    _Alignas(KV_ALIGN) uint8_t code[KV_SLAB * LANES]; /* (KV_SLAB / 4, LANES, 4)       */
     float scale[GROUPS_MAX * LANES];                  /* (groups, LANES)               */
     float min[GROUPS_MAX * LANES];
 };
@@ -40,6 +40,42 @@ struct work {
 };
 _Static_assert(sizeof(struct work) <= KV_PANEL_SCRATCH_BYTES, "kv_matmul_scratch_bytes promises too little");
 
+/* Every unpacker of a format walks the rows of a panel and asks for the bytes that will be wanted next, `ahead` of the ones
+ * it reads: rows are too short for the hardware to foresee the jump from one to the next. */
+struct unpack_call {
+    const uint8_t *data;
+    size_t row_bytes;
+    ptrdiff_t ahead;
+    int n_rows, n_codes;
+    struct rows *rows;
+};
+
+#define ROWS(name, block_codes, block_bytes, group)                                                          \
+    static void rows_##name(const struct unpack_call *c)                                                     \
+    {                                                                                                        \
+        for (int r = 0; r < c->n_rows; r++) {                                                                \
+            const uint8_t *b = c->data + (size_t)r * c->row_bytes;                                           \
+            uint32_t *scale = c->rows->scale[r], *min = c->rows->min[r];                                     \
+            uint8_t *code = c->rows->code[r], *end = code + c->n_codes;                                      \
+            for (; code < end; code += (block_codes), b += (block_bytes)) {                                  \
+                for (int i = 0; i < (block_bytes); i += 64)                                                  \
+                    __builtin_prefetch((const void *)((uintptr_t)(b + i) + (uintptr_t)c->ahead));            \
+                block_##name(b, code, scale, min);                                                           \
+                scale += (block_codes) / (group);                                                            \
+                min += (block_codes) / (group);                                                              \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+ROWS(q8_0, 32, 34, 32)
+ROWS(q4_0, 32, 18, 32)
+ROWS(q4_1, 32, 20, 32)
+ROWS(q5_0, 32, 22, 32)
+ROWS(q5_1, 32, 24, 32)
+ROWS(q4_k, 256, 144, 32)
+ROWS(q5_k, 256, 176, 32)
+ROWS(q6_k, 256, 210, 16)
+#undef ROWS
+
 /* How a format's rows are unpacked. A word of `scale` holds: */
 enum scale_kind {
     SCALE_FLOAT,     /* a float, and `min` another                         */
@@ -47,26 +83,35 @@ enum scale_kind {
     SCALE_HALF       /* the scale in float16; minimum = min_factor · scale  */
 };
 struct format {
-    void (*unpack)(const uint8_t *row, int64_t n, uint8_t *code, uint32_t *scale, uint32_t *min); /* NULL: the table's */
-    int group; /* codes per scale: 16 or 32    */
+    void (*unpack)(const struct unpack_call *c); /* NULL: row by row with the table's function */
+    int block; /* codes that must stay together */
+    int group; /* codes per scale: 16 or 32     */
     enum scale_kind kind;
     float min_factor;
-    bool wide; /* codes above 127 occur        */
+    bool wide; /* codes above 127 occur         */
 };
 static const struct format formats[KV_CODES_COUNT] = {
-    [KV_CODES_Q8_0] = { rows_q8_0, 32, SCALE_HALF, -128.0f, true },
-    [KV_CODES_Q4_0] = { rows_q4_0, 32, SCALE_HALF, -8.0f, false },
-    [KV_CODES_Q4_1] = { rows_q4_1, 32, SCALE_HALF_PAIR, 0.0f, false },
-    [KV_CODES_Q5_0] = { rows_q5_0, 32, SCALE_HALF, -16.0f, false },
-    [KV_CODES_Q5_1] = { rows_q5_1, 32, SCALE_HALF_PAIR, 0.0f, false },
-    [KV_CODES_Q4_K] = { rows_q4_k, 32, SCALE_FLOAT, 0.0f, false },
-    [KV_CODES_Q5_K] = { rows_q5_k, 32, SCALE_FLOAT, 0.0f, false },
-    [KV_CODES_Q6_K] = { rows_q6_k, 16, SCALE_FLOAT, 0.0f, false },
-    [KV_CODES_Q2_K] = { NULL, 16, SCALE_FLOAT, 0.0f, false },
-    [KV_CODES_Q3_K] = { NULL, 16, SCALE_FLOAT, 0.0f, false },
-    [KV_CODES_IQ4_NL] = { NULL, 16, SCALE_FLOAT, 0.0f, true },
-    [KV_CODES_IQ4_XS] = { NULL, 16, SCALE_FLOAT, 0.0f, true },
+    [KV_CODES_Q8_0] = { rows_q8_0, 32, 32, SCALE_HALF, -128.0f, true },
+    [KV_CODES_Q4_0] = { rows_q4_0, 32, 32, SCALE_HALF, -8.0f, false },
+    [KV_CODES_Q4_1] = { rows_q4_1, 32, 32, SCALE_HALF_PAIR, 0.0f, false },
+    [KV_CODES_Q5_0] = { rows_q5_0, 32, 32, SCALE_HALF, -16.0f, false },
+    [KV_CODES_Q5_1] = { rows_q5_1, 32, 32, SCALE_HALF_PAIR, 0.0f, false },
+    [KV_CODES_Q4_K] = { rows_q4_k, 256, 32, SCALE_FLOAT, 0.0f, false },
+    [KV_CODES_Q5_K] = { rows_q5_k, 256, 32, SCALE_FLOAT, 0.0f, false },
+    [KV_CODES_Q6_K] = { rows_q6_k, 256, 16, SCALE_FLOAT, 0.0f, false },
+    [KV_CODES_Q2_K] = { NULL, 256, 16, SCALE_FLOAT, 0.0f, false },
+    [KV_CODES_Q3_K] = { NULL, 256, 16, SCALE_FLOAT, 0.0f, false },
+    [KV_CODES_IQ4_NL] = { NULL, 32, 16, SCALE_FLOAT, 0.0f, true },
+    [KV_CODES_IQ4_XS] = { NULL, 256, 16, SCALE_FLOAT, 0.0f, true },
 };
+
+/* Columns of a slab: the row in equal parts of whole blocks, none above KV_SLAB. */
+static int slab_columns(const struct format *f, int64_t k)
+{
+    int64_t n_slabs = (k + KV_SLAB - 1) / KV_SLAB, n_blocks = (k + f->block - 1) / f->block;
+    int64_t most = KV_SLAB / f->block, blocks = (n_blocks + n_slabs - 1) / n_slabs;
+    return (int)(f->block * (blocks < most ? blocks : most));
+}
 
 /* LANES rows of n_words words, `stride` words apart, to n_words vectors (rounded up to a multiple of LANES). */
 KV_INLINE void turn(const void *rows, size_t stride, int n_words, void *columns)
@@ -94,20 +139,17 @@ static void convert_scales(struct panel *p, const struct format *f, int n_groups
     }
 }
 
-/* One slab of n_rows ≤ LANES rows; what the other lanes hold does not matter. ahead: from here to the bytes that will be wanted
- * next, which are asked for now: rows are too short for the hardware to foresee the jump from one to the next. */
-static void fill_panel(struct panel *p, struct rows *rows, const struct kv_kernels *table, const struct kv_matmul *mm,
-                       const uint8_t *data, int n_rows, int n_codes, ptrdiff_t ahead)
+/* One slab of LANES rows or fewer; what the other lanes hold does not matter. */
+static void fill_panel(struct panel *p, const struct unpack_call *c, const struct kv_kernels *table, int code_format)
 {
-    const struct format *f = &formats[mm->code_format];
-    int n_groups = n_codes / f->group;
-    size_t slab_bytes = mm->row_bytes * (size_t)n_codes / (size_t)mm->k;
-    for (int r = 0; r < n_rows; r++, data += mm->row_bytes) {
-        for (size_t i = 0; i < slab_bytes; i += 64) __builtin_prefetch((const void *)((uintptr_t)data + (uintptr_t)ahead + i));
-        if (f->unpack) f->unpack(data, n_codes, rows->code[r], rows->scale[r], rows->min[r]);
-        else table->unpack[mm->code_format](data, n_codes, rows->code[r], (float *)rows->scale[r], (float *)rows->min[r]);
-    }
-    turn(rows->code, sizeof rows->code[0] / 4, n_codes / 4, p->code);
+    const struct format *f = &formats[code_format];
+    struct rows *rows = c->rows;
+    int n_groups = c->n_codes / f->group;
+    if (f->unpack) f->unpack(c);
+    for (int r = 0; r < c->n_rows && !f->unpack; r++)
+        table->unpack[code_format](c->data + (size_t)r * c->row_bytes, c->n_codes, rows->code[r], (float *)rows->scale[r],
+                                   (float *)rows->min[r]);
+    turn(rows->code, sizeof rows->code[0] / 4, c->n_codes / 4, p->code);
     turn(rows->scale, sizeof rows->scale[0] / 4, n_groups, p->scale);
     if (f->kind == SCALE_FLOAT) turn(rows->min, sizeof rows->min[0] / 4, n_groups, p->min);
     else convert_scales(p, f, n_groups);
@@ -205,26 +247,39 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
     }
 }
 
+/* Fills the panels of one slab of rows [row, row + n_rows). */
+static void fill_panels(struct work *work, const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row,
+                        int64_t n_rows, int64_t slab, int n_codes)
+{
+    bool last = slab + n_codes >= mm->k;
+    size_t offset = mm->row_bytes * (size_t)slab / (size_t)mm->k; /* exact: slabs are whole blocks */
+    size_t slab_bytes = mm->row_bytes * (size_t)n_codes / (size_t)mm->k;
+    for (int p = 0; p * LANES < n_rows; p++) {
+        int64_t left = n_rows - p * LANES;
+        struct unpack_call c = {
+            .data = mm->weights + (size_t)(row + p * LANES) * mm->row_bytes + offset,
+            .row_bytes = mm->row_bytes,
+            .ahead = (ptrdiff_t)(last ? mm->row_bytes * (size_t)(PANELS * LANES) - offset : slab_bytes),
+            .n_rows = (int)(left < LANES ? left : LANES),
+            .n_codes = n_codes,
+            .rows = &work->rows,
+        };
+        fill_panel(&work->panel[p], &c, table, mm->code_format);
+    }
+}
+
 static void rows_times_i8(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin, int64_t row_end,
                           struct work *work)
 {
     const struct format *f = &formats[mm->code_format];
     const struct kv_act_i8 *x = mm->x_i8;
+    int slab_codes = slab_columns(f, mm->k);
     for (int64_t row = row_begin; row < row_end; row += PANELS * LANES) {
         int64_t n_rows = row_end - row < PANELS * LANES ? row_end - row : PANELS * LANES;
-        int panels = (int)((n_rows + LANES - 1) / LANES);
-        for (int64_t slab = 0; slab < mm->k; slab += KV_SLAB) {
-            bool last = slab + KV_SLAB >= mm->k;
-            int n_codes = (int)(last ? mm->k - slab : KV_SLAB);
-            size_t offset = mm->row_bytes * (size_t)slab / (size_t)mm->k; /* exact: slabs are whole blocks */
-            size_t slab_bytes = mm->row_bytes * (size_t)n_codes / (size_t)mm->k;
-            size_t panel_bytes = mm->row_bytes * (size_t)(PANELS * LANES);
-            ptrdiff_t ahead = (ptrdiff_t)(last ? panel_bytes - offset : slab_bytes);
-            for (int p = 0; p < panels; p++) {
-                int64_t first = row + p * LANES, left = row_end - first;
-                fill_panel(&work->panel[p], &work->rows, table, mm, mm->weights + (size_t)first * mm->row_bytes + offset,
-                           (int)(left < LANES ? left : LANES), n_codes, ahead);
-            }
+        for (int64_t slab = 0; slab < mm->k; slab += slab_codes) {
+            bool last = slab + slab_codes >= mm->k;
+            int n_codes = (int)(last ? mm->k - slab : slab_codes);
+            fill_panels(work, table, mm, row, n_rows, slab, n_codes);
             struct tile t = {
                 .panel = work->panel,
                 .q = x->q + slab,
@@ -238,7 +293,7 @@ static void rows_times_i8(const struct kv_kernels *table, const struct kv_matmul
                 .bias = last && mm->bias ? mm->bias + row : NULL,
                 .first_slab = slab == 0,
             };
-            slab_times_acts(t, f, panels, mm->n);
+            slab_times_acts(t, f, (int)((n_rows + LANES - 1) / LANES), mm->n);
         }
     }
 }
