@@ -35,7 +35,10 @@ static inline vec vec_in_range(vec x, int base, int first, int last, float other
     return _mm256_blendv_ps(vec_set(other), x, _mm256_castsi256_ps(in));
 }
 
-static inline __m128 halve(vec x, bool upper) { return upper ? _mm256_extractf128_ps(x, 1) : _mm256_castps256_ps128(x); }
+static inline __m128 halve(vec x, bool upper)
+{
+    return upper ? _mm256_extractf128_ps(x, 1) : _mm256_castps256_ps128(x);
+}
 
 static inline float vec_reduce_max(vec x)
 {
@@ -100,7 +103,8 @@ static void key_tile_from_rows_avx2(const uint16_t *rows, int64_t row_stride, in
     for (int t = 0; t < KV_TILE; t += 8)
         for (int c = 0; c < head_dim; c += 8) {
             vec x[8];
-            for (int i = 0; i < 8; i++) x[i] = t + i < n_tokens ? load_half(rows + (t + i) * row_stride + c) : vec_set(0.0f);
+            for (int i = 0; i < 8; i++)
+                x[i] = t + i < n_tokens ? load_half(rows + (t + i) * row_stride + c) : vec_set(0.0f);
             transpose_8x8(x);
             for (int i = 0; i < 8; i++) vec_store(kt + (c + i) * KV_TILE + t, x[i]);
         }
@@ -144,8 +148,10 @@ INLINE void expand_shared(int bits, const uint8_t *codes, int n, uint16_t scale_
 /* The codes of one channel of a page, whose 64 tokens each have their own scale and minimum. */
 INLINE void expand_each(int bits, const uint8_t *codes, const uint16_t *scale, const uint16_t *min, float *out)
 {
-    for (int i = 0; i < KV_TILE / 8; i++)
-        vec_store(out + 8 * i, vec_fma(decode_8(bits, codes, i, i == KV_TILE / 8 - 1), load_half(scale + 8 * i), load_half(min + 8 * i)));
+    for (int i = 0; i < KV_TILE / 8; i++) {
+        vec code = decode_8(bits, codes, i, i == KV_TILE / 8 - 1);
+        vec_store(out + 8 * i, vec_fma(code, load_half(scale + 8 * i), load_half(min + 8 * i)));
+    }
 }
 
 INLINE void expand_half(const uint8_t *codes, int n, float *out)

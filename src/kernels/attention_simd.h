@@ -102,7 +102,8 @@ static void attend_block(const struct kv_attn_tile *a, int i, int rows)
                               head_dim, KV_TILE, KV_TILE, a->head_dim, NULL };
     panel_multiply(&qk, rows, end - begin);
     for (int r = 0; r < rows; r++)
-        keep[r] = soften(score + r * KV_TILE, begin, end, a->first[i + r], a->last[i + r], &a->max[i + r], &a->sum[i + r]);
+        keep[r] = soften(score + r * KV_TILE, begin, end, a->first[i + r], a->last[i + r], &a->max[i + r],
+                         &a->sum[i + r]);
     const struct panel pv = { score + lo, a->v + (size_t)lo * head_dim, a->out + (size_t)i * head_dim,
                               KV_TILE, head_dim, head_dim, hi - lo, keep };
     panel_multiply(&pv, rows, a->head_dim);

@@ -103,15 +103,16 @@ static struct kv_attn_scratch *place_scratch(struct kv_carve *c, int n_threads, 
     }
     struct partial parts = place_partial(c, PART_ROWS * (size_t)n_head, d);
     if (s)
-        *s = (struct kv_attn_scratch){ .n_threads = n_threads, .n_runs_max = n_runs_max, .n_head = n_head, .n_head_kv = n_head_kv,
-                                       .head_dim = head_dim, .workers = workers, .runs = runs, .left = left, .parts = parts };
+        *s = (struct kv_attn_scratch){ .n_threads = n_threads, .n_runs_max = n_runs_max, .n_head = n_head,
+                                       .n_head_kv = n_head_kv, .head_dim = head_dim, .workers = workers,
+                                       .runs = runs, .left = left, .parts = parts };
     return s;
 }
 
 static bool dims_are_sound(int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv, int head_dim)
 {
-    return n_threads > 0 && n_rows_max > 0 && n_runs_max > 0 && n_head_kv > 0 && n_head >= n_head_kv && n_head % n_head_kv == 0 &&
-           head_dim > 0 && head_dim <= KV_HEAD_DIM_MAX && head_dim % 8 == 0;
+    return n_threads > 0 && n_rows_max > 0 && n_runs_max > 0 && n_head_kv > 0 && n_head >= n_head_kv &&
+           n_head % n_head_kv == 0 && head_dim > 0 && head_dim <= KV_HEAD_DIM_MAX && head_dim % 8 == 0;
 }
 
 size_t kv_attn_scratch_bytes(int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv, int head_dim)
@@ -122,13 +123,14 @@ size_t kv_attn_scratch_bytes(int n_threads, int64_t n_rows_max, int n_runs_max, 
     return c.overflow ? SIZE_MAX : c.used;
 }
 
-kvant_status kv_attn_scratch_open(struct kv_attn_scratch **out, int n_threads, int64_t n_rows_max, int n_runs_max, int n_head,
-                                  int n_head_kv, int head_dim, struct kvant_error *err)
+kvant_status kv_attn_scratch_open(struct kv_attn_scratch **out, int n_threads, int64_t n_rows_max, int n_runs_max,
+                                  int n_head, int n_head_kv, int head_dim, struct kvant_error *err)
 {
     *out = NULL;
     if (!dims_are_sound(n_threads, n_rows_max, n_runs_max, n_head, n_head_kv, head_dim))
         KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
-                "attention: %d query heads over %d KV heads of size %d: heads must divide evenly, their size be a multiple of 8 up to %d",
+                "attention: %d query heads over %d KV heads of size %d: heads must divide evenly, their size be a "
+                "multiple of 8 up to %d",
                 n_head, n_head_kv, head_dim, KV_HEAD_DIM_MAX);
     size_t n_bytes = kv_attn_scratch_bytes(n_threads, n_rows_max, n_runs_max, n_head, n_head_kv, head_dim);
     /* Pages: states of parts that no call ever needs cost no memory. */
@@ -201,11 +203,13 @@ static int64_t clamp(int64_t x, int64_t lo, int64_t hi)
     return x < lo ? lo : x > hi ? hi : x;
 }
 
-static void block_open(struct block *b, const struct job *job, int i_run, int head_kv, int64_t token, struct worker *worker)
+static void block_open(struct block *b, const struct job *job, int i_run, int head_kv, int64_t token,
+                       struct worker *worker)
 {
     const struct kv_attn_call *call = job->call;
     const struct kv_attn_run *run = &call->runs[i_run];
-    int64_t stride = (int64_t)call->n_head_kv * call->head_dim, own = run->row * stride + (int64_t)head_kv * call->head_dim;
+    int64_t stride = (int64_t)call->n_head_kv * call->head_dim;
+    int64_t own = run->row * stride + (int64_t)head_kv * call->head_dim;
     int group = call->n_head / call->n_head_kv;
     b->job = job;
     b->run = run;
@@ -219,9 +223,10 @@ static void block_open(struct block *b, const struct job *job, int i_run, int he
     b->n_rows = b->n_tokens * group;
     b->head_kv = head_kv;
     size_t n = (size_t)group * (size_t)call->head_dim; /* query heads of a group lie side by side */
+    size_t q_stride = (size_t)call->n_head * (size_t)call->head_dim;
     for (int i = 0; i < b->n_tokens; i++) {
         b->sealed[i] = kv_sealed_tokens(b->plan, run->n_before + token + i);
-        const float *q = call->q + (size_t)(run->row + token + i) * (size_t)call->n_head * (size_t)call->head_dim + (size_t)head_kv * n;
+        const float *q = call->q + (size_t)(run->row + token + i) * q_stride + (size_t)head_kv * n;
         for (size_t c = 0; c < n; c++) worker->q[(size_t)i * n + c] = call->scale * q[c];
     }
     assert(b->sealed[b->n_tokens - 1] <= b->view.n_pages_sealed_tokens);
@@ -265,7 +270,8 @@ static void attend_chunk(const struct block *b, int64_t chunk, const struct part
         int64_t begin = p * KV_PAGE_TOKENS, n = clamp(sealed - begin, 0, KV_PAGE_TOKENS);
         for (int i = 0; i < b->n_tokens; i++) set_visible(b, i, 0, clamp(b->sealed[i] - begin, 0, n));
         if (p + 1 < end) prefetch(b->view.pages[p + 1], &layout->key[i_head]);
-        kv_codec_expand_keys(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, b->plan->sinks + begin, b->worker->kt);
+        kv_codec_expand_keys(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, b->plan->sinks + begin,
+                             b->worker->kt);
         if (p + 1 < end) prefetch(b->view.pages[p + 1], &layout->value[i_head]);
         kv_codec_expand_values(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, b->worker->v);
         attend_tile(b, state, (int)n);
@@ -273,7 +279,8 @@ static void attend_chunk(const struct block *b, int64_t chunk, const struct part
 }
 
 /* Exact rows of a segment at positions [from, to), which lie on one side of the end of the sinks. */
-static void attend_rows(const struct block *b, const struct kv_exact_segment *s, int64_t from, int64_t to, const struct partial *state)
+static void attend_rows(const struct block *b, const struct kv_exact_segment *s, int64_t from, int64_t to,
+                        const struct partial *state)
 {
     const struct kv_attn_call *call = b->job->call;
     int64_t sinks = b->plan->sinks, own = b->run->n_before + b->token;
@@ -315,8 +322,10 @@ static void finish(const struct block *b, const struct partial *total, const str
     if (turned) b->job->kernels->hadamard(total->out, b->n_rows, head_dim);
     partial_fold(total, exact, b->n_rows, head_dim);
     for (int r = 0; r < b->n_rows; r++) {
-        size_t token = (size_t)(b->run->row + b->token + r / b->group), head = (size_t)(b->head_kv * b->group + r % b->group);
-        float *out = call->out + (token * (size_t)call->n_head + head) * (size_t)head_dim, inverse = 1.0f / total->sum[r];
+        size_t token = (size_t)(b->run->row + b->token + r / b->group);
+        size_t head = (size_t)(b->head_kv * b->group + r % b->group);
+        float *out = call->out + (token * (size_t)call->n_head + head) * (size_t)head_dim;
+        float inverse = 1.0f / total->sum[r];
         const float *x = total->out + (size_t)r * (size_t)head_dim;
         for (int c = 0; c < head_dim; c++) out[c] = inverse * x[c];
     }
@@ -337,7 +346,8 @@ static int64_t plan_items(const struct kv_attn_call *call, struct kv_attn_scratc
     for (int i = 0; i < call->n_runs; i++) {
         const struct kv_attn_run *run = &call->runs[i];
         struct run_work *w = &s->runs[i];
-        int64_t n_chunks = run->n > 0 ? chunks_of(kv_sealed_tokens(kv_seq_plan(run->seq), run->n_before + run->n - 1)) : 0;
+        int64_t last = run->n_before + run->n - 1; /* the position of the query that sees most */
+        int64_t n_chunks = run->n > 0 ? chunks_of(kv_sealed_tokens(kv_seq_plan(run->seq), last)) : 0;
         w->first_item = n_items;
         w->n_blocks = (run->n + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
         w->n_parts = n_chunks + 1;
@@ -345,7 +355,8 @@ static int64_t plan_items(const struct kv_attn_call *call, struct kv_attn_scratc
         w->part_row = part_rows * call->n_head;
         if (w->split) part_rows += w->n_parts * run->n;
         n_items += call->n_head_kv * (w->split ? w->n_parts : w->n_blocks);
-        for (int h = 0; h < call->n_head_kv; h++) atomic_store_explicit(&s->left[i * call->n_head_kv + h], w->n_parts, memory_order_relaxed);
+        for (int h = 0; h < call->n_head_kv; h++) /* the pool orders this before any item */
+            atomic_store_explicit(&s->left[i * call->n_head_kv + h], w->n_parts, memory_order_relaxed);
     }
     return n_items;
 }
@@ -417,9 +428,11 @@ static void attend_item(void *user, int64_t item, int i_thread)
     }
 }
 
-void kv_attention(struct kv_pool *pool, const struct kv_kernels *kernels, const struct kv_attn_call *call, struct kv_attn_scratch *scratch)
+void kv_attention(struct kv_pool *pool, const struct kv_kernels *kernels, const struct kv_attn_call *call,
+                  struct kv_attn_scratch *scratch)
 {
-    assert(call->n_runs <= scratch->n_runs_max && kv_pool_size(pool) <= scratch->n_threads && call->head_dim == scratch->head_dim);
+    assert(call->n_runs <= scratch->n_runs_max && kv_pool_size(pool) <= scratch->n_threads);
+    assert(call->head_dim == scratch->head_dim && call->n_head == scratch->n_head);
     struct job job = { kernels, call, scratch };
     kv_pool_for(pool, plan_items(call, scratch), attend_item, &job);
 }
