@@ -5,6 +5,11 @@
  * PCRE2's own \s would also take U+180E. U+200D (joiner) and U+FEFF are no white space; U+0085, U+00A0 and U+3000 are.
  * Contractions list both cases instead of (?i:...), under which Unicode folding would let U+017F pass for s.
  * Everything else is written as in the models' own tokenizer files; ranges are written as code points.
+ *
+ * Compared with llama.cpp, every row by id over WikiText, code and 60,000 random characters of all scripts: equal, but for
+ * two things where these rows keep to the tokenizer files. deepseek-llm and -coder: U+2028, U+3000 and other white space
+ * above U+0800 lie inside the ranges of characters (there, white space is replaced before matching). deepseek-v3: ASCII ~
+ * is a symbol (there it is missing from \p{S}).
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 
