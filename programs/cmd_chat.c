@@ -64,6 +64,7 @@ static const char *read_line(struct chat *chat)
 {
     HistEvent event;
     ssize_t n;
+    interrupt_clear(); /* an answer that was cut is over; Ctrl-C at the prompt ends the conversation */
     if (chat->editor) {
         int count = 0;
         const char *text = el_gets(chat->editor, &count);
@@ -129,7 +130,6 @@ static int take_turn(struct chat *chat, const char *text)
     }
     struct answer answer;
     bool json = chat->flags->model.json;
-    interrupt_clear();
     int code = generator_answer(g, ids, n_ids, chat->flags->sampling.n_predict, json ? NULL : stdout, &answer);
     free(ids);
     if (code == EXIT_OK) {
