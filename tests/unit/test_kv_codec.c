@@ -294,6 +294,25 @@ static void test_narrow_groups_far_from_zero(void **state)
     bench_close(&b);
 }
 
+/* Scales below 2^-14 are subnormal in f16 and round by up to half of themselves: 1.49 · 2^-24 must not become 2^-24. */
+static void test_tiny_ranges(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_open(&b, "k8c64 v8", 64);
+    for (float steps = 0.1f; steps < 20.0f; steps += 0.13f) {
+        float range = steps * 255.0f * 0x1p-24f;
+        for (int j = 0; j < 64 * ROWS; j++) b.k[j] = b.v[j] = range * (float)(j % 64 + j / 64) / 126.0f;
+        assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
+        kv_codec_expand_keys(&b.codec, b.page, 0, 0, ROWS, 4, b.tile);
+        for (int c = 0; c < 64; c++) {
+            float half_step = f16_at(b.page, b.layout.key[0].scale, c) / 2;
+            for (int t = 0; t < ROWS; t++) assert_true(fabsf(b.tile[c * ROWS + t] - b.k[t * 64 + c]) <= half_step * 1.0001f);
+        }
+    }
+    bench_close(&b);
+}
+
 static void expect_numeric(struct bench *b, float *at, float x, const char *place)
 {
     struct kvant_error err;
@@ -452,6 +471,7 @@ int main(void)
         cmocka_unit_test(test_zero_bit_channels_hold_their_mean),
         cmocka_unit_test(test_constant_groups),
         cmocka_unit_test(test_narrow_groups_far_from_zero),
+        cmocka_unit_test(test_tiny_ranges),
         cmocka_unit_test(test_numbers_that_are_none_are_refused_by_name),
         cmocka_unit_test(test_a_spike_stays_in_its_channel),
         cmocka_unit_test(test_encoding_an_expanded_page_changes_nothing),
