@@ -170,14 +170,40 @@ KV_INLINE void vi_transpose(vi v[LANES])
     for (int i = 0; i < 8; i++) v[i] = t[i];
 }
 
-/* 32 bytes: `value` where the bit is set, else 0 */
-KV_INLINE __m256i bytes_where(uint32_t bits, uint8_t value)
+/* the first n bytes, zero beyond; nothing beyond is touched */
+KV_INLINE vi vi_load_bytes(const void *p, size_t n)
 {
-    const __m256i source = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
-    __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), source);
-    __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
-    return _mm256_and_si256(set, _mm256_set1_epi8((char)value));
+    uint8_t bytes[32] = { 0 };
+    if (n >= 32) return _mm256_loadu_si256(p);
+    __builtin_memcpy(bytes, p, n);
+    return _mm256_loadu_si256((const __m256i *)bytes);
+}
+KV_INLINE vi vi_set_bytes(int x) { return _mm256_set1_epi8((char)x); }
+KV_INLINE vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+KV_INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
+KV_INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
+KV_INLINE vi vi_right(vi x, int n) { return _mm256_srli_epi32(x, n); }
+KV_INLINE vi vi_left(vi x, int n) { return _mm256_slli_epi32(x, n); }
+KV_INLINE vi vi_right_signed(vi x, int n) { return _mm256_srai_epi32(x, n); }
+/* per lane: the high half of a, then the low half of b */
+KV_INLINE vi vi_straddle(vi a, vi b)
+{
+    const vi swap = _mm256_set_epi8(13, 12, 15, 14, 9, 8, 11, 10, 5, 4, 7, 6, 1, 0, 3, 2, 13, 12, 15, 14, 9, 8, 11, 10, 5, 4,
+                                    7, 6, 1, 0, 3, 2);
+    return _mm256_shuffle_epi8(_mm256_blend_epi16(a, b, 0x55), swap);
+}
+/* byte j of each lane: 16 where bit 4·i + j of the lane of x is set, else 0 */
+KV_INLINE vi vi_fifth_bits(vi x, int i)
+{
+    const vi byte = _mm256_set_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0, 0x0c0c0c0c, 0x08080808, 0x04040404, 0);
+    const vi bit = i & 1 ? _mm256_set1_epi32((int)0x80402010) : _mm256_set1_epi32(0x08040201);
+    vi spread = _mm256_shuffle_epi8(x, _mm256_add_epi8(byte, _mm256_set1_epi8((char)(i / 2))));
+    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), _mm256_set1_epi8(16));
+}
+/* table[code] for codes below 16 */
+KV_INLINE vi vi_lookup(const uint8_t table[16], vi code)
+{
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), code);
 }
 
 #endif

@@ -123,7 +123,34 @@ KV_INLINE void vi_transpose(vi v[LANES])
     for (int i = 0; i < 16; i++) v[i] = t[i];
 }
 
-/* 32 bytes: `value` where the bit is set, else 0 */
-KV_INLINE __m256i bytes_where(uint32_t bits, uint8_t value) { return _mm256_maskz_set1_epi8(bits, (char)value); }
+/* the first n bytes, zero beyond; nothing beyond is touched */
+KV_INLINE vi vi_load_bytes(const void *p, size_t n)
+{
+    return _mm512_maskz_loadu_epi8(n >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << n) - 1, p);
+}
+KV_INLINE vi vi_set_bytes(int x) { return _mm512_set1_epi8((char)x); }
+KV_INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+KV_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+KV_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
+KV_INLINE vi vi_right(vi x, int n) { return _mm512_srli_epi32(x, (unsigned)n); }
+KV_INLINE vi vi_left(vi x, int n) { return _mm512_slli_epi32(x, (unsigned)n); }
+KV_INLINE vi vi_right_signed(vi x, int n) { return _mm512_srai_epi32(x, (unsigned)n); }
+/* per lane: the high half of a, then the low half of b */
+KV_INLINE vi vi_straddle(vi a, vi b)
+{
+    return _mm512_rol_epi32(_mm512_mask_blend_epi16(0x55555555, a, b), 16);
+}
+/* byte j of each lane: 16 where bit 4·i + j of the lane of x is set, else 0 */
+KV_INLINE vi vi_fifth_bits(vi x, int i)
+{
+    const __m512i byte = _mm512_set1_epi64(0x1f1e1d1c3f3e3d3c); /* bit 4·i + j − 4 of its own half, turning round at 64 */
+    vi at = _mm512_add_epi8(byte, _mm512_set1_epi8((char)(4 * i)));
+    return _mm512_and_si512(_mm512_multishift_epi64_epi8(at, x), _mm512_set1_epi8(16));
+}
+/* table[code] for codes below 16 */
+KV_INLINE vi vi_lookup(const uint8_t table[16], vi code)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), code);
+}
 
 #endif

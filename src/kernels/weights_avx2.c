@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "kernels/unpack_rows.inc.h"
+#include "kernels/panel_unpack.inc.h"
 
 #include "kernels/matmul_panel.inc.h"
 
