@@ -74,8 +74,8 @@ static void oracle_logits(const struct pair *p, const struct oracle_cache *cache
 
 /* Both sides round keys and values to f16. A sum that differs in its last bit can fall on the other side of a rounding:
  * 1e-3 in one element near 1, 0.03 in a key near the outlier bias of 50. */
-#define BOUND 2e-3         /* of any logit, these being in ±17; largest measured 8.0e-4 */
-#define BOUND_OUTLIER 2e-2 /* largest measured 5.7e-3                                   */
+#define BOUND 4e-3         /* of any logit, these being in ±17; largest measured 1.6e-3 */
+#define BOUND_OUTLIER 2e-2 /* largest measured 7.3e-3                                   */
 
 static const struct { struct tiny_gguf_options opt; double bound; } architectures[] = {
     { { .arch = "llama", .seed = 1 }, BOUND },
@@ -149,7 +149,9 @@ static void simulate(struct simulation *s, const struct kvant_plan *plan)
         const struct kv_recipe *r = &plan->recipe[i];
         s->recipes[i] = (struct oracle_recipe){ r->key_bits, r->key_mixed, r->key_scheme, r->key_centered, r->key_rotated,
                                                 r->value_bits, r->value_group, r->value_rotated };
-        for (size_t d = 0; r->key_centered && d < dim; d++) s->center[i * dim + d] = half_to_float(plan->center[i * dim + d]);
+        for (size_t d = 0; r->key_centered && d < dim; d++) {
+            s->center[i * dim + d] = half_to_float(plan->center[i * dim + d]);
+        }
         size_t stored = 0;
         for (int c = 0; r->key_mixed && c < 5; c++) {
             for (int n = plan->channels[i].count[c]; n > 0; n--) {
@@ -175,18 +177,24 @@ static double rms_difference(const float *a, const float *b, size_t n)
     return sqrt(sum / (double)n);
 }
 
-static const char *const specs[] = {
-    "k8tv8", "k4tv4", "k4tv4;sinks=0;tail=0", "k4thv4h", "k4tmhv3h", "k8tmv8",
-    "k4c64v4h", "k3c64v3h", "k2c32v2h", "k4c32v2g32h;sinks=8;tail=64", "k3c64mv4", "k4c64mhv3h", "k2c64mv16", "k16tv3h",
-    "k2.5c64xv4h", "k3c32xmv3h", "0:k8tv8,1:k4c32v4h,2:k3c64v2h",
+/* Both sides round alike but for elements on the edge between two codes (or two f16 numbers before them): those differ by
+ * a whole step, and a row's minimum that does so moves the row's grid. In one layer that is rare; measured at three CPU
+ * levels it adds up to 1e-4 .. 0.03 of the change that quantizing makes at all, and 5e-4 where 8 bits change little.
+ * Rules that are off, tried in the oracle, on most specs: minimum rounded to nearest .05 to .3, sealed one token late .06
+ * to .17, centres one position off .2 to 1, rotation left out .3 to 1.4, codes rounded down 1. With three layers each
+ * flip is heard by the next layers' roundings: up to 0.11; a recipe given to the wrong layer costs about 1. */
+struct bound {
+    double share, least;
 };
+static const struct bound one_layer = { 0.05, 5e-4 }, three_layers = { 0.3, 0 };
 
-/* A code that both sides round alike costs nothing; one on the edge between two codes may fall either way and then
- * differs by a whole step in one element of one row. FLIP_SHARE is what such elements may add, as a share of the change
- * that quantizing makes at all: a group, scale, rotation or sealing rule that is off shows as a share near 1. */
-#define FLIP_SHARE 0.05
+static const char *const specs[] = {
+    "k8tv8", "k4tv4", "k4tv4;sinks=0;tail=0", "k4thv4h", "k4tmhv3h", "k8tmv8", "k4c64v4h", "k3c64v3h", "k2c32v2h",
+    "k4c32v2g32h;sinks=8;tail=64", "k3c64mv4", "k4c64mhv3h", "k2c64mv16", "k16v3h", "k16v8", "k2.5c64xv4h", "k3c32xmv3h",
+};
+static const char *const layered_specs[] = { "0:k8tv8,1:k4c32v4h,2:k2c64v2h", "0:k2c32v2h,1:k8tv8,2:f16" };
 
-static void quantized_cache_follows_the_simulation(struct pair *p, const char *spec)
+static void quantized_cache_follows_the_simulation(struct pair *p, const char *spec, struct bound bound)
 {
     struct kvant_plan *plan = reference_open_plan(p->model, spec);
     struct kvant_error err = { .message = "" };
@@ -204,34 +212,50 @@ static void quantized_cache_follows_the_simulation(struct pair *p, const char *s
     print_message("%-28s quantizing changes logits by %.1e (rms), kvant is off by %.1e = %.4f of it\n", spec, change, off,
                   off / change);
     assert_true(change > 1e-4); /* else the simulation did nothing and proves nothing */
-    assert_true(off <= FLIP_SHARE * change);
+    assert_true(off <= bound.share * change + bound.least);
     end_simulation(&s);
     free(simulated);
     kvant_plan_close(plan);
 }
 
-static void quantized_caches_follow_the_simulation(void **state)
+static void every_scheme_follows_the_simulation(void **state)
 {
     (void)state;
     static const struct tiny_gguf_options models[] = {
-        { .arch = "llama", .seed = 11, .n_layer = 3, .n_embd = 128, .head_dim = 64, .n_head = 4, .n_head_kv = 2 },
-        { .arch = "qwen2", .seed = 12, .n_layer = 3, .n_embd = 128, .head_dim = 64, .n_head = 6, .n_head_kv = 2,
+        { .arch = "llama", .seed = 11, .n_layer = 1, .n_embd = 128, .head_dim = 64, .n_head = 4, .n_head_kv = 2 },
+        { .arch = "qwen2", .seed = 12, .n_layer = 1, .n_embd = 128, .head_dim = 64, .n_head = 6, .n_head_kv = 2,
           .key_bias_outlier = 20.0f, .weight_type = TINY_Q8_0 },
     };
     for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
         struct pair p;
         open_pair(&p, &models[m]);
         oracle_logits(&p, NULL, p.expected);
-        for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) quantized_cache_follows_the_simulation(&p, specs[i]);
+        for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+            quantized_cache_follows_the_simulation(&p, specs[i], one_layer);
+        }
         close_pair(&p);
     }
+}
+
+static void layers_keep_their_own_recipes(void **state)
+{
+    (void)state;
+    static const struct tiny_gguf_options model = { .arch = "qwen3", .seed = 13, .n_layer = 3, .n_embd = 128, .head_dim = 64 };
+    struct pair p;
+    open_pair(&p, &model);
+    oracle_logits(&p, NULL, p.expected);
+    for (size_t i = 0; i < sizeof layered_specs / sizeof layered_specs[0]; i++) {
+        quantized_cache_follows_the_simulation(&p, layered_specs[i], three_layers);
+    }
+    close_pair(&p);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exact_cache_gives_the_oracles_logits),
-        cmocka_unit_test(quantized_caches_follow_the_simulation),
+        cmocka_unit_test(every_scheme_follows_the_simulation),
+        cmocka_unit_test(layers_keep_their_own_recipes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
