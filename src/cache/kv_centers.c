@@ -32,15 +32,17 @@ size_t kv_centers_bytes(const struct kvant_plan *plan)
     return carve_centers(NULL, plan, &table, &tiles);
 }
 
-kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan, const struct kv_rope *rope, struct kvant_error *err)
+kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan, const struct kv_rope *rope,
+                             struct kvant_error *err)
 {
     *out = (struct kv_centers){ NULL };
     size_t bytes = kv_centers_bytes(plan);
     if (bytes == 0) return KVANT_OK;
-    if (!plan->center) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: centred keys without their means; calibrate the plan first");
+    if (!plan->center)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: centred keys without their means; calibrate the plan first");
     if (rope->head_dim != plan->head_dim || rope->n_rot < 0 || rope->n_rot > rope->head_dim || rope->n_rot % 2) {
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "rope: %d of %d channels turn, but the plan's head size is %d", rope->n_rot, rope->head_dim,
-                plan->head_dim);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "rope: %d of %d channels turn, but the plan's head size is %d",
+                rope->n_rot, rope->head_dim, plan->head_dim);
     }
     void *block = kv_alloc(1, bytes);
     if (!block) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "key centres: no memory for %zu bytes", bytes);

@@ -45,7 +45,8 @@ static struct grid grid_make(float lo, float hi, int bits)
     g.scale_f16 = kv_f32_to_f16(range / levels);
     if (g.scale_f16 == 0) g.scale_f16 = 1; /* 2^-24 */
     g.scale = kv_f16_to_f32(g.scale_f16);
-    if (g.scale * (levels + 0.5f) < range) g.scale = kv_f16_to_f32(++g.scale_f16); /* subnormal scales round coarsely */
+    if (g.scale * (levels + 0.5f) < range)
+        g.scale = kv_f16_to_f32(++g.scale_f16); /* subnormal scales round coarsely */
     return g;
 }
 
@@ -54,8 +55,8 @@ static bool grid_finite(const struct grid *g)
     return f16_finite(g->scale_f16) && f16_finite(g->min_f16);
 }
 
-/* rintf((x - min) / scale) inside 0 .. levels. Adding 1.5·2^23 leaves the integer, rounded to nearest even, in the low bits of the
- * sum: the same as rintf, but the compiler can vectorize it for every x86-64. */
+/* rintf((x - min) / scale) inside 0 .. levels. Adding 1.5·2^23 leaves the integer, rounded to nearest even, in the
+ * low bits of the sum: the same as rintf, but the compiler can vectorize it for every x86-64. */
 static inline uint8_t grid_code(float x, float min, float scale, float levels)
 {
     float t = (x - min) / scale;
@@ -111,14 +112,17 @@ static kvant_status check_finite(const struct job *j, const float *x, const char
     if (!infinite) return KVANT_OK;
     int i = 0;
     while (isfinite(x[i])) i++;
-    KV_FAIL(j->err, KVANT_ERR_NUMERIC, -1, "layer %d, KV head %d, position %lld: %s channel %d is %s; the model's arithmetic failed",
-            j->layer, j->head_kv, (long long)(j->position + i / j->head_dim), what, i % j->head_dim, isnan(x[i]) ? "NaN" : "infinite");
+    KV_FAIL(j->err, KVANT_ERR_NUMERIC, -1,
+            "layer %d, KV head %d, position %lld: %s channel %d is %s; the model's arithmetic failed", j->layer,
+            j->head_kv, (long long)(j->position + i / j->head_dim), what, i % j->head_dim,
+            isnan(x[i]) ? "NaN" : "infinite");
 }
 
 static kvant_status fail_range(const struct job *j, int row, const char *what)
 {
     KV_FAIL(j->err, KVANT_ERR_NUMERIC, -1,
-            "layer %d, KV head %d, position %lld: %s are too large for float16 after the plan's transforms; use a recipe without m and h",
+            "layer %d, KV head %d, position %lld: %s are too large for float16 after the plan's transforms; use a "
+            "recipe without m and h",
             j->layer, j->head_kv, (long long)(j->position + row), what);
 }
 
@@ -163,8 +167,8 @@ static void min_max(const float *x, int n, float *lo, float *hi)
 }
 
 /* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (n, head_dim / group) */
-static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group, uint16_t *scale, uint16_t *min,
-                                  const char *what)
+static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group, uint16_t *scale,
+                                  uint16_t *min, const char *what)
 {
     float levels = (float)((1 << bits) - 1);
     int n_groups = j->head_dim / group;
@@ -276,7 +280,8 @@ static kvant_status encode_keys_per_channel(const struct job *j, const float *ro
 static kvant_status encode_keys_per_token(const struct job *j, const float *rows, const struct kv_side_layout *side)
 {
     int bits = j->recipe->key_bits;
-    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row, *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
+    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row,
+             *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
     KV_TRY(quantize_rows(j, rows, bits, j->head_dim, scale, min, "keys"));
     for (int c = 0; c < j->head_dim; c++) {
         kv_pack(j->page + side->codes + c * 8 * bits, j->row, bits, j->scratch.codes + c, j->head_dim, j->n);
@@ -337,12 +342,13 @@ static kvant_status encode_values(const struct job *j, const float *v)
     }
     uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale), *min = (uint16_t *)(void *)(j->page + side->min);
     KV_TRY(quantize_rows(j, rows, bits, group, scale + j->row * n_groups, min + j->row * n_groups, "values"));
-    for (int i = 0; i < j->n; i++) kv_pack(codes + i * row_bytes, 0, bits, j->scratch.codes + i * j->head_dim, 1, j->head_dim);
+    for (int i = 0; i < j->n; i++)
+        kv_pack(codes + i * row_bytes, 0, bits, j->scratch.codes + i * j->head_dim, 1, j->head_dim);
     return KVANT_OK;
 }
 
-kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n, int64_t position,
-                             const float *k, const float *v, void *scratch, struct kvant_error *err)
+kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n,
+                             int64_t position, const float *k, const float *v, void *scratch, struct kvant_error *err)
 {
     const struct kvant_plan *plan = c->plan;
     struct job j = {
@@ -378,7 +384,8 @@ static void expand_means(const struct kv_key_tile *in, float *kt)
     }
 }
 
-static void expand_classes(const struct kv_kernels *kernels, const struct kv_channels *channels, struct kv_key_tile tile, float *kt)
+static void expand_classes(const struct kv_kernels *kernels, const struct kv_channels *channels,
+                           struct kv_key_tile tile, float *kt)
 {
     tile.order = channels->order;
     tile.channel_first = 0;
@@ -393,8 +400,8 @@ static void expand_classes(const struct kv_kernels *kernels, const struct kv_cha
     }
 }
 
-void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens, int64_t position,
-                          float *kt)
+void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
+                          int64_t position, float *kt)
 {
     int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
     const struct kv_recipe *r = &c->plan->recipe[i_head];
@@ -417,11 +424,13 @@ void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int lay
     if (r->key_centered) {
         float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2];
         kv_rope_angles(c->rope, position, cos_t0, sin_t0);
-        c->kernels->key_tile_add_center(kt, c->centers->tile[i_head], cos_t0, sin_t0, head_dim, c->rope->n_rot, c->rope->neox, n_tokens);
+        c->kernels->key_tile_add_center(kt, c->centers->tile[i_head], cos_t0, sin_t0, head_dim, c->rope->n_rot,
+                                        c->rope->neox, n_tokens);
     }
 }
 
-void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens, float *v)
+void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
+                            float *v)
 {
     int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
     const struct kv_recipe *r = &c->plan->recipe[i_head];

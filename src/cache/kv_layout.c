@@ -27,7 +27,8 @@ static struct side_size key_size(const struct kvant_plan *plan, int layer, int h
 {
     const struct kv_recipe *r = kv_plan_recipe_at(plan, layer, head_kv);
     size_t head_dim = (size_t)plan->head_dim;
-    size_t codes = r->key_mixed ? mixed_codes_bytes(plan, layer, head_kv) : head_dim * r->key_bits * KV_PAGE_TOKENS / 8;
+    size_t codes = r->key_mixed ? mixed_codes_bytes(plan, layer, head_kv)
+                                : head_dim * r->key_bits * KV_PAGE_TOKENS / 8;
     if (r->key_bits == 16) return (struct side_size){ codes, 0 };
     if (r->key_scheme == KV_KEY_TOKEN) return (struct side_size){ codes, KV_PAGE_TOKENS };
     return (struct side_size){ codes, KV_PAGE_TOKENS / r->key_scheme * head_dim };
@@ -58,8 +59,9 @@ static struct kv_side_layout place_side(struct kv_carve *c, struct side_size siz
     return side;
 }
 
-/* Measures a page and, where the arrays are not NULL, places its sides. A page is at most 2·KV_PAGE_TOKENS·2 bytes per
- * (layer, KV head, channel) and three alignments per side: far from overflow for dimensions that check_dims accepts. */
+/* Measures a page and, where the arrays are not NULL, places its sides. A page is at most 2·KV_PAGE_TOKENS·2 bytes
+ * per (layer, KV head, channel) and three alignments per side: far from overflow for dimensions that check_dims
+ * accepts. */
 static size_t layout_page(const struct kvant_plan *plan, struct kv_side_layout *key, struct kv_side_layout *value)
 {
     struct kv_carve page = { NULL, 0, false };
@@ -122,20 +124,23 @@ static kvant_status check_channels(const struct kvant_plan *plan, int layer, int
     int sum = 0;
     for (int i = 0; i < KV_N_CLASSES; i++) {
         if (ch->count[i] % 8) {
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: layer %d, KV head %d: class of %d bits has %d channels; must be a multiple of 8",
-                    layer, head_kv, kv_class_bits[i], ch->count[i]);
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                    "plan: layer %d, KV head %d: class of %d bits has %d channels; must be a multiple of 8", layer,
+                    head_kv, kv_class_bits[i], ch->count[i]);
         }
         sum += ch->count[i];
     }
     if (sum != plan->head_dim) {
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: layer %d, KV head %d: channel classes sum to %d, but the head size is %d", layer,
-                head_kv, sum, plan->head_dim);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "plan: layer %d, KV head %d: channel classes sum to %d, but the head size is %d", layer, head_kv, sum,
+                plan->head_dim);
     }
     bool seen[KV_HEAD_DIM_MAX] = { false };
     for (int i = 0; i < plan->head_dim; i++) {
         int channel = ch->order[i];
         if (channel >= plan->head_dim || seen[channel]) {
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: layer %d, KV head %d: channel order is no permutation of %d channels (entry %d is %d)",
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                    "plan: layer %d, KV head %d: channel order is no permutation of %d channels (entry %d is %d)",
                     layer, head_kv, plan->head_dim, i, channel);
         }
         seen[channel] = true;
@@ -150,27 +155,35 @@ static kvant_status check_recipe(const struct kvant_plan *plan, int layer, int h
     const char *wrong = NULL;
     if (!per_channel && r->key_scheme != KV_KEY_TOKEN) wrong = "key scheme is none of t, c32, c64";
     else if (!r->key_mixed && !bits_known(r->key_bits)) wrong = "key bits are none of 2 3 4 8 16";
-    else if (r->key_mixed && (!per_channel || r->key_bits || r->key_rotated)) wrong = "mixed keys need c32 or c64 and no rotation";
-    else if (r->key_mixed && (r->key_quarters < 4 || r->key_quarters > 32)) wrong = "mixed key bits are not in 1 .. 8";
+    else if (r->key_mixed && (!per_channel || r->key_bits || r->key_rotated))
+        wrong = "mixed keys need c32 or c64 and no rotation";
+    else if (r->key_mixed && (r->key_quarters < 4 || r->key_quarters > 32))
+        wrong = "mixed key bits are not in 1 .. 8";
     else if (!bits_known(r->value_bits)) wrong = "value bits are none of 2 3 4 8 16";
     else if (r->value_group != 0 && r->value_group != 32) wrong = "value group is neither the head nor 32";
-    else if (r->value_group && plan->head_dim % r->value_group) wrong = "the head size is no multiple of the value group of 32";
-    else if (r->key_scheme > plan->granule && r->key_bits != 16) wrong = "the key group is longer than the plan's granule";
-    if (wrong) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: layer %d, KV head %d: %s; change the recipe", layer, head_kv, wrong);
+    else if (r->value_group && plan->head_dim % r->value_group)
+        wrong = "the head size is no multiple of the value group of 32";
+    else if (r->key_scheme > plan->granule && r->key_bits != 16)
+        wrong = "the key group is longer than the plan's granule";
+    if (wrong)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: layer %d, KV head %d: %s; change the recipe", layer, head_kv,
+                wrong);
     return r->key_mixed && plan->channels ? check_channels(plan, layer, head_kv, err) : KVANT_OK;
 }
 
 static kvant_status check_dims(const struct kvant_plan *plan, struct kvant_error *err)
 {
     if (plan->head_dim < 8 || plan->head_dim > KV_HEAD_DIM_MAX || plan->head_dim % 8) {
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "plan: layers 0-%d: head size %d is no multiple of 8 up to %d", plan->n_layer - 1,
-                plan->head_dim, KV_HEAD_DIM_MAX);
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "plan: layers 0-%d: head size %d is no multiple of 8 up to %d",
+                plan->n_layer - 1, plan->head_dim, KV_HEAD_DIM_MAX);
     }
     if (plan->n_layer < 1 || plan->n_layer > 65536 || plan->n_head_kv < 1 || plan->n_head_kv > 65536) {
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: %d layers of %d KV heads; both must be in 1 .. 65536", plan->n_layer, plan->n_head_kv);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: %d layers of %d KV heads; both must be in 1 .. 65536",
+                plan->n_layer, plan->n_head_kv);
     }
     if (plan->sinks < 0 || plan->sinks > 64 || plan->tail < 0 || plan->tail > 4096) {
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: sinks=%d, tail=%d; sinks must be in 0 .. 64, tail in 0 .. 4096", plan->sinks, plan->tail);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: sinks=%d, tail=%d; sinks must be in 0 .. 64, tail in 0 .. 4096",
+                plan->sinks, plan->tail);
     }
     if (plan->granule != 1 && plan->granule != 32 && plan->granule != 64) {
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: granule %d is none of 1, 32, 64", plan->granule);
@@ -187,7 +200,8 @@ kvant_status kv_layout_open(struct kv_layout *out, const struct kvant_plan *plan
     }
     size_t n = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
     struct kv_carve c = { kv_alloc(1, kv_layout_table_bytes(plan)), 0, false };
-    if (!c.base) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "page layout: no memory for %zu bytes", kv_layout_table_bytes(plan));
+    if (!c.base)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "page layout: no memory for %zu bytes", kv_layout_table_bytes(plan));
     out->n_layer = plan->n_layer;
     out->n_head_kv = plan->n_head_kv;
     out->head_dim = plan->head_dim;

@@ -1,5 +1,6 @@
 /*
- * Unsigned codes of b bits as a little-endian bit stream: code i in bits [i·b, i·b + b). The encoder's side; kernels unpack.
+ * Unsigned codes of b bits as a little-endian bit stream: code i in bits [i·b, i·b + b). The encoder's side;
+ * kernels unpack.
  */
 #ifndef KV_CACHE_KV_PACK_H
 #define KV_CACHE_KV_PACK_H

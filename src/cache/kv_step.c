@@ -1,9 +1,9 @@
 /*
- * One step of a sequence: begin decides what will be sealed and takes the pages, write encodes it head by head, attention reads,
- * commit_head moves the rows that stay exact, commit makes the sequence longer.
+ * One step of a sequence: begin decides what will be sealed and takes the pages, write encodes it head by head,
+ * attention reads, commit_head moves the rows that stay exact, commit makes the sequence longer.
  *
- * Between write and commit_head the rows that were just sealed are still in the tail too: queries early in the step read them
- * exactly, later ones from the page. What each query reads follows from its own position alone.
+ * Between write and commit_head the rows that were just sealed are still in the tail too: queries early in the
+ * step read them exactly, later ones from the page. What each query reads follows from its own position alone.
  */
 #include <string.h>
 
@@ -35,8 +35,8 @@ kvant_status kv_seq_begin(struct kv_seq *seq, int64_t n, struct kvant_error *err
     if (seq->step.active) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: a step inside a step; commit the first");
     if (n < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: a step of %lld tokens", (long long)n);
     if (n > seq->n_tokens_max - seq->n_tokens) {
-        KV_FAIL(err, KVANT_ERR_FULL, -1, "sequence: no room for %lld more tokens, it has %lld of at most %lld", (long long)n,
-                (long long)seq->n_tokens, (long long)seq->n_tokens_max);
+        KV_FAIL(err, KVANT_ERR_FULL, -1, "sequence: no room for %lld more tokens, it has %lld of at most %lld",
+                (long long)n, (long long)seq->n_tokens, (long long)seq->n_tokens_max);
     }
     struct kv_seq_step step = plan_step(seq, n);
     int64_t sealed = kv_seq_n_sealed(seq);
@@ -45,7 +45,9 @@ kvant_status kv_seq_begin(struct kv_seq *seq, int64_t n, struct kvant_error *err
         uint8_t **last = &seq->pages[sealed / KV_PAGE_TOKENS];
         if (kv_page_is_shared(pool, *last)) {
             uint8_t *copy = kv_page_take(pool);
-            if (!copy) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: the page pool has no page left"); /* promised, so unreachable */
+            if (!copy)
+                KV_FAIL(err, KVANT_ERR_MEMORY, -1,
+                        "cache: the page pool has no page left"); /* promised, so unreachable */
             memcpy(copy, *last, pool->page_bytes);
             kv_page_drop(pool, *last);
             *last = copy;
@@ -53,7 +55,9 @@ kvant_status kv_seq_begin(struct kv_seq *seq, int64_t n, struct kvant_error *err
     }
     while (seq->n_pages < n_pages) {
         uint8_t *page = kv_page_take(pool);
-        if (!page) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: the page pool has no page left"); /* promised, so unreachable */
+        if (!page)
+            KV_FAIL(err, KVANT_ERR_MEMORY, -1,
+                    "cache: the page pool has no page left"); /* promised, so unreachable */
         seq->pages[seq->n_pages++] = page;
     }
     seq->step = step;
@@ -83,8 +87,8 @@ size_t kv_seq_scratch_bytes(int head_dim)
 }
 
 /* Rows at positions [position, position + n) in float32, from the tail and from the step's own rows. */
-static void gather(const struct kv_seq *seq, const uint16_t *tail, const uint16_t *rows, int64_t row_stride, int64_t position, int n,
-                   float *out)
+static void gather(const struct kv_seq *seq, const uint16_t *tail, const uint16_t *rows, int64_t row_stride,
+                   int64_t position, int n, float *out)
 {
     const struct kv_kernels *kernels = seq->cache->codec.kernels;
     int head_dim = seq->cache->plan->head_dim;
@@ -97,8 +101,8 @@ static void gather(const struct kv_seq *seq, const uint16_t *tail, const uint16_
     }
 }
 
-kvant_status kv_seq_write(struct kv_seq *seq, int layer, int head_kv, const uint16_t *k, const uint16_t *v, int64_t row_stride,
-                          void *scratch, struct kvant_error *err)
+kvant_status kv_seq_write(struct kv_seq *seq, int layer, int head_kv, const uint16_t *k, const uint16_t *v,
+                          int64_t row_stride, void *scratch, struct kvant_error *err)
 {
     const struct kv_codec *codec = &seq->cache->codec;
     size_t tail = kv_seq_rows_first(seq, layer, head_kv, seq->n_tail_rows);
@@ -110,21 +114,24 @@ kvant_status kv_seq_write(struct kv_seq *seq, int layer, int head_kv, const uint
         int n = left < KV_PAGE_TOKENS - row ? (int)left : KV_PAGE_TOKENS - row;
         gather(seq, seq->tail_k + tail, k, row_stride, position, n, s.k);
         gather(seq, seq->tail_v + tail, v, row_stride, position, n, s.v);
-        KV_TRY(kv_codec_encode(codec, seq->pages[sealed / KV_PAGE_TOKENS], layer, head_kv, row, n, position, s.k, s.v, s.codec, err));
+        KV_TRY(kv_codec_encode(codec, seq->pages[sealed / KV_PAGE_TOKENS], layer, head_kv, row, n, position, s.k, s.v,
+                               s.codec, err));
         sealed += n;
     }
     return KVANT_OK;
 }
 
-void kv_seq_get_view(const struct kv_seq *seq, int layer, int head_kv, const uint16_t *k, const uint16_t *v, int64_t row_stride,
-                     struct kv_seq_view *out)
+void kv_seq_get_view(const struct kv_seq *seq, int layer, int head_kv, const uint16_t *k, const uint16_t *v,
+                     int64_t row_stride, struct kv_seq_view *out)
 {
     int head_dim = seq->cache->plan->head_dim;
     size_t sinks = kv_seq_rows_first(seq, layer, head_kv, seq->n_sink_rows);
-    size_t tail = kv_seq_rows_first(seq, layer, head_kv, seq->n_tail_rows) + (size_t)seq->tail_first * (size_t)head_dim;
+    size_t tail = kv_seq_rows_first(seq, layer, head_kv, seq->n_tail_rows) +
+                  (size_t)seq->tail_first * (size_t)head_dim;
     int64_t tail_position = kv_seq_tail_position(seq);
     bool active = seq->step.active;
-    out->exact[0] = (struct kv_exact_segment){ seq->sink_k + sinks, seq->sink_v + sinks, head_dim, 0, kv_seq_n_sinks(seq) };
+    out->exact[0] = (struct kv_exact_segment){seq->sink_k + sinks, seq->sink_v + sinks, head_dim, 0,
+                                              kv_seq_n_sinks(seq)};
     out->exact[1] = (struct kv_exact_segment){ seq->tail_k + tail, seq->tail_v + tail, head_dim, tail_position,
                                                seq->n_tokens - tail_position };
     out->exact[2] = (struct kv_exact_segment){ k, v, row_stride, seq->n_tokens, active ? seq->step.n : 0 };
@@ -134,7 +141,8 @@ void kv_seq_get_view(const struct kv_seq *seq, int layer, int head_kv, const uin
 
 /* --------------------------------------------------------------------------------------------- commit -- */
 
-static void commit_rows(const struct kv_seq *seq, uint16_t *sinks, uint16_t *tail, const uint16_t *rows, int64_t row_stride)
+static void commit_rows(const struct kv_seq *seq, uint16_t *sinks, uint16_t *tail, const uint16_t *rows,
+                        int64_t row_stride)
 {
     const struct kvant_plan *plan = seq->cache->plan;
     const struct kv_seq_step *step = &seq->step;
@@ -145,15 +153,18 @@ static void commit_rows(const struct kv_seq *seq, uint16_t *sinks, uint16_t *tai
                 (size_t)step->n_tail_keep * row_bytes);
     }
     int64_t end = seq->n_tokens + step->n, p = seq->n_tokens;
-    for (; p < end && p < plan->sinks; p++) memcpy(sinks + p * plan->head_dim, rows + (p - seq->n_tokens) * row_stride, row_bytes);
+    for (; p < end && p < plan->sinks; p++)
+        memcpy(sinks + p * plan->head_dim, rows + (p - seq->n_tokens) * row_stride, row_bytes);
 
-    int64_t tail_position = plan->sinks + step->sealed_after; /* of the tail after the step; rows before it are in pages */
+    int64_t tail_position = plan->sinks +
+                            step->sealed_after; /* of the tail after the step; rows before it are in pages */
     if (p < tail_position) p = tail_position;
     uint16_t *to = tail + (step->tail_first_after + (p - tail_position)) * plan->head_dim;
     for (; p < end; p++, to += head_dim) memcpy(to, rows + (p - seq->n_tokens) * row_stride, row_bytes);
 }
 
-void kv_seq_commit_head(struct kv_seq *seq, int layer, int head_kv, const uint16_t *k, const uint16_t *v, int64_t row_stride)
+void kv_seq_commit_head(struct kv_seq *seq, int layer, int head_kv, const uint16_t *k, const uint16_t *v,
+                        int64_t row_stride)
 {
     size_t sinks = kv_seq_rows_first(seq, layer, head_kv, seq->n_sink_rows);
     size_t tail = kv_seq_rows_first(seq, layer, head_kv, seq->n_tail_rows);

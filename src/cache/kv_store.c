@@ -15,7 +15,8 @@ struct kv_store {
 
 /* ---------------------------------------------------------------------------------------------- store -- */
 
-kvant_status kv_store_open(struct kv_store **out, const struct kv_kernels *kernels, const struct kv_rope *rope, struct kvant_error *err)
+kvant_status kv_store_open(struct kv_store **out, const struct kv_kernels *kernels, const struct kv_rope *rope,
+                           struct kvant_error *err)
 {
     *out = kv_alloc(1, sizeof **out);
     if (!*out) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: no memory for its store");
@@ -103,7 +104,8 @@ static size_t carve_seq(struct kv_seq *s, void *base, const struct kvant_plan *p
     s->n_sink_rows = smaller(plan->sinks, n_tokens_max);
     s->n_tail_rows = smaller(kv_tail_cap(plan) + slack, n_tokens_max - s->n_sink_rows);
     size_t row_elements = (size_t)plan->n_layer * (size_t)plan->n_head_kv * (size_t)plan->head_dim;
-    size_t sink_elements = row_elements * (size_t)s->n_sink_rows, tail_elements = row_elements * (size_t)s->n_tail_rows;
+    size_t sink_elements = row_elements * (size_t)s->n_sink_rows,
+           tail_elements = row_elements * (size_t)s->n_tail_rows;
     kv_carve(&c, 1, sizeof *s);
     s->pages = kv_carve(&c, s->n_pages_max, sizeof *s->pages);
     s->sink_k = kv_carve(&c, sink_elements, sizeof *s->sink_k);
@@ -119,7 +121,8 @@ size_t kv_seq_block_bytes(const struct kvant_plan *plan, int64_t n_tokens_max)
     return carve_seq(&s, NULL, plan, n_tokens_max);
 }
 
-/* Refuses what can never fit before anything is taken: mapping alone would succeed, and the kernel would end the process later. */
+/* Refuses what can never fit before anything is taken: mapping alone would succeed, and the kernel would end the
+ * process later. */
 static kvant_status check_size(const struct kvant_plan *plan, int64_t n_tokens_max, struct kvant_error *err)
 {
     struct kvant_plan_memory memory;
@@ -127,18 +130,22 @@ static kvant_status check_size(const struct kvant_plan *plan, int64_t n_tokens_m
     size_t host_bytes = kv_host_memory_bytes();
     if (memory.total_bytes <= host_bytes && memory.total_bytes < SIZE_MAX) return KVANT_OK;
     KV_FAIL(err, KVANT_ERR_MEMORY, -1,
-            "cache: %lld tokens under plan %s take %.1f MB (%.0f bytes per token), but this machine has %.1f MB of memory; "
+            "cache: %lld tokens under plan %s take %.1f MB (%.0f bytes per token), but this machine has %.1f MB of "
+            "memory; "
             "use fewer tokens or a plan of fewer bits",
-            (long long)n_tokens_max, plan->name ? plan->name : "(unnamed)", (double)memory.total_bytes / 1e6, memory.bytes_per_token,
-            (double)host_bytes / 1e6);
+            (long long)n_tokens_max, plan->name ? plan->name : "(unnamed)", (double)memory.total_bytes / 1e6,
+            memory.bytes_per_token, (double)host_bytes / 1e6);
 }
 
 /* An empty sequence of a plan cache. On failure nothing is taken. */
-static kvant_status seq_open(struct kv_seq **out, struct kv_plan_cache *cache, int64_t n_tokens_max, struct kvant_error *err)
+static kvant_status seq_open(struct kv_seq **out, struct kv_plan_cache *cache, int64_t n_tokens_max,
+                             struct kvant_error *err)
 {
     size_t bytes = kv_seq_block_bytes(cache->plan, n_tokens_max);
     struct kv_seq *s = kv_alloc(1, bytes);
-    if (!s) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: no memory for %zu bytes of sinks and tail of %lld tokens", bytes, (long long)n_tokens_max);
+    if (!s)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: no memory for %zu bytes of sinks and tail of %lld tokens", bytes,
+                (long long)n_tokens_max);
     carve_seq(s, s, cache->plan, n_tokens_max);
     kvant_status status = kv_page_pool_promise(&cache->pool, s->n_pages_max, err);
     if (status != KVANT_OK) {
@@ -151,17 +158,21 @@ static kvant_status seq_open(struct kv_seq **out, struct kv_plan_cache *cache, i
     return KVANT_OK;
 }
 
-kvant_status kv_seq_open(struct kv_seq **out, struct kv_store *store, const struct kvant_plan *plan, int64_t n_tokens_max, struct kvant_error *err)
+kvant_status kv_seq_open(struct kv_seq **out, struct kv_store *store, const struct kvant_plan *plan,
+                         int64_t n_tokens_max, struct kvant_error *err)
 {
     *out = NULL;
-    if (n_tokens_max < 1) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "cache: a sequence of %lld tokens; at least 1 is needed", (long long)n_tokens_max);
+    if (n_tokens_max < 1)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "cache: a sequence of %lld tokens; at least 1 is needed",
+                (long long)n_tokens_max);
     if (kvant_plan_needs_calibration(plan)) {
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan %s: centres keys or mixes channels without its tables; calibrate it first",
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "plan %s: centres keys or mixes channels without its tables; calibrate it first",
                 plan->name ? plan->name : "(unnamed)");
     }
     if (store->rope.head_dim != plan->head_dim) {
-        KV_FAIL(err, KVANT_ERR_MISMATCH, -1, "plan %s: head size %d, but the model's is %d", plan->name ? plan->name : "(unnamed)",
-                plan->head_dim, store->rope.head_dim);
+        KV_FAIL(err, KVANT_ERR_MISMATCH, -1, "plan %s: head size %d, but the model's is %d",
+                plan->name ? plan->name : "(unnamed)", plan->head_dim, store->rope.head_dim);
     }
     struct kv_plan_cache *cache;
     KV_TRY(plan_cache_get(&cache, store, plan, err));
@@ -185,7 +196,8 @@ void kv_seq_close(struct kv_seq *seq)
 static kvant_status check_idle(const struct kv_seq *seq, const char *what, struct kvant_error *err)
 {
     if (seq->failed) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: %s after a failed step; close it", what);
-    if (seq->step.active) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: %s inside a step; commit the step first", what);
+    if (seq->step.active)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: %s inside a step; commit the step first", what);
     return KVANT_OK;
 }
 
@@ -244,7 +256,8 @@ static void bring_back(struct kv_seq *seq, int layer, int head_kv, const struct 
     for (int64_t done = 0; done < cut->n_back;) {
         int64_t sealed = cut->sealed_after + done, i_page = sealed / KV_PAGE_TOKENS;
         int row = (int)(sealed % KV_PAGE_TOKENS), n = smaller(KV_PAGE_TOKENS - row, cut->n_back - done);
-        kv_codec_expand_keys(codec, seq->pages[i_page], layer, head_kv, row + n, codec->plan->sinks + i_page * KV_PAGE_TOKENS, tile);
+        kv_codec_expand_keys(codec, seq->pages[i_page], layer, head_kv, row + n,
+                             codec->plan->sinks + i_page * KV_PAGE_TOKENS, tile);
         float column[KV_HEAD_DIM_MAX];
         for (int i = 0; i < n; i++) {
             for (int c = 0; c < head_dim; c++) column[c] = tile[c * KV_PAGE_TOKENS + row + i];
@@ -252,7 +265,8 @@ static void bring_back(struct kv_seq *seq, int layer, int head_kv, const struct 
         }
         kv_codec_expand_values(codec, seq->pages[i_page], layer, head_kv, row + n, tile);
         float *rows = tile + row * head_dim;
-        if (kv_plan_recipe_at(codec->plan, layer, head_kv)->value_rotated) codec->kernels->hadamard(rows, n, head_dim);
+        if (kv_plan_recipe_at(codec->plan, layer, head_kv)->value_rotated)
+            codec->kernels->hadamard(rows, n, head_dim);
         codec->kernels->f32_to_f16(rows, (int64_t)n * head_dim, v + done * head_dim);
         done += n;
     }
@@ -293,8 +307,8 @@ kvant_status kv_seq_truncate(struct kv_seq *seq, int64_t n_tokens, struct kvant_
 {
     KV_TRY(check_idle(seq, "truncate", err));
     if (n_tokens < 0 || n_tokens > seq->n_tokens) {
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: truncate to %lld of %lld tokens; only shorter is possible", (long long)n_tokens,
-                (long long)seq->n_tokens);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: truncate to %lld of %lld tokens; only shorter is possible",
+                (long long)n_tokens, (long long)seq->n_tokens);
     }
     struct kv_plan_cache *cache = seq->cache;
     struct cut cut = plan_cut(seq, n_tokens);

@@ -44,11 +44,13 @@ static void make_channels(struct kvant_plan *plan)
             ch->order[i] = ch->order[j];
             ch->order[j] = t;
         }
-        for (int u = 0; u < plan->head_dim / 8; u++) ch->count[(u + (int)h) % KV_N_CLASSES] = (uint16_t)(ch->count[(u + (int)h) % KV_N_CLASSES] + 8);
+        for (int u = 0; u < plan->head_dim / 8; u++)
+            ch->count[(u + (int)h) % KV_N_CLASSES] = (uint16_t)(ch->count[(u + (int)h) % KV_N_CLASSES] + 8);
     }
 }
 
-void rig_open(struct cache_rig *rig, const char *recipes, int n_layer, int n_head_kv, int head_dim, int sinks, int tail)
+void rig_open(struct cache_rig *rig, const char *recipes, int n_layer, int n_head_kv, int head_dim, int sinks,
+              int tail)
 {
     memset(rig, 0, sizeof *rig);
     kv_kernels_select(&rig->kernels, KV_CPU_SCALAR);
@@ -83,7 +85,8 @@ void rig_close(struct cache_rig *rig)
 
 void rig_row(const struct cache_rig *rig, int salt, int layer, int head_kv, int side, int64_t position, uint16_t *row)
 {
-    uint64_t state = mix((uint64_t)position * 2 + (uint64_t)side) ^ mix((uint64_t)(salt * 65536 + layer * 256 + head_kv) + 1000000);
+    uint64_t state = mix((uint64_t)position * 2 + (uint64_t)side) ^
+                     mix((uint64_t)(salt * 65536 + layer * 256 + head_kv) + 1000000);
     for (int c = 0; c < rig->plan->head_dim; c++) {
         float x = rig_noise(&state) * (c % 11 == 3 ? 30.0f : 1.5f) + (c % 7 == 2 ? 5.0f : 0.0f);
         row[c] = kv_f32_to_f16(x);

@@ -1,6 +1,6 @@
 /*
- * Encode and expand: every recipe's error against its own grid, element by element, in the domain in which it is stored.
- * The transforms are recomputed here in double from their definitions.
+ * Encode and expand: every recipe's error against its own grid, element by element, in the domain in which it is
+ * stored. The transforms are recomputed here in double from their definitions.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -44,9 +44,11 @@ static void bench_open(struct bench *b, const char *recipes, int head_dim)
     b->tile = kv_alloc((size_t)head_dim * ROWS, sizeof(float));
     assert_true(b->page && b->scratch && b->k && b->v && b->tile);
     uint64_t state = 3;
-    for (int i = 0; i < head_dim * ROWS; i++) { /* uneven channels, one of them with a large offset, as key biases make it */
+    for (int i = 0; i < head_dim * ROWS;
+         i++) { /* uneven channels, one of them with a large offset, as key biases make it */
         int c = i % head_dim;
-        b->k[i] = kv_f16_to_f32(kv_f32_to_f16(rig_noise(&state) * (c % 5 == 1 ? 20.0f : 1.0f) + (c == 6 ? -211.0f : 0.0f)));
+        b->k[i] = kv_f16_to_f32(
+            kv_f32_to_f16(rig_noise(&state) * (c % 5 == 1 ? 20.0f : 1.0f) + (c == 6 ? -211.0f : 0.0f)));
         b->v[i] = kv_f16_to_f32(kv_f32_to_f16(rig_noise(&state) * (c % 9 == 4 ? 8.0f : 0.5f)));
     }
 }
@@ -63,10 +65,12 @@ static void bench_close(struct bench *b)
     rig_close(&b->rig);
 }
 
-static kvant_status encode(struct bench *b, int layer, int head_kv, int row, int n, int64_t page_position, struct kvant_error *err)
+static kvant_status encode(struct bench *b, int layer, int head_kv, int row, int n, int64_t page_position,
+                           struct kvant_error *err)
 {
     size_t first = (size_t)row * (size_t)b->rig.plan->head_dim;
-    return kv_codec_encode(&b->codec, b->page, layer, head_kv, row, n, page_position + row, b->k + first, b->v + first, b->scratch, err);
+    return kv_codec_encode(&b->codec, b->page, layer, head_kv, row, n, page_position + row, b->k + first,
+                           b->v + first, b->scratch, err);
 }
 
 static float f16_at(const uint8_t *page, size_t offset, int i)
@@ -84,7 +88,8 @@ static void hadamard_by_definition(double *x, int head_dim)
     for (int i = 0; i < head_dim; i++) {
         int first = i / block * block;
         y[i] = 0;
-        for (int j = 0; j < block; j++) y[i] += (__builtin_popcount((unsigned)((i - first) & j)) & 1 ? -1.0 : 1.0) * x[first + j];
+        for (int j = 0; j < block; j++)
+            y[i] += (__builtin_popcount((unsigned)((i - first) & j)) & 1 ? -1.0 : 1.0) * x[first + j];
         y[i] /= sqrt(block);
     }
     memcpy(x, y, (size_t)head_dim * sizeof *x);
@@ -136,7 +141,8 @@ static double value_bound(const struct bench *b, int layer, int head_kv, int row
     return f16_at(b->page, b->layout.value[layer * N_HEAD + head_kv].scale, (row * head_dim + channel) / group) / 2.0;
 }
 
-/* Float arithmetic of the transforms: a few roundings at the size of the largest term (centres up to 100, keys to 211). */
+/* Float arithmetic of the transforms: a few roundings at the size of the largest term (centres up to 100, keys to
+ * 211). */
 #define TRANSFORM_ROUNDING 2e-4
 #define PLAIN_ROUNDING 2e-5
 
@@ -147,7 +153,8 @@ static void check_bounds(struct bench *b, int layer, int head_kv, int n, int64_t
     int head_dim = plan->head_dim;
     const struct kv_channels *ch = r->key_mixed ? &plan->channels[layer * N_HEAD + head_kv] : NULL;
     bool is_mean[KV_HEAD_DIM_MAX] = { false };
-    for (int s = ch ? head_dim - ch->count[KV_N_CLASSES - 1] : head_dim; s < head_dim; s++) is_mean[ch->order[s]] = true;
+    for (int s = ch ? head_dim - ch->count[KV_N_CLASSES - 1] : head_dim; s < head_dim; s++)
+        is_mean[ch->order[s]] = true;
     double key_rounding = r->key_centered || r->key_rotated ? TRANSFORM_ROUNDING : PLAIN_ROUNDING;
 
     kv_codec_expand_keys(&b->codec, b->page, layer, head_kv, n, page_position, b->tile);
@@ -162,7 +169,8 @@ static void check_bounds(struct bench *b, int layer, int head_kv, int n, int64_t
         to_stored_domain(b, layer, head_kv, page_position + row, true, x);
         to_stored_domain(b, layer, head_kv, page_position + row, true, y);
         for (int c = 0; c < head_dim; c++) {
-            if (!is_mean[c]) assert_true(fabs(x[c] - y[c]) <= key_bound(b, layer, head_kv, row, c, x[c]) * 1.00001 + key_rounding);
+            if (!is_mean[c])
+                assert_true(fabs(x[c] - y[c]) <= key_bound(b, layer, head_kv, row, c, x[c]) * 1.00001 + key_rounding);
         }
     }
     kv_codec_expand_values(&b->codec, b->page, layer, head_kv, n, b->tile); /* stays rotated */
@@ -205,7 +213,8 @@ static void test_every_uniform_recipe_is_within_half_a_step(void **state)
                 for (int g = 0; g < 4; g++, n++) {
                     int head_dim = head_dims[(n + i) % 4];
                     if (head_dim % 32 && g % 2) head_dim = 64;
-                    snprintf(recipe, sizeof recipe, "k%d%s%s v%d%s", bits[i], schemes[s], transforms[t], bits[(i + g) % 4], groups[g]);
+                    snprintf(recipe, sizeof recipe, "k%d%s%s v%d%s", bits[i], schemes[s], transforms[t],
+                             bits[(i + g) % 4], groups[g]);
                     check_recipe(recipe, head_dim);
                 }
             }
@@ -269,15 +278,18 @@ static void test_constant_groups(void **state)
             for (int j = 0; j < 64 * ROWS; j++) assert_true(b.tile[j] == constants[i]);
             kv_codec_expand_values(&b.codec, b.page, 0, 1, ROWS, b.tile);
             for (int j = 0; j < 64 * ROWS; j++) assert_true(b.tile[j] == constants[i]);
-            assert_true(f16_at(b.page, b.layout.key[1].scale, 0) == 0.0f && f16_at(b.page, b.layout.value[1].scale, 0) == 0.0f);
+            assert_true(f16_at(b.page, b.layout.key[1].scale, 0) == 0.0f &&
+                        f16_at(b.page, b.layout.value[1].scale, 0) == 0.0f);
             const uint8_t *codes = b.page + b.layout.value[1].codes;
-            for (size_t j = 0; j < b.layout.value[1].scale - b.layout.value[1].codes; j++) assert_int_equal(codes[j], 0);
+            for (size_t j = 0; j < b.layout.value[1].scale - b.layout.value[1].codes; j++)
+                assert_int_equal(codes[j], 0);
             bench_close(&b);
         }
     }
 }
 
-/* A narrow group far from zero: f16 steps of 0.125 around 211, a range of 0.3. Rounding the minimum to nearest would clip. */
+/* A narrow group far from zero: f16 steps of 0.125 around 211, a range of 0.3. Rounding the minimum to nearest would
+ * clip. */
 static void test_narrow_groups_far_from_zero(void **state)
 {
     (void)state;
@@ -289,12 +301,14 @@ static void test_narrow_groups_far_from_zero(void **state)
     check_bounds(&b, 0, 0, ROWS, 4);
     kv_codec_expand_keys(&b.codec, b.page, 0, 0, ROWS, 4, b.tile);
     for (int c = 0; c < 64; c++) { /* the grid grows by one f16 step at most: 0.125 + 0.3 in 15 levels */
-        for (int t = 0; t < ROWS; t++) assert_true(fabsf(b.tile[c * ROWS + t] - b.k[t * 64 + c]) <= 0.5f * 0.43f / 15 + 2e-5f);
+        for (int t = 0; t < ROWS; t++)
+            assert_true(fabsf(b.tile[c * ROWS + t] - b.k[t * 64 + c]) <= 0.5f * 0.43f / 15 + 2e-5f);
     }
     bench_close(&b);
 }
 
-/* Scales below 2^-14 are subnormal in f16 and round by up to half of themselves: 1.49 · 2^-24 must not become 2^-24. */
+/* Scales below 2^-14 are subnormal in f16 and round by up to half of themselves: 1.49 · 2^-24 must not become 2^-24.
+ * */
 static void test_tiny_ranges(void **state)
 {
     (void)state;
@@ -307,7 +321,8 @@ static void test_tiny_ranges(void **state)
         kv_codec_expand_keys(&b.codec, b.page, 0, 0, ROWS, 4, b.tile);
         for (int c = 0; c < 64; c++) {
             float half_step = f16_at(b.page, b.layout.key[0].scale, c) / 2;
-            for (int t = 0; t < ROWS; t++) assert_true(fabsf(b.tile[c * ROWS + t] - b.k[t * 64 + c]) <= half_step * 1.0001f);
+            for (int t = 0; t < ROWS; t++)
+                assert_true(fabsf(b.tile[c * ROWS + t] - b.k[t * 64 + c]) <= half_step * 1.0001f);
         }
     }
     bench_close(&b);
@@ -334,14 +349,16 @@ static void test_numbers_that_are_none_are_refused_by_name(void **state)
         bench_open(&b, recipes[i], 64);
         expect_numeric(&b, &b.k[40 * 64 + 17], NAN, "layer 1, KV head 0, position 684: key channel 17 is NaN");
         expect_numeric(&b, &b.k[32 * 64], INFINITY, "layer 1, KV head 0, position 676: key channel 0 is infinite");
-        expect_numeric(&b, &b.v[63 * 64 + 63], -INFINITY, "layer 1, KV head 0, position 707: value channel 63 is infinite");
+        expect_numeric(&b, &b.v[63 * 64 + 63], -INFINITY,
+                       "layer 1, KV head 0, position 707: value channel 63 is infinite");
         expect_numeric(&b, &b.v[33 * 64 + 5], -NAN, "layer 1, KV head 0, position 677: value channel 5 is NaN");
         bench_close(&b);
     }
     struct bench b; /* finite, but beyond what a scale or minimum can hold */
     bench_open(&b, "k4c64 v3,k4c64 v3,k4c32 v3", 64);
     expect_numeric(&b, &b.k[40 * 64 + 17], -3e6f, "layer 1, KV head 0, position 676: keys are too large for float16");
-    expect_numeric(&b, &b.v[40 * 64 + 17], 3e6f, "layer 1, KV head 0, position 684: values are too large for float16");
+    expect_numeric(&b, &b.v[40 * 64 + 17], 3e6f,
+                   "layer 1, KV head 0, position 684: values are too large for float16");
     bench_close(&b);
 }
 
@@ -349,7 +366,7 @@ static void test_numbers_that_are_none_are_refused_by_name(void **state)
 static void test_a_spike_stays_in_its_channel(void **state)
 {
     (void)state;
-    static const char *const recipes[] = { "k2c32 v2", "k3c32 v3", "k4c64 v4", "k8c64 v8", "k3c64x v3", "k2.5c32x v3" };
+    static const char *const recipes[] = {"k2c32 v2", "k3c32 v3", "k4c64 v4", "k8c64 v8", "k3c64x v3", "k2.5c32x v3"};
     for (int r = 0; r < 6; r++) {
         struct bench b;
         bench_open(&b, recipes[r], 64);
@@ -365,7 +382,8 @@ static void test_a_spike_stays_in_its_channel(void **state)
             int group = b.rig.plan->recipe[0].key_scheme;
             for (int c = 0; c < 64; c++) {
                 for (int t = 0; t < ROWS; t++) {
-                    if (c != spike || t / group != 10 / group) assert_true(b.tile[c * ROWS + t] == before[c * ROWS + t]);
+                    if (c != spike || t / group != 10 / group)
+                        assert_true(b.tile[c * ROWS + t] == before[c * ROWS + t]);
                 }
             }
             assert_true(b.tile[spike * ROWS + 10] != before[spike * ROWS + 10]);
@@ -379,12 +397,13 @@ static void test_a_spike_stays_in_its_channel(void **state)
 static void test_encoding_an_expanded_page_changes_nothing(void **state)
 {
     (void)state;
-    static const char *const recipes[] = { "k2t v2",   "k3t v3g32", "k4t v4",   "k8t v8",      "k2c32 v2",  "k3c32 v3",
-                                           "k4c64 v4", "k8c64 v8",  "k16 v16", "k3c64x v4g32", "k2c32x v3" };
+    static const char *const recipes[] = {"k2t v2",   "k3t v3g32", "k4t v4",  "k8t v8",       "k2c32 v2", "k3c32 v3",
+                                          "k4c64 v4", "k8c64 v8",  "k16 v16", "k3c64x v4g32", "k2c32x v3"};
     for (size_t r = 0; r < sizeof recipes / sizeof recipes[0]; r++) {
         struct bench b;
         bench_open(&b, recipes[r], 64);
-        for (int i = 6; i < 64 * ROWS; i += 64) b.k[i] += 211.0f; /* without the offset: its f16 step is wider than 8-bit grids */
+        for (int i = 6; i < 64 * ROWS; i += 64)
+            b.k[i] += 211.0f; /* without the offset: its f16 step is wider than 8-bit grids */
         assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
         uint8_t *page = kv_alloc(1, b.layout.page_bytes);
         memcpy(page, b.page, b.layout.page_bytes);
@@ -405,7 +424,8 @@ static void test_encoding_an_expanded_page_changes_nothing(void **state)
 static void test_rows_in_pieces(void **state)
 {
     (void)state;
-    static const char *const recipes[] = { "k2t v2h", "k3tmh v3", "k4th v4", "k8tm v8", "k3t v16", "k16 v3", "k16 v16", "k3c32m v3", "k3c32x v2" };
+    static const char *const recipes[] = {"k2t v2h", "k3tmh v3", "k4th v4",   "k8tm v8",  "k3t v16",
+                                          "k16 v3",  "k16 v16",  "k3c32m v3", "k3c32x v2"};
     for (size_t r = 0; r < sizeof recipes / sizeof recipes[0]; r++) {
         struct bench b;
         bench_open(&b, recipes[r], 40);

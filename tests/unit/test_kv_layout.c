@@ -187,8 +187,8 @@ static double bits_of_tokens(const struct kvant_plan *plan, int64_t n_tokens)
     return (sealed * m.page_bits + (n - sealed) * 16.0) / n;
 }
 
-/* Per-token mode, group = head: "equivalent bits" + 0.25 at 128 channels. KIVI mode: + 1. The tables' averages come from layers of
- * different pairs; here the same averages from few layers. */
+/* Per-token mode, group = head: "equivalent bits" + 0.25 at 128 channels. KIVI mode: + 1. The tables' averages come
+ * from layers of different pairs; here the same averages from few layers. */
 static void test_paper_true_bits(void **state)
 {
     (void)state;
@@ -197,10 +197,10 @@ static void test_paper_true_bits(void **state)
         int n_layer;
         double code_bits, true_bits;
     } rows[] = {
-        { "k4t v4", 1, 4.0, 4.25 },
-        { "k8t v4,k4t v2,k4t v2,k4t v2,k4t v2,k2t v4", 6, 3.5, 3.75 },
-        { "k4c32 v4g32", 1, 4.0, 5.0 },
-        { "k4c32 v2g32,k4c32 v4g32,k4c32 v2g32,k4c32 v2g32", 4, 3.25, 4.25 }, /* Llama C3.25: mean K 4.0, mean V 2.5 */
+        {"k4t v4", 1, 4.0, 4.25},
+        {"k8t v4,k4t v2,k4t v2,k4t v2,k4t v2,k2t v4", 6, 3.5, 3.75},
+        {"k4c32 v4g32", 1, 4.0, 5.0},
+        {"k4c32 v2g32,k4c32 v4g32,k4c32 v2g32,k4c32 v2g32", 4, 3.25, 4.25}, /* Llama C3.25: mean K 4.0, mean V 2.5 */
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct cache_rig rig;
@@ -236,7 +236,8 @@ static void test_paper_true_bits(void **state)
 static void test_account_is_allocator(void **state)
 {
     (void)state;
-    static const char *const recipes[] = { "k16 v16", "k8t v8", "k4tmh v3h", "k4c64m v3h", "k2c32 v2g32h,k3c64x v3h,k4c64m v4" };
+    static const char *const recipes[] = {"k16 v16", "k8t v8", "k4tmh v3h", "k4c64m v3h",
+                                          "k2c32 v2g32h,k3c64x v3h,k4c64m v4"};
     static const int64_t lengths[] = { 1, 3, 31, 64, 100, 131, 132, 1000, 8192 };
     for (size_t i = 0; i < sizeof recipes / sizeof recipes[0]; i++) {
         for (size_t l = 0; l < sizeof lengths / sizeof lengths[0]; l++) {
@@ -257,7 +258,8 @@ static void test_account_is_allocator(void **state)
             assert_int_equal(kv_seq_open(&second, store, rig.plan, lengths[l], NULL), KVANT_OK);
             assert_int_equal(hooks.live_bytes - before - with_tables, m.total_bytes);
             /* the allocator rounds each block up to 64 bytes */
-            assert_in_range(with_tables, m.total_bytes + m.tables_bytes - from_plan, m.total_bytes + m.tables_bytes - from_plan + 63);
+            assert_in_range(with_tables, m.total_bytes + m.tables_bytes - from_plan,
+                            m.total_bytes + m.tables_bytes - from_plan + 63);
 
             assert_int_equal(rig_append(&rig, first, 1, lengths[l], NULL), KVANT_OK);
             kv_seq_get_stats(first, &stats);

@@ -1,4 +1,5 @@
-/* Sequences: any split gives the same cache, sealed bytes stay, forks are independent, truncation, refusals, allocation failures. */
+/* Sequences: any split gives the same cache, sealed bytes stay, forks are independent, truncation, refusals,
+ * allocation failures. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -160,7 +161,8 @@ static void test_lengths(void **state)
 static void test_any_split_gives_the_same_cache(void **state)
 {
     (void)state;
-    static const int64_t splits[][8] = { { 1 }, { 3, 61, 1, 64 }, { 32 }, { 33, 7 }, { 100, 1, 1, 1 }, { 250, 20 } }; /* repeated to the end */
+    static const int64_t splits[][8] = {{1},     {3, 61, 1, 64}, {32},
+                                        {33, 7}, {100, 1, 1, 1}, {250, 20}}; /* repeated to the end */
     for (int p = 0; p < N_PLANS; p++) {
         for (int tail = 0; tail <= 40; tail += 20) {
             struct fixture f;
@@ -206,7 +208,8 @@ static void test_sealed_bytes_never_change(void **state)
         for (int m = 0; m < 3; m++) {
             append(&f, seq, 1, more[m]);
             kv_seq_get_view(seq, 0, 0, NULL, NULL, 0, &view);
-            for (size_t i = 0; i < n_full; i++) assert_memory_equal(before + i * page_bytes, view.pages[i], page_bytes);
+            for (size_t i = 0; i < n_full; i++)
+                assert_memory_equal(before + i * page_bytes, view.pages[i], page_bytes);
             if (n_part) kv_codec_expand_keys(kv_seq_codec(seq), view.pages[n_full], 1, 1, n_part, position, y);
             if (n_part) assert_memory_equal(x, y, sizeof x);
         }
@@ -384,7 +387,8 @@ static void test_exact_truncation(void **state)
                 struct kv_seq *seq = open_seq(&f, 500), *fresh = open_seq(&f, 500);
                 append(&f, seq, 1, 230);
                 assert_int_equal(kv_seq_truncate(seq, cut, NULL), KVANT_OK);
-                assert_int_equal(stats_of(seq).n_inexact_tail, p == 0 ? 0 : n_back); /* 16 bits come back as they were */
+                assert_int_equal(stats_of(seq).n_inexact_tail,
+                                 p == 0 ? 0 : n_back); /* 16 bits come back as they were */
                 append(&f, fresh, 1, cut);
                 if (n_back == 0 || p == 0) {
                     assert_same_cache(fresh, seq, false);
@@ -428,16 +432,19 @@ static void test_inexact_truncation(void **state)
             for (int64_t i = 0; i < cut.exact[1].n; i++) {
                 int64_t s = sealed + i;
                 kv_codec_expand_keys(codec, old.pages[s / 64], layer, head, 64, 4 + s / 64 * 64, tile);
-                for (int c = 0; c < 64; c++) assert_int_equal(cut.exact[1].k[i * 64 + c], kv_f32_to_f16(tile[c * 64 + s % 64]));
+                for (int c = 0; c < 64; c++)
+                    assert_int_equal(cut.exact[1].k[i * 64 + c], kv_f32_to_f16(tile[c * 64 + s % 64]));
                 kv_codec_expand_values(codec, old.pages[s / 64], layer, head, 64, tile);
                 if (rotated) f.rig.kernels.hadamard(tile, 64, 64);
-                for (int c = 0; c < 64; c++) assert_int_equal(cut.exact[1].v[i * 64 + c], kv_f32_to_f16(tile[s % 64 * 64 + c]));
+                for (int c = 0; c < 64; c++)
+                    assert_int_equal(cut.exact[1].v[i * 64 + c], kv_f32_to_f16(tile[s % 64 * 64 + c]));
             }
         }
         /* inexact rows leave the count when they are sealed again, and when they are cut off */
         append(&f, seq, 2, 1);
         assert_int_equal(stats_of(seq).n_inexact_tail, 150 - 4 - kv_sealed_tokens(f.rig.plan, 151));
-        int64_t cut = 4 + kv_sealed_tokens(f.rig.plan, 151) + 3, left = cut - 4 - kv_sealed_tokens(f.rig.plan, cut + 20);
+        int64_t cut = 4 + kv_sealed_tokens(f.rig.plan, 151) + 3,
+                left = cut - 4 - kv_sealed_tokens(f.rig.plan, cut + 20);
         assert_int_equal(kv_seq_truncate(seq, cut, NULL), KVANT_OK);
         append(&f, seq, 2, 20);
         assert_int_equal(stats_of(seq).n_inexact_tail, left > 0 ? left : 0);
