@@ -77,11 +77,11 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, b
         vi dot[PANELS][ACTS_MAX];
         for (int p = 0; p < panels; p++)
             for (int a = 0; a < acts; a++) dot[p][a] = vi_zero();
-        for (int i = g * group; i < (g + 1) * group; i += 4) {
+        for (int i = 0; i < group; i += 4) {
             vi code[PANELS];
-            for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + i * LANES);
+            for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (g * group + i) * LANES);
             for (int a = 0; a < acts; a++) {
-                vi x = vi_set4(t->q + a * t->k + i);
+                vi x = vi_set4(t->q + a * t->k + g * group + i);
                 for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
             }
         }
