@@ -12,9 +12,10 @@
  *   V of one (layer, KV head):  codes token-major, head_dim·b/8 bytes a token | scales (64, head_dim / group) | minima
  *   codes, scales and minima of each side start at multiples of 64 bytes
  *
- * Sealing: with n tokens before a query, the first `sinks` are exact, the next kv_sealed_tokens(plan, n) are read
- * from pages, the rest is exact. It depends on n alone, so any split of a text into batches gives the same cache
- * and the same reads. Each query reads its own token exactly.
+ * Sealing: of n tokens, the query's own included, the first `sinks` are exact, the next kv_sealed_tokens(plan, n) are
+ * read from pages, the rest is exact. It depends on n alone, so any split of a text into batches gives the same cache
+ * and the same reads. With a tail of 0 and a granule of 1 (the per-token setting of the paper) every token is read from
+ * its codes, a query's own too: each row is quantized when it is appended.
  */
 #ifndef KV_CACHE_KV_LAYOUT_H
 #define KV_CACHE_KV_LAYOUT_H
@@ -43,8 +44,7 @@ size_t kv_layout_payload_bytes(const struct kvant_plan *plan); /* codes, scales 
 size_t kv_layout_table_bytes(const struct kvant_plan *plan);   /* what kv_layout_open takes                        */
 double kv_layout_code_bits(const struct kvant_plan *plan);     /* mean over keys and values                        */
 
-/* Tokens read from pages by a query with n tokens before it (equally: sealed once n tokens have been appended):
- * the largest multiple of granule that leaves at least `tail` of the n - sinks others exact; 0 if there is none. */
+/* Tokens read from pages once n tokens have been appended, by the query of the last of them: the largest multiple of granule that leaves at least `tail` of the n - sinks others exact; 0 if there is none. */
 int64_t kv_sealed_tokens(const struct kvant_plan *plan, int64_t n_tokens);
 /* Most tokens that the tail can hold: tail + granule - 1. */
 int kv_tail_cap(const struct kvant_plan *plan);

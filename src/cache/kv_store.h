@@ -44,8 +44,8 @@ kvant_status kv_seq_write(struct kv_seq *seq, int layer, int head_kv, const uint
 size_t kv_seq_scratch_bytes(int head_dim);
 
 /* What a query of the current step reads: valid between kv_seq_write and kv_seq_commit_head of that layer and head.
- * Exact rows are in three segments; a query with n tokens before it reads pages for [sinks, sinks +
- * kv_sealed_tokens(n)) and exact rows for the rest up to and with its own. */
+ * Exact rows are in three segments; the query of the n-th token reads pages for [sinks, sinks + kv_sealed_tokens(n))
+ * and exact rows for the rest up to its own. */
 struct kv_exact_segment {
     const uint16_t *k, *v;   /* f16 rows, head_dim each                             */
     int64_t row_stride;      /* in elements                                         */

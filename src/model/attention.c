@@ -225,7 +225,7 @@ static void block_open(struct block *b, const struct job *job, int i_run, int he
     size_t n = (size_t)group * (size_t)call->head_dim; /* query heads of a group lie side by side */
     size_t q_stride = (size_t)call->n_head * (size_t)call->head_dim;
     for (int i = 0; i < b->n_tokens; i++) {
-        b->sealed[i] = kv_sealed_tokens(b->plan, run->n_before + token + i);
+        b->sealed[i] = kv_sealed_tokens(b->plan, run->n_before + token + i + 1);
         const float *q = call->q + (size_t)(run->row + token + i) * q_stride + (size_t)head_kv * n;
         for (size_t c = 0; c < n; c++) worker->q[(size_t)i * n + c] = call->scale * q[c];
     }
@@ -346,8 +346,8 @@ static int64_t plan_items(const struct kv_attn_call *call, struct kv_attn_scratc
     for (int i = 0; i < call->n_runs; i++) {
         const struct kv_attn_run *run = &call->runs[i];
         struct run_work *w = &s->runs[i];
-        int64_t last = run->n_before + run->n - 1; /* the position of the query that sees most */
-        int64_t n_chunks = run->n > 0 ? chunks_of(kv_sealed_tokens(kv_seq_plan(run->seq), last)) : 0;
+        int64_t n_tokens = run->n_before + run->n; /* what the last query sees, its own token included */
+        int64_t n_chunks = run->n > 0 ? chunks_of(kv_sealed_tokens(kv_seq_plan(run->seq), n_tokens)) : 0;
         w->first_item = n_items;
         w->n_blocks = (run->n + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
         w->n_parts = n_chunks + 1;

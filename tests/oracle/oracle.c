@@ -82,7 +82,7 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
     int dim = o->dims.head_dim, at = layer * o->dims.n_head_kv + head;
     const struct oracle_recipe *r = &c->recipe[c->uniform ? 0 : at];
     const uint8_t *bits = r->key_mixed ? c->channel_bits + (size_t)at * (size_t)dim : NULL; /* (head_dim) */
-    int first = c->sinks, end = c->sinks + sealed_tokens(c, n - 1);
+    int first = c->sinks, end = c->sinks + sealed_tokens(c, n);
     float *center = oracle_take((size_t)dim, sizeof *center);
     for (int t = first; t < end && r->key_centered; t++) {
         memcpy(center, c->center + (size_t)at * (size_t)dim, (size_t)dim * sizeof *center);
@@ -158,7 +158,7 @@ static void rms_norm(const struct oracle *o, const struct tensor *weight, const 
 }
 
 /* out (n, n_head, head_dim) of causal attention. Query s reads position t from k_sealed and v_sealed if t is
- * sealed once s tokens are there, else from k and v; all (n, n_head_kv, head_dim). */
+ * sealed once s + 1 tokens are there, its own included, else from k and v; all (n, n_head_kv, head_dim). */
 static void attend(const struct oracle *o, const struct oracle_cache *cache, int n, const float *q,
                    const float *k, const float *v, const float *k_sealed, const float *v_sealed, float *out)
 {
@@ -166,7 +166,7 @@ static void attend(const struct oracle *o, const struct oracle_cache *cache, int
     double *p = oracle_take((size_t)n, sizeof *p), *sum = oracle_take((size_t)dim, sizeof *sum);
     for (int s = 0; s < n; s++) {
         int sealed_first = cache ? cache->sinks : 0;
-        int sealed_end = cache ? cache->sinks + sealed_tokens(cache, s) : 0;
+        int sealed_end = cache ? cache->sinks + sealed_tokens(cache, s + 1) : 0;
         for (int h = 0; h < n_head; h++) {
             const float *qh = q + (s * n_head + h) * dim;
             int head_at = h / (n_head / o->dims.n_head_kv) * dim;

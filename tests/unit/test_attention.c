@@ -126,7 +126,7 @@ static void attend_double(const struct world *w, const struct stream *s, int lay
                           int64_t position, const float *q, double *out)
 {
     int d = w->head_dim;
-    int64_t sinks = s->plan->sinks, sealed = kv_sealed_tokens(s->plan, position), n = position + 1;
+    int64_t sinks = s->plan->sinks, sealed = kv_sealed_tokens(s->plan, position + 1), n = position + 1;
     struct kv_codec codec = *kv_seq_codec(s->seq);
     codec.kernels = &w->scalar;
     double *score = kv_alloc((size_t)n, sizeof *score), top = -1e300, sum = 0;
