@@ -71,6 +71,8 @@ kvant_status kv_plan_uniform(struct kvant_plan **out, const struct kv_plan_dims 
 kvant_status kv_plan_clone(struct kvant_plan **out, const struct kvant_plan *plan, struct kvant_error *err);
 /* Sets granule from the recipes; call after changing recipes by hand. */
 void kv_plan_settle(struct kvant_plan *plan);
+/* Sets plan->name: the grammar if one recipe holds for all, else base (may be NULL), else a range list. */
+kvant_status kv_plan_set_name(struct kvant_plan *plan, const char *base, struct kvant_error *err);
 /* Everything that parse and load promise: ranges, head size against groups, tables present and well-formed or absent. */
 kvant_status kv_plan_check(const struct kvant_plan *plan, struct kvant_error *err);
 

@@ -39,8 +39,6 @@ kvant_status kv_plan_alloc(struct kvant_plan **out, const struct kv_plan_dims *d
 /* FORMAT, naming the first gap, unless each layer has got its recipes. */
 kvant_status kv_plan_check_covered(const struct kvant_plan *plan, const bool *covered, struct kv_text_place place,
                                    struct kvant_error *err);
-/* Sets plan->name: the grammar if one recipe holds for all, else base (may be NULL), else a range list. */
-kvant_status kv_plan_set_name(struct kvant_plan *plan, const char *base, struct kvant_error *err);
 
 /* Which faithful setting a KVTuner preset asks for; AUTO: kivi if its file name holds that word, else per token. */
 enum kv_preset_mode { KV_PRESET_AUTO = 0, KV_PRESET_PERTOKEN, KV_PRESET_KIVI };
