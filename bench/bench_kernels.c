@@ -14,11 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define K 2304                       /* a multiple of 256 and not of the slab of 512 */
+#define K            2304 /* a multiple of 256 and not of the slab of 512 */
 #define DECODE_BYTES ((size_t)192 << 20)
 #define PREFILL_ROWS 2048
-#define PREFILL_N 512
-#define REPEATS 7
+#define PREFILL_N    512
+#define REPEATS      7
 
 struct bench {
     struct kv_pool *pool;
@@ -36,14 +36,17 @@ static int by_value(const void *a, const void *b)
 }
 
 /* Median seconds of one product. */
-static double time_product(struct bench *b, const struct kv_kernels *table, const struct kv_weight_type *type, int64_t n_rows,
-                           int64_t n, bool float_act, int repeats)
+static double time_product(struct bench *b, const struct kv_kernels *table, const struct kv_weight_type *type,
+                           int64_t n_rows, int64_t n, bool float_act, int repeats)
 {
-    struct kv_gguf_tensor w = { .type = type, .n_dims = 2, .dims = { K, n_rows, 1, 1 }, .data = b->weights,
-                                .row_bytes = (size_t)(K / type->block) * (size_t)type->block_bytes };
+    struct kv_gguf_tensor w = {.type = type,
+                               .n_dims = 2,
+                               .dims = {K, n_rows, 1, 1},
+                               .data = b->weights,
+                               .row_bytes = (size_t)(K / type->block) * (size_t)type->block_bytes};
     struct kv_activations a;
     kv_activations_set(&a, b->pool, table, b->x, n, K, float_act ? NULL : b->int8_memory);
-    struct kv_product p = { .w = &w, .y = b->y, .ldy = n_rows };
+    struct kv_product p = {.w = &w, .y = b->y, .ldy = n_rows};
     double seconds[REPEATS];
     for (int i = 0; i < repeats; i++) {
         double start = kv_clock_s();
@@ -54,7 +57,8 @@ static double time_product(struct bench *b, const struct kv_kernels *table, cons
     return seconds[repeats / 2];
 }
 
-static void bench_type(struct bench *b, const struct kv_weight_type *type, const char *only_level, double read_gb_per_s)
+static void bench_type(struct bench *b, const struct kv_weight_type *type, const char *only_level,
+                       double read_gb_per_s)
 {
     double row_bytes = (double)K / type->block * type->block_bytes;
     int64_t decode_rows = (int64_t)((double)DECODE_BYTES / row_bytes);
@@ -78,7 +82,7 @@ static void bench_type(struct bench *b, const struct kv_weight_type *type, const
 
 int main(int argc, char **argv)
 {
-    struct bench b = { 0 };
+    struct bench b = {0};
     struct kvant_error err;
     int n_threads = kv_cpu_count();
     if (kv_pool_open(&b.pool, n_threads, &err) != KVANT_OK) {
@@ -101,7 +105,7 @@ int main(int argc, char **argv)
     /* 0x15..0x18 in every byte: scales of a small normal float16 whatever the type */
     for (size_t i = 0; i < DECODE_BYTES; i++) b.weights[i] = (uint8_t)(0x15 + (i >> 3) % 4);
 
-    struct kvant_model machine = { .n_threads = n_threads };
+    struct kvant_model machine = {.n_threads = n_threads};
     double read_gb_per_s = kvant_machine_read_gb_per_s(&machine);
     printf("%d threads, read bandwidth %.1f GB/s\n", n_threads, read_gb_per_s);
     printf("%-7s %-7s %8s %7s %10s %9s\n", "type", "level", "GB/s n=1", "of read", "GMAC/s 512", "to scalar");

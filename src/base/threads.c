@@ -202,7 +202,8 @@ static void for_worker(void *user, int i_thread, int n_threads)
     }
 }
 
-void kv_pool_for(struct kv_pool *pool, int64_t n_items, void (*fn)(void *user, int64_t i_item, int i_thread), void *user)
+void kv_pool_for(struct kv_pool *pool, int64_t n_items, void (*fn)(void *user, int64_t i_item, int i_thread),
+                 void *user)
 {
     struct for_job job = { .n_items = n_items, .fn = fn, .user = user };
     atomic_init(&job.next, 0);

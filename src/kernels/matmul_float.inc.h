@@ -1,6 +1,6 @@
 /*
- * Matrix products over float32 activations: each row is turned to float32 once, then met with up to 4 activations at a
- * time. Two sums per output, over even and odd vectors, in an order that depends on k alone. Error against exact
+ * Matrix products over float32 activations: each row becomes float32 once, then meets up to 4 activations at a time.
+ * Two sums per output, over even and odd vectors, in an order that depends on k alone. Error against exact
  * arithmetic: (k / (2 · LANES) + 6) · 2^-24 · Σ |w·x|.
  */
 #define FLOAT_ACTS 4
@@ -49,8 +49,8 @@ KV_INLINE void dot_acts(const float *w, const float *x, int64_t k, int acts, flo
     for (int a = 0; a < acts; a++) y[a] = vf_sum(vf_add(even[a], odd[a]));
 }
 
-static void rows_times_f32(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin, int64_t row_end,
-                           void *scratch)
+static void rows_times_f32(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin,
+                           int64_t row_end, void *scratch)
 {
     struct kv_row_scratch s = kv_row_scratch_place(scratch, mm->k);
     for (int64_t r = row_begin; r < row_end; r++) {
@@ -74,8 +74,8 @@ static void rows_times_f32(const struct kv_kernels *table, const struct kv_matmu
     }
 }
 
-static void matmul_rows(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin, int64_t row_end,
-                        void *scratch)
+static void matmul_rows(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin,
+                        int64_t row_end, void *scratch)
 {
     if (mm->x_i8) rows_times_i8(mm, row_begin, row_end, scratch);
     else rows_times_f32(table, mm, row_begin, row_end, scratch);

@@ -35,8 +35,8 @@ static inline struct kv_row_scratch kv_row_scratch_place(void *scratch, int64_t 
     return kv_row_scratch_carve(&c, k);
 }
 
-/* 576 columns × 32 rows of codes with their scales and minima just fit the 48 KB of first-level cache that current cores
- * have; a multiple of 64, so that turning needs no short vectors. */
+/* 576 columns × 32 rows of codes with their scales and minima just fit the 48 KB of first-level cache that current
+ * cores have. A multiple of 64: two blocks of any 32-column format, whose bytes are whole words. */
 #define KV_SLAB 576
 #define KV_PANEL_ROWS 32
 #define KV_PANEL_SCRATCH_BYTES ((size_t)64 << 10)

@@ -1,22 +1,23 @@
 /*
  * Matrix products over int8 activations, in the vocabulary of an instruction set.
  *
- * Lanes are rows. Two panels of LANES rows are unpacked, a slab of up to 576 columns at a time (panel_unpack.inc.h), so
- * that a vector holds 4 consecutive codes of each row; one broadcast of 4 activations then feeds LANES dot products and
- * no horizontal sum is ever needed:
+ * Lanes are rows. Panels of LANES rows are unpacked, a slab of up to 576 columns at a time (panel_unpack.inc.h), so
+ * that a vector holds 4 consecutive codes of each row; one broadcast of 4 activations then feeds LANES dot products
+ * and no horizontal sum is ever needed:
  *
  *     dot[row]  = Σ over the group of code·q                              (int32, exact)
  *     y[row]    = fma(min, sum, fma(float(dot), scale·xs, y[row]))        group after group, slab after slab
  *
  * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding (n = 1) and
- * prefill (n = 512) are bit-equal. Between slabs the sums rest in y. With n = 1 unpacking is most of the work, and must
- * take less time than memory needs to deliver the weights; with many activations all of them share it.
+ * prefill (n = 512) are bit-equal. Between slabs the sums rest in y. With n = 1 unpacking is most of the work, and
+ * must take less time than memory needs to deliver the weights; with many activations all of them share it.
  * Rejected: lanes along the columns of one row. It needs no turning but pays a conversion and two multiplications per
  * row instead of per LANES rows, and loses by a factor 2 to 3 in prefill.
  */
 
 #define PANELS (KV_PANEL_ROWS / LANES < 2 ? 1 : 2)
-#define RAW_WORDS 176 /* a slab of the widest format, Q8_0: 576 / 32 · 34 bytes are 153 words; whole vectors of them, and one more */
+/* A slab of the widest format, Q8_0, has 576 / 32 · 34 bytes, 153 words; whole vectors of them, and one more. */
+#define RAW_WORDS 176
 
 struct work {
     struct panel panel[PANELS];
@@ -32,8 +33,8 @@ static int slab_columns(const struct format *f, int64_t k)
     return (int)(f->block * (blocks < most ? blocks : most));
 }
 
-/* n_bytes of each of n_rows ≤ LANES rows; lanes beyond repeat the last row. While at it, the same bytes of the next LANES
- * rows are asked for: rows are too short for the hardware to foresee the jump from one to the next. */
+/* n_bytes of each of n_rows ≤ LANES rows; lanes beyond repeat the last row. While at it, the same bytes of the next
+ * LANES rows are asked for: rows are too short for the hardware to foresee the jump from one to the next. */
 static void turn_rows(const uint8_t *data, size_t row_bytes, int n_rows, size_t n_bytes, uint8_t *raw)
 {
     uintptr_t ahead = (uintptr_t)data + row_bytes * LANES;
@@ -144,7 +145,8 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
 }
 
 /* The panels of one slab of rows [row, row + n_rows). */
-static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t row, int64_t n_rows, int64_t slab, int n_codes)
+static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t row, int64_t n_rows, int64_t slab,
+                        int n_codes)
 {
     const struct format *f = &formats[mm->code_format];
     size_t offset = mm->row_bytes * (size_t)slab / (size_t)mm->k; /* exact: slabs are whole blocks */
@@ -157,8 +159,8 @@ static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t r
     }
 }
 
-/* Few activations: one panel at a time, whose rows' successors then arrive while it is worked on (n = 1, one thread, share of the
- * read bandwidth: Q4_1 59 -> 66 %, Q5_0 45 -> 65 %, Q8_0 54 -> 67 %). Many: two panels share each broadcast. */
+/* Few activations: one panel at a time, whose rows' successors arrive while it is worked on (n = 1, one thread, share
+ * of the read bandwidth: Q4_1 59 -> 67 %, Q5_0 45 -> 68 %, Q8_0 54 -> 67 %). Many: two panels share each broadcast. */
 static void rows_times_i8(const struct kv_matmul *mm, int64_t row_begin, int64_t row_end, struct work *work)
 {
     const struct format *f = &formats[mm->code_format];

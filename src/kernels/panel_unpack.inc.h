@@ -1,12 +1,13 @@
 /*
- * Weight formats to panels. Rows are turned *in file format*, as 32-bit words: word w of LANES rows becomes one vector.
- * What follows then treats LANES rows at once, scales and packed codes alike, and never shuffles: four bytes of nibbles
- * are four columns' codes of each row in their low halves and four more in the high ones.
+ * Weight formats to panels. Rows are turned *in file format*, as 32-bit words: word w of LANES rows becomes one
+ * vector. What follows then treats LANES rows at once, scales and packed codes alike, and never shuffles: four bytes
+ * of nibbles are four columns' codes of each row in their low halves and four more in the high ones.
  *
  *     rows in file format ──turn words──► raw[word][row] ──mask, shift──► panel.code[column / 4][row]·4
- *                                                                         panel.scale[group][row], panel.min[group][row]
+ *                                                                         panel.scale, panel.min [group][row]
  *
- * unpack.c draws the blocks. Those of 2·odd bytes put every other block half a word off: word() mends that.
+ * unpack.c draws the blocks, and defines their values. Blocks of 2·odd bytes put every other one half a word off,
+ * which word() mends.
  * Rejected: unpacking row by row and turning the codes, which took 1.6 to 2 times as long per weight.
  */
 #define GROUPS_MAX (KV_SLAB / KV_WEIGHT_GROUP)
@@ -153,11 +154,13 @@ KV_INLINE void block_q2_k(const struct block *b)
 #pragma GCC unroll 16
     for (int g = 0; g < 16; g++) {
         vi s = word(b, g / 4 * 4);
-        put_scale(b, g, vf_mul(d, byte_of(low_nibbles(s), g % 4)), vf_mul(negative_m, byte_of(high_nibbles(s), g % 4)));
+        vf scale = byte_of(low_nibbles(s), g % 4), min = byte_of(high_nibbles(s), g % 4);
+        put_scale(b, g, vf_mul(d, scale), vf_mul(negative_m, min));
     }
 #pragma GCC unroll 8
     for (int run = 0; run < 8; run++)
-        for (int i = 0; i < 32; i += 4) put_code(b, 32 * run + i, bits_at(word(b, 16 + run / 4 * 32 + i), run % 4 * 2, 3));
+        for (int i = 0; i < 32; i += 4)
+            put_code(b, 32 * run + i, bits_at(word(b, 16 + run / 4 * 32 + i), run % 4 * 2, 3));
 }
 
 KV_INLINE void block_q3_k(const struct block *b)
@@ -268,14 +271,13 @@ PANEL_FORMATS(X)
 
 struct format {
     void (*unpack)(const uint8_t *raw /* (words, LANES) */, int n_codes, struct panel *p);
-    int block; /* columns that must stay together; at least a pair of blocks' worth of halfwords */
-    int bytes; /* per block of `columns` in PANEL_FORMATS                                        */
-    int group; /* columns per scale: 16 or 32                                                    */
-    bool wide; /* codes above 127 occur                                                          */
+    int block; /* slabs are multiples of this: a block of 256, or a pair of 32 */
+    int group; /* columns per scale: 16 or 32                                 */
+    bool wide; /* codes above 127 occur                                       */
 };
 static const struct format formats[KV_CODES_COUNT] = {
 #define X(NAME, name, columns, bytes, group, wide) \
-    [KV_CODES_##NAME] = { panel_##name, (columns) < 64 ? 64 : (columns), bytes, group, wide },
+    [KV_CODES_##NAME] = { panel_##name, (columns) < 64 ? 64 : (columns), group, wide },
     PANEL_FORMATS(X)
 #undef X
 };

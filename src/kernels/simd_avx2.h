@@ -119,8 +119,9 @@ KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
     __builtin_memcpy(&word, p, sizeof word);
     return _mm256_set1_epi32(word);
 }
-/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. maddubs saturates pair
- * sums at 32767: 2 · 127 · 127 fits, and so does 2 · 128 · 127, so wide codes are taken as their low 7 bits and the top one. */
+/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. maddubs saturates
+ * pair sums at 32767: 2 · 127 · 127 fits, and so does 2 · 128 · 127, so wide codes are taken as their low 7 bits and
+ * the top one. */
 KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
 {
     vi one = _mm256_set1_epi16(1), top = _mm256_set1_epi8(-128);
@@ -188,8 +189,7 @@ KV_INLINE vi vi_right_signed(vi x, int n) { return _mm256_srai_epi32(x, n); }
 /* per lane: the high half of a, then the low half of b */
 KV_INLINE vi vi_straddle(vi a, vi b)
 {
-    const vi swap = _mm256_set_epi8(13, 12, 15, 14, 9, 8, 11, 10, 5, 4, 7, 6, 1, 0, 3, 2, 13, 12, 15, 14, 9, 8, 11, 10, 5, 4,
-                                    7, 6, 1, 0, 3, 2);
+    const vi swap = _mm256_broadcastsi128_si256(_mm_set_epi8(13, 12, 15, 14, 9, 8, 11, 10, 5, 4, 7, 6, 1, 0, 3, 2));
     return _mm256_shuffle_epi8(_mm256_blend_epi16(a, b, 0x55), swap);
 }
 /* byte j of each lane: 16 where bit 4·i + j of the lane of x is set, else 0 */

@@ -60,7 +60,10 @@ KV_INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n)
 }
 KV_INLINE __m256i f16_from(vf x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 KV_INLINE void vf_store_f16(uint16_t *p, vf x) { _mm256_storeu_si256((__m256i *)p, f16_from(x)); }
-KV_INLINE void vf_store_f16_n(uint16_t *p, vf x, int64_t n) { _mm256_mask_storeu_epi16(p, lanes_below(n), f16_from(x)); }
+KV_INLINE void vf_store_f16_n(uint16_t *p, vf x, int64_t n)
+{
+    _mm256_mask_storeu_epi16(p, lanes_below(n), f16_from(x));
+}
 KV_INLINE vf vf_load_bf16(const uint16_t *p)
 {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
@@ -92,15 +95,16 @@ KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
     __builtin_memcpy(&word, p, sizeof word);
     return _mm512_set1_epi32(word);
 }
-/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. In assembly, because with
- * the intrinsic gcc 12 copies every accumulator twice per step: 250 instead of 330 GMAC/s. */
+/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. In assembly, because
+ * with the intrinsic gcc 12 copies every accumulator twice per step: 250 instead of 320 GMAC/s. */
 KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
 {
     (void)wide;
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(code), "v"(x));
     return acc;
 }
-KV_INLINE vf vf_low_half(vi x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); } /* f16 in bits 0..15 of each lane */
+/* the float16 in bits 0..15, and 16..31, of each lane */
+KV_INLINE vf vf_low_half(vi x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
 KV_INLINE void vi_store_bytes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
 KV_INLINE int vi_sum(vi x) { return _mm512_reduce_add_epi32(x); }
 KV_INLINE vf vf_high_half(vi x) { return vf_low_half(_mm512_srli_epi32(x, 16)); }
@@ -121,7 +125,8 @@ KV_INLINE void vi_transpose(vi v[LANES])
     }
     for (int i = 0; i < 4; i++) { /* v[4a + i], quarter b: word 4b + i of rows 4a .. 4a + 3 */
         vi low01 = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x44), high01 = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xee);
-        vi low23 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x44), high23 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xee);
+        vi low23 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x44);
+        vi high23 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xee);
         t[i] = _mm512_shuffle_i32x4(low01, low23, 0x88);
         t[i + 4] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
         t[i + 8] = _mm512_shuffle_i32x4(high01, high23, 0x88);
@@ -150,7 +155,8 @@ KV_INLINE vi vi_straddle(vi a, vi b)
 /* byte j of each lane: 16 where bit 4·i + j of the lane of x is set, else 0 */
 KV_INLINE vi vi_fifth_bits(vi x, int i)
 {
-    const __m512i byte = _mm512_set1_epi64(0x1f1e1d1c3f3e3d3c); /* bit 4·i + j − 4 of its own half, turning round at 64 */
+    /* byte j begins at bit 4·i + j − 4 of its own half; bit numbers turn round at 64 */
+    const __m512i byte = _mm512_set1_epi64(0x1f1e1d1c3f3e3d3c);
     vi at = _mm512_add_epi8(byte, _mm512_set1_epi8((char)(4 * i)));
     return _mm512_and_si512(_mm512_multishift_epi64_epi8(at, x), _mm512_set1_epi8(16));
 }

@@ -3,12 +3,12 @@
  * of a NaN), hadamard. Bounds for the others, relative, ε = 2^-24:
  *   silu_mul     8 ε; from a = −88.7 down, where e^−a overflows, zero
  *   rms_norm     (n / LANES / 4 + 8) ε: the squares are added in 4 · LANES float sums
- *   log_sum_exp  absolute (5 + ln n) ε: differences and exponentials are float, the sum is double. A term e^−d has the error
- *                d·ε of its difference, so terms below e^−ln n weigh less the further they are
+ *   log_sum_exp  absolute (5 + ln n) ε: differences and exponentials are float, the sum is double. A term e^−d has
+ *                the error d·ε of its difference; beyond d = ln n the terms shrink faster than their errors grow
  */
 
-/* e^x with relative error below 3 ε. x = n·ln 2 + r, |r| ≤ ln 2 / 2; n·LN2_HIGH is exact for |n| < 2^9 (15 bits of mantissa); the
- * Taylor series to r^7 is off by r^8/8! < 6e-9. Beyond ±104 it is already infinite or zero in float. */
+/* e^x with relative error below 3 ε. x = n·ln 2 + r, |r| ≤ ln 2 / 2; n·LN2_HIGH is exact for |n| < 2^9 (15 bits of
+ * mantissa); the Taylor series to r^7 is off by r^8/8! < 6e-9. Beyond ±104 it is already infinite or zero in float. */
 #define LN2_HIGH 0x1.62e4p-1f
 #define LN2_LOW 0x1.7f7d1cp-20f
 

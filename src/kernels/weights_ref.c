@@ -1,8 +1,8 @@
 /*
  * Matrix products in plain C: the definition (kernels.h has the formula).
  *
- * Every level forms the exact int32 sums of code·q and scales and adds them in float32, in an order of its own that is
- * the same for every n and row range. Two levels therefore differ, with G groups of 16 in a row, by at most
+ * Every level forms the exact int32 sums of code·q and scales and adds them in float32, in an order of its own
+ * that is the same for every n and row range. Two levels differ, with G groups of 16 in a row, by at most
  *     4 · (G + 2) · 2^-24 · Σ_g ( |scale·xs·Σ code·q| + |min·sum| ):
  * one rounding for each of the additions (two a group here, the terms' own roundings on both sides).
  */
@@ -43,8 +43,9 @@ static void act_quantize_ref(const float *x, int64_t n, struct kv_act_i8 *out)
     }
 }
 
-/* One row times n activations in float32 codes; w: the row's codes, scales and minima. */
-static void row_times_i8(const struct kv_matmul *mm, int64_t row, const uint8_t *code, const float *scale, const float *min)
+/* One row, unpacked, times n activations. */
+static void row_times_i8(const struct kv_matmul *mm, int64_t row, const uint8_t *code, const float *scale,
+                         const float *min)
 {
     const struct kv_act_i8 *x = mm->x_i8;
     int64_t n_groups = mm->k / KV_WEIGHT_GROUP;
@@ -82,8 +83,8 @@ static void float_row(int format, const uint8_t *row, int64_t k, float *w)
     }
 }
 
-static void matmul_rows_ref(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin, int64_t row_end,
-                            void *scratch)
+static void matmul_rows_ref(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin,
+                            int64_t row_end, void *scratch)
 {
     struct kv_row_scratch s = kv_row_scratch_place(scratch, mm->k);
     for (int64_t r = row_begin; r < row_end; r++) {

@@ -1,8 +1,8 @@
 /*
- * Several products over the same activations are one list of rows, cut into units of KV_PANEL_ROWS rows that workers
- * take from a shared counter. A taker always gets about the same bytes of weights: units of wide rows are handed out
- * one by one, units of narrow rows several at a time. Taking beats a fixed split as soon as one core is busy elsewhere,
- * and since no result depends on the split, nothing else changes.
+ * Several products over the same activations are one list of rows, cut into units of UNIT_ROWS rows that workers take
+ * from a shared counter. A taker always gets about the same bytes of weights: units of wide rows are handed out one by
+ * one, units of narrow rows several at a time. Taking beats a fixed split as soon as one core is busy elsewhere, and
+ * since no result depends on the split, nothing else changes.
  */
 #include "model/matmul.h"
 
@@ -52,8 +52,8 @@ static void quantize_item(void *user, int64_t i_item, int i_thread)
     job->kernels->act_quantize(a->f32 + first * a->k, left < job->rows_per_item ? left : job->rows_per_item, &part);
 }
 
-void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels, const float *x,
-                        int64_t n, int64_t k, void *int8_memory)
+void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels,
+                        const float *x, int64_t n, int64_t k, void *int8_memory)
 {
     *a = (struct kv_activations){ .f32 = x, .n = n, .k = k };
     if (!int8_memory) return;

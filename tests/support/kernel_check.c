@@ -19,7 +19,7 @@ struct check_random check_random_open(void)
 {
     const char *text = getenv("KVANT_TEST_SEED");
     uint64_t seed = text ? strtoull(text, NULL, 0) : 0x9e3779b97f4a7c15u;
-    return (struct check_random){ seed, seed ? seed : 1 };
+    return (struct check_random){seed, seed ? seed : 1};
 }
 
 uint64_t check_random_next(struct check_random *r)
@@ -42,7 +42,7 @@ int64_t check_random_below(struct check_random *r, int64_t n)
 
 const char *check_data_name(enum check_data kind)
 {
-    static const char *const names[] = { "plain", "zero", "largest", "outlier" };
+    static const char *const names[] = {"plain", "zero", "largest", "outlier"};
     return names[kind];
 }
 
@@ -63,7 +63,7 @@ struct check_buffer check_buffer_open(size_t n_bytes, bool at_begin)
     assert_int_equal(mprotect(map, page, PROT_NONE), 0);
     assert_int_equal(mprotect(map + page + body_bytes, page, PROT_NONE), 0);
     memset(map + page, PATTERN, body_bytes);
-    struct check_buffer b = { NULL, n_bytes, map + page, body_bytes };
+    struct check_buffer b = {NULL, n_bytes, map + page, body_bytes};
     b.p = at_begin ? b.body : b.body + body_bytes - n_bytes;
     return b;
 }
@@ -74,7 +74,9 @@ void check_buffer_close(struct check_buffer *b)
     uint8_t *first = b->p;
     for (uint8_t *p = b->body; p < b->body + b->body_bytes; p++) {
         if (p >= first && p < first + b->n_bytes) continue;
-        if (*p != PATTERN) fail_msg("a byte %td before or %td after a buffer was overwritten", first - p, p - first - (ptrdiff_t)b->n_bytes);
+        if (*p != PATTERN)
+            fail_msg("a byte %td before or %td after a buffer was overwritten", first - p,
+                     p - first - (ptrdiff_t)b->n_bytes);
     }
     munmap(b->body - page, b->body_bytes + 2 * page);
     memset(b, 0, sizeof *b);

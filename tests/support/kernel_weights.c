@@ -6,12 +6,13 @@
 
 /* Where the float16 scales of a block stand; -1: no second one. */
 static const int halves_at[KV_CODES_COUNT][2] = {
-    [KV_CODES_Q8_0] = { 0, -1 },   [KV_CODES_Q4_0] = { 0, -1 },  [KV_CODES_Q4_1] = { 0, 2 },    [KV_CODES_Q5_0] = { 0, -1 },
-    [KV_CODES_Q5_1] = { 0, 2 },    [KV_CODES_Q2_K] = { 80, 82 }, [KV_CODES_Q3_K] = { 108, -1 }, [KV_CODES_Q4_K] = { 0, 2 },
-    [KV_CODES_Q5_K] = { 0, 2 },    [KV_CODES_Q6_K] = { 208, -1 }, [KV_CODES_IQ4_NL] = { 0, -1 }, [KV_CODES_IQ4_XS] = { 0, -1 },
+    [KV_CODES_Q8_0] = {0, -1}, [KV_CODES_Q4_0] = {0, -1},   [KV_CODES_Q4_1] = {0, 2},    [KV_CODES_Q5_0] = {0, -1},
+    [KV_CODES_Q5_1] = {0, 2},  [KV_CODES_Q2_K] = {80, 82},  [KV_CODES_Q3_K] = {108, -1}, [KV_CODES_Q4_K] = {0, 2},
+    [KV_CODES_Q5_K] = {0, 2},  [KV_CODES_Q6_K] = {208, -1}, [KV_CODES_IQ4_NL] = {0, -1}, [KV_CODES_IQ4_XS] = {0, -1},
 };
 
-static void fill_block(struct check_random *r, const struct kv_weight_type *type, enum check_data kind, uint8_t *block)
+static void fill_block(struct check_random *r, const struct kv_weight_type *type, enum check_data kind,
+                       uint8_t *block)
 {
     for (int i = 0; i < type->block_bytes; i++)
         block[i] = kind == CHECK_ZERO ? 0 : kind == CHECK_LARGEST ? 0xff : (uint8_t)check_random_next(r);
@@ -25,8 +26,8 @@ static void fill_block(struct check_random *r, const struct kv_weight_type *type
     }
 }
 
-void check_weights_fill(struct check_random *r, const struct kv_weight_type *type, enum check_data kind, uint8_t *data,
-                        size_t n_bytes)
+void check_weights_fill(struct check_random *r, const struct kv_weight_type *type, enum check_data kind,
+                        uint8_t *data, size_t n_bytes)
 {
     size_t n_blocks = n_bytes / (size_t)type->block_bytes;
     size_t outlier = (size_t)check_random_below(r, (int64_t)n_blocks);

@@ -1,0 +1,134 @@
+/* Products over the pool: every row once, the same bits for any number of threads, biases and strides in place. */
+#include "support/kernel_weights.h"
+
+#include "base/memory.h"
+#include "model/matmul.h"
+
+#include <string.h>
+
+#define K          544 /* 17 blocks of 32: the pairs of the panels don't come out even */
+#define N          9
+#define N_PRODUCTS 4
+
+static const int64_t row_counts[N_PRODUCTS] = {1, 77, 200, 333};
+static const uint32_t type_ids[N_PRODUCTS] = {3, 8, 6, 1}; /* Q4_1 Q8_0 Q5_0 F16 */
+
+struct matrices {
+    struct kv_gguf_tensor w[N_PRODUCTS];
+    uint8_t *data[N_PRODUCTS];
+    float *bias, *x;
+};
+
+static void matrices_open(struct matrices *m)
+{
+    struct check_random r = check_random_open();
+    for (int i = 0; i < N_PRODUCTS; i++) {
+        const struct kv_weight_type *type = kv_weight_type_find(type_ids[i]);
+        size_t row_bytes = (size_t)(K / type->block) * (size_t)type->block_bytes,
+               n_bytes = row_bytes * (size_t)row_counts[i];
+        m->data[i] = kv_alloc(n_bytes, 1);
+        check_weights_fill(&r, type, CHECK_PLAIN, m->data[i], n_bytes);
+        m->w[i] = (struct kv_gguf_tensor){.type = type,
+                                          .n_dims = 2,
+                                          .dims = {K, row_counts[i], 1, 1},
+                                          .data = m->data[i],
+                                          .n_bytes = n_bytes,
+                                          .row_bytes = row_bytes};
+    }
+    m->bias = kv_alloc(512, sizeof(float));
+    m->x = kv_alloc(N * K, sizeof(float));
+    check_fill(&r, CHECK_PLAIN, 0.0f, m->bias, 512);
+    check_fill(&r, CHECK_OUTLIER, 50.0f, m->x, N * K);
+}
+
+static void matrices_close(struct matrices *m)
+{
+    for (int i = 0; i < N_PRODUCTS; i++) kv_free(m->data[i]);
+    kv_free(m->bias);
+    kv_free(m->x);
+}
+
+/* All products with n_threads; y: N_PRODUCTS arrays of (N, rows + 5), one after the other. */
+static void run(const struct matrices *m, const struct kv_kernels *kernels, int n_threads, bool int8, float *y,
+                size_t y_floats)
+{
+    struct kv_pool *pool;
+    assert_int_equal(kv_pool_open(&pool, n_threads, NULL), KVANT_OK);
+    size_t stride = (kv_matmul_scratch_bytes(K) + 63) & ~(size_t)63;
+    void *scratch = kv_alloc((size_t)n_threads, stride),
+         *memory = int8 ? kv_alloc(kv_activations_bytes(N, K), 1) : NULL;
+    struct kv_activations a;
+    kv_activations_set(&a, pool, kernels, m->x, N, K, memory);
+    struct kv_product products[N_PRODUCTS];
+    for (size_t i = 0; i < y_floats; i++) y[i] = -1e9f;
+    for (int i = 0; i < N_PRODUCTS; i++) {
+        products[i] = (struct kv_product){&m->w[i], i & 1 ? m->bias : NULL, y, row_counts[i] + 5};
+        y += N * (row_counts[i] + 5);
+    }
+    kv_products(pool, kernels, &a, products, N_PRODUCTS, scratch, stride);
+    kv_free(scratch);
+    kv_free(memory);
+    kv_pool_close(pool);
+}
+
+static void products_do_not_depend_on_threads(void **state)
+{
+    (void)state;
+    struct matrices m;
+    struct kv_kernels tables[3];
+    int n_levels = check_levels(tables);
+    size_t y_floats = 0;
+    matrices_open(&m);
+    for (int i = 0; i < N_PRODUCTS; i++) y_floats += (size_t)(N * (row_counts[i] + 5));
+    float *one = kv_alloc(y_floats, sizeof(float)), *many = kv_alloc(y_floats, sizeof(float));
+    for (int l = 0; l < n_levels; l++)
+        for (int int8 = 0; int8 <= 1; int8++) {
+            run(&m, &tables[l], 1, int8, one, y_floats);
+            const float *y = one;
+            for (int i = 0; i < N_PRODUCTS; i++)
+                for (int64_t j = 0; j < N * (row_counts[i] + 5); j++, y++)
+                    assert_int_equal(*y == -1e9f, j % (row_counts[i] + 5) >= row_counts[i]);
+            for (int n_threads = 2; n_threads <= 5; n_threads++) {
+                run(&m, &tables[l], n_threads, int8, many, y_floats);
+                assert_memory_equal(many, one, y_floats * sizeof(float));
+            }
+        }
+    kv_free(one);
+    kv_free(many);
+    matrices_close(&m);
+}
+
+/* Many activations are quantized by all threads: as by one. */
+static void quantization_does_not_depend_on_threads(void **state)
+{
+    (void)state;
+    enum { ROWS = 301 };
+    struct kv_kernels tables[3];
+    struct check_random r = check_random_open();
+    const struct kv_kernels *kernels = &tables[check_levels(tables) - 1];
+    size_t n_bytes = kv_activations_bytes(ROWS, K);
+    assert_int_equal(n_bytes % 64, 0);
+    float *x = kv_alloc(ROWS * K, sizeof(float));
+    void *one = kv_alloc(n_bytes, 1), *many = kv_alloc(n_bytes, 1);
+    check_fill(&r, CHECK_PLAIN, 0.0f, x, ROWS * K);
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        struct kv_pool *pool;
+        struct kv_activations a;
+        assert_int_equal(kv_pool_open(&pool, n_threads, NULL), KVANT_OK);
+        kv_activations_set(&a, pool, kernels, x, ROWS, K, n_threads == 1 ? one : many);
+        if (n_threads > 1) assert_memory_equal(many, one, n_bytes);
+        kv_pool_close(pool);
+    }
+    kv_free(x);
+    kv_free(one);
+    kv_free(many);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_do_not_depend_on_threads),
+        cmocka_unit_test(quantization_does_not_depend_on_threads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
