@@ -204,10 +204,10 @@ static void mark_dominated(struct kvant_tune_point *points, size_t n)
 
 /* -------------------------------------------------------------------------------------------------- run -- */
 
-/* Where the text is cut. */
+/* The calibration part is at most half of the text. */
 static void split_text(struct tune *t, size_t n_tokens, size_t n_calibration)
 {
-    t->n_calibration = n_tokens >= n_calibration + TOKENS_VERIFY ? n_calibration : n_tokens / 2;
+    t->n_calibration = n_tokens >= 2 * n_calibration ? n_calibration : n_tokens / 2;
     t->n_verify = n_tokens - t->n_calibration < TOKENS_VERIFY ? n_tokens - t->n_calibration : TOKENS_VERIFY;
 }
 

@@ -1,0 +1,186 @@
+/* Channel classes: sums, order, and optimality against every assignment of small heads. And calibration of tiny models. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/half.h"
+#include "cache/plan_text.h"
+#include "support/tiny_gguf.h"
+#include "tune/calibrate.h"
+
+static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .213, 1.0 };
+
+static uint64_t rng_state = 5;
+static double uniform(void)
+{
+    rng_state = rng_state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return (double)(rng_state >> 40) / 16777216.0;
+}
+
+static double error_of(const struct kv_channels *c, const double *w, int *bits)
+{
+    double error = 0.0;
+    int at = 0;
+    *bits = 0;
+    for (int k = 0; k < KV_N_CLASSES; k++) {
+        *bits += c->count[k] * kv_class_bits[k];
+        for (int i = 0; i < c->count[k]; i++) error += class_error[k] * w[c->order[at++]];
+    }
+    return error;
+}
+
+static void classes_keep_their_average_and_their_order(void **state)
+{
+    (void)state;
+    for (int trial = 0; trial < 300; trial++) {
+        int head_dim = 8 * (1 + (int)(uniform() * 32)), quarters = 4 + (int)(uniform() * 29), bits, at = 0;
+        double w[KV_HEAD_DIM_MAX];
+        for (int i = 0; i < head_dim; i++) w[i] = trial % 10 == 0 ? 0.0 : trial % 10 == 1 ? 1.0 : exp(12.0 * uniform());
+        struct kv_channels c;
+        kv_channels_allocate(&c, w, head_dim, quarters);
+        assert_null(kv_channels_problem(&c, head_dim));
+        (void)error_of(&c, w, &bits);
+        assert_true(4 * bits <= quarters * head_dim);
+        /* What is left could not have been used: 4 bits would raise any unit to the next class, 2 any but those of 4 bits, 1 those
+         * of 2 and 3 bits. */
+        int left = (quarters * (head_dim / 8)) / 4 - bits / 8;
+        if (left >= 4) assert_int_equal(c.count[0], head_dim);
+        if (left >= 2) assert_int_equal(c.count[0] + c.count[1], head_dim);
+        if (left >= 1) assert_int_equal(c.count[2] + c.count[3], 0);
+        double least = INFINITY;
+        for (int k = 0; k < KV_N_CLASSES; k++) { /* more bits go to the more important channels */
+            double largest = 0.0, smallest = INFINITY;
+            for (int i = 0; i < c.count[k]; i++, at++) {
+                largest = fmax(largest, w[c.order[at]]);
+                smallest = fmin(smallest, w[c.order[at]]);
+            }
+            if (c.count[k]) assert_true(largest <= least);
+            if (c.count[k]) least = smallest;
+        }
+    }
+}
+
+static void the_average_is_reached_exactly_where_it_helps(void **state)
+{
+    (void)state;
+    double w[64];
+    for (int i = 0; i < 64; i++) w[i] = exp(4.0 * uniform());
+    for (int quarters = 8; quarters <= 16; quarters++) {
+        struct kv_channels c;
+        int bits;
+        kv_channels_allocate(&c, w, 64, quarters);
+        (void)error_of(&c, w, &bits);
+        assert_int_equal(4 * bits, quarters * 64);
+    }
+    struct kv_channels c;
+    kv_channels_allocate(&c, w, 64, 32);
+    assert_int_equal(c.count[0], 64);
+}
+
+static void no_other_assignment_is_better(void **state)
+{
+    (void)state;
+    for (int trial = 0; trial < 60; trial++) {
+        enum { UNITS = 5, DIM = 8 * UNITS };
+        double w[DIM];
+        for (int i = 0; i < DIM; i++) w[i] = exp(10.0 * uniform());
+        int quarters = 4 + (int)(uniform() * 29), bits;
+        struct kv_channels c;
+        kv_channels_allocate(&c, w, DIM, quarters);
+        double found = error_of(&c, w, &bits);
+
+        /* units are the channels in order of importance, eight at a time */
+        double sorted[DIM], weight[UNITS] = { 0 };
+        memcpy(sorted, w, sizeof w);
+        for (int i = 0; i < DIM; i++)
+            for (int j = i + 1; j < DIM; j++)
+                if (sorted[j] > sorted[i]) {
+                    double t = sorted[i];
+                    sorted[i] = sorted[j];
+                    sorted[j] = t;
+                }
+        for (int i = 0; i < DIM; i++) weight[i / 8] += sorted[i];
+        double best = INFINITY;
+        for (int code = 0; code < 3125; code++) {
+            double error = 0.0;
+            int sum = 0;
+            for (int u = 0, rest = code; u < UNITS; u++, rest /= 5) {
+                error += class_error[rest % 5] * weight[u];
+                sum += kv_class_bits[rest % 5];
+            }
+            if (4 * sum <= quarters * UNITS) best = fmin(best, error);
+        }
+        assert_true(fabs(found - best) <= 1e-9 * best);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------- tiny models -- */
+
+#define TINY_PATH "/tmp/kvant-test-calibrate.gguf"
+
+static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
+{
+    (void)state;
+    /* key biases of ±50 on weights of unit scale: the mean key before RoPE must be near the bias in those channels */
+    struct kvant_error err = { 0 };
+    struct tiny_gguf_options opt = { .arch = "qwen2", .seed = 9, .key_bias_outlier = 50 };
+    if (tiny_gguf_write(TINY_PATH, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    struct kvant_model *model;
+    if (kvant_model_open(&model, TINY_PATH, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
+    kvant_token tokens[400];
+    for (int i = 0; i < 400; i++) tokens[i] = (kvant_token)(uniform() * 250);
+
+    struct kvant_plan *plan, *again;
+    assert_int_equal(kvant_plan_open(&plan, model, "k3c64xm v4h", &err), KVANT_OK);
+    assert_true(kvant_plan_needs_calibration(plan));
+    assert_int_equal(kvant_plan_calibrate(plan, model, tokens, 50, NULL, NULL, &err), KVANT_ERR_ARGUMENT);
+    if (kvant_plan_calibrate(plan, model, tokens, 400, NULL, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
+    assert_false(kvant_plan_needs_calibration(plan));
+    assert_non_null(plan->center);
+    assert_non_null(plan->channels);
+    const float *bias = model->layers[0].bk;
+    int n_large = 0;
+    for (int i = 0; i < plan->n_head_kv * plan->head_dim; i++) {
+        float mean = kv_f16_to_f32(plan->center[i]);
+        if (fabsf(bias[i]) > 20.0f) {
+            n_large++;
+            assert_true(fabsf(mean - bias[i]) < 5.0f);
+        } else {
+            assert_true(fabsf(mean) < 10.0f);
+        }
+    }
+    assert_true(n_large > 0);
+
+    /* the same again, bit for bit; and what is there is kept */
+    assert_int_equal(kvant_plan_open(&again, model, "k3c64xm v4h", &err), KVANT_OK);
+    assert_int_equal(kvant_plan_calibrate(again, model, tokens, 400, NULL, NULL, &err), KVANT_OK);
+    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
+    assert_memory_equal(plan->center, again->center, n_heads * (size_t)plan->head_dim * sizeof *plan->center);
+    assert_memory_equal(plan->channels, again->channels, n_heads * sizeof *plan->channels);
+    kvant_plan_close(again);
+
+    assert_int_equal(kvant_plan_open(&again, model, "k4c64 v4h", &err), KVANT_OK);
+    assert_int_equal(kvant_plan_calibrate(again, model, NULL, 0, NULL, NULL, &err), KVANT_OK); /* nothing to do, nothing written */
+    assert_null(again->center);
+    kvant_plan_close(again);
+    kvant_plan_close(plan);
+    kvant_model_close(model);
+    unlink(TINY_PATH);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(classes_keep_their_average_and_their_order),
+        cmocka_unit_test(the_average_is_reached_exactly_where_it_helps),
+        cmocka_unit_test(no_other_assignment_is_better),
+        cmocka_unit_test(a_plan_is_calibrated_and_the_mean_is_the_bias),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
