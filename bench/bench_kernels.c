@@ -24,7 +24,7 @@ struct bench {
     struct kv_pool *pool;
     struct kv_kernels tables[3];
     float *x, *y;
-    void *int8_memory, *scratch;
+    void *int_memory, *scratch;
     size_t scratch_stride;
     uint8_t *weights;
 };
@@ -45,7 +45,7 @@ static double time_product(struct bench *b, const struct kv_kernels *table, cons
                                .data = b->weights,
                                .row_bytes = (size_t)(K / type->block) * (size_t)type->block_bytes};
     struct kv_activations a;
-    kv_activations_set(&a, b->pool, table, b->x, n, K, float_act ? NULL : b->int8_memory);
+    kv_activations_set(&a, b->pool, table, b->x, n, K, float_act ? NULL : b->int_memory, 2);
     struct kv_product p = {.w = &w, .y = b->y, .ldy = n_rows};
     double seconds[REPEATS];
     for (int i = 0; i < repeats; i++) {
@@ -94,10 +94,10 @@ int main(int argc, char **argv)
     b.scratch_stride = kv_matmul_scratch_bytes(K);
     b.x = kv_alloc((size_t)PREFILL_N * K, sizeof(float));
     b.y = kv_alloc(y_floats, sizeof(float));
-    b.int8_memory = kv_alloc(kv_activations_bytes(PREFILL_N, K), 1);
+    b.int_memory = kv_alloc(kv_activations_bytes(PREFILL_N, K), 1);
     b.scratch = kv_alloc((size_t)n_threads, b.scratch_stride);
     b.weights = kv_pages_alloc(DECODE_BYTES + (size_t)PREFILL_ROWS * K * sizeof(float));
-    if (!b.x || !b.y || !b.int8_memory || !b.scratch || !b.weights) {
+    if (!b.x || !b.y || !b.int_memory || !b.scratch || !b.weights) {
         fprintf(stderr, "bench_kernels: needs 250 MB of memory\n");
         return 1;
     }
@@ -117,7 +117,7 @@ int main(int argc, char **argv)
     kv_pool_close(b.pool);
     kv_free(b.x);
     kv_free(b.y);
-    kv_free(b.int8_memory);
+    kv_free(b.int_memory);
     kv_free(b.scratch);
     kv_pages_free(b.weights, DECODE_BYTES + (size_t)PREFILL_ROWS * K * sizeof(float));
     return 0;

@@ -146,7 +146,7 @@ static int report_json(const struct bench *b, const struct bench_flags *flags)
     }
     return json_finish(json_pack("{s:{s:i, s:o, s:s, s:s}, s:s, s:o}", "machine", "threads", b->info.n_threads,
                                  "read_gb_per_s", json_number(b->read_gb_per_s), "cpu", b->info.cpu, "act",
-                                 b->info.act == KVANT_ACT_F32 ? "f32" : "int8", "model", flags->model.path,
+                                 kvant_act_name(b->info.act), "model", flags->model.path,
                                  "results", results));
 }
 

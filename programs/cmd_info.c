@@ -126,7 +126,7 @@ static int report_text(const struct report *r)
                bytes_text(a, (double)bytes));
     printf("fingerprint     %s\n", m->fingerprint);
     printf("processor       %s, %d threads, %s activations\n", m->cpu, m->n_threads,
-           m->act == KVANT_ACT_F32 ? "f32" : "int8");
+           kvant_act_name(m->act));
     print_outliers(r);
     printf("plan            %s (layer 0: %s)\n", r->plan_name, r->plan_head);
 

@@ -25,7 +25,8 @@ int setup_model(struct kvant_model **out, const struct model_flags *flags, bool 
     struct kvant_model_options options = KVANT_MODEL_OPTIONS_INIT;
     options.n_threads = (int)flags->n_threads;
     options.cpu = flags->cpu;
-    options.act = flags->act && strcmp(flags->act, "f32") == 0 ? KVANT_ACT_F32 : KVANT_ACT_INT8;
+    if (flags->act && strcmp(flags->act, "f32") == 0) options.act = KVANT_ACT_F32;
+    if (flags->act && strcmp(flags->act, "int8") == 0) options.act = KVANT_ACT_INT8;
     options.vocab_only = vocab_only;
     return kvant_model_open(out, flags->path, &options, &err) == KVANT_OK ? EXIT_OK : fail(&err);
 }

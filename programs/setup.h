@@ -18,8 +18,8 @@ struct model_flags {
     {"-t, --threads", OPTION_INT, "N", &(f)->n_threads, "worker threads; 0 = all cores (default)", 0, 256},      \
     {"--cpu", OPTION_CHOICE, "scalar|avx2|avx512", &(f)->cpu,                                                    \
      "highest kernel level; default: the best of this CPU\n(also KVANT_CPU in the environment)", 0, 0},          \
-    {"--act", OPTION_CHOICE, "int8|f32", &(f)->act,                                                              \
-     "activations in matrix products: int8 (default), or\nf32, slow and exact", 0, 0},                           \
+    {"--act", OPTION_CHOICE, "int16|int8|f32", &(f)->act,                                                              \
+     "activations in matrix products: int16 (default), int8\n(prompts faster, less exact), or f32 (slow)", 0, 0},                           \
     {"--json", OPTION_FLAG, NULL, &(f)->json, "print JSON for machines", 0, 0}
 
 struct plan_flags {

@@ -1,8 +1,9 @@
 /* One row per kernel: X(name, return type, parameters). Included with X defined; its test and benchmark follow from it. */
 
 /* --- weights --- */
-/* n rows of k floats to int8 blocks of 32: scale = max|x| / 127, round to nearest even; sum as struct kv_act_i8. */
-X(act_quantize, void, (const float *x /* (n, k) */, int64_t n, struct kv_act_i8 *out))
+/* n rows of k floats to integers by blocks of 32, in as many digits as `out` has: scale = max|x| / largest q, round to
+ * nearest even; sum as struct kv_act_int. */
+X(act_quantize, void, (const float *x /* (n, k) */, int64_t n, struct kv_act_int *out))
 /* Rows [row_begin, row_end) of a matrix product; scratch: kv_matmul_scratch_bytes(k), aligned to 64. The result for one
  * (row, activation) pair does not depend on n or on the row range. */
 X(matmul_rows, void, (const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin, int64_t row_end, void *scratch))

@@ -77,6 +77,6 @@ static void rows_times_f32(const struct kv_kernels *table, const struct kv_matmu
 static void matmul_rows(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin,
                         int64_t row_end, void *scratch)
 {
-    if (mm->x_i8) rows_times_i8(mm, row_begin, row_end, scratch);
+    if (mm->x_int) rows_times_int(mm, row_begin, row_end, scratch);
     else rows_times_f32(table, mm, row_begin, row_end, scratch);
 }

@@ -55,7 +55,7 @@ static void turn_rows(const uint8_t *data, size_t row_bytes, int n_rows, size_t 
 /* Two panels (or one) times a few activations over one slab. */
 struct tile {
     const struct panel *panel;
-    const int8_t *q;         /* (n, k), at the slab                                       */
+    const int8_t *digit[2];  /* (n, k) each, at the slab: the high or only one, then the low one or NULL */
     const float *xs, *sum;   /* (n, k / 32), (n, k / 16), at the slab                     */
     int64_t k;
     int n_codes;
@@ -67,7 +67,9 @@ struct tile {
 
 KV_INLINE vf load_rows(const float *p, int64_t n) { return n >= LANES ? vf_load(p) : vf_load_n(p, n); }
 
-/* panels, acts, group and wide are constants at every call: the arrays become registers. */
+/* panels, acts, group and wide are constants at every call: the arrays become registers. The digits of a group follow each
+ * other in the same sums, which are shifted between them: a second digit costs a second pass over the group's codes in
+ * the first-level cache, and no register. */
 KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, bool wide)
 {
     vf acc[PANELS][ACTS_MAX];
@@ -79,12 +81,16 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, b
         vi dot[PANELS][ACTS_MAX];
         for (int p = 0; p < panels; p++)
             for (int a = 0; a < acts; a++) dot[p][a] = vi_zero();
-        for (int i = 0; i < group; i += 4) {
-            vi code[PANELS];
-            for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (g * group + i) * LANES);
-            for (int a = 0; a < acts; a++) {
-                vi x = vi_set4(t->q + a * t->k + g * group + i);
-                for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
+        for (int d = 0; d < 2 && t->digit[d]; d++) {
+            for (int p = 0; d > 0 && p < panels; p++)
+                for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
+            for (int i = 0; i < group; i += 4) {
+                vi code[PANELS];
+                for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (g * group + i) * LANES);
+                for (int a = 0; a < acts; a++) {
+                    vi x = vi_set4(t->digit[d] + a * t->k + g * group + i);
+                    for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
+                }
             }
         }
         for (int a = 0; a < acts; a++) {
@@ -136,7 +142,8 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
         int acts = n >= ACTS_MAX ? ACTS_MAX : 1;
         if (acts == 1) tile_one(&t, f, panels);
         else tile_many(&t, f, panels);
-        t.q += acts * t.k;
+        t.digit[0] += acts * t.k;
+        if (t.digit[1]) t.digit[1] += acts * t.k;
         t.xs += acts * (t.k / KV_ACT_BLOCK);
         t.sum += acts * (t.k / KV_WEIGHT_GROUP);
         t.y += acts * t.ldy;
@@ -161,10 +168,10 @@ static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t r
 
 /* Few activations: one panel at a time, whose rows' successors arrive while it is worked on (n = 1, one thread, share
  * of the read bandwidth: Q4_1 59 -> 67 %, Q5_0 45 -> 68 %, Q8_0 54 -> 67 %). Many: two panels share each broadcast. */
-static void rows_times_i8(const struct kv_matmul *mm, int64_t row_begin, int64_t row_end, struct work *work)
+static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_t row_end, struct work *work)
 {
     const struct format *f = &formats[mm->code_format];
-    const struct kv_act_i8 *x = mm->x_i8;
+    const struct kv_act_int *x = mm->x_int;
     int slab_codes = slab_columns(f, mm->k);
     int64_t step = mm->n < ACTS_MAX ? LANES : PANELS * LANES;
     for (int64_t row = row_begin; row < row_end; row += step) {
@@ -175,7 +182,7 @@ static void rows_times_i8(const struct kv_matmul *mm, int64_t row_begin, int64_t
             fill_panels(work, mm, row, n_rows, slab, n_codes);
             struct tile t = {
                 .panel = work->panel,
-                .q = x->q + slab,
+                .digit = { x->high + slab, x->low ? x->low + slab : NULL },
                 .xs = x->scale + slab / KV_ACT_BLOCK,
                 .sum = x->sum + slab / KV_WEIGHT_GROUP,
                 .k = mm->k,

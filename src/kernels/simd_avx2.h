@@ -131,6 +131,10 @@ KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
     vi high = _mm256_and_si256(top, code);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), one));
 }
+/* q = 128·high + low with low in -64 .. 63, and 128·x */
+KV_INLINE vi vi_high_digit(vi q) { return _mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(64)), 7); }
+KV_INLINE vi vi_shift_digit(vi x) { return _mm256_slli_epi32(x, 7); }
+KV_INLINE vi vi_low_digit(vi q, vi high) { return _mm256_sub_epi32(q, vi_shift_digit(high)); }
 KV_INLINE vf vf_low_half(vi x) /* f16 in bits 0..15 of each lane */
 {
     vi words = _mm256_and_si256(x, _mm256_set1_epi32(0xffff));

@@ -103,6 +103,10 @@ KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(code), "v"(x));
     return acc;
 }
+/* q = 128·high + low with low in -64 .. 63, and 128·x */
+KV_INLINE vi vi_high_digit(vi q) { return _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7); }
+KV_INLINE vi vi_shift_digit(vi x) { return _mm512_slli_epi32(x, 7); }
+KV_INLINE vi vi_low_digit(vi q, vi high) { return _mm512_sub_epi32(q, vi_shift_digit(high)); }
 /* the float16 in bits 0..15, and 16..31, of each lane */
 KV_INLINE vf vf_low_half(vi x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
 KV_INLINE void vi_store_bytes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }

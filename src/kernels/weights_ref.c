@@ -3,8 +3,9 @@
  *
  * Every level forms the exact int32 sums of code·q and scales and adds them in float32, in an order of its own
  * that is the same for every n and row range. Two levels differ, with G groups of 16 in a row, by at most
- *     4 · (G + 2) · 2^-24 · Σ_g ( |scale·xs·Σ code·q| + |min·sum| ):
- * one rounding for each of the additions (two a group here, the terms' own roundings on both sides).
+ *     4 · (G + 3) · 2^-24 · Σ_g ( |scale·xs·Σ code·q| + |min·sum| ):
+ * one rounding for each of the additions (two a group here, the terms' own roundings on both sides, that of
+ * the integer sum, which two digits may carry beyond 2^24, among them).
  */
 #include "base/half.h"
 #include "base/memory.h"
@@ -14,11 +15,11 @@
 #include <math.h>
 #include <string.h>
 
-static void act_quantize_ref(const float *x, int64_t n, struct kv_act_i8 *out)
+static void act_quantize_ref(const float *x, int64_t n, struct kv_act_int *out)
 {
     int64_t n_blocks = n * out->k / KV_ACT_BLOCK;
+    float largest_q = out->low ? KV_ACT_MAX2 : KV_ACT_MAX1;
     for (int64_t b = 0; b < n_blocks; b++, x += KV_ACT_BLOCK) {
-        int8_t *q = out->q + b * KV_ACT_BLOCK;
         float max = 0.0f;
         bool finite = true;
         for (int i = 0; i < KV_ACT_BLOCK; i++) {
@@ -28,14 +29,17 @@ static void act_quantize_ref(const float *x, int64_t n, struct kv_act_i8 *out)
         /* NaN and infinity must not vanish here: the block's scale carries them on to where results are checked. */
         float scale = finite ? 0.0f : NAN, inverse = 0.0f;
         if (finite && max >= KV_ACT_TINY) {
-            scale = max / 127.0f;
-            inverse = 127.0f / max;
+            scale = max / largest_q;
+            inverse = largest_q / max;
         }
         for (int half = 0; half < 2; half++) {
             int sum = 0;
             for (int i = half * 16; i < half * 16 + 16; i++) {
-                q[i] = finite ? (int8_t)rintf(x[i] * inverse) : 0;
-                sum += q[i];
+                int q = finite ? (int)rintf(x[i] * inverse) : 0;
+                int high = out->low ? (q + KV_ACT_DIGIT / 2) >> 7 : q; /* leaves low in -64 .. 63 */
+                out->high[b * KV_ACT_BLOCK + i] = (int8_t)high;
+                if (out->low) out->low[b * KV_ACT_BLOCK + i] = (int8_t)(q - high * KV_ACT_DIGIT);
+                sum += q;
             }
             out->sum[2 * b + half] = scale * (float)sum;
         }
@@ -44,18 +48,19 @@ static void act_quantize_ref(const float *x, int64_t n, struct kv_act_i8 *out)
 }
 
 /* One row, unpacked, times n activations. */
-static void row_times_i8(const struct kv_matmul *mm, int64_t row, const uint8_t *code, const float *scale,
+static void row_times_int(const struct kv_matmul *mm, int64_t row, const uint8_t *code, const float *scale,
                          const float *min)
 {
-    const struct kv_act_i8 *x = mm->x_i8;
+    const struct kv_act_int *x = mm->x_int;
     int64_t n_groups = mm->k / KV_WEIGHT_GROUP;
     for (int64_t j = 0; j < mm->n; j++) {
-        const int8_t *q = x->q + j * mm->k;
+        const int8_t *high = x->high + j * mm->k, *low = x->low ? x->low + j * mm->k : NULL;
         const float *xs = x->scale + j * (mm->k / KV_ACT_BLOCK), *sum = x->sum + j * n_groups;
         float y = 0.0f;
         for (int64_t g = 0; g < n_groups; g++) {
             int32_t dot = 0;
-            for (int64_t i = g * KV_WEIGHT_GROUP; i < (g + 1) * KV_WEIGHT_GROUP; i++) dot += code[i] * q[i];
+            for (int64_t i = g * KV_WEIGHT_GROUP; i < (g + 1) * KV_WEIGHT_GROUP; i++)
+                dot += code[i] * (low ? high[i] * KV_ACT_DIGIT + low[i] : high[i]);
             y += scale[g] * xs[g / 2] * (float)dot;
             y += min[g] * sum[g];
         }
@@ -90,8 +95,8 @@ static void matmul_rows_ref(const struct kv_kernels *table, const struct kv_matm
     for (int64_t r = row_begin; r < row_end; r++) {
         const uint8_t *row = mm->weights + (size_t)r * mm->row_bytes;
         if (mm->code_format >= 0) table->unpack[mm->code_format](row, mm->k, s.code, s.scale, s.min);
-        if (mm->x_i8) {
-            row_times_i8(mm, r, s.code, s.scale, s.min);
+        if (mm->x_int) {
+            row_times_int(mm, r, s.code, s.scale, s.min);
             continue;
         }
         if (mm->code_format < 0) float_row(mm->float_format, row, mm->k, s.w);

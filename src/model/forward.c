@@ -28,7 +28,7 @@ void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const s
     b->up = kv_carve(c, n * (size_t)h->n_ff, sizeof(float));
     b->cos_t = kv_carve(c, n * (size_t)(h->n_rot / 2), sizeof(float));
     b->sin_t = kv_carve(c, n * (size_t)(h->n_rot / 2), sizeof(float));
-    b->int8_memory = kv_carve(c, kv_activations_bytes(n_batch, widest), 1);
+    b->int_memory = kv_carve(c, kv_activations_bytes(n_batch, widest), 1);
     b->matmul_stride = (kv_matmul_scratch_bytes(widest) + KV_ALIGN - 1) & ~(size_t)(KV_ALIGN - 1);
     b->matmul_scratch = kv_carve(c, (size_t)n_threads * b->matmul_stride, 1);
     b->kv_stride = (kv_seq_scratch_bytes(h->head_dim) + KV_ALIGN - 1) & ~(size_t)(KV_ALIGN - 1);
@@ -145,7 +145,9 @@ static void multiply(const struct kv_forward_call *call, const float *x, int64_t
     const struct kvant_model *m = call->model;
     struct kv_activations a;
     /* quantized once for all products over the same input; products with float weights read the floats */
-    kv_activations_set(&a, call->pool, &m->kernels, x, n_rows, k, m->act == KVANT_ACT_INT8 && k % KV_ACT_BLOCK == 0 ? call->buffers->int8_memory : NULL);
+    bool integers = m->act != KVANT_ACT_F32 && k % KV_ACT_BLOCK == 0;
+    kv_activations_set(&a, call->pool, &m->kernels, x, n_rows, k, integers ? call->buffers->int_memory : NULL,
+                       m->act == KVANT_ACT_INT8 ? 1 : 2);
     kv_products(call->pool, &m->kernels, &a, products, n_products, call->buffers->matmul_scratch, call->buffers->matmul_stride);
 }
 

@@ -19,7 +19,7 @@ struct kv_forward_buffers {
     float *mixed;                  /* (n, n_head, head_dim) attention output                         */
     float *gate, *up;              /* (n, n_ff)                                                      */
     float *cos_t, *sin_t;          /* (n, n_rot / 2)                                                 */
-    void *int8_memory;             /* activations of the widest product                              */
+    void *int_memory;              /* activations of the widest product                              */
     void *matmul_scratch;          /* (n_threads, matmul_stride)                                     */
     size_t matmul_stride;
     void *kv_scratch;              /* (n_threads, kv_stride)                                         */

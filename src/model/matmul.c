@@ -14,21 +14,22 @@
 #define TAKES_PER_THREAD 8   /* enough to even out the ends of a run, few enough to keep the counter quiet     */
 #define QUANTIZE_ELEMENTS 32768 /* a few µs of work: fewer are quantized by the caller alone                   */
 
-static size_t place_i8(struct kv_activations *a, void *memory)
+static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
 {
     struct kv_carve c = { .base = memory };
     size_t n = (size_t)a->n, k = (size_t)a->k;
-    a->i8.k = a->k;
-    a->i8.q = kv_carve(&c, n * k, sizeof *a->i8.q);
-    a->i8.scale = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i8.scale);
-    a->i8.sum = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i8.sum);
+    a->i.k = a->k;
+    a->i.high = kv_carve(&c, n * k, sizeof *a->i.high);
+    a->i.low = n_digits > 1 ? kv_carve(&c, n * k, sizeof *a->i.low) : NULL;
+    a->i.scale = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.scale);
+    a->i.sum = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum);
     return c.used;
 }
 
 size_t kv_activations_bytes(int64_t n, int64_t k)
 {
     struct kv_activations a = { .n = n, .k = k };
-    return place_i8(&a, NULL);
+    return place_digits(&a, NULL, 2);
 }
 
 struct quantize_job {
@@ -43,21 +44,22 @@ static void quantize_item(void *user, int64_t i_item, int i_thread)
     const struct quantize_job *job = user;
     const struct kv_activations *a = job->a;
     int64_t first = i_item * job->rows_per_item, left = a->n - first;
-    struct kv_act_i8 part = {
-        .q = a->i8.q + first * a->k,
-        .scale = a->i8.scale + first * (a->k / KV_ACT_BLOCK),
-        .sum = a->i8.sum + first * (a->k / KV_WEIGHT_GROUP),
+    struct kv_act_int part = {
+        .high = a->i.high + first * a->k,
+        .low = a->i.low ? a->i.low + first * a->k : NULL,
+        .scale = a->i.scale + first * (a->k / KV_ACT_BLOCK),
+        .sum = a->i.sum + first * (a->k / KV_WEIGHT_GROUP),
         .k = a->k,
     };
     job->kernels->act_quantize(a->f32 + first * a->k, left < job->rows_per_item ? left : job->rows_per_item, &part);
 }
 
 void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels,
-                        const float *x, int64_t n, int64_t k, void *int8_memory)
+                        const float *x, int64_t n, int64_t k, void *int_memory, int n_digits)
 {
     *a = (struct kv_activations){ .f32 = x, .n = n, .k = k };
-    if (!int8_memory) return;
-    place_i8(a, int8_memory);
+    if (!int_memory) return;
+    place_digits(a, int_memory, n_digits);
     struct quantize_job job = { a, kernels, 1 + QUANTIZE_ELEMENTS / k };
     kv_pool_for(pool, (n + job.rows_per_item - 1) / job.rows_per_item, quantize_item, &job);
 }
@@ -83,7 +85,7 @@ static void multiply(const struct products_job *job, const struct kv_product *p,
                      void *scratch)
 {
     const struct kv_gguf_tensor *w = p->w;
-    bool int8 = job->a->i8.q && w->type->code_format >= 0;
+    bool integers = job->a->i.high && w->type->code_format >= 0;
     struct kv_matmul mm = {
         .weights = w->data,
         .row_bytes = w->row_bytes,
@@ -91,8 +93,8 @@ static void multiply(const struct products_job *job, const struct kv_product *p,
         .float_format = w->type->float_format,
         .k = job->a->k,
         .n_rows = w->dims[1],
-        .x_i8 = int8 ? &job->a->i8 : NULL,
-        .x_f32 = int8 ? NULL : job->a->f32,
+        .x_int = integers ? &job->a->i : NULL,
+        .x_f32 = integers ? NULL : job->a->f32,
         .n = job->a->n,
         .bias = p->bias,
         .y = p->y,

@@ -12,14 +12,14 @@ struct kv_matmul_plan; /* reserved: repacked panels come with the weights' issue
 /* The inputs of one or several products over the same activations. */
 struct kv_activations {
     const float *f32;          /* (n, k)                                                       */
-    struct kv_act_i8 i8;       /* quantized once by kv_activations_set; q NULL = float only     */
+    struct kv_act_int i;       /* quantized once by kv_activations_set; high NULL = float only  */
     int64_t n, k;
 };
-/* Bytes that n rows of k need in int8 form (a multiple of 64). */
+/* Bytes that n rows of k need as integers of two digits (a multiple of 64). */
 size_t kv_activations_bytes(int64_t n, int64_t k);
-/* Points at x and, if int8_memory is not NULL, quantizes it there (in parallel when n is large). */
+/* Points at x and, if int_memory is not NULL, quantizes it there in 1 or 2 digits (in parallel when n is large). */
 void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels, const float *x,
-                        int64_t n, int64_t k, void *int8_memory);
+                        int64_t n, int64_t k, void *int_memory, int n_digits);
 
 struct kv_product {
     const struct kv_gguf_tensor *w; /* (n_rows, k)                       */

@@ -245,8 +245,8 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_model_options.size is not set; use KVANT_MODEL_OPTIONS_INIT");
     if (opt->n_threads < 0 || opt->n_threads > 256)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_threads is %d, outside [0, 256]", opt->n_threads);
-    if (opt->act != KVANT_ACT_INT8 && opt->act != KVANT_ACT_F32)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "act is %d; use KVANT_ACT_INT8 or KVANT_ACT_F32", (int)opt->act);
+    if (opt->act != KVANT_ACT_INT16 && opt->act != KVANT_ACT_INT8 && opt->act != KVANT_ACT_F32)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "act is %d; use KVANT_ACT_INT16, _INT8 or _F32", (int)opt->act);
     m->n_threads = opt->n_threads ? opt->n_threads : kv_cpu_count();
     m->act = opt->act;
     m->vocab_only = opt->vocab_only;
@@ -362,6 +362,11 @@ void kvant_model_get_info(const struct kvant_model *m, struct kvant_model_info *
         .file_bytes = kv_gguf_file_bytes(m->gguf),
         .act = m->act,
     };
+}
+
+const char *kvant_act_name(kvant_act act)
+{
+    return act == KVANT_ACT_F32 ? "f32" : act == KVANT_ACT_INT8 ? "int8" : "int16";
 }
 
 bool kvant_model_weight_type(const struct kvant_model *m, int i, const char **name, int64_t *n_tensors, size_t *bytes)

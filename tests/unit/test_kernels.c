@@ -58,34 +58,45 @@ static void every_level_of_this_cpu_is_built(void **state)
 
 /* --- activations --- */
 
-static struct kv_act_i8 act_alloc(int64_t n, int64_t k)
+static struct kv_act_int act_alloc(int64_t n, int64_t k, int n_digits)
 {
-    return (struct kv_act_i8){kv_alloc((size_t)(n * k), 1), kv_alloc((size_t)(n * k / KV_ACT_BLOCK), sizeof(float)),
-                              kv_alloc((size_t)(n * k / KV_WEIGHT_GROUP), sizeof(float)), k};
+    return (struct kv_act_int){kv_alloc((size_t)(n * k), 1), n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
+                               kv_alloc((size_t)(n * k / KV_ACT_BLOCK), sizeof(float)),
+                               kv_alloc((size_t)(n * k / KV_WEIGHT_GROUP), sizeof(float)), k};
 }
 
-static void act_free(struct kv_act_i8 *a)
+static int act_value(const struct kv_act_int *a, int64_t i)
 {
-    kv_free(a->q);
+    return a->low ? a->high[i] * KV_ACT_DIGIT + a->low[i] : a->high[i];
+}
+
+static void act_free(struct kv_act_int *a)
+{
+    kv_free(a->high);
+    kv_free(a->low);
     kv_free(a->scale);
     kv_free(a->sum);
 }
 
-static void check_quantized(const struct check_random *r, const float *x, int64_t n, const struct kv_act_i8 *a)
+static void check_quantized(const struct check_random *r, const float *x, int64_t n, const struct kv_act_int *a)
 {
+    int largest = a->low ? KV_ACT_MAX2 : KV_ACT_MAX1;
     for (int64_t b = 0; b < n * a->k / KV_ACT_BLOCK; b++) {
         double max = 0.0;
         int sum[2] = {0, 0};
         for (int i = 0; i < KV_ACT_BLOCK; i++) {
             int64_t at = b * KV_ACT_BLOCK + i;
             max = fmax(max, fabs((double)x[at]));
-            sum[i / 16] += a->q[at];
-            double error = fabs((double)a->scale[b] * a->q[at] - (double)x[at]);
-            CHECK(error <= (double)a->scale[b] * (0.5 + 1e-4) + 0x1p-100, r, "element %d: %g is %d", i, (double)x[at],
-                  a->q[at]);
-            CHECK(a->q[at] >= -127, r, "code %d", a->q[at]);
+            int q = act_value(a, at);
+            sum[i / 16] += q;
+            /* beside the half step: q·EPS for the rounding of x·inverse and of scale */
+            double error = fabs((double)a->scale[b] * q - (double)x[at]);
+            CHECK(error <= (double)a->scale[b] * (0.5 + 1e-4 + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
+                  (double)x[at], q);
+            CHECK(q <= largest && q >= -largest && a->high[at] >= -127, r, "code %d", q);
+            if (a->low) CHECK(a->low[at] >= -64 && a->low[at] <= 63, r, "low digit %d", a->low[at]);
         }
-        CHECK(fabs((double)a->scale[b] - max / 127.0) <= max * EPS, r, "scale %g", (double)a->scale[b]);
+        CHECK(fabs((double)a->scale[b] - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
         for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == a->scale[b] * (float)sum[h], r, "sum of half %d", h);
     }
 }
@@ -100,12 +111,14 @@ static void quantized_activations(void **state)
         int64_t n = 1 + check_random_below(&r, 4), k = 32 * (1 + check_random_below(&r, 20));
         struct check_buffer x = check_buffer_open((size_t)(n * k) * sizeof(float), round & 1);
         check_fill(&r, (enum check_data)(round % CHECK_DATA_COUNT), round & 2 ? 1e30f : 3e-29f, x.p, n * k);
-        struct kv_act_i8 ref = act_alloc(n, k), got = act_alloc(n, k);
+        int n_digits = 1 + round / 6;
+        struct kv_act_int ref = act_alloc(n, k, n_digits), got = act_alloc(n, k, n_digits);
         tables[0].act_quantize(x.p, n, &ref);
         check_quantized(&r, x.p, n, &ref);
         for (int l = 1; l < n_levels; l++) {
             tables[l].act_quantize(x.p, n, &got);
-            assert_memory_equal(got.q, ref.q, (size_t)(n * k));
+            assert_memory_equal(got.high, ref.high, (size_t)(n * k));
+            if (n_digits > 1) assert_memory_equal(got.low, ref.low, (size_t)(n * k));
             assert_memory_equal(got.scale, ref.scale, (size_t)(n * k / KV_ACT_BLOCK) * sizeof(float));
             assert_memory_equal(got.sum, ref.sum, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(float));
         }
@@ -125,7 +138,7 @@ static void non_finite_activations_stay_so(void **state)
         for (int i = 0; i < N_OF(bad) * KV_ACT_BLOCK; i++) {
             float x[2 * KV_ACT_BLOCK] = {0.0f};
             x[i / N_OF(bad)] = bad[i % N_OF(bad)];
-            struct kv_act_i8 a = act_alloc(1, 2 * KV_ACT_BLOCK);
+            struct kv_act_int a = act_alloc(1, 2 * KV_ACT_BLOCK, 1 + i % 2);
             tables[l].act_quantize(x, 1, &a);
             assert_true(isnan(a.scale[0]) && isnan(a.sum[0]) && isnan(a.sum[1]));
             assert_true(a.scale[1] == 0.0f && a.sum[2] == 0.0f);
@@ -140,7 +153,7 @@ struct product {
     const struct kv_weight_type *type;
     struct kv_matmul mm;
     struct check_buffer weights, x, scratch;
-    struct kv_act_i8 act;
+    struct kv_act_int act[2]; /* of one digit, of two */
     float *y, *bias;
 };
 
@@ -170,8 +183,10 @@ static void product_open(struct product *p, struct check_random *r, const struct
                                .y = p->y,
                                .ldy = ldy};
     if (k % KV_ACT_BLOCK) return;
-    p->act = act_alloc(n, k);
-    ref->act_quantize(p->x.p, n, &p->act);
+    for (int d = 0; d < 2; d++) {
+        p->act[d] = act_alloc(n, k, d + 1);
+        ref->act_quantize(p->x.p, n, &p->act[d]);
+    }
 }
 
 static void product_close(struct product *p)
@@ -179,7 +194,7 @@ static void product_close(struct product *p)
     check_buffer_close(&p->weights);
     check_buffer_close(&p->x);
     check_buffer_close(&p->scratch);
-    act_free(&p->act);
+    for (int d = 0; d < 2; d++) act_free(&p->act[d]);
     kv_free(p->y);
     kv_free(p->bias);
 }
@@ -194,7 +209,7 @@ static double exact_output(const struct product *p, const struct kv_kernels *ref
     const uint8_t *data = mm->weights + (size_t)row * mm->row_bytes;
     double y = 0.0, size = 0.0;
     assert_true(mm->k <= 8192);
-    if (!mm->x_i8) {
+    if (!mm->x_int) {
         kv_weight_row_to_f32(ref, p->type, data, mm->k, w, p->scratch.p);
         for (int64_t i = 0; i < mm->k; i++) {
             double term = (double)w[i] * (double)mm->x_f32[j * mm->k + i];
@@ -207,13 +222,13 @@ static double exact_output(const struct product *p, const struct kv_kernels *ref
         ref->unpack[mm->code_format](data, mm->k, code, scale, min);
         for (int64_t g = 0; g < n_groups; g++) {
             int dot = 0;
-            for (int64_t i = g * 16; i < g * 16 + 16; i++) dot += code[i] * mm->x_i8->q[j * mm->k + i];
-            double a = (double)scale[g] * (double)mm->x_i8->scale[(j * n_groups + g) / 2] * dot;
-            double b = (double)min[g] * (double)mm->x_i8->sum[j * n_groups + g];
+            for (int64_t i = g * 16; i < g * 16 + 16; i++) dot += code[i] * act_value(mm->x_int, j * mm->k + i);
+            double a = (double)scale[g] * (double)mm->x_int->scale[(j * n_groups + g) / 2] * dot;
+            double b = (double)min[g] * (double)mm->x_int->sum[j * n_groups + g];
             y += a + b;
             size += fabs(a) + fabs(b);
         }
-        *bound = 2.0 * (double)(n_groups + 2) * EPS * size; /* each level's half of the bound in weights_ref.c */
+        *bound = 2.0 * (double)(n_groups + 3) * EPS * size; /* each level's half of the bound in weights_ref.c */
     }
     if (!mm->bias) return y;
     *bound += EPS * fabs(y + (double)mm->bias[row]);
@@ -241,7 +256,7 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
             double bound, exact = exact_output(p, ref, row, j, &bound);
             CHECK(fabs((double)y - exact) <= bound, p->r,
                   "%s %s%s k %d n %d rows [%d, %d): y[%d, %d] = %.9g, exact %.9g, bound %.3g", level, p->type->name,
-                  mm->x_i8 ? "" : " f32", (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y,
+                  !mm->x_int ? " f32" : mm->x_int->low ? " two digits" : "", (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y,
                   exact, bound);
         }
 
@@ -249,13 +264,15 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
     int64_t one_row = begin + check_random_below(p->r, end - begin);
     for (int64_t j = 0; j < mm->n; j++) {
         float single[256];
-        struct kv_act_i8 act = p->act;
+        struct kv_act_int act;
         struct kv_matmul one = *mm;
-        if (mm->x_i8) {
-            act.q += j * mm->k;
+        if (mm->x_int) {
+            act = *mm->x_int;
+            act.high += j * mm->k;
+            if (act.low) act.low += j * mm->k;
             act.scale += j * (mm->k / KV_ACT_BLOCK);
             act.sum += j * (mm->k / KV_WEIGHT_GROUP);
-            one.x_i8 = &act;
+            one.x_int = &act;
         } else {
             one.x_f32 += j * mm->k;
         }
@@ -288,9 +305,9 @@ static void matrix_products(void **state)
             product_open(&p, &r, &tables[0], type, k, n_rows, counts[round % N_OF(counts)],
                          (enum check_data)(round / 2 % CHECK_DATA_COUNT), round & 1);
             for (int l = 0; l < n_levels; l++)
-                for (int float_act = type->code_format < 0; float_act <= 1; float_act++) {
-                    p.mm.x_i8 = float_act ? NULL : &p.act;
-                    p.mm.x_f32 = float_act ? p.x.p : NULL;
+                for (int digits = 0; digits <= (type->code_format < 0 ? 0 : 2); digits++) { /* 0: float */
+                    p.mm.x_int = digits ? &p.act[digits - 1] : NULL;
+                    p.mm.x_f32 = digits ? NULL : p.x.p;
                     p.mm.bias = round & 4 ? p.bias : NULL;
                     check_product(&p, &tables[l], &tables[0]);
                 }

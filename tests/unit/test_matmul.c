@@ -49,16 +49,16 @@ static void matrices_close(struct matrices *m)
 }
 
 /* All products with n_threads; y: N_PRODUCTS arrays of (N, rows + 5), one after the other. */
-static void run(const struct matrices *m, const struct kv_kernels *kernels, int n_threads, bool int8, float *y,
+static void run(const struct matrices *m, const struct kv_kernels *kernels, int n_threads, int n_digits, float *y,
                 size_t y_floats)
 {
     struct kv_pool *pool;
     assert_int_equal(kv_pool_open(&pool, n_threads, NULL), KVANT_OK);
     size_t stride = (kv_matmul_scratch_bytes(K) + 63) & ~(size_t)63;
     void *scratch = kv_alloc((size_t)n_threads, stride),
-         *memory = int8 ? kv_alloc(kv_activations_bytes(N, K), 1) : NULL;
+         *memory = n_digits ? kv_alloc(kv_activations_bytes(N, K), 1) : NULL;
     struct kv_activations a;
-    kv_activations_set(&a, pool, kernels, m->x, N, K, memory);
+    kv_activations_set(&a, pool, kernels, m->x, N, K, memory, n_digits);
     struct kv_product products[N_PRODUCTS];
     for (size_t i = 0; i < y_floats; i++) y[i] = -1e9f;
     for (int i = 0; i < N_PRODUCTS; i++) {
@@ -82,14 +82,14 @@ static void products_do_not_depend_on_threads(void **state)
     for (int i = 0; i < N_PRODUCTS; i++) y_floats += (size_t)(N * (row_counts[i] + 5));
     float *one = kv_alloc(y_floats, sizeof(float)), *many = kv_alloc(y_floats, sizeof(float));
     for (int l = 0; l < n_levels; l++)
-        for (int int8 = 0; int8 <= 1; int8++) {
-            run(&m, &tables[l], 1, int8, one, y_floats);
+        for (int n_digits = 0; n_digits <= 2; n_digits++) {
+            run(&m, &tables[l], 1, n_digits, one, y_floats);
             const float *y = one;
             for (int i = 0; i < N_PRODUCTS; i++)
                 for (int64_t j = 0; j < N * (row_counts[i] + 5); j++, y++)
                     assert_int_equal(*y == -1e9f, j % (row_counts[i] + 5) >= row_counts[i]);
             for (int n_threads = 2; n_threads <= 5; n_threads++) {
-                run(&m, &tables[l], n_threads, int8, many, y_floats);
+                run(&m, &tables[l], n_threads, n_digits, many, y_floats);
                 assert_memory_equal(many, one, y_floats * sizeof(float));
             }
         }
@@ -115,7 +115,7 @@ static void quantization_does_not_depend_on_threads(void **state)
         struct kv_pool *pool;
         struct kv_activations a;
         assert_int_equal(kv_pool_open(&pool, n_threads, NULL), KVANT_OK);
-        kv_activations_set(&a, pool, kernels, x, ROWS, K, n_threads == 1 ? one : many);
+        kv_activations_set(&a, pool, kernels, x, ROWS, K, n_threads == 1 ? one : many, 2);
         if (n_threads > 1) assert_memory_equal(many, one, n_bytes);
         kv_pool_close(pool);
     }
