@@ -5,8 +5,8 @@
  *        │                                                       └─ exact allocation for each budget (errors add up)
  *        └─ held-back part ──── every plan of the menu and the strong uniform recipes measured as a whole
  *
- * All of it in float32 activations: with int8 activations the KLD between two nearly equal caches has a floor of .002 to .003
- * (SmolLM2; float32: .0006 for k16v4h), above what most single layers cost.
+ * Never with 8-bit activations: with them the KLD between two nearly equal caches has a floor of .002 to .003 (SmolLM2; 16-bit
+ * activations and float32: .0006 for k16v4h), above what most single layers cost.
  */
 #include <math.h>
 #include <stdio.h>
@@ -37,7 +37,7 @@ static const char *const *uniform_of(const struct kvant_tune_options *opt)
 }
 
 struct tune {
-    const struct kvant_model *model; /* a view of the caller's, with float32 activations                    */
+    const struct kvant_model *model; /* a view of the caller's, never with 8-bit activations               */
     const struct kvant_tune_options *opt;
     const kvant_token *tokens;       /* calibration part first                                              */
     size_t n_calibration, n_verify;
@@ -293,7 +293,7 @@ kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *
     }
 
     struct kvant_model exact = *model; /* borrows everything */
-    exact.act = KVANT_ACT_F32;
+    if (exact.act == KVANT_ACT_INT8) exact.act = KVANT_ACT_INT16;
     struct tune t = { .model = &exact, .opt = opt, .points = points };
     t.n_ctx = opt->n_ctx ? opt->n_ctx : N_CTX_DEFAULT < model->hp.n_ctx_train ? N_CTX_DEFAULT : model->hp.n_ctx_train;
     t.progress = (struct kv_tune_progress){ opt->progress, opt->user, 0, 0, 1, NULL };
