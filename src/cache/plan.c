@@ -37,10 +37,11 @@ kvant_status kv_plan_alloc(struct kvant_plan **out, const struct kv_plan_dims *d
     if (dims->n_layer < 1 || dims->n_layer > KV_PLAN_LAYERS_MAX)
         KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "a plan for %d layers: 1 to %d", dims->n_layer, KV_PLAN_LAYERS_MAX);
     if (dims->n_head_kv < 1 || dims->n_head_kv > KV_PLAN_HEADS_MAX)
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "a plan for %d KV heads: 1 to %d", dims->n_head_kv, KV_PLAN_HEADS_MAX);
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "a plan for %d KV heads: 1 to %d", dims->n_head_kv,
+                KV_PLAN_HEADS_MAX);
     if (dims->head_dim < 8 || dims->head_dim > KV_HEAD_DIM_MAX || dims->head_dim % 8)
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "a plan for heads of %d channels: multiples of 8 up to %d", dims->head_dim,
-                KV_HEAD_DIM_MAX);
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "a plan for heads of %d channels: multiples of 8 up to %d",
+                dims->head_dim, KV_HEAD_DIM_MAX);
 
     struct kvant_plan *p = kv_alloc(1, sizeof *p);
     if (!p) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
@@ -142,7 +143,8 @@ static const char *recipe_problem(const struct kv_recipe *r, int head_dim)
     if (r->key_scheme != KV_KEY_TOKEN && r->key_scheme != KV_KEY_C32 && r->key_scheme != KV_KEY_C64)
         return "unknown key scheme";
     if (r->key_mixed) {
-        if (r->key_bits != 0 || r->key_quarters < 4 || r->key_quarters > 32) return "mixed keys need an average of 1 to 8 bits";
+        if (r->key_bits != 0 || r->key_quarters < 4 || r->key_quarters > 32)
+            return "mixed keys need an average of 1 to 8 bits";
         if (r->key_scheme == KV_KEY_TOKEN) return "mixed keys (x) need c32 or c64";
         if (r->key_rotated) return "mixed keys (x) cannot be rotated (h)";
     } else {
@@ -163,14 +165,17 @@ static kvant_status check_tables(const struct kvant_plan *plan, int layer, int h
     const struct kv_recipe *r = &plan->recipe[i];
     for (int c = 0; plan->center && c < plan->head_dim; c++)
         if ((plan->center[i * (size_t)plan->head_dim + (size_t)c] & 0x7c00u) == 0x7c00u)
-            KV_FAIL(err, KVANT_ERR_FORMAT, -1, "layer %d, KV head %d: the centre of channel %d is not finite", layer, head, c);
+            KV_FAIL(err, KVANT_ERR_FORMAT, -1, "layer %d, KV head %d: the centre of channel %d is not finite",
+                    layer, head, c);
     if (!plan->channels) return KVANT_OK;
 
     const struct kv_channels *ch = &plan->channels[i];
     if (kv_channels_empty(ch)) {
         if (r->key_mixed)
-            KV_FAIL(err, KVANT_ERR_FORMAT, -1, "layer %d, KV head %d: mixed keys (x), but the channels table has no classes for it; "
-                    "remove the table to calibrate again", layer, head);
+            KV_FAIL(err, KVANT_ERR_FORMAT, -1,
+                    "layer %d, KV head %d: mixed keys (x), but the channels table has no classes for it; "
+                    "remove the table to calibrate again",
+                    layer, head);
         return KVANT_OK;
     }
     const char *problem = kv_channels_problem(ch, plan->head_dim);
@@ -179,8 +184,10 @@ static kvant_status check_tables(const struct kvant_plan *plan, int layer, int h
     int bits = 0;
     for (int k = 0; k < KV_N_CLASSES; k++) bits += ch->count[k] * kv_class_bits[k];
     if (4 * bits > r->key_quarters * plan->head_dim)
-        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "layer %d, KV head %d: the channel classes average %.4g bits, the recipe says %.4g; "
-                "remove the table to calibrate again", layer, head, (double)bits / plan->head_dim, r->key_quarters / 4.0);
+        KV_FAIL(err, KVANT_ERR_FORMAT, -1,
+                "layer %d, KV head %d: the channel classes average %.4g bits, the recipe says %.4g; "
+                "remove the table to calibrate again",
+                layer, head, (double)bits / plan->head_dim, r->key_quarters / 4.0);
     return KVANT_OK;
 }
 
@@ -194,7 +201,8 @@ kvant_status kv_plan_check(const struct kvant_plan *plan, struct kvant_error *er
         for (int head = 0; head < plan->n_head_kv; head++) {
             const char *problem = recipe_problem(kv_plan_recipe_at(plan, layer, head), plan->head_dim);
             if (problem)
-                KV_FAIL(err, KVANT_ERR_FORMAT, -1, "layer %d, KV head %d (head size %d): %s", layer, head, plan->head_dim, problem);
+                KV_FAIL(err, KVANT_ERR_FORMAT, -1, "layer %d, KV head %d (head size %d): %s", layer, head,
+                        plan->head_dim, problem);
             KV_TRY(check_tables(plan, layer, head, err));
         }
     }
@@ -229,8 +237,8 @@ kvant_status kvant_plan_recipe(const struct kvant_plan *plan, int layer, int hea
                                struct kvant_error *err)
 {
     if (layer < 0 || layer >= plan->n_layer || head_kv < 0 || head_kv >= plan->n_head_kv)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "layer %d, KV head %d: the plan has %d layers of %d heads", layer, head_kv,
-                plan->n_layer, plan->n_head_kv);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "layer %d, KV head %d: the plan has %d layers of %d heads", layer,
+                head_kv, plan->n_layer, plan->n_head_kv);
     char buffer[32];
     kv_recipe_print(kv_plan_recipe_at(plan, layer, head_kv), buffer, sizeof buffer);
     size_t n = strlen(buffer) + 1;

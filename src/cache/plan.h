@@ -53,8 +53,9 @@ struct kvant_plan {
     char *name;                                    /* short, for tables                                          */
     int sinks;                                     /* 0 .. 64                                                    */
     int tail;                                      /* R, 0 .. 4096                                               */
-    int granule;                                   /* tokens sealed together: 64 if any recipe has c64, else 32 if any has c32, else 1 if any
-                                                    * is quantized (per token: each row stands alone), else 64 (f16)  */
+    int granule;                                   /* tokens sealed together: 64 if any recipe has c64, else 32 if
+                                                    * any has c32, else 1 if any is quantized (per token: each row
+                                                    * stands alone), else 64 (f16)                               */
     struct kv_recipe *recipe;                      /* (n_layer, n_head_kv)                                       */
     uint16_t *center;                              /* f16 (n_layer, n_head_kv, head_dim), before RoPE; NULL until
                                                     * loaded or calibrated; needed when a recipe centres           */
@@ -64,7 +65,8 @@ struct kvant_plan {
 };
 
 /* As kvant_plan_open, without a model. spec: grammar, file name, NULL or "default". */
-kvant_status kv_plan_open(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *spec, struct kvant_error *err);
+kvant_status kv_plan_open(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *spec,
+                          struct kvant_error *err);
 /* All recipes the same. */
 kvant_status kv_plan_uniform(struct kvant_plan **out, const struct kv_plan_dims *dims, const struct kv_recipe *recipe,
                              int sinks, int tail, struct kvant_error *err);
@@ -73,7 +75,8 @@ kvant_status kv_plan_clone(struct kvant_plan **out, const struct kvant_plan *pla
 void kv_plan_settle(struct kvant_plan *plan);
 /* Sets plan->name: the grammar if one recipe holds for all, else base (may be NULL), else a range list. */
 kvant_status kv_plan_set_name(struct kvant_plan *plan, const char *base, struct kvant_error *err);
-/* Everything that parse and load promise: ranges, head size against groups, tables present and well-formed or absent. */
+/* Everything that parse and load promise: ranges, head size against groups, tables present and well-formed or
+ * absent. */
 kvant_status kv_plan_check(const struct kvant_plan *plan, struct kvant_error *err);
 
 /* One recipe: "k4c64 v3h". parse: position is the column (1-based) in `text`. n_bytes: exactly one recipe. */

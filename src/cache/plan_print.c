@@ -117,8 +117,8 @@ static void add_row(struct kv_text *t, const struct kvant_plan *plan, int layer)
 }
 
 /* "0-3:k8tm v8,4-23:k4c64 v4h", with what stands before the first and the next ranges and after the layers. */
-static void add_layers(struct kv_text *t, const struct kvant_plan *plan, const char *first_mark, const char *next_mark,
-                       const char *colon)
+static void add_layers(struct kv_text *t, const struct kvant_plan *plan, const char *first_mark,
+                       const char *next_mark, const char *colon)
 {
     for (int first = 0, last; first < plan->n_layer; first = last + 1) {
         for (last = first; last + 1 < plan->n_layer && same_row(plan, first, last + 1);) last++;
@@ -131,9 +131,13 @@ static void add_layers(struct kv_text *t, const struct kvant_plan *plan, const c
 
 static void add_measured(struct kv_text *t, const struct kv_plan_measured *m)
 {
-    const struct { const char *key; double value; } numbers[] = {
-        { "page_bits", m->page_bits }, { "true_bits", m->true_bits },   { "context", m->context },     { "kld_mean", m->kld_mean },
-        { "kld_p999", m->kld_p999 },   { "same_top_p", m->same_top_p }, { "ppl_ratio", m->ppl_ratio },
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {
+        { "page_bits", m->page_bits }, { "true_bits", m->true_bits }, { "context", m->context },
+        { "kld_mean", m->kld_mean },   { "kld_p999", m->kld_p999 },   { "same_top_p", m->same_top_p },
+        { "ppl_ratio", m->ppl_ratio },
     };
     const char *between = "measured: {";
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
@@ -187,7 +191,8 @@ kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_
     return KVANT_OK;
 }
 
-kvant_status kvant_plan_print(const struct kvant_plan *plan, char *text, size_t cap, size_t *n_out, struct kvant_error *err)
+kvant_status kvant_plan_print(const struct kvant_plan *plan, char *text, size_t cap, size_t *n_out,
+                              struct kvant_error *err)
 {
     char *yaml = NULL;
     size_t n_bytes;

@@ -9,8 +9,12 @@
 #include "cache/plan_text.h"
 
 /* A recipe without letters asks for the best known one of its bits (design: measured KLDs on two models). */
-static const struct { uint8_t bits, scheme; bool centered; } recommended_keys[] = {
-    { 8, KV_KEY_TOKEN, true }, { 4, KV_KEY_C64, false }, { 3, KV_KEY_C64, false }, { 2, KV_KEY_C32, false }, { 16, KV_KEY_TOKEN, false },
+static const struct {
+    uint8_t bits, scheme;
+    bool centered;
+} recommended_keys[] = {
+    { 8, KV_KEY_TOKEN, true }, { 4, KV_KEY_C64, false },    { 3, KV_KEY_C64, false },
+    { 2, KV_KEY_C32, false },  { 16, KV_KEY_TOKEN, false },
 };
 static bool recommended_value_rotated(int bits)
 {
@@ -104,11 +108,14 @@ static bool plain_bits(int quarters)
 
 static kvant_status parse_key(struct scan *s, struct kv_recipe *r, bool *lettered)
 {
-    if (!take(s, "k")) return kv_text_refuse(s->err, place_at(s, s->i), "a recipe begins with k and the key's bits, as in k4c64 v3h");
+    if (!take(s, "k"))
+        return kv_text_refuse(s->err, place_at(s, s->i),
+                              "a recipe begins with k and the key's bits, as in k4c64 v3h");
     size_t bits_at = s->i;
     int quarters;
     if (!take_quarters(s, &quarters))
-        return kv_text_refuse(s->err, place_at(s, bits_at), "key bits: 2, 3, 4, 8 or 16 (mixed keys, x: 1 to 8 in steps of .25)");
+        return kv_text_refuse(s->err, place_at(s, bits_at),
+                              "key bits: 2, 3, 4, 8 or 16 (mixed keys, x: 1 to 8 in steps of .25)");
     size_t letters_at = s->i;
     if (take(s, "c32")) r->key_scheme = KV_KEY_C32;
     else if (take(s, "c64")) r->key_scheme = KV_KEY_C64;
@@ -122,27 +129,32 @@ static kvant_status parse_key(struct scan *s, struct kv_recipe *r, bool *lettere
         if (quarters < 4 || quarters > 32)
             return kv_text_refuse(s->err, place_at(s, bits_at), "mixed keys (x) average 1 to 8 bits in steps of .25");
         if (r->key_scheme == KV_KEY_TOKEN)
-            return kv_text_refuse(s->err, place_at(s, letters_at), "mixed keys (x) are per channel: write c32x or c64x");
+            return kv_text_refuse(s->err, place_at(s, letters_at),
+                                  "mixed keys (x) are per channel: write c32x or c64x");
         if (r->key_rotated)
-            return kv_text_refuse(s->err, place_at(s, letters_at), "mixed keys (x) cannot be rotated (h): leave out one of them");
+            return kv_text_refuse(s->err, place_at(s, letters_at),
+                                  "mixed keys (x) cannot be rotated (h): leave out one of them");
         r->key_quarters = (uint8_t)quarters;
         return KVANT_OK;
     }
     if (!plain_bits(quarters))
-        return kv_text_refuse(s->err, place_at(s, bits_at), "key bits: 2, 3, 4, 8 or 16; other averages (1 to 8 in steps of .25) need "
+        return kv_text_refuse(s->err, place_at(s, bits_at),
+                              "key bits: 2, 3, 4, 8 or 16; other averages (1 to 8 in steps of .25) need "
                               "mixed channels, as in k2.5c64x");
     r->key_bits = (uint8_t)(quarters / 4);
     if (r->key_bits == 16 && (r->key_scheme || r->key_centered || r->key_rotated))
-        return kv_text_refuse(s->err, place_at(s, letters_at), "16-bit keys are stored as they are: no c32, c64, m or h");
+        return kv_text_refuse(s->err, place_at(s, letters_at),
+                              "16-bit keys are stored as they are: no c32, c64, m or h");
     return KVANT_OK;
 }
 
 static kvant_status parse_value(struct scan *s, struct kv_recipe *r, bool *lettered)
 {
     if (!take(s, "v"))
-        return kv_text_refuse(s->err, place_at(s, s->i), "%s", s->i == s->n
-                              ? "the value's bits are missing, as in k4c64 v3h"
-                              : "expected v and the value's bits (key letters stand in the order t|c32|c64, x, m, h)");
+        return kv_text_refuse(
+            s->err, place_at(s, s->i), "%s",
+            s->i == s->n ? "the value's bits are missing, as in k4c64 v3h"
+                         : "expected v and the value's bits (key letters stand in the order t|c32|c64, x, m, h)");
     size_t bits_at = s->i;
     int quarters;
     if (!take_quarters(s, &quarters) || !plain_bits(quarters))
@@ -157,8 +169,8 @@ static kvant_status parse_value(struct scan *s, struct kv_recipe *r, bool *lette
     return KVANT_OK;
 }
 
-/* A key's scheme is never guessed to be the weak one: without letters it is the recommended one. A value without letters
- * is plain beside a lettered key ("k4tv4" is literal), recommended otherwise. */
+/* A key's scheme is never guessed to be the weak one: without letters it is the recommended one. A value
+ * without letters is plain beside a lettered key ("k4tv4" is literal), recommended otherwise. */
 static void recommend(struct kv_recipe *r, bool key_lettered, bool value_lettered)
 {
     if (key_lettered) return;
@@ -175,7 +187,8 @@ static kvant_status parse_alias(struct scan *s, struct kv_recipe *out)
     size_t first = s->i;
     while (s->i < s->n && (isalnum((unsigned char)s->text[s->i]) || s->text[s->i] == '_')) s->i++;
     for (size_t i = 0; i < sizeof aliases / sizeof aliases[0]; i++) {
-        if (strlen(aliases[i].name) != s->i - first || memcmp(aliases[i].name, s->text + first, s->i - first)) continue;
+        if (strlen(aliases[i].name) != s->i - first || memcmp(aliases[i].name, s->text + first, s->i - first))
+            continue;
         if (aliases[i].refusal)
             return kv_text_refuse(s->err, place_at(s, first), "%s: %s", aliases[i].name, aliases[i].refusal);
         return kv_recipe_parse_at(out, aliases[i].recipe, strlen(aliases[i].recipe), place_at(s, first), s->err);
@@ -200,7 +213,8 @@ kvant_status kv_recipe_parse_at(struct kv_recipe *out, const char *text, size_t 
     }
     skip_blanks(&s);
     if (s.i < s.n)
-        return kv_text_refuse(err, place_at(&s, s.i), "nothing may follow a recipe (value letters stand in the order g32, h)");
+        return kv_text_refuse(err, place_at(&s, s.i),
+                              "nothing may follow a recipe (value letters stand in the order g32, h)");
     *out = r;
     return KVANT_OK;
 }
@@ -210,8 +224,8 @@ kvant_status kv_recipe_parse(struct kv_recipe *out, const char *text, size_t n_b
     return kv_recipe_parse_at(out, text, n_bytes, (struct kv_text_place){ 0, 1 }, err);
 }
 
-kvant_status kv_layer_range_parse(const char *text, size_t n_bytes, struct kv_text_place place, int n_layer, int *first,
-                                  int *last, struct kvant_error *err)
+kvant_status kv_layer_range_parse(const char *text, size_t n_bytes, struct kv_text_place place, int n_layer,
+                                  int *first, int *last, struct kvant_error *err)
 {
     while (n_bytes && (text[n_bytes - 1] == ' ' || text[n_bytes - 1] == '\t')) n_bytes--;
     const char *dash = memchr(text, '-', n_bytes);
@@ -235,11 +249,15 @@ void kv_recipe_print(const struct kv_recipe *r, char *text, size_t cap)
 {
     static const char *const fraction[] = { "", ".25", ".5", ".75" };
     int quarters = r->key_mixed ? r->key_quarters : 4 * r->key_bits;
-    /* Plain values of few bits beside 16-bit keys: t, which says nothing about such keys, marks the recipe as literal. */
+    /* Plain values of few bits beside 16-bit keys: t, which says nothing about such keys, marks the recipe as
+     * literal. */
     bool plain_value = !r->value_rotated && !r->value_group;
     bool mark = r->key_bits == 16 && plain_value && recommended_value_rotated(r->value_bits);
-    const char *scheme = r->key_scheme == KV_KEY_C64 ? "c64" : r->key_scheme == KV_KEY_C32 ? "c32" : r->key_bits != 16 || mark ? "t" : "";
-    snprintf(text, cap, "k%d%s%s%s%s%s v%d%s%s", quarters / 4, fraction[quarters % 4], scheme, r->key_mixed ? "x" : "",
-             r->key_centered ? "m" : "", r->key_rotated ? "h" : "", r->value_bits, r->value_group ? "g32" : "",
-             r->value_rotated ? "h" : "");
+    const char *scheme = r->key_scheme == KV_KEY_C64   ? "c64"
+                         : r->key_scheme == KV_KEY_C32 ? "c32"
+                         : r->key_bits != 16 || mark   ? "t"
+                                                       : "";
+    snprintf(text, cap, "k%d%s%s%s%s%s v%d%s%s", quarters / 4, fraction[quarters % 4], scheme,
+             r->key_mixed ? "x" : "", r->key_centered ? "m" : "", r->key_rotated ? "h" : "", r->value_bits,
+             r->value_group ? "g32" : "", r->value_rotated ? "h" : "");
 }

@@ -9,8 +9,8 @@
 #include "base/os.h"
 #include "cache/plan_text.h"
 
-/* Safe on any model without calibration: per-channel keys survive huge key biases, 64 tokens of them cost half a bit, and
- * rotated 4-bit values are nearly exact. 4.5 page bits. */
+/* Safe on any model without calibration: per-channel keys survive huge key biases, 64 tokens of them cost half
+ * a bit, and rotated 4-bit values are nearly exact. 4.5 page bits. */
 #define DEFAULT_RECIPE "k4c64 v4h"
 
 struct spec {
@@ -60,7 +60,8 @@ static kvant_status parse_count(struct spec *s, const char *name, const char *te
 {
     if (*out >= 0) return kv_text_refuse(s->err, place_at(s->i), "%s is set twice", name);
     if (!kv_text_int(text, n, max, out))
-        return kv_text_refuse(s->err, place_at((size_t)(text - s->text)), "%s: a whole number from 0 to %d", name, max);
+        return kv_text_refuse(s->err, place_at((size_t)(text - s->text)), "%s: a whole number from 0 to %d", name,
+                              max);
     return KVANT_OK;
 }
 
@@ -111,7 +112,8 @@ static kvant_status parse_head_list(struct spec *s, struct kvant_plan *plan, str
     size_t open = s->i++;
     for (int head = 0;; head++) {
         if (head == plan->n_head_kv)
-            return kv_text_refuse(s->err, place_at(s->i), "more recipes than the model's %d KV heads", plan->n_head_kv);
+            return kv_text_refuse(s->err, place_at(s->i), "more recipes than the model's %d KV heads",
+                                  plan->n_head_kv);
         size_t end = find_stop(s, ",]");
         if (end == s->n) return kv_text_refuse(s->err, place_at(open), "the list of recipes is not closed by ]");
         KV_TRY(kv_recipe_parse_at(&row[head], s->text + s->i, end - s->i, place_at(s->i), s->err));
@@ -155,7 +157,8 @@ static kvant_status parse_ranges(struct spec *s, struct kvant_plan *plan, bool *
         for (int layer = first; layer <= last; layer++) {
             if (covered[layer]) return kv_text_refuse(s->err, place_at(at), "layer %d already has a recipe", layer);
             covered[layer] = true;
-            memcpy(&plan->recipe[(size_t)layer * (size_t)plan->n_head_kv], row, (size_t)plan->n_head_kv * sizeof *row);
+            memcpy(&plan->recipe[(size_t)layer * (size_t)plan->n_head_kv], row,
+                   (size_t)plan->n_head_kv * sizeof *row);
         }
         if (s->i == s->n) break;
         s->i++; /* the comma */
@@ -174,9 +177,12 @@ static kvant_status parse_grammar(struct spec *s, struct kvant_plan *plan)
     else {
         status = parse_row(s, plan, row);
         if (status == KVANT_OK && s->i < s->n)
-            status = kv_text_refuse(s->err, place_at(s->i), "one recipe holds for all layers; for several write ranges, as in 0-3:k8v4,4-23:k4v2");
+            status = kv_text_refuse(
+                s->err, place_at(s->i),
+                "one recipe holds for all layers; for several write ranges, as in 0-3:k8v4,4-23:k4v2");
         for (int layer = 0; status == KVANT_OK && layer < plan->n_layer; layer++)
-            memcpy(&plan->recipe[(size_t)layer * (size_t)plan->n_head_kv], row, (size_t)plan->n_head_kv * sizeof *row);
+            memcpy(&plan->recipe[(size_t)layer * (size_t)plan->n_head_kv], row,
+                   (size_t)plan->n_head_kv * sizeof *row);
     }
     kv_free(row);
     kv_free(covered);
@@ -193,12 +199,13 @@ static bool starts_with_alias(const char *text, size_t n)
     return false;
 }
 
-/* Grammar begins with a recipe, a list of them or a layer range; whatever else, and anything with a slash or the ending
- * of a YAML file, is a file's name. */
+/* Grammar begins with a recipe, a list of them or a layer range; whatever else, and anything with a slash or
+ * the ending of a YAML file, is a file's name. */
 static bool looks_like_grammar(const char *text, size_t n)
 {
     if (memchr(text, '/', n)) return false;
-    if ((n > 5 && memcmp(text + n - 5, ".yaml", 5) == 0) || (n > 4 && memcmp(text + n - 4, ".yml", 4) == 0)) return false;
+    if ((n > 5 && memcmp(text + n - 5, ".yaml", 5) == 0) || (n > 4 && memcmp(text + n - 4, ".yml", 4) == 0))
+        return false;
     if (n >= 2 && text[0] == 'k' && isdigit((unsigned char)text[1])) return true;
     if (n >= 1 && text[0] == '[') return true;
     size_t i = 0;
@@ -222,7 +229,8 @@ static kvant_status read_file(struct kvant_plan **out, const struct kv_plan_dims
     if (settings->preset != KV_PRESET_AUTO && !is_preset) {
         kvant_plan_close(*out);
         *out = NULL;
-        return kv_text_refuse(err, place_at(settings->preset_at), "preset= is for KVTuner presets, and %s is a kvant plan", path);
+        return kv_text_refuse(err, place_at(settings->preset_at),
+                              "preset= is for KVTuner presets, and %s is a kvant plan", path);
     }
     return KVANT_OK;
 }

@@ -2,8 +2,8 @@
  * The two tables of a calibrated plan as base64 (RFC 4648), read with every byte checked.
  *
  *   center:    float16, little-endian, (layers, kv_heads, head_dim)
- *   channels:  per (layer, KV head): head_dim bytes of order, then 5 bytes: channels / 8 in the classes of 8 4 3 2 0 bits;
- *              all zero where a head has no classes
+ *   channels:  per (layer, KV head): head_dim bytes of order, then 5 bytes: channels / 8 in the classes of
+ *              8 4 3 2 0 bits; all zero where a head has no classes
  */
 #include <string.h>
 
@@ -88,8 +88,8 @@ static int digit_value(char c)
 }
 
 /* Decodes exactly n_wanted bytes. Padding stands only at the end, its unused bits are zero. */
-static kvant_status decode(const char *text, size_t n_bytes, struct kv_text_place place, const char *what, uint8_t *out,
-                           size_t n_wanted, struct kvant_error *err)
+static kvant_status decode(const char *text, size_t n_bytes, struct kv_text_place place, const char *what,
+                           uint8_t *out, size_t n_wanted, struct kvant_error *err)
 {
     size_t n = 0, n_digits = 0, n_padding = 0;
     uint32_t bits = 0;
@@ -102,13 +102,16 @@ static kvant_status decode(const char *text, size_t n_bytes, struct kv_text_plac
             continue;
         }
         int value = digit_value(c);
-        if (value < 0) return kv_text_refuse(err, place, "%s: byte 0x%02x is not base64", what, (unsigned)(unsigned char)c);
+        if (value < 0)
+            return kv_text_refuse(err, place, "%s: byte 0x%02x is not base64", what, (unsigned)(unsigned char)c);
         if (n_padding) return kv_text_refuse(err, place, "%s: base64 goes on after its padding", what);
         bits = bits << 6 | (uint32_t)value;
         n_digits++;
         if (n_digits % 4 == 1) continue; /* 6 bits: no whole byte yet */
         unsigned spare = n_digits % 4 == 2 ? 4 : n_digits % 4 == 3 ? 2 : 0;
-        if (n == n_wanted) return kv_text_refuse(err, place, "%s: more than the %zu bytes that this model's table has", what, n_wanted);
+        if (n == n_wanted)
+            return kv_text_refuse(err, place, "%s: more than the %zu bytes that this model's table has", what,
+                                  n_wanted);
         out[n++] = (uint8_t)(bits >> spare);
         bits &= (1u << spare) - 1;
     }
@@ -119,8 +122,8 @@ static kvant_status decode(const char *text, size_t n_bytes, struct kv_text_plac
     return KVANT_OK;
 }
 
-kvant_status kv_plan_read_center(struct kvant_plan *plan, const char *text, size_t n_bytes, struct kv_text_place place,
-                                 struct kvant_error *err)
+kvant_status kv_plan_read_center(struct kvant_plan *plan, const char *text, size_t n_bytes,
+                                 struct kv_text_place place, struct kvant_error *err)
 {
     size_t n = n_heads(plan) * (size_t)plan->head_dim;
     uint8_t *raw = kv_alloc(n, 2);
@@ -163,15 +166,16 @@ bool kv_channels_empty(const struct kv_channels *c)
     return true;
 }
 
-kvant_status kv_plan_read_channels(struct kvant_plan *plan, const char *text, size_t n_bytes, struct kv_text_place place,
-                                   struct kvant_error *err)
+kvant_status kv_plan_read_channels(struct kvant_plan *plan, const char *text, size_t n_bytes,
+                                   struct kv_text_place place, struct kvant_error *err)
 {
     size_t n_row = (size_t)plan->head_dim + KV_N_CLASSES;
     uint8_t *raw = kv_alloc(n_heads(plan), n_row);
     plan->channels = kv_alloc(n_heads(plan), sizeof *plan->channels);
     if (!raw || !plan->channels) {
         kv_free(raw);
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the plan's channel classes (%zu bytes)", n_heads(plan) * n_row);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the plan's channel classes (%zu bytes)",
+                n_heads(plan) * n_row);
     }
     kvant_status status = decode(text, n_bytes, place, "channels", raw, n_heads(plan) * n_row, err);
     for (size_t i = 0; status == KVANT_OK && i < n_heads(plan); i++) {

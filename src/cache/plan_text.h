@@ -29,8 +29,8 @@ kvant_status kv_text_refuse(struct kvant_error *err, struct kv_text_place place,
 kvant_status kv_recipe_parse_at(struct kv_recipe *out, const char *text, size_t n_bytes, struct kv_text_place place,
                                 struct kvant_error *err);
 /* "7" or "3-12" in text[0, n_bytes): layers first..last below n_layer. */
-kvant_status kv_layer_range_parse(const char *text, size_t n_bytes, struct kv_text_place place, int n_layer, int *first,
-                                  int *last, struct kvant_error *err);
+kvant_status kv_layer_range_parse(const char *text, size_t n_bytes, struct kv_text_place place, int n_layer,
+                                  int *first, int *last, struct kvant_error *err);
 /* Decimal digits only, at most max; false otherwise. */
 bool kv_text_int(const char *text, size_t n_bytes, int max, int *out);
 
@@ -63,13 +63,14 @@ void kv_text_add(struct kv_text *t, const char *format, ...) __attribute__((form
 void kv_text_add_bytes(struct kv_text *t, const char *bytes, size_t n);
 
 /* Base64 of the tables. decode: text may hold line breaks and blanks; place: of its first byte. Allocates
- * plan->center or plan->channels. Checked: alphabet, padding, length; no NaN or infinity; orders are permutations, counts add up. */
+ * plan->center or plan->channels. Checked: alphabet, padding, length; no NaN or infinity; orders are
+ * permutations, counts add up. */
 void kv_plan_write_center(struct kv_text *t, const struct kvant_plan *plan);
 void kv_plan_write_channels(struct kv_text *t, const struct kvant_plan *plan);
-kvant_status kv_plan_read_center(struct kvant_plan *plan, const char *text, size_t n_bytes, struct kv_text_place place,
-                                 struct kvant_error *err);
-kvant_status kv_plan_read_channels(struct kvant_plan *plan, const char *text, size_t n_bytes, struct kv_text_place place,
-                                   struct kvant_error *err);
+kvant_status kv_plan_read_center(struct kvant_plan *plan, const char *text, size_t n_bytes,
+                                 struct kv_text_place place, struct kvant_error *err);
+kvant_status kv_plan_read_channels(struct kvant_plan *plan, const char *text, size_t n_bytes,
+                                   struct kv_text_place place, struct kvant_error *err);
 /* A head's classes: NULL if sound, else what is wrong. */
 const char *kv_channels_problem(const struct kv_channels *c, int head_dim);
 /* A head without classes: everything zero. */

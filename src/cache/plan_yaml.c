@@ -1,9 +1,9 @@
 /*
  * Reading plans: kvant's own YAML and KVTuner's presets. docs/format-plan.md sections 4 and 6 specify both.
  *
- * A recursive descent over libyaml's events: the grammar is fixed, so nesting is bounded by the code that reads it, and
- * anything that is not expected where it stands is refused with its line and column. Aliases, anchors, tags and further
- * documents are never needed, so they are refused wherever they appear.
+ * A recursive descent over libyaml's events: the grammar is fixed, so nesting is bounded by the code that reads
+ * it, and anything that is not expected where it stands is refused with its line and column. Aliases, anchors,
+ * tags and further documents are never needed, so they are refused wherever they appear.
  */
 #include <locale.h>
 #include <math.h>
@@ -34,7 +34,8 @@ static kvant_status next(struct reader *r)
     yaml_event_delete(&r->event);
     if (!yaml_parser_parse(&r->parser, &r->event)) {
         memset(&r->event, 0, sizeof r->event);
-        if (r->parser.error == YAML_MEMORY_ERROR) KV_FAIL(r->err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
+        if (r->parser.error == YAML_MEMORY_ERROR)
+            KV_FAIL(r->err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
         /* the reader (bytes that are not UTF-8) knows no line, only an offset */
         if (r->parser.error == YAML_READER_ERROR)
             KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->parser.problem_offset, "byte %zu: %s; a plan is UTF-8 text",
@@ -134,7 +135,8 @@ static bool key_is(const struct reader *r, const char *word)
 }
 
 /* Index of the current key in names[n], marking it in *seen; refuses unknown and repeated ones. */
-static kvant_status find_key(const struct reader *r, const char *what, const char *const *names, int n, unsigned *seen, int *out)
+static kvant_status find_key(const struct reader *r, const char *what, const char *const *names, int n,
+                             unsigned *seen, int *out)
 {
     for (int i = 0; i < n; i++) {
         if (!key_is(r, names[i])) continue;
@@ -164,7 +166,8 @@ static kvant_status expect_string(struct reader *r, const char *what, const char
     KV_TRY(next_scalar(r, what));
     if (!wanted || !wanted[0] || key_is(r, wanted)) return KVANT_OK;
     KV_FAIL(r->err, KVANT_ERR_MISMATCH, place_of(r->event.start_mark).line,
-            "line %lld: %s: the plan says '%.80s', this model has '%.80s': it is a plan for another model; tune or convert one for this model",
+            "line %lld: %s: the plan says '%.80s', this model has '%.80s': it is a plan for another model; tune or "
+            "convert one for this model",
             (long long)place_of(r->event.start_mark).line, what, text_of(r), wanted);
 }
 
@@ -240,7 +243,8 @@ static kvant_status read_layer_rows(struct reader *r, bool *covered, struct kv_r
         }
         KV_TRY(read_row(r, row));
         for (int layer = first; layer <= last; layer++)
-            memcpy(&plan->recipe[(size_t)layer * (size_t)plan->n_head_kv], row, (size_t)plan->n_head_kv * sizeof *row);
+            memcpy(&plan->recipe[(size_t)layer * (size_t)plan->n_head_kv], row,
+                   (size_t)plan->n_head_kv * sizeof *row);
     }
 }
 
@@ -293,14 +297,15 @@ static kvant_status read_table(struct reader *r, const char *what,
 /* From behind the key `kvplan` to the end of the mapping. */
 static kvant_status read_kvplan(struct reader *r)
 {
-    static const char *const names[] = { "kvplan", "model", "sinks", "tail", "layers", "measured", "center", "channels" };
+    static const char *const names[] = { "kvplan", "model",    "sinks",  "tail",
+                                         "layers", "measured", "center", "channels" };
     unsigned seen = 1;
     int version;
     KV_TRY(next_int(r, "kvplan", 999999999, &version));
     if (version != KV_PLAN_VERSION)
         KV_FAIL(r->err, KVANT_ERR_UNSUPPORTED, place_of(r->event.start_mark).line,
-                "line %lld: kvplan version %d; this program reads version %d", (long long)place_of(r->event.start_mark).line, version,
-                KV_PLAN_VERSION);
+                "line %lld: kvplan version %d; this program reads version %d",
+                (long long)place_of(r->event.start_mark).line, version, KV_PLAN_VERSION);
     for (;;) {
         bool end;
         int key = 0;
@@ -364,13 +369,15 @@ static struct kv_recipe preset_recipe(enum kv_preset_mode mode, const struct pre
     };
 }
 
-static kvant_status read_preset_rows(struct reader *r, struct preset_layer *layers, bool *covered, enum kv_preset_mode mode)
+static kvant_status read_preset_rows(struct reader *r, struct preset_layer *layers, bool *covered,
+                                     enum kv_preset_mode mode)
 {
     struct kvant_plan *plan = r->plan;
     struct kv_text_place start = place_of(r->event.start_mark);
     for (bool end = false; !end;) { /* the first key has been read already */
         int layer;
-        if (!kv_text_int(text_of(r), bytes_of(r), 999999999, &layer)) REFUSE(r, "a KVTuner preset has layer numbers as keys");
+        if (!kv_text_int(text_of(r), bytes_of(r), 999999999, &layer))
+            REFUSE(r, "a KVTuner preset has layer numbers as keys");
         if (layer >= plan->n_layer)
             KV_FAIL(r->err, KVANT_ERR_MISMATCH, place_of(r->event.start_mark).line,
                     "line %lld: layer %d: the model has layers 0 to %d: it is a preset for another model",
@@ -386,7 +393,8 @@ static kvant_status read_preset_rows(struct reader *r, struct preset_layer *laye
     plan->tail = mode == KV_PRESET_KIVI ? 32 : 0;
     for (int layer = 0; layer < plan->n_layer; layer++)
         for (int head = 0; head < plan->n_head_kv; head++)
-            plan->recipe[(size_t)layer * (size_t)plan->n_head_kv + (size_t)head] = preset_recipe(mode, &layers[layer]);
+            plan->recipe[(size_t)layer * (size_t)plan->n_head_kv + (size_t)head] = preset_recipe(mode,
+                                                                                                 &layers[layer]);
     return KVANT_OK;
 }
 
@@ -397,8 +405,9 @@ static kvant_status read_preset(struct reader *r, const char *name, enum kv_pres
     if (mode == KV_PRESET_AUTO) mode = strstr(base, "kivi") ? KV_PRESET_KIVI : KV_PRESET_PERTOKEN;
     struct preset_layer *layers = kv_alloc((size_t)r->plan->n_layer, sizeof *layers);
     bool *covered = kv_alloc((size_t)r->plan->n_layer, sizeof *covered);
-    kvant_status status = layers && covered ? read_preset_rows(r, layers, covered, mode)
-                                            : kv_error_set(r->err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
+    kvant_status status = layers && covered
+                              ? read_preset_rows(r, layers, covered, mode)
+                              : kv_error_set(r->err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
     kv_free(layers);
     kv_free(covered);
     return status;
@@ -433,8 +442,9 @@ static kvant_status read_stream(struct reader *r, const char *name, enum kv_pres
     return kv_plan_check(r->plan, r->err);
 }
 
-kvant_status kv_plan_read_yaml(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *text, size_t n_bytes,
-                               const char *name, enum kv_preset_mode mode, bool *is_preset, struct kvant_error *err)
+kvant_status kv_plan_read_yaml(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *text,
+                               size_t n_bytes, const char *name, enum kv_preset_mode mode, bool *is_preset,
+                               struct kvant_error *err)
 {
     *out = NULL;
     if (n_bytes > KV_PLAN_FILE_BYTES_MAX)

@@ -38,14 +38,16 @@ static void add_layer(struct kv_allocation *a, int layer)
     }
 }
 
-kvant_status kv_allocation_open(struct kv_allocation *a, const struct kv_option *options, int n_layer, int n_options, int64_t budget_max,
-                                struct kvant_error *err)
+kvant_status kv_allocation_open(struct kv_allocation *a, const struct kv_option *options, int n_layer,
+                                int n_options, int64_t budget_max, struct kvant_error *err)
 {
     *a = (struct kv_allocation){ n_layer, n_options, 0, 0, NULL, NULL, options };
-    for (size_t i = 0; i < (size_t)n_layer * (size_t)n_options; i++) a->unit = common_divisor(options[i].cost, a->unit);
+    for (size_t i = 0; i < (size_t)n_layer * (size_t)n_options; i++)
+        a->unit = common_divisor(options[i].cost, a->unit);
     a->n_steps = budget_max / a->unit;
     if (budget_max < 0 || a->n_steps > STEPS_MAX)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a budget of %lld bits a token cannot be searched", (long long)budget_max);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a budget of %lld bits a token cannot be searched",
+                (long long)budget_max);
     a->error = kv_alloc((size_t)a->n_steps + 1, sizeof *a->error); /* zeroed: no layer, no error */
     a->choice = kv_alloc((size_t)n_layer, (size_t)a->n_steps + 1);
     if (!a->error || !a->choice) {

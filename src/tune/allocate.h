@@ -20,8 +20,8 @@ struct kv_allocation {
     const struct kv_option *options; /* (n_layer, n_options), borrowed                */
 };
 /* Solves for every budget up to budget_max bits (of all layers together). n_options at most 255. */
-kvant_status kv_allocation_open(struct kv_allocation *out, const struct kv_option *options, int n_layer, int n_options, int64_t budget_max,
-                                struct kvant_error *err);
+kvant_status kv_allocation_open(struct kv_allocation *out, const struct kv_option *options, int n_layer,
+                                int n_options, int64_t budget_max, struct kvant_error *err);
 void kv_allocation_close(struct kv_allocation *a);
 /* The best choice (n_layer) within `budget`; false when even the cheapest options cost more. *error: its total. */
 bool kv_allocation_choose(const struct kv_allocation *a, int64_t budget, int *choice, double *error);

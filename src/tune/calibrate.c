@@ -1,10 +1,11 @@
 /*
  * Calibration: key means before RoPE and static channel classes.
  *
- *   center     μ = E[k°] over tokens behind the sinks                                   per (layer, KV head, channel)
- *   channels   w = E[q²] · E[range²]: what an error of one quantization step costs at the scores. q: after RoPE, all query
- *              heads of the group. range: of the stored key, R_t (k° − μ) if the recipe centres, within a block of the recipe's group.
- *              Then Σ w · err(bits) is minimised under the recipe's average (design, section 1).
+ *   center     μ = E[k°] over tokens behind the sinks                     per (layer, KV head, channel)
+ *   channels   w = E[q²] · E[range²]: what an error of one quantization step costs at the scores. q: after RoPE, all
+ *              query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe centres, within a
+ *              block of the recipe's group. Then Σ w · err(bits) is minimised under the recipe's average (design,
+ *              section 1).
  */
 #include "tune/calibrate.h"
 
@@ -43,8 +44,9 @@ void kv_channels_allocate(struct kv_channels *out, const double *importance, int
 {
     enum { UNITS_MAX = KV_HEAD_DIM_MAX / UNIT, BITS_MAX = 8 * UNITS_MAX };
     int channel[KV_HEAD_DIM_MAX] = { 0 }, n_units = head_dim / UNIT, budget = quarters * n_units / 4;
-    double cost[BITS_MAX + 1];               /* least error of the units so far with exactly so many bits per channel */
-    uint8_t choice[UNITS_MAX][BITS_MAX + 1]; /* class of the last unit in it                                          */
+    /* After some units, for each sum of their bits: the least error, and the class of the last unit in it. */
+    double cost[BITS_MAX + 1];
+    uint8_t choice[UNITS_MAX][BITS_MAX + 1];
     sort_by_importance(channel, importance, head_dim);
 
     for (int b = 0; b <= budget; b++) cost[b] = b ? INFINITY : 0.0;
@@ -63,7 +65,7 @@ void kv_channels_allocate(struct kv_channels *out, const double *importance, int
             choice[u][b] = (uint8_t)best_class;
         }
     }
-    int left = 0; /* the best sum; of equal ones the largest, so that the average is reached where errors don't matter */
+    int left = 0; /* the best sum; the largest of equal ones: the average is reached where errors don't matter */
     for (int b = 1; b <= budget; b++)
         if (cost[b] <= cost[left]) left = b;
 
@@ -89,14 +91,15 @@ struct capture {
     int64_t first; /* of the chunk's tokens in `key` */
 };
 
-static void capture_token(void *user, int layer, int seq, int64_t position, const float *q, const float *k_raw, const float *k,
-                          const float *v)
+static void capture_token(void *user, int layer, int seq, int64_t position, const float *q, const float *k_raw,
+                          const float *k, const float *v)
 {
     (void)seq, (void)k, (void)v;
     struct capture *capture = user;
     struct kv_calibration *c = capture->c;
     size_t n = (size_t)c->n_head_kv * (size_t)c->head_dim;
-    memcpy(c->key + ((size_t)layer * (size_t)c->n_tokens + (size_t)(capture->first + position)) * n, k_raw, n * sizeof *k_raw);
+    memcpy(c->key + ((size_t)layer * (size_t)c->n_tokens + (size_t)(capture->first + position)) * n, k_raw,
+           n * sizeof *k_raw);
     if (position < c->sinks) return;
 
     double *mean = c->mean + (size_t)layer * n, *square = c->query_square + (size_t)layer * n;
@@ -110,8 +113,8 @@ static void capture_token(void *user, int layer, int seq, int64_t position, cons
 }
 
 static kvant_status run_text(struct kv_calibration *c, const kvant_token *tokens, struct kvant_session *session,
-                             const struct kvant_plan *f16, struct kvant_batch_entry *entries, kvant_progress_fn progress, void *user,
-                             struct kvant_error *err)
+                             const struct kvant_plan *f16, struct kvant_batch_entry *entries,
+                             kvant_progress_fn progress, void *user, struct kvant_error *err)
 {
     struct capture state = { c, 0 };
     struct kv_capture capture = { capture_token, &state };
@@ -142,7 +145,8 @@ static kvant_status allocate(struct kv_calibration *c, struct kvant_error *err)
     c->mean = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->mean);
     c->query_square = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->query_square);
     if (!c->key || !c->mean || !c->query_square)
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the keys of %lld calibration tokens", (long long)c->n_tokens);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the keys of %lld calibration tokens",
+                (long long)c->n_tokens);
     return KVANT_OK;
 }
 
@@ -162,13 +166,19 @@ static kvant_status finish(struct kv_calibration *c, struct kvant_error *err)
     return KVANT_OK;
 }
 
-kvant_status kv_calibration_open(struct kv_calibration *c, const struct kvant_model *model, const kvant_token *tokens, size_t n_tokens,
-                                 int sinks, kvant_progress_fn progress, void *user, struct kvant_error *err)
+kvant_status kv_calibration_open(struct kv_calibration *c, const struct kvant_model *model,
+                                 const kvant_token *tokens, size_t n_tokens, int sinks, kvant_progress_fn progress,
+                                 void *user, struct kvant_error *err)
 {
-    *c = (struct kv_calibration){ model, model->hp.n_layer, model->hp.n_head_kv, model->hp.head_dim, sinks, 0, 0, NULL, NULL, NULL };
+    *c = (struct kv_calibration){ .model = model,
+                                  .n_layer = model->hp.n_layer,
+                                  .n_head_kv = model->hp.n_head_kv,
+                                  .head_dim = model->hp.head_dim,
+                                  .sinks = sinks };
     size_t n_min = kv_calibration_tokens_min(sinks), n_used = n_tokens < TOKENS_MAX ? n_tokens : TOKENS_MAX;
     if (n_tokens < n_min)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens of calibration text; at least %zu are needed", n_tokens, n_min);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens of calibration text; at least %zu are needed", n_tokens,
+                n_min);
     c->chunk_tokens = (int64_t)(n_used < CHUNK_TOKENS ? n_used : CHUNK_TOKENS);
     c->n_tokens = (int64_t)n_used / c->chunk_tokens * c->chunk_tokens; /* whole sequences only */
 
@@ -177,7 +187,8 @@ kvant_status kv_calibration_open(struct kv_calibration *c, const struct kvant_mo
     struct kvant_batch_entry *entries = kv_alloc((size_t)c->chunk_tokens, sizeof *entries);
     struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
     opt.n_sequences = 1;
-    kvant_status status = entries ? allocate(c, err) : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for calibration");
+    kvant_status status = entries ? allocate(c, err)
+                                  : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for calibration");
     if (status == KVANT_OK) status = kvant_plan_open(&f16, model, "f16", err);
     if (status == KVANT_OK) status = kvant_session_open(&session, model, &opt, err);
     if (status == KVANT_OK) status = run_text(c, tokens, session, f16, entries, progress, user, err);
@@ -201,18 +212,19 @@ void kv_calibration_close(struct kv_calibration *c)
 /* ----------------------------------------------------------------------------------------------- apply -- */
 
 /* Mean squared range of the stored key's channels over whole blocks of `group` tokens behind the sinks. */
-static void mean_square_range(const struct kv_calibration *c, int layer, int head, const float *center /* (head_dim) or NULL */,
-                              int group, double *out /* (head_dim) */)
+static void mean_square_range(const struct kv_calibration *c, int layer, int head,
+                              const float *center /* (head_dim) or NULL */, int group, double *out /* (head_dim) */)
 {
     const struct kv_rope *rope = &c->model->rope;
-    float cos_t[KV_HEAD_DIM_MAX / 2], sin_t[KV_HEAD_DIM_MAX / 2], row[KV_HEAD_DIM_MAX], low[KV_HEAD_DIM_MAX], high[KV_HEAD_DIM_MAX];
+    float cos_t[KV_HEAD_DIM_MAX / 2], sin_t[KV_HEAD_DIM_MAX / 2], row[KV_HEAD_DIM_MAX], low[KV_HEAD_DIM_MAX],
+        high[KV_HEAD_DIM_MAX];
     int64_t n_blocks = 0;
     memset(out, 0, (size_t)c->head_dim * sizeof *out);
     for (int64_t chunk = 0; chunk < c->n_tokens; chunk += c->chunk_tokens) {
         for (int64_t t0 = c->sinks; t0 + group <= c->chunk_tokens; t0 += group, n_blocks++) {
             for (int64_t t = t0; t < t0 + group; t++) {
-                const float *key = c->key + (((size_t)layer * (size_t)c->n_tokens + (size_t)(chunk + t)) * (size_t)c->n_head_kv + (size_t)head) *
-                                   (size_t)c->head_dim;
+                size_t at = ((size_t)layer * (size_t)c->n_tokens + (size_t)(chunk + t)) * (size_t)c->n_head_kv;
+                const float *key = c->key + (at + (size_t)head) * (size_t)c->head_dim;
                 for (int i = 0; i < c->head_dim; i++) row[i] = key[i] - (center ? center[i] : 0.0f);
                 kv_rope_angles(rope, t, cos_t, sin_t);
                 kv_rope_apply(rope, cos_t, sin_t, row, 1);
@@ -227,14 +239,16 @@ static void mean_square_range(const struct kv_calibration *c, int layer, int hea
     for (int i = 0; i < c->head_dim && n_blocks; i++) out[i] /= (double)n_blocks;
 }
 
-static void classes_of_head(const struct kv_calibration *c, const struct kvant_plan *plan, int layer, int head, struct kv_channels *out)
+static void classes_of_head(const struct kv_calibration *c, const struct kvant_plan *plan, int layer, int head,
+                            struct kv_channels *out)
 {
     const struct kv_recipe *r = kv_plan_recipe_at(plan, layer, head);
     size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head) * (size_t)c->head_dim;
     float center[KV_HEAD_DIM_MAX];
     double importance[KV_HEAD_DIM_MAX];
     for (int i = 0; r->key_centered && i < c->head_dim; i++) center[i] = kv_f16_to_f32(plan->center[at + (size_t)i]);
-    mean_square_range(c, layer, head, r->key_centered ? center : NULL, r->key_scheme == KV_KEY_C32 ? 32 : BLOCK, importance);
+    mean_square_range(c, layer, head, r->key_centered ? center : NULL, r->key_scheme == KV_KEY_C32 ? 32 : BLOCK,
+                      importance);
     for (int i = 0; i < c->head_dim; i++) importance[i] *= c->query_square[at + (size_t)i];
     kv_channels_allocate(out, importance, c->head_dim, r->key_quarters);
 }
@@ -248,7 +262,8 @@ kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_p
     if (centered && !plan->center) {
         plan->center = kv_alloc(n, sizeof *plan->center);
         if (!plan->center) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan's centres");
-        for (size_t i = 0; i < n; i++) plan->center[i] = kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, c->mean[i])));
+        for (size_t i = 0; i < n; i++)
+            plan->center[i] = kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, c->mean[i])));
     }
     if (mixed && !plan->channels) {
         plan->channels = kv_alloc(n_heads, sizeof *plan->channels);
@@ -262,13 +277,16 @@ kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_p
     return kv_plan_check(plan, err);
 }
 
-kvant_status kvant_plan_calibrate(struct kvant_plan *plan, const struct kvant_model *model, const kvant_token *tokens, size_t n_tokens,
-                                  kvant_progress_fn progress, void *user, struct kvant_error *err)
+kvant_status kvant_plan_calibrate(struct kvant_plan *plan, const struct kvant_model *model,
+                                  const kvant_token *tokens, size_t n_tokens, kvant_progress_fn progress,
+                                  void *user, struct kvant_error *err)
 {
-    if (plan->n_layer != model->hp.n_layer || plan->n_head_kv != model->hp.n_head_kv || plan->head_dim != model->hp.head_dim)
-        KV_FAIL(err, KVANT_ERR_MISMATCH, -1, "the plan %s is for %d layers of %d KV heads of %d, the model has %d of %d of %d",
-                kvant_plan_name(plan), plan->n_layer, plan->n_head_kv, plan->head_dim, model->hp.n_layer, model->hp.n_head_kv,
-                model->hp.head_dim);
+    if (plan->n_layer != model->hp.n_layer || plan->n_head_kv != model->hp.n_head_kv ||
+        plan->head_dim != model->hp.head_dim)
+        KV_FAIL(err, KVANT_ERR_MISMATCH, -1,
+                "the plan %s is for %d layers of %d KV heads of %d, the model has %d of %d of %d",
+                kvant_plan_name(plan), plan->n_layer, plan->n_head_kv, plan->head_dim, model->hp.n_layer,
+                model->hp.n_head_kv, model->hp.head_dim);
     if (!kvant_plan_needs_calibration(plan)) return KVANT_OK;
 
     kvant_token *own = NULL;
@@ -282,7 +300,8 @@ kvant_status kvant_plan_calibrate(struct kvant_plan *plan, const struct kvant_mo
         }
     }
     struct kv_calibration c;
-    kvant_status status = kv_calibration_open(&c, model, own ? own : tokens, n_tokens, plan->sinks, progress, user, err);
+    kvant_status status = kv_calibration_open(&c, model, own ? own : tokens, n_tokens, plan->sinks, progress, user,
+                                              err);
     if (status == KVANT_OK) {
         status = kv_calibration_apply(&c, plan, err);
         kv_calibration_close(&c);

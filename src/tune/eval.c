@@ -1,8 +1,9 @@
 /*
  * kvant_eval_run: plans against the 16-bit cache on the same tokens.
  *
- * One sequence with the 16-bit cache and one per plan are stepped together, a few tokens of each in one batch, so that the
- * weights are read once for all of them. Every position of a plan reads its own quantized past: errors accumulate as in use.
+ * One sequence with the 16-bit cache and one per plan are stepped together, a few tokens of each in one batch, so
+ * that the weights are read once for all of them. Every position of a plan reads its own quantized past: errors
+ * accumulate as in use.
  *
  *   rows of a step:  base: t … t+r−1 | plan 0: t … t+r−1 | plan 1: …        r is what LOGITS_BYTES allows
  */
@@ -77,7 +78,8 @@ static kvant_status open_scores(struct eval *e, int64_t n_positions, struct kvan
     return KVANT_OK;
 }
 
-static kvant_status eval_open(struct eval *e, const struct kvant_plan *const *plans, int64_t n_positions, struct kvant_error *err)
+static kvant_status eval_open(struct eval *e, const struct kvant_plan *const *plans, int64_t n_positions,
+                              struct kvant_error *err)
 {
     size_t n_seqs = (size_t)e->n_plans + 1, n_vocab = (size_t)e->model->n_vocab;
     size_t fit = LOGITS_BYTES / (n_vocab * sizeof(float) * n_seqs);
@@ -110,10 +112,12 @@ static void score_row(void *user, int64_t row, int i_thread)
     int n_vocab = e->model->n_vocab;
     struct kv_base_row *base = &e->bases[row];
     int64_t at = e->n_scored + row;
-    kv_base_row_set(base, kernels, kvant_session_logits(e->session, (int)row), n_vocab, e->prob + (size_t)i_thread * (size_t)n_vocab);
+    kv_base_row_set(base, kernels, kvant_session_logits(e->session, (int)row), n_vocab,
+                    e->prob + (size_t)i_thread * (size_t)n_vocab);
     kv_scores_set_base(&e->scores[0], at, base, e->next[row]);
     for (int i = 1; i <= e->n_plans; i++)
-        kv_scores_set(&e->scores[i], at, kernels, base, kvant_session_logits(e->session, i * e->step_rows + (int)row), n_vocab, e->next[row]);
+        kv_scores_set(&e->scores[i], at, kernels, base,
+                      kvant_session_logits(e->session, i * e->step_rows + (int)row), n_vocab, e->next[row]);
 }
 
 /* Tokens [first, first + n) of every sequence; n_scored of the rows have a following token in the chunk. */
@@ -129,14 +133,17 @@ static kvant_status eval_step(struct eval *e, int64_t first, int n, int n_scored
     kv_pool_for(e->pool, n_scored, score_row, e);
     for (int row = 0; row < n_scored; row++)
         if (!isfinite(e->bases[row].log_sum))
-            KV_FAIL(err, KVANT_ERR_NUMERIC, first + row, "the 16-bit cache itself gives logits that are not finite at token %lld",
+            KV_FAIL(err, KVANT_ERR_NUMERIC, first + row,
+                    "the 16-bit cache itself gives logits that are not finite at token %lld",
                     (long long)(first + row));
     e->n_scored += n_scored;
 
-    if (e->opt->on_logits && !e->opt->on_logits(e->opt->user, kvant_session_logits(e->session, e->n_plans ? n : 0), n, e->model->n_vocab))
+    if (e->opt->on_logits && !e->opt->on_logits(e->opt->user, kvant_session_logits(e->session, e->n_plans ? n : 0),
+                                                n, e->model->n_vocab))
         KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped by the reader of the logits");
     if (e->opt->progress && !e->opt->progress(e->opt->user, "evaluating", first + n, e->n_tokens))
-        KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped after %lld of %lld tokens", (long long)(first + n), (long long)e->n_tokens);
+        KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped after %lld of %lld tokens", (long long)(first + n),
+                (long long)e->n_tokens);
     return KVANT_OK;
 }
 
@@ -144,7 +151,8 @@ static kvant_status eval_chunks(struct eval *e, struct kvant_error *err)
 {
     for (int64_t chunk = 0; chunk < e->n_tokens; chunk += e->n_ctx) {
         int64_t end = smaller(chunk + e->n_ctx, e->n_tokens);
-        for (int i = 0; i <= e->n_plans && chunk > 0; i++) KV_TRY(kvant_sequence_truncate(e->session, e->seq[i], 0, err));
+        for (int i = 0; i <= e->n_plans && chunk > 0; i++)
+            KV_TRY(kvant_sequence_truncate(e->session, e->seq[i], 0, err));
         for (int64_t first = chunk; first < end; first += e->n_rows) {
             int n = (int)smaller(e->n_rows, end - first);
             KV_TRY(eval_step(e, first, n, first + n == end ? n - 1 : n, err));
@@ -162,24 +170,30 @@ static void add_memory(struct kvant_eval_result *r, const struct kvant_plan *pla
     r->bytes_per_token = memory.bytes_per_token;
 }
 
-static kvant_status check_arguments(const struct kvant_model *model, int n_plans, const kvant_token *tokens, size_t n_tokens,
-                                    const struct kvant_eval_options *opt, struct kvant_error *err)
+static kvant_status check_arguments(const struct kvant_model *model, int n_plans, const kvant_token *tokens,
+                                    size_t n_tokens, const struct kvant_eval_options *opt, struct kvant_error *err)
 {
-    if (opt->size != sizeof *opt) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_eval_options.size is not set; use KVANT_EVAL_OPTIONS_INIT");
-    if (n_plans < 0 || n_plans > BATCH_ROWS - 1) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%d plans: 0 to %d", n_plans, BATCH_ROWS - 1);
+    if (opt->size != sizeof *opt)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_eval_options.size is not set; use KVANT_EVAL_OPTIONS_INIT");
+    if (n_plans < 0 || n_plans > BATCH_ROWS - 1)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%d plans: 0 to %d", n_plans, BATCH_ROWS - 1);
     if (opt->n_ctx < 0 || opt->n_ctx == 1 || opt->n_ctx > INT32_MAX)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_ctx %lld: at least 2 tokens a chunk, or 0", (long long)opt->n_ctx);
-    if (opt->n_chunks < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_chunks %lld: 0 (all) or more", (long long)opt->n_chunks);
-    if (n_tokens < 2 || n_tokens > INT64_MAX / 2) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens: the text needs at least 2", n_tokens);
+    if (opt->n_chunks < 0)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_chunks %lld: 0 (all) or more", (long long)opt->n_chunks);
+    if (n_tokens < 2 || n_tokens > INT64_MAX / 2)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens: the text needs at least 2", n_tokens);
     for (size_t i = 0; i < n_tokens; i++)
         if (tokens[i] < 0 || tokens[i] >= model->n_vocab)
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "token %zu is %d, outside the vocabulary of %d", i, tokens[i], model->n_vocab);
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "token %zu is %d, outside the vocabulary of %d", i,
+                    tokens[i], model->n_vocab);
     return KVANT_OK;
 }
 
 kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans, int n_plans,
                             const kvant_token *tokens, size_t n_tokens, const struct kvant_eval_options *options,
-                            struct kvant_eval_result *results, struct kvant_eval_result *base, struct kvant_error *err)
+                            struct kvant_eval_result *results, struct kvant_eval_result *base,
+                            struct kvant_error *err)
 {
     static const struct kvant_eval_options defaults = KVANT_EVAL_OPTIONS_INIT;
     const struct kvant_eval_options *opt = options ? options : &defaults;

@@ -8,8 +8,9 @@
 
 #define LANES 16 /* independent sums and maxima, so that the compiler may use vectors without reordering anything */
 
-/* e^x for x <= 0, 0 below −87; relative error below 2e-7 (Taylor to r^6, |r| <= ln 2 / 2, r^7/7! < 1.3e-7). In plain arithmetic,
- * so that the loop below becomes vector code: a softmax over 152k tokens is taken at every position. */
+/* e^x for x <= 0, 0 below −87; relative error below 2e-7 (Taylor to r^6, |r| <= ln 2 / 2, r^7/7! < 1.3e-7). In
+ * plain arithmetic, so that the loop below becomes vector code: a softmax over 152k tokens is taken at every
+ * position. */
 static inline float exp_negative(float x)
 {
     const float shift = 0x1.8p23f; /* adding it rounds to an integer */
@@ -41,7 +42,8 @@ static int top_of(const float *x, int n)
     return -1; /* all NaN */
 }
 
-void kv_base_row_set(struct kv_base_row *out, const struct kv_kernels *kernels, const float *logits, int n_vocab, float *prob)
+void kv_base_row_set(struct kv_base_row *out, const struct kv_kernels *kernels, const float *logits, int n_vocab,
+                     float *prob)
 {
     out->logits = logits;
     out->prob = prob;
@@ -51,8 +53,8 @@ void kv_base_row_set(struct kv_base_row *out, const struct kv_kernels *kernels, 
     for (int i = 0; i < n_vocab; i++) prob[i] = exp_negative(logits[i] - shift);
 }
 
-/* Σ p (b − x + c) with partial sums in float over 1024 elements and in double above: p sums to 1 and the differences are
- * small, so the error stays below 1e-6 of the largest difference. */
+/* Σ p (b − x + c) with partial sums in float over 1024 elements and in double above: p sums to 1 and the
+ * differences are small, so the error stays below 1e-6 of the largest difference. */
 static double weighted_difference(const float *p, const float *b, const float *x, float c, int n)
 {
     double total = 0.0;
@@ -103,7 +105,8 @@ double kv_quantile(const float *sorted, int64_t n, double q)
     double place = q * (double)(n - 1);
     int64_t low = (int64_t)place;
     double fraction = place - (double)low, value = (double)sorted[low];
-    if (fraction > 0.0 && low + 1 < n && sorted[low + 1] > sorted[low]) value += fraction * ((double)sorted[low + 1] - value);
+    if (fraction > 0.0 && low + 1 < n && sorted[low + 1] > sorted[low])
+        value += fraction * ((double)sorted[low + 1] - value);
     return value;
 }
 

@@ -1,11 +1,12 @@
 /*
- * The KLD at the logits when one side of one layer is quantized and everything else is kept: measured for two choices of the
- * keys and one of the values, many layers in one batch; the other choices follow from them.
+ * The KLD at the logits when one side of one layer is quantized and everything else is kept: measured for two
+ * choices of the keys and one of the values, many layers in one batch; the other choices follow from them.
  *
- * The KLD of small errors follows the squared error of the codes. Values of b bits: 1 / (2^b - 1)^2, so 3 bits cost 9/49 = .184 of
- * 2 bits; measured on SmolLM2: median .18 over 30 layers. Mixed keys don't follow bits so simply (ratios of 3 to 2 bits from .003
- * to .5), hence two measurements; 2.5 bits are their geometric mean within 1 % (two models), 4 bits a fifth of 3. That saves
- * two thirds of the tokens that tuning costs; every plan of the menu is measured as a whole afterwards.
+ * The KLD of small errors follows the squared error of the codes. Values of b bits: 1 / (2^b - 1)^2, so 3 bits
+ * cost 9/49 = .184 of 2 bits; measured on SmolLM2: median .18 over 30 layers. Mixed keys don't follow bits so
+ * simply (ratios of 3 to 2 bits from .003 to .5), hence two measurements; 2.5 bits are their geometric mean
+ * within 1 % (two models), 4 bits a fifth of 3. That saves two thirds of the tokens that tuning costs; every plan
+ * of the menu is measured as a whole afterwards.
  */
 #include "tune/sensitivity.h"
 
@@ -23,13 +24,16 @@ struct side_choice {
     double factor;
 };
 static const struct side_choice keys_mixed[KV_SIDE_CHOICES] = {
-    { "k2c64xm", -1, -1, 1 }, { "k2.5c64xm", 0, 2, 1 }, { "k3c64xm", -1, -1, 1 }, { "k4c64xm", 2, 2, .2 }, { "k8tm", 2, 2, .001 },
+    { "k2c64xm", -1, -1, 1 }, { "k2.5c64xm", 0, 2, 1 }, { "k3c64xm", -1, -1, 1 },
+    { "k4c64xm", 2, 2, .2 },  { "k8tm", 2, 2, .001 },
 };
 static const struct side_choice keys_unmixed[KV_SIDE_CHOICES] = {
-    { "k2c64m", 1, 1, 1.5 }, { "k2c32m", -1, -1, 1 }, { "k3c64m", -1, -1, 1 }, { "k4c64m", 2, 2, .2 }, { "k8tm", 2, 2, .001 },
+    { "k2c64m", 1, 1, 1.5 }, { "k2c32m", -1, -1, 1 }, { "k3c64m", -1, -1, 1 },
+    { "k4c64m", 2, 2, .2 },  { "k8tm", 2, 2, .001 },
 };
 static const struct side_choice values[KV_SIDE_CHOICES] = {
-    { "v2h", -1, -1, 1 }, { "v3h", 0, 0, 9.0 / 49 }, { "v4h", 0, 0, 9.0 / 225 }, { "v8", 0, 0, 9.0 / 65025 }, { "v16", 0, 0, 0 },
+    { "v2h", -1, -1, 1 },        { "v3h", 0, 0, 9.0 / 49 }, { "v4h", 0, 0, 9.0 / 225 },
+    { "v8", 0, 0, 9.0 / 65025 }, { "v16", 0, 0, 0 },
 };
 
 static const struct side_choice *keys_of(bool mixed)
@@ -69,8 +73,9 @@ struct probe {
     double *kld;
 };
 
-static kvant_status open_probe_plan(struct kvant_plan **out, const struct kvant_model *model, const struct kv_calibration *calibration,
-                                    const struct probe *probe, struct kvant_error *err)
+static kvant_status open_probe_plan(struct kvant_plan **out, const struct kvant_model *model,
+                                    const struct kv_calibration *calibration, const struct probe *probe,
+                                    struct kvant_error *err)
 {
     KV_TRY(kvant_plan_open(out, model, "f16", err));
     struct kvant_plan *plan = *out;
@@ -81,9 +86,9 @@ static kvant_status open_probe_plan(struct kvant_plan **out, const struct kvant_
     return kv_calibration_apply(calibration, plan, err);
 }
 
-static kvant_status measure_batch(const struct kvant_model *model, const struct kv_calibration *calibration, const struct probe *probes,
-                                  int n, const kvant_token *tokens, size_t n_tokens, struct kv_tune_progress *progress,
-                                  struct kvant_error *err)
+static kvant_status measure_batch(const struct kvant_model *model, const struct kv_calibration *calibration,
+                                  const struct probe *probes, int n, const kvant_token *tokens, size_t n_tokens,
+                                  struct kv_tune_progress *progress, struct kvant_error *err)
 {
     struct kvant_plan *plans[PLANS_PER_BATCH] = { NULL };
     struct kvant_eval_result results[PLANS_PER_BATCH];
@@ -93,9 +98,11 @@ static kvant_status measure_batch(const struct kvant_model *model, const struct 
     opt.user = progress;
     progress->scale = n + 1;
     kvant_status status = KVANT_OK;
-    for (int i = 0; status == KVANT_OK && i < n; i++) status = open_probe_plan(&plans[i], model, calibration, &probes[i], err);
+    for (int i = 0; status == KVANT_OK && i < n; i++)
+        status = open_probe_plan(&plans[i], model, calibration, &probes[i], err);
     if (status == KVANT_OK)
-        status = kvant_eval_run(model, (const struct kvant_plan *const *)plans, n, tokens, n_tokens, &opt, results, NULL, err);
+        status = kvant_eval_run(model, (const struct kvant_plan *const *)plans, n, tokens, n_tokens, &opt, results,
+                                NULL, err);
     for (int i = 0; i < n; i++) {
         if (status == KVANT_OK) *probes[i].kld = results[i].kld_mean;
         kvant_plan_close(plans[i]);
@@ -112,7 +119,8 @@ static void derive(const struct side_choice *choices, double *kld)
     for (int i = 1; i < KV_SIDE_CHOICES; i++) kld[i] = kld[i] < kld[i - 1] ? kld[i] : kld[i - 1];
 }
 
-static kvant_status list_probes(struct kv_sensitivity *s, int n_layer, struct probe *probes, int *n, struct kvant_error *err)
+static kvant_status list_probes(struct kv_sensitivity *s, int n_layer, struct probe *probes, int *n,
+                                struct kvant_error *err)
 {
     *n = 0;
     for (int layer = 0; layer < n_layer; layer++) {
@@ -132,17 +140,18 @@ static kvant_status list_probes(struct kv_sensitivity *s, int n_layer, struct pr
     return KVANT_OK;
 }
 
-kvant_status kv_sensitivity_open(struct kv_sensitivity *s, const struct kvant_model *model, const struct kv_calibration *calibration,
-                                 bool mixed, const kvant_token *tokens, size_t n_tokens, struct kv_tune_progress *progress,
-                                 struct kvant_error *err)
+kvant_status kv_sensitivity_open(struct kv_sensitivity *s, const struct kvant_model *model,
+                                 const struct kv_calibration *calibration, bool mixed, const kvant_token *tokens,
+                                 size_t n_tokens, struct kv_tune_progress *progress, struct kvant_error *err)
 {
     int n_layer = model->hp.n_layer, n = 0;
     *s = (struct kv_sensitivity){ mixed, NULL, NULL };
     s->key = kv_alloc((size_t)n_layer, sizeof *s->key);
     s->value = kv_alloc((size_t)n_layer, sizeof *s->value);
     struct probe *probes = kv_alloc((size_t)(PROBES_PER_LAYER * n_layer), sizeof *probes);
-    kvant_status status = s->key && s->value && probes ? list_probes(s, n_layer, probes, &n, err)
-                                                       : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for sensitivities");
+    kvant_status status = s->key && s->value && probes
+                              ? list_probes(s, n_layer, probes, &n, err)
+                              : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for sensitivities");
     progress->what = "measuring layers";
     for (int first = 0; status == KVANT_OK && first < n; first += PLANS_PER_BATCH) {
         int n_batch = n - first < PLANS_PER_BATCH ? n - first : PLANS_PER_BATCH;

@@ -31,9 +31,9 @@ kvant_status kv_sensitivity_recipe(bool mixed, int key, int value, struct kv_rec
 int kv_sensitivity_sequences(int n_layer);
 
 /* Measures. model: with the arithmetic to be used. */
-kvant_status kv_sensitivity_open(struct kv_sensitivity *out, const struct kvant_model *model, const struct kv_calibration *calibration,
-                                 bool mixed, const kvant_token *tokens, size_t n_tokens, struct kv_tune_progress *progress,
-                                 struct kvant_error *err);
+kvant_status kv_sensitivity_open(struct kv_sensitivity *out, const struct kvant_model *model,
+                                 const struct kv_calibration *calibration, bool mixed, const kvant_token *tokens,
+                                 size_t n_tokens, struct kv_tune_progress *progress, struct kvant_error *err);
 void kv_sensitivity_close(struct kv_sensitivity *s);
 
 #endif

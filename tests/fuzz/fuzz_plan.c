@@ -29,7 +29,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct kvant_plan *plan;
     struct kvant_error err;
-    if (kv_plan_read_yaml(&plan, &dims, (const char *)data, size, "kivi", KV_PRESET_AUTO, NULL, &err) == KVANT_OK) check_accepted(plan);
+    if (kv_plan_read_yaml(&plan, &dims, (const char *)data, size, "kivi", KV_PRESET_AUTO, NULL, &err) == KVANT_OK)
+        check_accepted(plan);
     /* Only what begins like a layer grammar: other words would be opened as files. */
     if (size == 0 || size > 4096 || !memchr("k[0123456789fq;", data[0], 15)) return 0;
     char *spec = kv_strndup((const char *)data, size);

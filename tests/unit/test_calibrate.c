@@ -1,4 +1,5 @@
-/* Channel classes: sums, order, and optimality against every assignment of small heads. And calibration of tiny models. */
+/* Channel classes: sums, order, and optimality against every assignment of small heads. And calibration of
+ * tiny models. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -41,14 +42,15 @@ static void classes_keep_their_average_and_their_order(void **state)
     for (int trial = 0; trial < 300; trial++) {
         int head_dim = 8 * (1 + (int)(uniform() * 32)), quarters = 4 + (int)(uniform() * 29), bits, at = 0;
         double w[KV_HEAD_DIM_MAX];
-        for (int i = 0; i < head_dim; i++) w[i] = trial % 10 == 0 ? 0.0 : trial % 10 == 1 ? 1.0 : exp(12.0 * uniform());
+        for (int i = 0; i < head_dim; i++)
+            w[i] = trial % 10 == 0 ? 0.0 : trial % 10 == 1 ? 1.0 : exp(12.0 * uniform());
         struct kv_channels c;
         kv_channels_allocate(&c, w, head_dim, quarters);
         assert_null(kv_channels_problem(&c, head_dim));
         (void)error_of(&c, w, &bits);
         assert_true(4 * bits <= quarters * head_dim);
-        /* What is left could not have been used: 4 bits would raise any unit to the next class, 2 any but those of 4 bits, 1 those
-         * of 2 and 3 bits. */
+        /* What is left could not have been used: 4 bits would raise any unit to the next class, 2 any but
+         * those of 4 bits, 1 those of 2 and 3 bits. */
         int left = (quarters * (head_dim / 8)) / 4 - bits / 8;
         if (left >= 4) assert_int_equal(c.count[0], head_dim);
         if (left >= 2) assert_int_equal(c.count[0] + c.count[1], head_dim);
@@ -166,7 +168,8 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     kvant_plan_close(again);
 
     assert_int_equal(kvant_plan_open(&again, model, "k4c64 v4h", &err), KVANT_OK);
-    assert_int_equal(kvant_plan_calibrate(again, model, NULL, 0, NULL, NULL, &err), KVANT_OK); /* nothing to do, nothing written */
+    assert_int_equal(kvant_plan_calibrate(again, model, NULL, 0, NULL, NULL, &err),
+                     KVANT_OK); /* nothing to do, nothing written */
     assert_null(again->center);
     kvant_plan_close(again);
     kvant_plan_close(plan);

@@ -14,7 +14,8 @@
 #include "base/os.h"
 #include "cache/plan.h"
 
-static const struct kv_plan_dims llama = { "Llama", "llama", NULL, 32, 8, 128 }, qwen = { "Qwen", "qwen2", NULL, 28, 4, 128 };
+static const struct kv_plan_dims llama = { "Llama", "llama", NULL, 32, 8, 128 },
+                                 qwen = { "Qwen", "qwen2", NULL, 28, 4, 128 };
 
 /* sums over layers of key and value bits; -1 = the paper prints no average for this file */
 static const struct { const char *file; bool kivi; int key_sum, value_sum; } presets[] = {
@@ -100,7 +101,8 @@ static void the_published_averages_appear(void **state)
             struct kvant_plan *plan;
             snprintf(file, sizeof file, "%s_%d.yaml", published[i].family, n);
             path_of(path, sizeof path, file);
-            if (kv_plan_open(&plan, file[0] == 'Q' ? &qwen : &llama, path, &err) != KVANT_OK) fail_msg("%s", err.message);
+            if (kv_plan_open(&plan, file[0] == 'Q' ? &qwen : &llama, path, &err) != KVANT_OK)
+                fail_msg("%s", err.message);
             int key, value;
             sum_bits(plan, &key, &value);
             found += key == published[i].key_sum && value == published[i].value_sum;

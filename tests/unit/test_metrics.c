@@ -51,11 +51,13 @@ static void kld_of_a_vocabulary_against_long_double(void **state)
             float u = (float)(seed >> 40) / 16777216.0f;
             seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
             p[i] = 20.0f * u * u * u - 10.0f;
-            q[i] = p[i] + noise * ((float)(seed >> 40) / 8388608.0f - 1.0f) + 3.0f; /* a common shift changes nothing */
+            q[i] = p[i] + noise * ((float)(seed >> 40) / 8388608.0f - 1.0f) +
+                   3.0f; /* a common shift changes nothing */
         }
         long double zp = 0, zq = 0, kl = 0;
         for (int i = 0; i < N; i++) zp += expl((long double)p[i]), zq += expl((long double)q[i]);
-        for (int i = 0; i < N; i++) kl += expl((long double)p[i]) / zp * ((long double)p[i] - logl(zp) - (long double)q[i] + logl(zq));
+        for (int i = 0; i < N; i++)
+            kl += expl((long double)p[i]) / zp * ((long double)p[i] - logl(zp) - (long double)q[i] + logl(zq));
         float kld, nll;
         bool same;
         struct kv_base_row base;
@@ -73,7 +75,9 @@ static void a_collapsed_row_is_infinite_not_an_error(void **state)
 {
     (void)state;
     const float p[] = { 1, 2, 3 };
-    const float bad[][3] = { { NAN, 1, 2 }, { 1, NAN, 2 }, { INFINITY, 1, 2 }, { NAN, NAN, NAN }, { -INFINITY, -INFINITY, -INFINITY } };
+    const float bad[][3] = {
+        { NAN, 1, 2 }, { 1, NAN, 2 }, { INFINITY, 1, 2 }, { NAN, NAN, NAN }, { -INFINITY, -INFINITY, -INFINITY }
+    };
     float prob[3], kld, nll;
     bool same;
     struct kv_base_row base;
@@ -108,7 +112,8 @@ static void quantiles_interpolate_between_order_statistics(void **state)
 static void numbers_of_a_text(void **state)
 {
     (void)state;
-    float kld[] = { 0.3f, 0.0f, 0.1f, 0.2f }, nll[] = { 1, 2, 3, 4 }, base_kld[4] = { 0 }, base_nll[] = { 1, 1, 3, 3 };
+    float kld[] = { 0.3f, 0.0f, 0.1f, 0.2f }, nll[] = { 1, 2, 3, 4 }, base_kld[4] = { 0 },
+          base_nll[] = { 1, 1, 3, 3 };
     bool same[] = { true, true, true, false }, base_same[] = { true, true, true, true };
     struct kv_scores s = one_score(kld, nll, same, 4), base = one_score(base_kld, base_nll, base_same, 4);
     struct kvant_eval_result r = { .page_bits = 4.5 };

@@ -128,7 +128,8 @@ static void evaluation_does_not_depend_on_its_company(void **state)
     struct kvant_eval_options opt = KVANT_EVAL_OPTIONS_INIT;
     opt.n_ctx = 128; /* chunks of 128, 128 and 44 */
     struct kvant_eval_result all[3], one, base;
-    if (kvant_eval_run(model, (const struct kvant_plan *const *)plans, 3, tokens, 300, &opt, all, &base, &err) != KVANT_OK)
+    if (kvant_eval_run(model, (const struct kvant_plan *const *)plans, 3, tokens, 300, &opt, all, &base, &err) !=
+        KVANT_OK)
         fail_msg("%s", err.message);
     assert_int_equal(base.n_scored, 297);
     assert_true(all[0].kld_max == 0.0 && all[0].same_top_p == 100.0 && all[0].ppl == base.ppl);
@@ -191,7 +192,8 @@ static void caches_of_smollm2_are_as_far_as_simulated(void **state)
     if (kvant_eval_run(model, (const struct kvant_plan *const *)plans, N, tokens, n, NULL, r, NULL, &err) != KVANT_OK)
         fail_msg("%s", err.message);
     for (int i = 0; i < N; i++) {
-        if (!(r[i].kld_mean >= rows[i].low && r[i].kld_mean <= rows[i].high)) fail_msg("%s: KLD %g", rows[i].spec, r[i].kld_mean);
+        if (!(r[i].kld_mean >= rows[i].low && r[i].kld_mean <= rows[i].high))
+            fail_msg("%s: KLD %g", rows[i].spec, r[i].kld_mean);
         kvant_plan_close(plans[i]);
     }
     assert_true(r[1].kld_mean < r[2].kld_mean && r[4].kld_mean < r[5].kld_mean);

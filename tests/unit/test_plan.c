@@ -145,7 +145,8 @@ static void specifications_are_read_as_specified(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct kvant_error err = { 0 };
         struct kvant_plan *plan, *again;
-        if (kv_plan_open(&plan, &dims, rows[i].spec, &err) != KVANT_OK) fail_msg("'%s': %s", rows[i].spec, err.message);
+        if (kv_plan_open(&plan, &dims, rows[i].spec, &err) != KVANT_OK)
+            fail_msg("'%s': %s", rows[i].spec, err.message);
         assert_string_equal(kvant_plan_name(plan), rows[i].name);
         assert_int_equal(plan->sinks, rows[i].sinks);
         assert_int_equal(plan->tail, rows[i].tail);
@@ -192,7 +193,8 @@ static void bad_specifications_are_refused_at_their_column(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct kvant_error err = { 0 };
         struct kvant_plan *plan;
-        if (kv_plan_open(&plan, &dims, rows[i].text, &err) != KVANT_ERR_FORMAT) fail_msg("'%s' was not refused", rows[i].text);
+        if (kv_plan_open(&plan, &dims, rows[i].text, &err) != KVANT_ERR_FORMAT)
+            fail_msg("'%s' was not refused", rows[i].text);
         assert_null(plan);
         if (err.position != rows[i].position || !strstr(err.message, rows[i].says))
             fail_msg("'%s': position %lld, %s", rows[i].text, (long long)err.position, err.message);
@@ -256,7 +258,12 @@ static void a_plan_written_by_hand_is_read(void **state)
 static void bad_files_are_refused_at_their_line(void **state)
 {
     (void)state;
-    static const struct { const char *text; kvant_status status; int64_t line; const char *says; } rows[] = {
+    static const struct {
+        const char *text;
+        kvant_status status;
+        int64_t line;
+        const char *says;
+    } rows[] = {
         { "", KVANT_ERR_FORMAT, 1, "no plan" },
         { "hello\n", KVANT_ERR_FORMAT, 1, "kvplan: 1" },
         { "{}\n", KVANT_ERR_FORMAT, 1, "kvplan: 1" },
@@ -297,8 +304,8 @@ static void bad_files_are_refused_at_their_line(void **state)
         { "kvplan: 1\nmeasured: {kld_mean: 1e999}\n", KVANT_ERR_FORMAT, 2, "finite" },
         { "kvplan: 1\nmeasured: {kld_mean: 0x10}\n", KVANT_ERR_FORMAT, 2, "finite" },
         { "kvplan: 1\nmeasured: {speed: 1}\n", KVANT_ERR_FORMAT, 2, "unknown key" },
-        { "kvplan: 1\nmeasured: {text: 0123456789012345678901234567890123456789012345678901234567890123}\n", KVANT_ERR_FORMAT, 2,
-          "at most 63" },
+        { "kvplan: 1\nmeasured: {text: 0123456789012345678901234567890123456789012345678901234567890123}\n",
+          KVANT_ERR_FORMAT, 2, "at most 63" },
         { "kvplan: 1\ncenter: |\n  AAAA\n  A!AA\n", KVANT_ERR_FORMAT, 4, "not base64" },
         { "kvplan: 1\ncenter: |\n  AAAA\n", KVANT_ERR_FORMAT, 4, "3 bytes, but this model's table has 1536" },
         { "kvplan: 1\ncenter: AA=A\n", KVANT_ERR_FORMAT, 2, "after its padding" },
@@ -306,10 +313,13 @@ static void bad_files_are_refused_at_their_line(void **state)
         { "0:\n  nbits_key: 5\n  nbits_value: 4\n", KVANT_ERR_FORMAT, 2, "2, 3, 4, 8 or 16" },
         { "0:\n  nbits_key: 4\n", KVANT_ERR_FORMAT, 3, "nbits_value is missing" },
         { "0: {nbits_key: 4, nbits_value: 4, k: 1}\n", KVANT_ERR_FORMAT, 1, "unknown key" },
-        { "0: {nbits_key: 4, nbits_value: 4}\n0: {nbits_key: 4, nbits_value: 4}\n", KVANT_ERR_FORMAT, 2, "already" },
+        { "0: {nbits_key: 4, nbits_value: 4}\n0: {nbits_key: 4, nbits_value: 4}\n", KVANT_ERR_FORMAT, 2,
+          "already" },
         { "0: {nbits_key: 4, nbits_value: 4}\n", KVANT_ERR_FORMAT, 1, "layers 1 to 5" },
-        { "0: {nbits_key: 4, nbits_value: 4}\n6: {nbits_key: 4, nbits_value: 4}\n", KVANT_ERR_MISMATCH, 2, "another model" },
-        { "0: {nbits_key: 4, nbits_value: 4}\nall: {nbits_key: 4, nbits_value: 4}\n", KVANT_ERR_FORMAT, 2, "layer numbers" },
+        { "0: {nbits_key: 4, nbits_value: 4}\n6: {nbits_key: 4, nbits_value: 4}\n", KVANT_ERR_MISMATCH, 2,
+          "another model" },
+        { "0: {nbits_key: 4, nbits_value: 4}\nall: {nbits_key: 4, nbits_value: 4}\n", KVANT_ERR_FORMAT, 2,
+          "layer numbers" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct kvant_error err = { 0 };
@@ -317,7 +327,8 @@ static void bad_files_are_refused_at_their_line(void **state)
         kvant_status status = read_yaml(&plan, rows[i].text, &err);
         assert_null(plan);
         if (status != rows[i].status || err.position != rows[i].line || !strstr(err.message, rows[i].says))
-            fail_msg("%s\n-> %s, position %lld: %s", rows[i].text, kvant_status_name(status), (long long)err.position, err.message);
+            fail_msg("%s\n-> %s, position %lld: %s", rows[i].text, kvant_status_name(status),
+                     (long long)err.position, err.message);
     }
 
     struct kvant_error err = { 0 };
@@ -338,8 +349,9 @@ static void bad_files_are_refused_at_their_line(void **state)
     char *large = kv_alloc(KV_PLAN_FILE_BYTES_MAX + 1, 1);
     assert_non_null(large);
     memset(large, '#', KV_PLAN_FILE_BYTES_MAX + 1);
-    assert_int_equal(kv_plan_read_yaml(&plan, &dims, large, KV_PLAN_FILE_BYTES_MAX + 1, "", KV_PRESET_AUTO, NULL, &err),
-                     KVANT_ERR_FORMAT);
+    assert_int_equal(
+        kv_plan_read_yaml(&plan, &dims, large, KV_PLAN_FILE_BYTES_MAX + 1, "", KV_PRESET_AUTO, NULL, &err),
+        KVANT_ERR_FORMAT);
     kv_free(large);
 }
 
@@ -349,8 +361,10 @@ static void a_model_without_fingerprint_skips_that_check(void **state)
     struct kv_plan_dims anonymous = { NULL, NULL, NULL, 6, 2, 64 };
     struct kvant_error err = { 0 };
     struct kvant_plan *plan;
-    const char *text = "kvplan: 1\nmodel: {name: x, architecture: llama, fingerprint: sha256:ffff}\nlayers: {0-5: f16}\n";
-    assert_int_equal(kv_plan_read_yaml(&plan, &anonymous, text, strlen(text), "", KV_PRESET_AUTO, NULL, &err), KVANT_OK);
+    const char *text =
+        "kvplan: 1\nmodel: {name: x, architecture: llama, fingerprint: sha256:ffff}\nlayers: {0-5: f16}\n";
+    assert_int_equal(kv_plan_read_yaml(&plan, &anonymous, text, strlen(text), "", KV_PRESET_AUTO, NULL, &err),
+                     KVANT_OK);
     kvant_plan_close(plan);
 }
 
@@ -405,9 +419,10 @@ static void random_channels(struct kv_channels *c, const struct kv_recipe *r, in
 static struct kvant_plan *random_plan(void)
 {
     static const int head_dims[] = { 8, 64, 80, 128, 256 };
-    static const char *const names[] = { "plain", "q\"u\\o te", "t\tab\nline", "\xc3\xa9\xe2\x82\xac", "\xff\xfe", "", " x: # " };
-    struct kv_plan_dims d = { names[below(7)], "llama", below(2) ? "sha256:00ff" : NULL, 1 + (int)below(9), 1 + (int)below(4),
-                              head_dims[below(5)] };
+    static const char *const names[] = { "plain",    "q\"u\\o te", "t\tab\nline", "\xc3\xa9\xe2\x82\xac",
+                                         "\xff\xfe", "",           " x: # " };
+    struct kv_plan_dims d = { names[below(7)],   "llama",           below(2) ? "sha256:00ff" : NULL,
+                              1 + (int)below(9), 1 + (int)below(4), head_dims[below(5)] };
     struct kvant_plan *p;
     assert_int_equal(kv_plan_alloc(&p, &d, NULL), KVANT_OK);
     p->sinks = (int)below(65);
@@ -462,7 +477,8 @@ static void what_is_printed_is_read_back(void **state)
     for (unsigned seed = 1; seed <= 500; seed++) {
         rng_state = seed;
         struct kvant_plan *plan = random_plan(), *again, *copy;
-        struct kv_plan_dims d = { plan->model_name, plan->architecture, plan->fingerprint, plan->n_layer, plan->n_head_kv, plan->head_dim };
+        struct kv_plan_dims d = { plan->model_name, plan->architecture, plan->fingerprint,
+                                  plan->n_layer,    plan->n_head_kv,    plan->head_dim };
         struct kvant_error err = { 0 };
         char *text = print(plan);
         if (kv_plan_read_yaml(&again, &d, text, strlen(text), "", KV_PRESET_AUTO, NULL, &err) != KVANT_OK)
@@ -494,10 +510,12 @@ static void damaged_tables_are_refused(void **state)
     assert_false(kvant_plan_needs_calibration(plan));
     assert_int_equal(kv_plan_check(plan, &err), KVANT_OK);
 
-    struct { int what; const char *says; } damage[] = {
-        { 0, "not finite" }, { 1, "names a channel twice" }, { 2, "beyond the head" }, { 3, "do not add up" }, { 4, "average" },
-        { 5, "no classes" }
-    };
+    struct {
+        int what;
+        const char *says;
+    } damage[] = { { 0, "not finite" },      { 1, "names a channel twice" },
+                   { 2, "beyond the head" }, { 3, "do not add up" },
+                   { 4, "average" },         { 5, "no classes" } };
     for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
         struct kvant_plan *bad, *out;
         assert_int_equal(kv_plan_clone(&bad, plan, &err), KVANT_OK);
