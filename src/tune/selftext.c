@@ -72,6 +72,7 @@ static kvant_status writer_open(struct writer *w, const struct kvant_model *mode
     for (int i = 0; i < w->n_sequences; i++) {
         struct kvant_sampler_options sampling = KVANT_SAMPLER_OPTIONS_INIT;
         sampling.temperature = 0.8f;
+        sampling.top_k = 64; /* also spares the sampler from sorting the whole vocabulary */
         sampling.top_p = 0.95f;
         sampling.repeat_penalty = 1.1f; /* small models fall into loops, which say nothing about other text */
         sampling.seed = SEED + (uint64_t)i;
