@@ -188,6 +188,7 @@ static int warm_up(struct bench *b)
 static int bench_all(struct bench *b, const struct bench_flags *flags)
 {
     struct kvant_error err;
+    struct own_text text = {0};
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
     options.n_sequences = 2;
     if (kvant_session_open(&b->session, b->model, &options, &err) != KVANT_OK) return fail(&err);
@@ -200,13 +201,14 @@ static int bench_all(struct bench *b, const struct bench_flags *flags)
         char name[256];
         if (flags->kv.n > 0) {
             snprintf(name, sizeof name, "%.255s", flags->kv.items[i]);
-            code = setup_plan_spec(&plan, b->model, flags->kv.items[i]);
+            code = setup_plan_spec(&plan, b->model, flags->kv.items[i], &text);
         } else {
             code = setup_plan(&plan, b->model, &flags->plan, name);
         }
         if (code == EXIT_OK) code = bench_plan(b, flags, plan, name);
         kvant_plan_close(plan);
     }
+    own_text_close(&text);
     return code;
 }
 
@@ -242,7 +244,7 @@ static int run(int argc, char **argv)
         {"-r, --repetitions", OPTION_INT, "N", &f.n_repetitions, "of each test, the median counts; default 3", 1,
          REPETITIONS_CAP},
         {"--kv", OPTION_LIST, "SPEC", &f.kv, "a plan: grammar or file; may be given several times", 0, 0},
-        {"--kv-plan", OPTION_TEXT, "FILE", &f.plan.kv_plan,
+        {"--kv-plan", OPTION_NAME, "FILE", &f.plan.kv_plan,
          "plan file, when there is no --kv; default as for run", 0, 0},
     };
     struct command_line line = {

@@ -204,6 +204,7 @@ static int run(int argc, char **argv)
     if (code == EXIT_OK) code = setup_plan(&plan, model, &f.plan, name);
     if (code == EXIT_OK) {
         struct chat chat = {.flags = &f, .model = model, .plan = plan, .generator.seq = -1, .pending = -1};
+        setup_context_note(model, f.n_ctx);
         editor_open(&chat);
         code = converse(&chat);
         editor_close(&chat);

@@ -30,6 +30,7 @@ struct evaluation {
 struct observer {
     struct progress progress;
     struct npy_file npy;
+    bool has_failed; /* the file could not be written, and that was said */
 };
 
 static bool observe_progress(void *user, const char *what, int64_t done, int64_t total)
@@ -41,18 +42,21 @@ static bool observe_progress(void *user, const char *what, int64_t done, int64_t
 static bool observe_logits(void *user, const float *logits, int n_rows, int n_vocab)
 {
     struct observer *observer = user;
-    return npy_append(&observer->npy, logits, n_rows, n_vocab);
+    observer->has_failed = !npy_append(&observer->npy, logits, n_rows, n_vocab);
+    return !observer->has_failed;
 }
 
 static int open_plans(struct evaluation *e, const struct eval_flags *flags)
 {
+    struct own_text text = {0};
     int code = EXIT_OK;
     for (int i = 0; i < flags->kv.n && code == EXIT_OK; i++) {
-        code = setup_plan_spec(&e->plans[i], e->model, flags->kv.items[i]);
+        code = setup_plan_spec(&e->plans[i], e->model, flags->kv.items[i], &text);
         if (code != EXIT_OK) break;
         snprintf(e->names[i], sizeof e->names[i], "%.255s", flags->kv.items[i]);
         e->n_plans++;
     }
+    own_text_close(&text);
     if (flags->kv.n == 0) {
         code = setup_plan(&e->plans[0], e->model, &flags->plan, e->names[0]);
         e->n_plans = code == EXIT_OK;
@@ -102,7 +106,7 @@ static int measure(struct evaluation *e, const struct eval_flags *flags)
     kvant_status status = kvant_eval_run(e->model, (const struct kvant_plan *const *)e->plans, e->n_plans, e->ids,
                                          e->n_ids, &options, e->results, &e->base, &err);
     progress_end(&observer.progress);
-    int code = status == KVANT_OK ? EXIT_OK : fail(&err);
+    int code = status == KVANT_OK ? EXIT_OK : observer.has_failed ? EXIT_FAILED : fail(&err);
     if (code == EXIT_OK) e->n_evaluated = tokens_evaluated(e, flags);
     if (flags->logits_path && (code != EXIT_OK || !npy_commit(&observer.npy))) {
         npy_discard(&observer.npy);
@@ -146,6 +150,7 @@ static int execute(const struct eval_flags *flags)
 {
     struct evaluation *e = allocate(1, sizeof *e);
     int code = setup_model(&e->model, &flags->model, false);
+    if (code == EXIT_OK) setup_context_note(e->model, flags->n_ctx);
     if (code == EXIT_OK) code = read_text(e, flags);
     if (code == EXIT_OK) code = open_plans(e, flags);
     if (code == EXIT_OK) code = measure(e, flags);
@@ -162,14 +167,14 @@ static int run(int argc, char **argv)
     struct eval_flags f = {0};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
-        {"--text, -f, --file", OPTION_TEXT, "FILE", &f.text_path, "the text; - is standard input", 0, 0},
+        {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path, "the text; - is standard input", 0, 0},
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
          "tokens per chunk; 0 = the smaller of 2048 and the\nmodel's context (default)", 0, 1e9},
         {"--chunks", OPTION_INT, "N", &f.n_chunks, "most chunks; 0 = the whole text (default)", 0, 1e9},
         {"--kv", OPTION_LIST, "SPEC", &f.kv, "a plan: grammar or file; may be given several times", 0, 0},
-        {"--kv-plan", OPTION_TEXT, "FILE", &f.plan.kv_plan,
+        {"--kv-plan", OPTION_NAME, "FILE", &f.plan.kv_plan,
          "plan file, when there is no --kv; default as for run", 0, 0},
-        {"--logits", OPTION_TEXT, "FILE.npy", &f.logits_path,
+        {"--logits", OPTION_NAME, "FILE.npy", &f.logits_path,
          "write the logits of the first plan, float32 (tokens,\nvocabulary)", 0, 0},
     };
     struct command_line line = {

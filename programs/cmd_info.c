@@ -19,7 +19,7 @@ struct report {
     int64_t n_ctx;
     size_t scratch_bytes;
     char plan_name[256];
-    char plan_head[64]; /* recipe of the first layer, for one-line reports */
+    const char *plan_source;
     struct memory_row rows[4];
     int n_rows;
 };
@@ -28,10 +28,7 @@ static int add_plan(struct report *r, const char *spec, const char *name)
 {
     struct kvant_plan *plan;
     if (setup_plan_open(&plan, r->model, spec) != EXIT_OK) return EXIT_FAILED;
-    if (strcmp(name, "plan") == 0) {
-        if (kvant_plan_recipe(plan, 0, 0, r->plan_head, sizeof r->plan_head, NULL) != KVANT_OK) r->plan_head[0] = '\0';
-        snprintf(r->plan_name, sizeof r->plan_name, "%s", kvant_plan_name(plan));
-    }
+    if (strcmp(name, "plan") == 0) snprintf(r->plan_name, sizeof r->plan_name, "%s", kvant_plan_name(plan));
     struct memory_row *row = &r->rows[r->n_rows++];
     row->name = name;
     kvant_plan_get_memory(plan, r->n_ctx, &row->memory);
@@ -103,21 +100,22 @@ static void print_outliers(const struct report *r)
         if (bias <= OUTLIER_KEY_BIAS) continue;
         printf("%s%d (%.0f)", n++ ? ", " : "key biases      outliers in layers ", i, (double)bias);
     }
-    if (n > 0) puts(": few-bit keys must be per channel or centred");
+    if (n > 0) puts(";\n                few-bit keys must be per channel (c) or centred (m)");
 }
 
 static int report_text(const struct report *r)
 {
     const struct kvant_model_info *m = &r->info;
     char a[32], b[32], c[32], d[32];
-    printf("model           %s\n", m->name[0] ? m->name : m->path);
+    printf("file            %s, %s, %lld tensors\n", m->path, bytes_text(a, (double)m->file_bytes),
+           (long long)m->n_tensors);
+    printf("name            %s\n", m->name[0] ? m->name : "(none)");
     printf("architecture    %s, %.1f M parameters\n", m->architecture, (double)m->n_params / 1e6);
     printf("dimensions      %d layers, %d heads, %d KV heads of %d, embedding %d, feed-forward %d\n", m->n_layer,
            m->n_head, m->n_head_kv, m->head_dim, m->n_embd, m->n_ff);
-    printf("context         %d trained\n", m->n_ctx_train);
+    printf("context         %d tokens trained\n", m->n_ctx_train);
     printf("tokenizer       %s%s%s, %d tokens; chat format %s\n", m->tokenizer, m->pre_tokenizer[0] ? " / " : "",
            m->pre_tokenizer, m->n_vocab, m->chat_format);
-    printf("file            %s, %lld tensors\n", bytes_text(a, (double)m->file_bytes), (long long)m->n_tensors);
     const char *name;
     int64_t n;
     size_t bytes;
@@ -128,10 +126,10 @@ static int report_text(const struct report *r)
     printf("processor       %s, %d threads, %s activations\n", m->cpu, m->n_threads,
            kvant_act_name(m->act));
     print_outliers(r);
-    printf("plan            %s (layer 0: %s)\n", r->plan_name, r->plan_head);
+    printf("cache plan      %s, %s\n", r->plan_name, r->plan_source);
 
     printf("\nmemory of one sequence of %lld tokens\n", (long long)r->n_ctx);
-    printf("  %-8s %10s %12s %12s %12s %12s %10s %10s\n", "cache", "page bits", "true bits", "weights", "cache",
+    printf("  %-8s %10s %12s %12s %12s %12s %10s %10s\n", "plan", "page bits", "true bits", "weights", "cache",
            "scratch", "total", "per token");
     for (int i = 0; i < r->n_rows; i++) {
         const struct kvant_plan_memory *p = &r->rows[i].memory;
@@ -143,7 +141,16 @@ static int report_text(const struct report *r)
                bytes_text(d, (double)(m->weights_bytes + cache + r->scratch_bytes)),
                bytes_text(per_token, p->bytes_per_token));
     }
+    puts("page bits: of an element of the cache, with scales and minima; true bits: with the exact sinks and tail, too");
     return finish_output();
+}
+
+static const char *plan_source(const struct plan_flags *flags, const char *spec)
+{
+    if (flags->kv) return "from --kv";
+    if (flags->type_k || flags->type_v) return "from -ctk and -ctv";
+    if (flags->kv_plan) return "from --kv-plan";
+    return strcmp(spec, "default") == 0 ? "the safe default" : "the plan file beside the model";
 }
 
 static int run(int argc, char **argv)
@@ -182,6 +189,7 @@ static int run(int argc, char **argv)
 
     char spec[4096];
     code = setup_plan_choose(model, &plan_flags, spec);
+    report.plan_source = plan_source(&plan_flags, spec);
     if (code == EXIT_OK) code = add_plan(&report, "f16", "f16");
     if (code == EXIT_OK) code = add_plan(&report, "k8v8", "k8v8");
     if (code == EXIT_OK) code = add_plan(&report, "k4v4", "k4v4");

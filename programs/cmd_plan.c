@@ -57,25 +57,38 @@ static int plan_check(const struct kvant_plan *plan, const struct kvant_model *m
     return finish_output();
 }
 
+static int plan_kept(const struct kvant_plan *plan, const struct kvant_model *model, const char *path, bool json)
+{
+    struct kvant_plan_memory memory;
+    if (json) return plan_json(plan, model);
+    kvant_plan_get_memory(plan, setup_context(model, 0), &memory);
+    fprintf(stderr, "%s: %.3f page bits%s\n", path, memory.page_bits,
+            kvant_plan_needs_calibration(plan) ? "; calibrated when it is used (--calibrate does it now)" : "");
+    return EXIT_OK;
+}
+
 static int execute(const char *verb, const char *input, const char *output, bool calibrate,
                    const struct model_flags *flags)
 {
     struct kvant_error err;
     struct kvant_model *model = NULL;
     struct kvant_plan *plan = NULL;
+    struct own_text text = {0};
     int code = setup_model(&model, flags, false);
     if (code == EXIT_OK && calibrate)
-        code = setup_plan_spec(&plan, model, input);
+        code = setup_plan_spec(&plan, model, input, &text);
     else if (code == EXIT_OK)
         code = setup_plan_open(&plan, model, input);
     if (code == EXIT_OK) {
         if (strcmp(verb, "convert") == 0)
-            code = kvant_plan_save(plan, output, &err) == KVANT_OK ? EXIT_OK : fail(&err);
+            code = kvant_plan_save(plan, output, &err) == KVANT_OK ? plan_kept(plan, model, output, flags->json)
+                                                                   : fail(&err);
         else if (flags->json)
             code = plan_json(plan, model);
         else
             code = strcmp(verb, "check") == 0 ? plan_check(plan, model, input) : plan_yaml(plan);
     }
+    own_text_close(&text);
     kvant_plan_close(plan);
     kvant_model_close(model);
     return code;
@@ -87,8 +100,8 @@ static int run(int argc, char **argv)
     const char *output = NULL;
     bool calibrate = false;
     const struct option options[] = {
-        {"-m, --model", OPTION_TEXT, "FILE", &flags.path, "the model that the plan is for: a GGUF file", 0, 0},
-        {"-o, --output", OPTION_TEXT, "FILE", &output, "convert: the plan file to write", 0, 0},
+        {"-m, --model", OPTION_NAME, "FILE", &flags.path, "the model that the plan is for: a GGUF file", 0, 0},
+        {"-o, --output", OPTION_NAME, "FILE", &output, "convert: the plan file to write", 0, 0},
         {"--calibrate", OPTION_FLAG, NULL, &calibrate,
          "measure key means and channel classes first, where the\nplan asks for them", 0, 0},
         {"--json", OPTION_FLAG, NULL, &flags.json, "print JSON for machines", 0, 0},
@@ -116,6 +129,7 @@ static int run(int argc, char **argv)
     if (line.positional.n < 2) return fail_usage("plan", "%s needs a plan", verb);
     if (line.positional.n > 2)
         return fail_usage("plan", "'%s' is one argument too many", line.positional.items[2]);
+    if (!*line.positional.items[1]) return fail_usage("plan", "the plan is empty; default is the safe plan");
     if (!flags.path) return fail_usage("plan", "no model: name a GGUF file with -m FILE");
     if (strcmp(verb, "convert") == 0 && !output) return fail_usage("plan", "convert needs -o FILE");
     return execute(verb, line.positional.items[1], output, calibrate, &flags);

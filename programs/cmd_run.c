@@ -56,15 +56,28 @@ static json_t *pass_json(const struct pass *p)
                      json_number(p->cache.memory.page_bits), "true_bits", json_number(p->cache.memory.true_bits));
 }
 
+static void print_phase(const char *name, size_t n_tokens, double seconds, double rate)
+{
+    fprintf(stderr, "%s %zu token%s in %.2f s", name, n_tokens, n_tokens == 1 ? "" : "s", seconds);
+    if (rate > 0) fprintf(stderr, ", %.1f tokens/s", rate);
+    fputc('\n', stderr);
+}
+
 static void print_stats(const struct pass *p)
 {
-    char a[32], b[32];
-    fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s; cache %s in %s, ",
-            p->answer.n_prompt, answer_prompt_rate(&p->answer), p->answer.n_ids, answer_generation_rate(&p->answer),
-            bytes_text(a, (double)p->cache.bytes), p->kv);
-    fprintf(stderr, "%s in f16 (%.2f times)%s\n", bytes_text(b, (double)p->cache.f16_bytes),
-            (double)p->cache.f16_bytes / (double)(p->cache.bytes ? p->cache.bytes : 1),
-            strcmp(p->answer.finish_reason, "interrupted") == 0 ? "; interrupted" : "");
+    const struct answer *a = &p->answer;
+    char bytes[32], bytes_f16[32];
+    fputc('\n', stderr);
+    print_phase("prompt:", a->n_prompt, a->prompt_s, answer_prompt_rate(a));
+    print_phase(strcmp(a->finish_reason, "interrupted") == 0 ? "answer: (interrupted)" : "answer:", a->n_ids,
+                a->generation_s, answer_generation_rate(a));
+    fprintf(stderr, "cache:  %s in %s", bytes_text(bytes, (double)p->cache.bytes), p->kv);
+    if (p->cache.bytes < p->cache.f16_bytes)
+        fprintf(stderr, ", %s in f16 (%.2f times)", bytes_text(bytes_f16, (double)p->cache.f16_bytes),
+                (double)p->cache.f16_bytes / (double)p->cache.bytes);
+    else if (p->cache.memory.page_bits < 16)
+        fputs(" (so short a text is all sinks and tail, which stay exact)", stderr);
+    fputc('\n', stderr);
 }
 
 static int answer_once(struct pass *pass, const struct kvant_model *model, const struct run_flags *flags,
@@ -80,7 +93,7 @@ static int answer_once(struct pass *pass, const struct kvant_model *model, const
     }
     putchar('\n');
     code = finish_output();
-    print_stats(pass);
+    if (code == EXIT_OK) print_stats(pass);
     return code;
 }
 
@@ -152,7 +165,8 @@ static int execute(const struct run_flags *flags)
     if (code == EXIT_OK) {
         interrupt_catch();
         pass.plan = plan;
-        pass.kv = strcmp(name, "default") == 0 ? kvant_plan_name(plan) : name;
+        pass.kv = name;
+        setup_context_note(model, flags->n_ctx);
         code = (flags->compare ? compare : answer_once)(&pass, model, flags, text, n_bytes, ids, n_ids);
     }
     answer_close(&pass.answer);
@@ -169,7 +183,7 @@ static int run(int argc, char **argv)
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"-p, --prompt", OPTION_TEXT, "TEXT", &f.prompt, "the prompt", 0, 0},
-        {"-f, --file", OPTION_TEXT, "FILE", &f.prompt_path, "the prompt from a file; - is standard input", 0, 0},
+        {"-f, --file", OPTION_NAME, "FILE", &f.prompt_path, "the prompt from a file; - is standard input", 0, 0},
         {"-sys, --system-prompt", OPTION_TEXT, "TEXT", &f.system, "system message", 0, 0},
         {"--raw", OPTION_FLAG, NULL, &f.raw, "the prompt as it is, without the model's chat format", 0, 0},
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,

@@ -31,10 +31,10 @@ static int run(int argc, char **argv)
     const char *text = NULL, *path = NULL;
     bool no_bos = false, special = false;
     const struct option options[] = {
-        {"-m, --model", OPTION_TEXT, "FILE", &flags.path,
+        {"-m, --model", OPTION_NAME, "FILE", &flags.path,
          "the model (or the first argument); its weights are not\nneeded", 0, 0},
         {"-p, --prompt, --text", OPTION_TEXT, "TEXT", &text, "the text", 0, 0},
-        {"-f, --file", OPTION_TEXT, "FILE", &path, "the text from a file; - is standard input", 0, 0},
+        {"-f, --file", OPTION_NAME, "FILE", &path, "the text from a file; - is standard input", 0, 0},
         {"--no-bos", OPTION_FLAG, NULL, &no_bos, "without the tokens that the model begins (ends) a text with", 0, 0},
         {"--special", OPTION_FLAG, NULL, &special, "<|im_start|> and the like become control tokens", 0, 0},
         {"--json", OPTION_FLAG, NULL, &flags.json, "print a JSON list of ids", 0, 0},

@@ -181,7 +181,7 @@ static int run(int argc, char **argv)
     struct tune_flags f = {.max_kld = 0.02};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
-        {"--text, -f, --file", OPTION_TEXT, "FILE", &f.text_path,
+        {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
          "text to tune on; default: text of the model's own making", 0, 0},
         {"--budget", OPTION_TEXT, "B,...", &f.budgets_text,
          "page bits wanted; default 2.5,2.75,3,3.25,3.5,4,5", 0, 0},
@@ -189,11 +189,11 @@ static int run(int argc, char **argv)
          "context that true bits are stated at; 0 = the smaller of\n8192 and the model's (default)", 0, 1e9},
         {"--tokens", OPTION_INT, "N", &f.n_tokens, "tokens of text to use; 0 = 512 (default)", 0, 1e6},
         {"--no-mix", OPTION_FLAG, NULL, &f.no_mix, "no channel classes (x)", 0, 0},
-        {"-o, --output", OPTION_TEXT, "PLAN", &f.output, "keep one plan as this file", 0, 0},
+        {"-o, --output", OPTION_NAME, "PLAN", &f.output, "keep one plan as this file", 0, 0},
         {"--max-kld", OPTION_NUMBER, "X", &f.max_kld,
          "keep the smallest plan with at most this mean KLD;\ndefault 0.02", 0, 100},
         {"--pick", OPTION_NUMBER, "B", &f.pick, "keep the plan nearest to these page bits instead", 0.5, 17},
-        {"--menu-dir", OPTION_TEXT, "DIR", &f.menu_folder, "keep every plan of the menu in this folder", 0, 0},
+        {"--menu-dir", OPTION_NAME, "DIR", &f.menu_folder, "keep every plan of the menu in this folder", 0, 0},
     };
     struct command_line line = {
         .command = "tune",

@@ -136,7 +136,7 @@ static kvant_status generate(struct generator *g, int64_t n_predict, FILE *out, 
         kvant_status status = append_piece(g, a, &cap_text, id, err);
         if (status != KVANT_OK) return status;
         show(out, a->text, &n_shown, utf8_showable(a->text, a->n_bytes));
-        if (interrupted()) {
+        if (interrupted() || (out && ferror(out))) {
             a->finish_reason = "interrupted";
             break;
         }

@@ -1,5 +1,6 @@
 /* kvant: the program. One row per command; each command's flags are in its own file. */
 #include <locale.h>
+#include <signal.h>
 #include <string.h>
 
 #include "options.h"
@@ -45,6 +46,8 @@ static int unknown_command(const char *given)
 
 int main(int argc, char **argv)
 {
+    /* A limit on the size of files is an error of the write that meets it, as a full disk is. */
+    signal(SIGXFSZ, SIG_IGN);
     /* For editing text at the terminal; numbers keep the C locale. */
     setlocale(LC_CTYPE, "");
     const char *name = argc > 1 ? argv[1] : NULL;

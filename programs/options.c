@@ -136,9 +136,10 @@ static enum options_result wrong_value(const struct command_line *line, const st
         fail_usage(line->command, "%s: '%s' is not one of %s", name, value, option->argument);
     else if (option->min == 0 && option->max == 0)
         fail_usage(line->command, "%s: '%s' is not %s", name, value, noun);
+    else if (option->kind == OPTION_INT)
+        fail_usage(line->command, "%s: '%s' is not %s from %.0f to %.0f", name, value, noun, option->min, option->max);
     else
-        fail_usage(line->command, "%s: '%s' is not %s from %.10g to %.10g", name, value, noun, option->min,
-                   option->max);
+        fail_usage(line->command, "%s: '%s' is not %s from %g to %g", name, value, noun, option->min, option->max);
     return OPTIONS_WRONG;
 }
 
@@ -146,11 +147,16 @@ static enum options_result option_set(const struct command_line *line, const str
                                       const char *value)
 {
     bool ok = true;
+    if ((option->kind == OPTION_NAME || option->kind == OPTION_LIST) && !*value) {
+        fail_usage(line->command, "%s is empty: %s %s", name, name, option->argument);
+        return OPTIONS_WRONG;
+    }
     switch (option->kind) {
     case OPTION_FLAG: *(bool *)option->target = true; break;
     case OPTION_INT: ok = integer_parse(value, option->min, option->max, option->target); break;
     case OPTION_NUMBER: ok = number_parse(value, option->min, option->max, option->target); break;
-    case OPTION_TEXT: *(const char **)option->target = value; break;
+    case OPTION_TEXT:
+    case OPTION_NAME: *(const char **)option->target = value; break;
     case OPTION_CHOICE:
         ok = choice_parse(value, option->argument);
         *(const char **)option->target = value;

@@ -14,8 +14,9 @@ enum option_kind {
     OPTION_INT,    /* int64_t in [min, max]                                                   */
     OPTION_NUMBER, /* double in [min, max]                                                    */
     OPTION_TEXT,   /* const char *                                                            */
+    OPTION_NAME,   /* const char *, not empty: a file, a plan                                 */
     OPTION_CHOICE, /* const char *, one of the words in `argument`, which `|` separates       */
-    OPTION_LIST    /* struct option_list: may be given several times                          */
+    OPTION_LIST    /* struct option_list, of names: may be given several times                */
 };
 
 #define OPTION_LIST_CAP 64

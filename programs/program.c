@@ -166,6 +166,12 @@ const char *bytes_text(char text[32], double n_bytes)
 bool output_open(struct output_file *out, const char *path)
 {
     size_t n = strlen(path);
+    struct stat st;
+    *out = (struct output_file){0};
+    if (stat(path, &st) == 0 && (!S_ISREG(st.st_mode) || strncmp(path, "/dev/", 5) == 0)) {
+        fail_text("%s: is not a regular file; name a file", path);
+        return false;
+    }
     *out = (struct output_file){.path = path, .path_partial = allocate(n + 16, 1)};
     snprintf(out->path_partial, n + 16, "%s.XXXXXX.tmp", path);
     int fd = mkstemps(out->path_partial, 4);
@@ -190,10 +196,14 @@ bool output_open(struct output_file *out, const char *path)
 bool output_commit(struct output_file *out)
 {
     bool ok = fflush(out->stream) == 0 && !ferror(out->stream) && fsync(fileno(out->stream)) == 0;
+    int why = errno;
     ok = fclose(out->stream) == 0 && ok;
     out->stream = NULL;
-    ok = ok && rename(out->path_partial, out->path) == 0;
-    if (!ok) fail_text("%s: %s; nothing was written", out->path, strerror(errno));
+    if (ok && rename(out->path_partial, out->path) != 0) {
+        ok = false;
+        why = errno;
+    }
+    if (!ok) fail_text("%s: %s; nothing was written", out->path, strerror(why));
     if (!ok) unlink(out->path_partial);
     free(out->path_partial);
     *out = (struct output_file){0};

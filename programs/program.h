@@ -56,7 +56,8 @@ kvant_status tokens_of_text(const struct kvant_model *model, const char *text, s
 /* "12.3 MB" (1e6); the text lives in the caller's buffer. */
 const char *bytes_text(char text[32], double n_bytes);
 
-/* Writes a file beside its name and renames it when complete, so that no partial file is ever seen under that name. */
+/* Writes a file beside its name and renames it when complete, so that no partial file is ever seen under that name.
+ * Only regular files: a pipe or device cannot be renamed over and stay what it is. */
 struct output_file {
     FILE *stream;
     const char *path;

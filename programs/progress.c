@@ -5,9 +5,12 @@
 
 #include "program.h"
 
+#define LOG_PERIOD_S 10.0
+
 void progress_begin(struct progress *progress)
 {
     *progress = (struct progress){.is_terminal = isatty(STDERR_FILENO) != 0};
+    progress->next_s = clock_s() + (progress->is_terminal ? 0.5 : LOG_PERIOD_S);
 }
 
 static void wipe(struct progress *progress)
@@ -23,10 +26,9 @@ bool progress_update(void *user, const char *what, int64_t done, int64_t total)
     if (strncmp(progress->what, what, sizeof progress->what - 1) != 0) {
         snprintf(progress->what, sizeof progress->what, "%s", what);
         progress->started_s = now_s;
-        progress->shown_s = progress->is_terminal ? 0 : now_s;
     }
-    if (now_s - progress->shown_s >= (progress->is_terminal ? 0.1 : 5.0)) {
-        progress->shown_s = now_s;
+    if (now_s >= progress->next_s) {
+        progress->next_s = now_s + (progress->is_terminal ? 0.1 : LOG_PERIOD_S);
         wipe(progress);
         int n = fprintf(stderr, "  %s", progress->what);
         if (total > 0) n += fprintf(stderr, " %.0f %%", 100.0 * (double)done / (double)total);

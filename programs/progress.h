@@ -1,6 +1,6 @@
 /*
  * One line on stderr that says how far long work is and when it will end. On a terminal the line is rewritten a few
- * times a second; elsewhere (a log) a new line appears every few seconds.
+ * times a second, once the work has taken half a second; elsewhere (a log) a new line appears every ten seconds.
  */
 #ifndef PROGRESS_H
 #define PROGRESS_H
@@ -9,8 +9,9 @@
 #include <stdint.h>
 
 struct progress {
-    double started_s, shown_s; /* of the step that is named in `what` */
-    int n_shown;               /* columns to be wiped                 */
+    double started_s; /* of the step that is named in `what`           */
+    double next_s;    /* when the line is due again                    */
+    int n_shown;      /* columns to be wiped                           */
     bool is_terminal;
     char what[80];
 };

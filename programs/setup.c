@@ -5,6 +5,9 @@
 
 #include "progress.h"
 
+/* As many as kvant_plan_calibrate would write by itself: a plan is the same whichever command calibrates it. */
+#define OWN_TEXT_TOKENS 512
+
 int setup_model_path(struct command_line *line, struct model_flags *flags, int n_more)
 {
     struct option_list *list = &line->positional;
@@ -13,7 +16,8 @@ int setup_model_path(struct command_line *line, struct model_flags *flags, int n
         list->n--;
         memmove(list->items, list->items + 1, (size_t)list->n * sizeof *list->items);
     }
-    if (!flags->path) return fail_usage(line->command, "no model: name a GGUF file with -m FILE");
+    if (!flags->path || !*flags->path)
+        return fail_usage(line->command, "no model: name a GGUF file, as in kvant %s model.gguf", line->command);
     if (list->n > n_more)
         return fail_usage(line->command, "'%s' is one argument too many", list->items[list->n - 1]);
     return EXIT_OK;
@@ -37,7 +41,7 @@ static int cache_type_bits(const char *type)
     static const struct {
         const char *type;
         int bits;
-    } known[] = {{"f16", 16}, {"bf16", 16}, {"q8_0", 8}, {"q4_0", 4}, {"q4_1", 4}, {"iq4_nl", 4}};
+    } known[] = {{"f16", 16}, {"q8_0", 8}, {"q4_0", 4}, {"q4_1", 4}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(type, known[i].type) == 0) return known[i].bits;
     return 0;
@@ -89,16 +93,30 @@ int setup_plan_choose(const struct kvant_model *model, const struct plan_flags *
     return EXIT_OK;
 }
 
-static int calibrate(struct kvant_plan *plan, const struct kvant_model *model)
+void own_text_close(struct own_text *text)
+{
+    free(text->ids);
+    *text = (struct own_text){0};
+}
+
+static int calibrate(struct kvant_plan *plan, const struct kvant_model *model, struct own_text *text)
 {
     struct kvant_error err;
     struct progress progress;
+    kvant_status status = KVANT_OK;
     if (!kvant_plan_needs_calibration(plan)) return EXIT_OK;
-    fprintf(stderr, "kvant: plan %s is calibrated now, on text of the model's own making; --save-plan keeps it\n",
-            kvant_plan_name(plan));
     interrupt_catch();
     progress_begin(&progress);
-    kvant_status status = kvant_plan_calibrate(plan, model, NULL, 0, progress_update, &progress, &err);
+    if (!text->ids) {
+        fprintf(stderr, "kvant: plan %s needs calibration: on text that the model writes now\n"
+                        "       (kvant plan convert --calibrate keeps the result as a file)\n",
+                kvant_plan_name(plan));
+        text->ids = allocate(OWN_TEXT_TOKENS, sizeof *text->ids);
+        status = kvant_tune_text(model, OWN_TEXT_TOKENS, text->ids, OWN_TEXT_TOKENS, &text->n_ids, progress_update,
+                                 &progress, &err);
+    }
+    if (status == KVANT_OK)
+        status = kvant_plan_calibrate(plan, model, text->ids, text->n_ids, progress_update, &progress, &err);
     progress_end(&progress);
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
@@ -112,10 +130,11 @@ int setup_plan_open(struct kvant_plan **out, const struct kvant_model *model, co
     return fail_text("plan '%s': %s", spec, err.message);
 }
 
-int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec)
+int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec,
+                    struct own_text *text)
 {
     if (setup_plan_open(out, model, spec) != EXIT_OK) return EXIT_FAILED;
-    int code = calibrate(*out, model);
+    int code = calibrate(*out, model, text);
     if (code != EXIT_OK) {
         kvant_plan_close(*out);
         *out = NULL;
@@ -127,12 +146,14 @@ int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const s
                char name[256])
 {
     struct kvant_error err;
+    struct own_text text = {0};
     char spec[4096];
     *out = NULL;
     int code = setup_plan_choose(model, flags, spec);
-    if (code == EXIT_OK) code = setup_plan_spec(out, model, spec);
+    if (code == EXIT_OK) code = setup_plan_spec(out, model, spec, &text);
+    own_text_close(&text);
     if (code != EXIT_OK) return code;
-    snprintf(name, 256, "%.255s", spec);
+    snprintf(name, 256, "%.255s", strcmp(spec, "default") == 0 ? kvant_plan_name(*out) : spec);
     if (flags->save_path && kvant_plan_save(*out, flags->save_path, &err) != KVANT_OK) {
         kvant_plan_close(*out);
         *out = NULL;
@@ -147,4 +168,13 @@ int64_t setup_context(const struct kvant_model *model, int64_t n_asked)
     kvant_model_get_info(model, &info);
     if (n_asked > 0) return n_asked;
     return info.n_ctx_train < 8192 ? info.n_ctx_train : 8192;
+}
+
+void setup_context_note(const struct kvant_model *model, int64_t n_asked)
+{
+    struct kvant_model_info info;
+    kvant_model_get_info(model, &info);
+    if (n_asked > info.n_ctx_train)
+        fprintf(stderr, "kvant: -c %lld is beyond the %d tokens that this model was trained for: expect worse text\n",
+                (long long)n_asked, info.n_ctx_train);
 }

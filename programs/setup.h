@@ -14,7 +14,7 @@ struct model_flags {
 };
 
 #define MODEL_OPTIONS(f)                                                                                         \
-    {"-m, --model", OPTION_TEXT, "FILE", &(f)->path, "the model: a GGUF file (or the first argument)", 0, 0},    \
+    {"-m, --model", OPTION_NAME, "FILE", &(f)->path, "the model: a GGUF file (or the first argument)", 0, 0},    \
     {"-t, --threads", OPTION_INT, "N", &(f)->n_threads, "worker threads; 0 = all cores (default)", 0, 256},      \
     {"--cpu", OPTION_CHOICE, "scalar|avx2|avx512", &(f)->cpu,                                                    \
      "highest kernel level; default: the best of this CPU\n(also KVANT_CPU in the environment)", 0, 0},          \
@@ -27,14 +27,14 @@ struct plan_flags {
 };
 
 #define PLAN_OPTIONS(f)                                                                                          \
-    {"--kv", OPTION_TEXT, "SPEC", &(f)->kv,                                                                      \
+    {"--kv", OPTION_NAME, "SPEC", &(f)->kv,                                                                      \
      "the cache: k4c64v3h, k8v4, f16, 0:k8v4,1-29:k4v2 or the\nname of a plan file", 0, 0},                      \
-    {"--kv-plan", OPTION_TEXT, "FILE", &(f)->kv_plan,                                                            \
+    {"--kv-plan", OPTION_NAME, "FILE", &(f)->kv_plan,                                                            \
      "plan file; default: MODEL.kvplan.yaml beside the model\nif there is one, else a safe plan", 0, 0},         \
-    {"-ctk, --cache-type-k", OPTION_TEXT, "TYPE", &(f)->type_k,                                                  \
-     "keys as f16, q8_0 or q4_0: the same as --kv k16 k8 k4", 0, 0},                                             \
-    {"-ctv, --cache-type-v", OPTION_TEXT, "TYPE", &(f)->type_v, "values, likewise", 0, 0},                       \
-    {"--save-plan", OPTION_TEXT, "FILE", &(f)->save_path, "keep the plan, calibrated, as a file", 0, 0}
+    {"-ctk, --cache-type-k", OPTION_NAME, "TYPE", &(f)->type_k,                                                  \
+     "keys as f16, q8_0, q4_0 or q4_1: k16, k8 or k4 of --kv", 0, 0},                                            \
+    {"-ctv, --cache-type-v", OPTION_NAME, "TYPE", &(f)->type_v, "values, likewise", 0, 0},                       \
+    {"--save-plan", OPTION_NAME, "FILE", &(f)->save_path, "keep the plan, calibrated, as a file", 0, 0}
 
 /* Takes the model from the arguments if no -m named it; any argument beyond `n_more` others is refused.
  * EXIT_USAGE when there is no model. */
@@ -42,19 +42,30 @@ int setup_model_path(struct command_line *line, struct model_flags *flags, int n
 
 int setup_model(struct kvant_model **out, const struct model_flags *flags, bool vocab_only);
 
+/* Text of the model's own making, for calibration: written once, when the first plan needs it. */
+struct own_text {
+    kvant_token *ids; /* NULL until then */
+    size_t n_ids;
+};
+void own_text_close(struct own_text *text);
+
 /* The plan that the flags ask for, in the order --kv, --kv-plan, the file beside the model, default; calibrated, with
  * progress, if it needs that. name: how it was asked for, for reports. */
 int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
                char name[256]);
 
-/* One specification as it is, and calibrated if it needs that. */
+/* One specification as it is, and calibrated if it needs that. `text` serves all plans of one model. */
 int setup_plan_open(struct kvant_plan **out, const struct kvant_model *model, const char *spec);
-int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec);
+int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec,
+                    struct own_text *text);
 
 /* The name of the specification that the flags lead to, without opening it; NULL is the default plan. */
 int setup_plan_choose(const struct kvant_model *model, const struct plan_flags *flags, char spec[4096]);
 
 /* --ctx-size: n_asked, or, if that is 0, the smaller of 8192 and the context that the model was trained for. */
 int64_t setup_context(const struct kvant_model *model, int64_t n_asked);
+
+/* A line on stderr when n_asked is beyond what the model was trained for: allowed, but the answers get worse. */
+void setup_context_note(const struct kvant_model *model, int64_t n_asked);
 
 #endif
