@@ -103,10 +103,10 @@ static void greedy_text_is_llama_cpps(const char *file, const char *reference, k
 #define SMOLLM2 "SmolLM2-135M-Instruct.Q4_1.gguf", "tests/data/greedy/smollm2.json"
 #define QWEN "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", "tests/data/greedy/qwen2.5-coder-0.5b.json"
 
-static void smollm2_int8(void **state)
+static void smollm2_default(void **state)
 {
     (void)state;
-    greedy_text_is_llama_cpps(SMOLLM2, KVANT_ACT_INT8);
+    greedy_text_is_llama_cpps(SMOLLM2, KVANT_ACT_INT16);
 }
 
 static void smollm2_float(void **state)
@@ -115,10 +115,10 @@ static void smollm2_float(void **state)
     greedy_text_is_llama_cpps(SMOLLM2, KVANT_ACT_F32);
 }
 
-static void qwen_int8(void **state)
+static void qwen_default(void **state)
 {
     (void)state;
-    greedy_text_is_llama_cpps(QWEN, KVANT_ACT_INT8);
+    greedy_text_is_llama_cpps(QWEN, KVANT_ACT_INT16);
 }
 
 static void qwen_float(void **state)
@@ -130,8 +130,8 @@ static void qwen_float(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(smollm2_int8), cmocka_unit_test(smollm2_float),
-        cmocka_unit_test(qwen_int8), cmocka_unit_test(qwen_float),
+        cmocka_unit_test(smollm2_default), cmocka_unit_test(smollm2_float),
+        cmocka_unit_test(qwen_default), cmocka_unit_test(qwen_float),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -158,7 +158,7 @@ static struct agreement agree_with_oracle(const struct real_model *m, kvant_act 
     }
     a.kld_mean /= a.n_rows;
     print_message("%s, %s activations: KLD mean %.1e, largest %.1e, cosine from %.8f, same top-1 at %d of %d\n", m->file,
-                  act == KVANT_ACT_F32 ? "float" : "int8", a.kld_mean, a.kld_max, a.cosine_min, a.n_same, a.n_rows);
+                  kvant_act_name(act), a.kld_mean, a.kld_max, a.cosine_min, a.n_same, a.n_rows);
     oracle_close(oracle);
     close_run(&r);
     return a;
@@ -184,18 +184,19 @@ static void qwen_float_oracle(void **state)
     float_activations_agree_with_the_oracle(&qwen);
 }
 
-#define MEAN_KLD_BOUND 1e-3 /* nats per position: what the default arithmetic may cost */
+#define MEAN_KLD_BOUND 1e-5 /* nats per position, of the default arithmetic; measured 4e-7 and 1e-6, of which f16 keys and
+                             * values are nearly all. One int8 digit would have 2.9e-3 (SmolLM2) and 6.0e-4 (Qwen). */
 
-static void smollm2_int8_oracle(void **state)
+static void smollm2_default_oracle(void **state)
 {
     (void)state;
-    assert_true(agree_with_oracle(&smollm2, KVANT_ACT_INT8).kld_mean <= MEAN_KLD_BOUND);
+    assert_true(agree_with_oracle(&smollm2, KVANT_ACT_INT16).kld_mean <= MEAN_KLD_BOUND);
 }
 
-static void qwen_int8_oracle(void **state)
+static void qwen_default_oracle(void **state)
 {
     (void)state;
-    assert_true(agree_with_oracle(&qwen, KVANT_ACT_INT8).kld_mean <= MEAN_KLD_BOUND);
+    assert_true(agree_with_oracle(&qwen, KVANT_ACT_INT16).kld_mean <= MEAN_KLD_BOUND);
 }
 
 /* ------------------------------------------------------------------------------------------------ tokens -- */
@@ -204,7 +205,7 @@ static void tokenizer_gives_the_stored_ids(const struct real_model *m)
 {
     struct run r;
     struct prompt p;
-    open_run(&r, m, KVANT_ACT_INT8);
+    open_run(&r, m, KVANT_ACT_INT16);
     for (size_t i = 0; next_prompt(&r, i, &p); i++) {
         kvant_token ids[256];
         size_t n;
@@ -240,8 +241,8 @@ int main(void)
         cmocka_unit_test(qwen_float_activations),
         cmocka_unit_test(smollm2_float_oracle),
         cmocka_unit_test(qwen_float_oracle),
-        cmocka_unit_test(smollm2_int8_oracle),
-        cmocka_unit_test(qwen_int8_oracle),
+        cmocka_unit_test(smollm2_default_oracle),
+        cmocka_unit_test(qwen_default_oracle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
