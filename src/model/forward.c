@@ -38,7 +38,9 @@ void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const s
 
 /* ----------------------------------------------------------------------------------- work by rows -- */
 
-/* Rows are independent, so they are shared among threads when there are enough to pay for waking them. */
+/* Rows are independent; threads take them by blocks, large enough to be worth the counter. */
+#define BLOCK_ROWS 8
+
 struct by_rows {
     const struct kv_forward_call *call;
     const struct kv_layer *layer;
@@ -46,29 +48,42 @@ struct by_rows {
     int n_rows;
 };
 
-static void rows_part(void *user, int i_thread, int n_threads)
+static int64_t n_row_blocks(int n_rows)
 {
-    const struct by_rows *job = user;
-    int first = (int)((int64_t)job->n_rows * i_thread / n_threads), last = (int)((int64_t)job->n_rows * (i_thread + 1) / n_threads);
-    for (int row = first; row < last; row++) job->fn(job, row);
+    return (n_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
 }
 
-static void each_row(const struct kv_forward_call *call, const struct kv_layer *layer, int n_rows, void (*fn)(const struct by_rows *job, int row))
+static int block_end(int64_t i_block, int n_rows)
+{
+    int64_t end = (i_block + 1) * BLOCK_ROWS;
+    return end < n_rows ? (int)end : n_rows;
+}
+
+static void rows_block(void *user, int64_t i_block, int i_thread)
+{
+    (void)i_thread;
+    const struct by_rows *job = user;
+    int end = block_end(i_block, job->n_rows);
+    for (int row = (int)i_block * BLOCK_ROWS; row < end; row++) job->fn(job, row);
+}
+
+static void each_row(const struct kv_forward_call *call, const struct kv_layer *layer, int n_rows,
+                     void (*fn)(const struct by_rows *job, int row))
 {
     struct by_rows job = { call, layer, fn, n_rows };
-    if (n_rows < 4) rows_part(&job, 0, 1);
-    else kv_pool_run(call->pool, rows_part, &job);
+    kv_pool_for(call->pool, n_row_blocks(n_rows), rows_block, &job);
 }
 
-static void embed_part(void *user, int i_thread, int n_threads)
+static void embed_block(void *user, int64_t i_block, int i_thread)
 {
     const struct kv_forward_call *call = user;
     const struct kvant_model *m = call->model;
     const struct kv_gguf_tensor *e = m->token_embd;
     void *scratch = (char *)call->buffers->matmul_scratch + (size_t)i_thread * call->buffers->matmul_stride;
-    for (int row = i_thread; row < call->n_rows; row += n_threads)
-        kv_weight_row_to_f32(&m->kernels, e->type, e->data + (size_t)call->tokens[row] * e->row_bytes, m->hp.n_embd,
-                             call->buffers->x + (size_t)row * (size_t)m->hp.n_embd, scratch);
+    int end = block_end(i_block, call->n_rows);
+    for (int row = (int)i_block * BLOCK_ROWS; row < end; row++)
+        kv_weight_row_to_f32(&m->kernels, e->type, e->data + (size_t)call->tokens[row] * e->row_bytes,
+                             m->hp.n_embd, call->buffers->x + (size_t)row * (size_t)m->hp.n_embd, scratch);
 }
 
 static void norm_heads(const struct kv_kernels *kernels, float *x, int n_heads, int head_dim, const float *weight, float eps)
@@ -290,7 +305,7 @@ kvant_status kv_forward(const struct kv_forward_call *call, struct kvant_error *
     const struct kvant_model *m = call->model;
     struct kv_forward_buffers *b = call->buffers;
     for (int i = 0; i < call->n_runs * m->hp.n_head_kv; i++) b->run_errors[i].status = KVANT_OK;
-    kv_pool_run(call->pool, embed_part, (void *)(uintptr_t)call);
+    kv_pool_for(call->pool, n_row_blocks(call->n_rows), embed_block, (void *)(uintptr_t)call);
     prepare_positions(call);
     for (int i = 0; i < m->hp.n_layer; i++) run_layer(call, i);
     if (call->n_logits) {

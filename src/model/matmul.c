@@ -137,5 +137,5 @@ void kv_products(struct kv_pool *pool, const struct kv_kernels *kernels, const s
         .scratch_stride = scratch_stride,
     };
     atomic_init(&job.next, 0);
-    kv_pool_run(pool, products_worker, &job);
+    kv_pool_share(pool, products_worker, &job);
 }
