@@ -56,7 +56,8 @@
 
 /* A counter that threads can wait on. A sleeper raises the flag before it looks at the counter for the last
  * time, and the one that advances it looks at the flag afterwards; both sequentially consistent, so no
- * wake-up is lost. There is no lock that a sleeper could hold while its core is taken away: the kernel compares. */
+ * wake-up is lost. There is no lock that a sleeper could hold while its core is taken away: the kernel
+ * compares. */
 struct gate {
     _Alignas(KV_ALIGN) atomic_uint count;
     atomic_bool sleeping;
