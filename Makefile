@@ -3,6 +3,7 @@
 #   src/*/*.c      -> build/libkvant.a, build/libkvant.so        (one set of position-independent objects)
 #   programs/*.c   -> build/kvant                                (linked with the static library)
 #   tests/unit/*.c -> build/tests/NAME                           (one program per file, with tests/support and the oracle)
+#   tools/*.c      -> build/tools/NAME, examples/*.c -> build/examples/NAME
 #
 # Only files named *_avx2.c and *_avx512.c may use wider instructions than plain x86-64; the library asks the CPU
 # before it calls them. Nothing is tuned to the machine that builds.
@@ -61,6 +62,8 @@ SUPPORT_SOURCES := $(sort $(wildcard tests/support/*.c tests/oracle/*.c))
 TEST_SOURCES    := $(sort $(wildcard tests/unit/test_*.c))
 FUZZ_SOURCES    := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 BENCH_SOURCES   := $(sort $(wildcard bench/bench_*.c))
+TOOL_SOURCES    := $(sort $(wildcard tools/*.c))
+EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIBRARY_OBJECTS := $(call object,$(LIBRARY_SOURCES))
@@ -70,6 +73,8 @@ TEST_PROGRAMS   := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(TEST_SOURCES))
 REPLAY_PROGRAMS := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/tests/replay_%,$(FUZZ_SOURCES))
 FUZZ_PROGRAMS   := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(FUZZ_SOURCES))
 BENCH_PROGRAMS  := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SOURCES))
+TOOL_PROGRAMS   := $(patsubst %.c,$(BUILD)/%,$(TOOL_SOURCES))
+EXAMPLE_PROGRAMS := $(patsubst %.c,$(BUILD)/%,$(EXAMPLE_SOURCES))
 QUICK_TESTS     := $(filter-out $(BUILD)/tests/test_model_% $(BUILD)/tests/test_data_%,$(TEST_PROGRAMS))
 
 STATIC_LIBRARY := $(BUILD)/libkvant.a
@@ -86,7 +91,8 @@ endif
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help deps lib test-programs quick-test-programs check check-quick demo fuzz fuzz-programs bench-kernels install uninstall clean
+.PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
+.PHONY: bench-kernels install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
@@ -97,6 +103,7 @@ help:
 	@echo 'make check                 everything: packages, build, models, every test'
 	@echo 'make check-quick           no network, no model, below a minute'
 	@echo 'make config=asan check-quick    the same under AddressSanitizer and UBSan (also config=debug)'
+	@echo 'make tools examples        build/tools/make_tiny_model, build/examples/generate'
 	@echo 'make fuzz                  every reader for 60 seconds with libFuzzer (needs clang; FUZZ_SECONDS=)'
 	@echo 'make bench-kernels         every kernel at every CPU level'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
@@ -111,6 +118,7 @@ $(BUILD)/obj/%_avx2.o:   ISA := $(ISA_AVX2)
 $(BUILD)/obj/%_avx512.o: ISA := $(ISA_AVX512)
 $(BUILD)/obj/tests/%.o:  CPPFLAGS += -Itests
 $(BUILD)/obj/bench/%.o:  CPPFLAGS += -Itests
+$(BUILD)/obj/tools/%.o:  CPPFLAGS += -Itests
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -167,6 +175,17 @@ $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(SUPPORT_LIBRARY) $(STATIC_LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@) $(CC) $(LDFLAGS) $< $(SUPPORT_LIBRARY) $(STATIC_LIBRARY) -o $@ $(TEST_LIBS) $(LIBRARY_LIBS)
 
+$(BUILD)/tools/%: $(BUILD)/obj/tools/%.o $(SUPPORT_LIBRARY) $(STATIC_LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,LD,$@) $(CC) $(LDFLAGS) $< $(SUPPORT_LIBRARY) $(STATIC_LIBRARY) -o $@ $(TEST_LIBS) $(LIBRARY_LIBS)
+
+$(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(STATIC_LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,LD,$@) $(CC) $(LDFLAGS) $< $(STATIC_LIBRARY) -o $@ $(LIBRARY_LIBS)
+
+tools: $(TOOL_PROGRAMS)
+examples: $(EXAMPLE_PROGRAMS)
+
 -include $(wildcard $(BUILD)/obj/*/*.d $(BUILD)/obj/*/*/*.d)
 
 # --------------------------------------------------------------------------------------------------- test --
@@ -175,8 +194,8 @@ $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(SUPPORT_LIBRARY) $(STATIC_LIBRARY)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SUBMAKE = $(MAKE) --no-print-directory config=$(config)
 
-test-programs: $(TEST_PROGRAMS) $(REPLAY_PROGRAMS)
-quick-test-programs: $(QUICK_TESTS) $(REPLAY_PROGRAMS)
+test-programs: $(TEST_PROGRAMS) $(REPLAY_PROGRAMS) tools examples
+quick-test-programs: $(QUICK_TESTS) $(REPLAY_PROGRAMS) tools examples
 
 check:
 	@tools/install-deps
@@ -198,7 +217,7 @@ fuzz-programs: $(FUZZ_PROGRAMS)
 fuzz:
 	@command -v clang >/dev/null || { echo 'make fuzz needs clang with libFuzzer: apt-get install clang'; exit 1; }
 	@$(MAKE) --no-print-directory config=fuzz CC=clang -j$(JOBS) fuzz-programs
-	@tests/fuzz/run $(FUZZ_SECONDS)
+	@tests/fuzz/run $(FUZZ_SECONDS) $(if $(filter command line,$(origin BUILD)),$(BUILD))
 
 bench-kernels: $(BENCH_PROGRAMS)
 	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done
@@ -211,7 +230,11 @@ MANUALS := $(wildcard docs/man/*.1)
 $(BUILD)/kvant.pc: kvant.pc.in force
 	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
-install: all $(BUILD)/kvant.pc
+install: all
+	@$(SUBMAKE) install-files
+
+# Only copies what is built.
+install-files: $(BUILD)/kvant.pc
 	@mkdir -p $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/bin
 	$(INSTALL) -m 644 include/kvant.h $(DESTDIR)$(PREFIX)/include/kvant.h
 	$(INSTALL) -m 644 $(STATIC_LIBRARY) $(DESTDIR)$(PREFIX)/lib/libkvant.a

@@ -157,6 +157,7 @@ static int print_stats(const struct chat *chat)
 static int converse(struct chat *chat)
 {
     int code = chat_begin(chat);
+    if (code == EXIT_OK) setup_context_note(chat->model, chat->flags->n_ctx);
     if (code == EXIT_OK && chat->editor)
         puts("/exit ends, /reset begins anew, /stats shows the cache; Ctrl-C ends an answer");
     while (code == EXIT_OK) {
@@ -204,7 +205,6 @@ static int run(int argc, char **argv)
     if (code == EXIT_OK) code = setup_plan(&plan, model, &f.plan, name);
     if (code == EXIT_OK) {
         struct chat chat = {.flags = &f, .model = model, .plan = plan, .generator.seq = -1, .pending = -1};
-        setup_context_note(model, f.n_ctx);
         editor_open(&chat);
         code = converse(&chat);
         editor_close(&chat);

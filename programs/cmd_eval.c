@@ -150,9 +150,9 @@ static int execute(const struct eval_flags *flags)
 {
     struct evaluation *e = allocate(1, sizeof *e);
     int code = setup_model(&e->model, &flags->model, false);
-    if (code == EXIT_OK) setup_context_note(e->model, flags->n_ctx);
     if (code == EXIT_OK) code = read_text(e, flags);
     if (code == EXIT_OK) code = open_plans(e, flags);
+    if (code == EXIT_OK) setup_context_note(e->model, flags->n_ctx);
     if (code == EXIT_OK) code = measure(e, flags);
     if (code == EXIT_OK) code = flags->model.json ? report_json(e, flags->model.path) : report_text(e);
     for (int i = 0; i < OPTION_LIST_CAP; i++) kvant_plan_close(e->plans[i]);

@@ -74,7 +74,7 @@ static int execute(const char *verb, const char *input, const char *output, bool
     struct kvant_model *model = NULL;
     struct kvant_plan *plan = NULL;
     struct own_text text = {0};
-    int code = setup_model(&model, flags, false);
+    int code = output && !output_check(output) ? EXIT_FAILED : setup_model(&model, flags, false);
     if (code == EXIT_OK && calibrate)
         code = setup_plan_spec(&plan, model, input, &text);
     else if (code == EXIT_OK)

@@ -20,6 +20,7 @@ struct run_flags {
 struct pass {
     const struct kvant_plan *plan;
     const char *kv;
+    bool has_notes; /* says what may surprise */
     struct answer answer;
     struct cache_report cache;
 };
@@ -37,6 +38,7 @@ static int pass_run(struct pass *pass, const struct kvant_model *model, const st
     struct generator generator;
     int code = generator_open(&generator, model, pass->plan, &flags->sampling, n_ctx);
     if (code != EXIT_OK) return code;
+    if (pass->has_notes) setup_context_note(model, flags->n_ctx);
     code = generator_answer(&generator, prompt, n_prompt, n_predict, out, &pass->answer);
     if (code == EXIT_OK) code = generator_cache(&generator, pass->plan, &pass->cache);
     generator_close(&generator);
@@ -166,7 +168,7 @@ static int execute(const struct run_flags *flags)
         interrupt_catch();
         pass.plan = plan;
         pass.kv = name;
-        setup_context_note(model, flags->n_ctx);
+        pass.has_notes = true;
         code = (flags->compare ? compare : answer_once)(&pass, model, flags, text, n_bytes, ids, n_ids);
     }
     answer_close(&pass.answer);

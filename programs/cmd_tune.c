@@ -4,12 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "json.h"
 #include "progress.h"
 #include "setup.h"
 
 #define BUDGETS_CAP 32
+#define TOKENS_MIN 68 /* what kvant_tune_run takes */
+#define TOKENS_MAX 65536
 #define POINTS_CAP (BUDGETS_CAP + 16)
 
 struct tune_flags {
@@ -124,10 +127,22 @@ static int print_menu(const struct menu *menu)
     return finish_output();
 }
 
+/* A search takes minutes: what would keep its result from being written is said before. */
+static int outputs_prepare(const struct tune_flags *flags)
+{
+    struct stat st;
+    const char *folder = flags->menu_folder;
+    if (flags->output && !output_check(flags->output)) return EXIT_FAILED;
+    if (!folder || mkdir(folder, 0777) == 0) return EXIT_OK;
+    if (errno != EEXIST) return fail_text("%s: %s; choose another folder", folder, strerror(errno));
+    if (stat(folder, &st) != 0 || !S_ISDIR(st.st_mode)) return fail_text("%s: is not a folder; name one", folder);
+    if (access(folder, W_OK | X_OK) != 0) return fail_text("%s: %s; choose another folder", folder, strerror(errno));
+    return EXIT_OK;
+}
+
 static int save_menu(const struct menu *menu, const char *folder)
 {
     struct kvant_error err;
-    if (mkdir(folder, 0777) != 0 && errno != EEXIST) return fail_text("%s: %s", folder, strerror(errno));
     for (size_t i = 0; i < menu->n_points; i++) {
         const struct kvant_tune_point *p = &menu->points[i];
         char path[4096];
@@ -159,6 +174,7 @@ static int execute(const struct tune_flags *flags)
 {
     struct menu *menu = allocate(1, sizeof *menu);
     int code = setup_model(&menu->model, &flags->model, false);
+    if (code == EXIT_OK) code = outputs_prepare(flags);
     if (code == EXIT_OK) code = search(menu, flags);
     if (code == EXIT_OK) {
         menu->chosen = choose(menu, flags);
@@ -217,6 +233,9 @@ static int run(int argc, char **argv)
             return fail_usage("tune", "--budget: '%s' is not a list of ascending page bits such as 3,3.25,4",
                               f.budgets_text);
     }
+    if (f.n_tokens != 0 && (f.n_tokens < TOKENS_MIN || f.n_tokens > TOKENS_MAX))
+        return fail_usage("tune", "--tokens: %lld is not 0 or a number from %d to %d", (long long)f.n_tokens,
+                          TOKENS_MIN, TOKENS_MAX);
     return execute(&f);
 }
 

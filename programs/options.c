@@ -148,7 +148,7 @@ static enum options_result option_set(const struct command_line *line, const str
 {
     bool ok = true;
     if ((option->kind == OPTION_NAME || option->kind == OPTION_LIST) && !*value) {
-        fail_usage(line->command, "%s is empty: %s %s", name, name, option->argument);
+        fail_usage(line->command, "%s needs a value: %s %s", name, name, option->argument);
         return OPTIONS_WRONG;
     }
     switch (option->kind) {

@@ -163,6 +163,24 @@ const char *bytes_text(char text[32], double n_bytes)
     return text;
 }
 
+bool output_check(const char *path)
+{
+    struct stat st;
+    const char *slash = strrchr(path, '/');
+    bool exists = stat(path, &st) == 0;
+    if (exists && S_ISDIR(st.st_mode)) {
+        fail_text("%s: is a directory; name a file in it", path);
+        return false;
+    }
+    size_t n = !slash ? 0 : slash == path ? 1 : (size_t)(slash - path);
+    char *folder = allocate(n + 2, 1);
+    memcpy(folder, slash ? path : ".", n ? n : 1);
+    bool ok = (exists && !S_ISREG(st.st_mode) ? access(path, W_OK) : access(folder, W_OK | X_OK)) == 0;
+    if (!ok) fail_text("%s: cannot be written: %s; choose another folder", path, strerror(errno));
+    free(folder);
+    return ok;
+}
+
 bool output_open(struct output_file *out, const char *path)
 {
     size_t n = strlen(path);

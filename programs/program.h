@@ -63,6 +63,8 @@ struct output_file {
     const char *path;
     char *path_partial;
 };
+/* Before long work: can a file of this name be written at all? False after a message on stderr. */
+bool output_check(const char *path);
 bool output_open(struct output_file *out, const char *path); /* false after a message on stderr            */
 bool output_commit(struct output_file *out);                 /* false after a message; nothing is left then */
 void output_discard(struct output_file *out);                /* harmless after output_commit                */

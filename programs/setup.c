@@ -149,6 +149,7 @@ int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const s
     struct own_text text = {0};
     char spec[4096];
     *out = NULL;
+    if (flags->save_path && !output_check(flags->save_path)) return EXIT_FAILED;
     int code = setup_plan_choose(model, flags, spec);
     if (code == EXIT_OK) code = setup_plan_spec(out, model, spec, &text);
     own_text_close(&text);

@@ -1,4 +1,4 @@
-/* make-tiny-model FILE [ARCH [SEED [WEIGHT_TYPE]]]: writes a tiny random model, as the tests use them. */
+/* make_tiny_model FILE [ARCH [SEED [WEIGHT_TYPE]]]: writes a tiny random model, as the tests use them. */
 #include "support/tiny_gguf.h"
 
 #include <stdio.h>
@@ -7,10 +7,10 @@
 int main(int argc, char **argv)
 {
     if (argc < 2 || argc > 5 || argv[1][0] == '-') {
-        fprintf(stderr, "usage: make-tiny-model FILE [ARCH [SEED [WEIGHT_TYPE]]]\n"
+        fprintf(stderr, "usage: make_tiny_model FILE [ARCH [SEED [WEIGHT_TYPE]]]\n"
                         "  ARCH         llama (default), qwen2, qwen3\n"
                         "  WEIGHT_TYPE  0 F32 (default), 1 F16, 2 Q4_0, 3 Q4_1, 8 Q8_0, 30 BF16\n"
-                        "example: make-tiny-model tiny.gguf qwen2 7 8\n");
+                        "example: make_tiny_model tiny.gguf qwen2 7 8\n");
         return 2;
     }
     struct tiny_gguf_options opt = {
@@ -20,7 +20,7 @@ int main(int argc, char **argv)
     };
     struct kvant_error err;
     if (tiny_gguf_write(argv[1], &opt, &err) != KVANT_OK) {
-        fprintf(stderr, "make-tiny-model: %s\n", err.message);
+        fprintf(stderr, "make_tiny_model: %s\n", err.message);
         return 1;
     }
     return 0;

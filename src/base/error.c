@@ -28,6 +28,13 @@ const char *kvant_version(void)
     return KVANT_VERSION;
 }
 
+/* Names come from files, which may hold line ends and a terminal's control sequences. */
+static void clean(char message[KVANT_ERROR_CAP])
+{
+    for (char *c = message; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';
+}
+
 kvant_status kv_error_set(struct kvant_error *err, kvant_status status, int64_t position, const char *format, ...)
 {
     if (!err) return status;
@@ -37,6 +44,7 @@ kvant_status kv_error_set(struct kvant_error *err, kvant_status status, int64_t 
     va_start(args, format);
     vsnprintf(err->message, sizeof err->message, format, args);
     va_end(args);
+    clean(err->message);
     return status;
 }
 
@@ -51,5 +59,6 @@ kvant_status kv_error_prefix(struct kvant_error *err, kvant_status status, const
     va_end(args);
     size_t room = n < 0 || (size_t)n >= sizeof err->message ? 0 : sizeof err->message - (size_t)n;
     if (room > 3) snprintf(err->message + n, room, ": %.*s", (int)(room - 3), old);
+    clean(err->message);
     return status;
 }

@@ -132,7 +132,10 @@ kvant_status kv_tokenizer_open(struct kv_tokenizer **out, const struct kv_gguf *
     kvant_status status = tokenizer_read(t, g, err);
     if (status != KVANT_OK) {
         kv_tokenizer_close(t);
-        return status;
+        /* Messages about values name their key; those of the GGUF reader name the file already. */
+        const char *path = kv_gguf_path(g);
+        bool names_file = !err || !*path || strncmp(err->message, path, strlen(path)) == 0;
+        return names_file ? status : kv_error_prefix(err, status, "%s", path);
     }
     *out = t;
     return KVANT_OK;
