@@ -2,7 +2,7 @@
  * Tiny random models as GGUF files: real in every respect but their size and sense. The same seed gives the same bytes.
  *
  *     struct tiny_gguf_options opt = { .arch = "qwen2", .weight_type = TINY_Q8_0, .key_bias_outlier = 100 };
- *     assert_int_equal(tiny_gguf_write("build/tiny.gguf", &opt, &err), KVANT_OK);
+ *     assert_int_equal(tiny_gguf_write(scratch_path(path, "tiny.gguf"), &opt, &err), KVANT_OK);
  *
  * Weights are normal with the deviation that keeps activations near 1 (1/sqrt(inputs); embedding and output
  * 3/sqrt(n_embd), so that logits spread like a trained model's); norm weights are near 1.

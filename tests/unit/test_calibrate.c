@@ -12,6 +12,7 @@
 
 #include "base/half.h"
 #include "cache/plan_text.h"
+#include "support/scratch.h"
 #include "support/tiny_gguf.h"
 #include "tune/calibrate.h"
 
@@ -124,7 +125,7 @@ static void no_other_assignment_is_better(void **state)
 
 /* ---------------------------------------------------------------------------------------- tiny models -- */
 
-#define TINY_PATH "/tmp/kvant-test-calibrate.gguf"
+#define TINY_FILE "test_calibrate.gguf"
 
 static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
 {
@@ -132,9 +133,10 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     /* key biases of ±50 on weights of unit scale: the mean key before RoPE must be near the bias in those channels */
     struct kvant_error err = { 0 };
     struct tiny_gguf_options opt = { .arch = "qwen2", .seed = 9, .key_bias_outlier = 50 };
-    if (tiny_gguf_write(TINY_PATH, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    char path[SCRATCH_CAP];
+    if (tiny_gguf_write(scratch_path(path, TINY_FILE), &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
     struct kvant_model *model;
-    if (kvant_model_open(&model, TINY_PATH, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kvant_model_open(&model, path, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
     kvant_token tokens[400];
     for (int i = 0; i < 400; i++) tokens[i] = (kvant_token)(uniform() * 250);
 
@@ -174,7 +176,7 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     kvant_plan_close(again);
     kvant_plan_close(plan);
     kvant_model_close(model);
-    unlink(TINY_PATH);
+    unlink(path);
 }
 
 int main(void)

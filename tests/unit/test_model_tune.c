@@ -12,18 +12,20 @@
 #include <cmocka.h>
 
 #include "kvant.h"
+#include "support/scratch.h"
 #include "support/tiny_gguf.h"
 
-#define TINY_PATH "/tmp/kvant-test-tune.gguf"
+#define TINY_FILE "test_model_tune.gguf"
 
 static struct kvant_model *open_tiny(void)
 {
+    char path[SCRATCH_CAP];
     struct kvant_error err = { 0 };
     struct tiny_gguf_options opt = { .arch = "qwen2", .seed = 4, .key_bias_outlier = 30 };
     struct kvant_model *model;
-    if (tiny_gguf_write(TINY_PATH, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
-    if (kvant_model_open(&model, TINY_PATH, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
-    unlink(TINY_PATH);
+    if (tiny_gguf_write(scratch_path(path, TINY_FILE), &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kvant_model_open(&model, path, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
+    unlink(path);
     return model;
 }
 

@@ -13,9 +13,10 @@
 #include "cache/plan.h"
 #include "oracle/oracle.h"
 #include "support/reference.h"
+#include "support/scratch.h"
 #include "support/tiny_gguf.h"
 
-#define PATH "build/test_oracle_tiny.gguf"
+#define MODEL_FILE "test_oracle_tiny.gguf"
 #define N_TOKENS 230 /* sinks 4 and tail 32 leave 194: three granules of 64, six of 32 */
 
 /* ------------------------------------------------------------------------------------------- fixtures -- */
@@ -38,11 +39,11 @@ static float *new_logits(const struct pair *p)
 static void open_pair(struct pair *p, const struct tiny_gguf_options *opt)
 {
     struct kvant_error err = { .message = "" };
-    char message[256] = "";
-    if (tiny_gguf_write(PATH, opt, &err) != KVANT_OK) fail_msg("%s", err.message);
-    p->oracle = oracle_open(PATH, message, sizeof message);
+    char message[256] = "", path[SCRATCH_CAP];
+    if (tiny_gguf_write(scratch_path(path, MODEL_FILE), opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    p->oracle = oracle_open(path, message, sizeof message);
     if (!p->oracle) fail_msg("%s", message);
-    p->model = reference_open_model(PATH, KVANT_ACT_F32);
+    p->model = reference_open_model(path, KVANT_ACT_F32);
     p->dims = oracle_get_dims(p->oracle);
     p->expected = new_logits(p);
     p->actual = new_logits(p);
@@ -59,7 +60,8 @@ static void close_pair(struct pair *p)
     oracle_close(p->oracle);
     free(p->expected);
     free(p->actual);
-    remove(PATH);
+    char path[SCRATCH_CAP];
+    remove(scratch_path(path, MODEL_FILE));
 }
 
 static void oracle_logits(const struct pair *p, const struct oracle_cache *cache, float *logits)

@@ -12,10 +12,11 @@
 
 #include <cmocka.h>
 
+#include "support/scratch.h"
 #include "support/tiny_gguf.h"
 
 #define N_TOKENS 300
-#define PATH "build/test_session.gguf"
+#define MODEL_FILE "test_session.gguf"
 
 /* Splits change the order in which attention folds its partial sums (1e-7), and in a later layer that can move a 16-bit row
  * to its neighbour (5e-4 of one element) or, rarely, an element across the border of two codes (at 3 bits one step of 1/7 of
@@ -38,9 +39,10 @@ static struct kvant_model *open_model(int n_threads, kvant_act act)
     struct kvant_model_options opt = KVANT_MODEL_OPTIONS_INIT;
     struct kvant_model *model;
     struct kvant_error err = { .message = "" };
+    char path[SCRATCH_CAP];
     opt.n_threads = n_threads;
     opt.act = act;
-    kvant_status status = kvant_model_open(&model, PATH, &opt, &err);
+    kvant_status status = kvant_model_open(&model, scratch_path(path, MODEL_FILE), &opt, &err);
     if (status != KVANT_OK) print_error("%s\n", err.message);
     assert_int_equal(status, KVANT_OK);
     return model;
@@ -51,7 +53,8 @@ static int setup(void **state)
     struct tiny_gguf_options opt = { .arch = "qwen2", .weight_type = TINY_Q8_0, .n_layer = 3, .n_embd = 128, .n_head = 6, .n_head_kv = 2,
                                      .head_dim = 64, .key_bias_outlier = 30.0f, .seed = 7 };
     struct kvant_error err = { .message = "" };
-    if (tiny_gguf_write(PATH, &opt, &err) != KVANT_OK) {
+    char path[SCRATCH_CAP];
+    if (tiny_gguf_write(scratch_path(path, MODEL_FILE), &opt, &err) != KVANT_OK) {
         print_error("%s\n", err.message);
         return -1;
     }
