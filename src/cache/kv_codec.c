@@ -403,6 +403,14 @@ static void expand_classes(const struct kv_kernels *kernels, const struct kv_cha
 void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
                           int64_t position, float *kt)
 {
+    float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2];
+    if (kv_plan_recipe_at(c->plan, layer, head_kv)->key_centered) kv_rope_angles(c->rope, position, cos_t0, sin_t0);
+    kv_codec_expand_keys_turned(c, page, layer, head_kv, n_tokens, cos_t0, sin_t0, kt);
+}
+
+void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
+                                 const float *cos_t0, const float *sin_t0, float *kt)
+{
     int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
     const struct kv_recipe *r = &c->plan->recipe[i_head];
     const struct kv_side_layout *side = &c->layout->key[i_head];
@@ -421,12 +429,9 @@ void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int lay
     if (r->key_mixed) expand_classes(c->kernels, &c->plan->channels[i_head], tile, kt);
     else c->kernels->key_tile_expand(&tile, kt);
     if (r->key_rotated) c->kernels->key_tile_hadamard(kt, head_dim);
-    if (r->key_centered) {
-        float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2];
-        kv_rope_angles(c->rope, position, cos_t0, sin_t0);
+    if (r->key_centered)
         c->kernels->key_tile_add_center(kt, c->centers->tile[i_head], cos_t0, sin_t0, head_dim, c->rope->n_rot,
                                         c->rope->neox, n_tokens);
-    }
 }
 
 void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,

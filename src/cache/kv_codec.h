@@ -47,6 +47,10 @@ size_t kv_codec_scratch_bytes(int head_dim);
  * added. position: of the page's first token. */
 void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
                           int64_t position, float *kt);
+/* The same with cos and sin of the position at hand, (n_rot / 2) each; unused (NULL) where the recipe does not centre. One
+ * turn's angles cost 1 µs, as much as expanding the tile, so attention takes them from the sequence's table. */
+void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
+                                 const float *cos_t0, const float *sin_t0, float *kt);
 /* Values (64, head_dim), *in the rotated domain* if the recipe rotates: Σ p·v is turned back once per output, not per
  * row. */
 void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,

@@ -136,6 +136,7 @@ void kv_seq_get_view(const struct kv_seq *seq, int layer, int head_kv, const uin
                                                seq->n_tokens - tail_position };
     out->exact[2] = (struct kv_exact_segment){ k, v, row_stride, seq->n_tokens, active ? seq->step.n : 0 };
     out->pages = seq->pages;
+    out->page_angles = seq->page_angles;
     out->n_pages_sealed_tokens = active ? seq->step.sealed_after : kv_seq_n_sealed(seq);
 }
 

@@ -107,6 +107,7 @@ static size_t carve_seq(struct kv_seq *s, void *base, const struct kvant_plan *p
     size_t sink_elements = row_elements * (size_t)s->n_sink_rows,
            tail_elements = row_elements * (size_t)s->n_tail_rows;
     kv_carve(&c, 1, sizeof *s);
+    s->page_angles = kv_plan_centers_keys(plan) ? kv_carve(&c, s->n_pages_max * (size_t)plan->head_dim, sizeof(float)) : NULL;
     s->pages = kv_carve(&c, s->n_pages_max, sizeof *s->pages);
     s->sink_k = kv_carve(&c, sink_elements, sizeof *s->sink_k);
     s->sink_v = kv_carve(&c, sink_elements, sizeof *s->sink_v);
@@ -137,6 +138,15 @@ static kvant_status check_size(const struct kvant_plan *plan, int64_t n_tokens_m
             memory.bytes_per_token, (double)host_bytes / 1e6);
 }
 
+static void fill_page_angles(struct kv_seq *s, const struct kv_rope *rope, const struct kvant_plan *plan)
+{
+    if (!s->page_angles) return;
+    for (size_t i = 0; i < s->n_pages_max; i++) {
+        float *cos_t0 = s->page_angles + i * (size_t)plan->head_dim;
+        kv_rope_angles(rope, plan->sinks + (int64_t)i * KV_PAGE_TOKENS, cos_t0, cos_t0 + plan->head_dim / 2);
+    }
+}
+
 /* An empty sequence of a plan cache. On failure nothing is taken. */
 static kvant_status seq_open(struct kv_seq **out, struct kv_plan_cache *cache, int64_t n_tokens_max,
                              struct kvant_error *err)
@@ -147,6 +157,7 @@ static kvant_status seq_open(struct kv_seq **out, struct kv_plan_cache *cache, i
         KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: no memory for %zu bytes of sinks and tail of %lld tokens", bytes,
                 (long long)n_tokens_max);
     carve_seq(s, s, cache->plan, n_tokens_max);
+    fill_page_angles(s, &cache->store->rope, cache->plan);
     kvant_status status = kv_page_pool_promise(&cache->pool, s->n_pages_max, err);
     if (status != KVANT_OK) {
         kv_free(s);

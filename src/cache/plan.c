@@ -224,6 +224,13 @@ kvant_status kv_plan_check_covered(const struct kvant_plan *plan, const bool *co
 
 /* ------------------------------------------------------------------------------------- public, no model -- */
 
+bool kv_plan_centers_keys(const struct kvant_plan *plan)
+{
+    for (size_t i = 0; i < n_recipes(plan); i++)
+        if (plan->recipe[i].key_centered) return true;
+    return false;
+}
+
 bool kvant_plan_needs_calibration(const struct kvant_plan *plan)
 {
     for (size_t i = 0; i < n_recipes(plan); i++) {

@@ -87,6 +87,9 @@ bool kv_recipe_equal(const struct kv_recipe *a, const struct kv_recipe *b);
 /* Average code bits of the keys (with x: key_quarters / 4). */
 double kv_recipe_key_bits(const struct kv_recipe *r);
 
+/* Any recipe with m? */
+bool kv_plan_centers_keys(const struct kvant_plan *plan);
+
 static inline const struct kv_recipe *kv_plan_recipe_at(const struct kvant_plan *p, int layer, int head_kv)
 {
     return &p->recipe[(size_t)layer * (size_t)p->n_head_kv + (size_t)head_kv];

@@ -270,8 +270,9 @@ static void attend_chunk(const struct block *b, int64_t chunk, const struct part
         int64_t begin = p * KV_PAGE_TOKENS, n = clamp(sealed - begin, 0, KV_PAGE_TOKENS);
         for (int i = 0; i < b->n_tokens; i++) set_visible(b, i, 0, clamp(b->sealed[i] - begin, 0, n));
         if (p + 1 < end) prefetch(b->view.pages[p + 1], &layout->key[i_head]);
-        kv_codec_expand_keys(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, b->plan->sinks + begin,
-                             b->worker->kt);
+        const float *cos_t0 = b->view.page_angles ? b->view.page_angles + p * call->head_dim : NULL;
+        kv_codec_expand_keys_turned(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, cos_t0,
+                                    cos_t0 ? cos_t0 + call->head_dim / 2 : NULL, b->worker->kt);
         if (p + 1 < end) prefetch(b->view.pages[p + 1], &layout->value[i_head]);
         kv_codec_expand_values(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, b->worker->v);
         attend_tile(b, state, (int)n);
