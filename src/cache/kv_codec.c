@@ -373,17 +373,6 @@ kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer,
 
 /* ------------------------------------------------------------------------------------------ expanding -- */
 
-/* Channels of 0 bits: their group's mean. */
-static void expand_means(const struct kv_key_tile *in, float *kt)
-{
-    for (int s = in->channel_first; s < in->channel_first + in->n_channels; s++) {
-        float *to = kt + in->order[s] * KV_PAGE_TOKENS;
-        for (int i = 0; i < KV_PAGE_TOKENS; i++) {
-            to[i] = i < in->n_tokens ? kv_f16_to_f32(in->min[i / in->group * in->head_dim + s]) : 0.0f;
-        }
-    }
-}
-
 static void expand_classes(const struct kv_kernels *kernels, const struct kv_channels *channels,
                            struct kv_key_tile tile, float *kt)
 {
@@ -393,8 +382,7 @@ static void expand_classes(const struct kv_kernels *kernels, const struct kv_cha
         tile.n_channels = channels->count[class];
         tile.bits = kv_class_bits[class];
         if (tile.n_channels == 0) continue;
-        if (tile.bits) kernels->key_tile_expand(&tile, kt);
-        else expand_means(&tile, kt);
+        kernels->key_tile_expand(&tile, kt); /* 0 bits: the group's mean */
         tile.codes += tile.n_channels * 8 * tile.bits;
         tile.channel_first += tile.n_channels;
     }
