@@ -24,7 +24,7 @@ BUILD    := build-debug
 OPTIMIZE := -O0 -g3
 else ifeq ($(config),asan)
 BUILD    := build-asan
-OPTIMIZE := -O1 -g -fno-omit-frame-pointer
+OPTIMIZE := -O2 -g -fno-omit-frame-pointer
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 else ifeq ($(config),fuzz)
 BUILD    := build-fuzz

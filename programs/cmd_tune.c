@@ -108,7 +108,7 @@ static json_t *menu_json(const struct menu *menu)
     return list;
 }
 
-static int print_menu(const struct menu *menu)
+static int print_menu(const struct menu *menu, const struct tune_flags *flags)
 {
     printf("   %9s %9s %9s %10s %9s %8s %9s %10s  %s\n", "true bits", "page bits", "B/token", "KLD mean", "p99.9",
            "same top", "ppl ratio", "predicted", "plan");
@@ -124,6 +124,12 @@ static int print_menu(const struct menu *menu)
     }
     printf("\n%zu plans in %.0f s; KLD: against the 16-bit cache, on text that the search did not see\n",
            menu->n_points, menu->seconds);
+    if (menu->chosen < 0) return finish_output();
+    if (flags->pick > 0) printf("* nearest to %g page bits (--pick)", flags->pick);
+    else if (menu->points[menu->chosen].measured.kld_mean <= flags->max_kld)
+        printf("* the smallest with a mean KLD of at most %g (--max-kld; --pick names page bits)", flags->max_kld);
+    else printf("* the closest; none has a mean KLD of at most %g (--max-kld)", flags->max_kld);
+    puts(flags->output ? "" : "; -o FILE keeps it");
     return finish_output();
 }
 
@@ -180,7 +186,7 @@ static int execute(const struct tune_flags *flags)
         menu->chosen = choose(menu, flags);
         code = keep(menu, flags);
     }
-    if (code == EXIT_OK && !flags->model.json) code = print_menu(menu);
+    if (code == EXIT_OK && !flags->model.json) code = print_menu(menu, flags);
     if (code == EXIT_OK && flags->model.json)
         code = json_finish(json_pack("{s:s, s:o, s:i, s:o, s:o}", "model", flags->model.path, "menu", menu_json(menu),
                                      "chosen", menu->chosen, "output",
