@@ -10,7 +10,7 @@
  *     sampler   chooses the next token from logits. One thread at a time.
  *     tune      searches plans; eval compares them with the 16-bit cache.
  *
- * Conventions, which hold for every function below:
+ * examples/generate.c uses most of it. Conventions, which hold for every function below:
  *   - A function that can fail returns a status and takes `struct kvant_error *err` last. `err` may be NULL; if it is
  *     not, it is filled on failure and left alone on success. The library never exits, prints or keeps global state.
  *   - Options structs begin with their own size; initialise them with their ..._INIT macro. Zero in every other field
