@@ -99,28 +99,57 @@ static int answer_once(struct pass *pass, const struct kvant_model *model, const
     return code;
 }
 
-static size_t tokens_agreeing(const struct answer *a, const struct answer *b)
+/* What --compare shows: the answer with 16 bits, and the plan's. */
+struct comparison {
+    struct pass f16, plan;
+    size_t n_same;  /* tokens of the 16-bit answer that are the plan's first choice after the same text */
+    size_t n_alike; /* tokens before the two answers differ                                           */
+};
+
+static size_t tokens_alike(const struct answer *a, const struct answer *b)
 {
     size_t n = 0;
     while (n < a->n_ids && n < b->n_ids && a->ids[n] == b->ids[n]) n++;
     return n;
 }
 
-static int print_comparison(const struct pass passes[2])
+/* Two greedy answers of a small model part at the first near-tie; what a cache is worth shows when both read the same
+ * text. So the plan reads the 16-bit answer, and its first choices are counted. */
+static int count_same(struct comparison *c, const struct kvant_model *model, const struct run_flags *greedy,
+                      const kvant_token *prompt, size_t n_prompt)
+{
+    struct generator g;
+    const struct answer *a = &c->f16.answer;
+    int code = generator_open(&g, model, c->plan.plan, &greedy->sampling, (int64_t)(n_prompt + a->n_ids + 1));
+    if (code != EXIT_OK) return code;
+    code = generator_agreement(&g, prompt, n_prompt, a->ids, a->n_ids, &c->n_same);
+    generator_close(&g);
+    c->n_alike = tokens_alike(a, &c->plan.answer);
+    return code;
+}
+
+/* A plan file's name without its folder; a grammar as it is. */
+static const char *short_name(const char *kv)
+{
+    const char *slash = strrchr(kv, '/');
+    return slash ? slash + 1 : kv;
+}
+
+static int print_comparison(const struct comparison *c)
 {
     char a[32], b[32];
-    const struct answer *f16 = &passes[0].answer, *plan = &passes[1].answer;
-    size_t n_agree = tokens_agreeing(f16, plan), n_longer = f16->n_ids > plan->n_ids ? f16->n_ids : plan->n_ids;
-    printf("\n%-26s %14s %14.40s\n", "", "f16", passes[1].kv);
-    printf("%-26s %14s %14s\n", "cache", bytes_text(a, (double)passes[0].cache.bytes),
-           bytes_text(b, (double)passes[1].cache.bytes));
-    printf("%-26s %14.2f %14.2f\n", "bits per element", passes[0].cache.memory.true_bits,
-           passes[1].cache.memory.true_bits);
+    const struct answer *f16 = &c->f16.answer, *plan = &c->plan.answer;
+    const struct cache_report *of_f16 = &c->f16.cache, *of_plan = &c->plan.cache;
+    printf("\n%-26s %14s %14.40s\n", "", "f16", short_name(c->plan.kv));
+    printf("%-26s %14s %14s\n", "cache", bytes_text(a, (double)of_f16->bytes), bytes_text(b, (double)of_plan->bytes));
+    printf("%-26s %14.2f %14.2f\n", "bits per element", of_f16->memory.true_bits, of_plan->memory.true_bits);
+    printf("%-26s %14.2f %14.2f\n", "  in full pages", of_f16->memory.page_bits, of_plan->memory.page_bits);
     printf("%-26s %14.1f %14.1f\n", "prompt tokens/s", answer_prompt_rate(f16), answer_prompt_rate(plan));
     printf("%-26s %14.1f %14.1f\n", "generated tokens/s", answer_generation_rate(f16), answer_generation_rate(plan));
     printf("%-26s %14zu %14zu\n", "generated tokens", f16->n_ids, plan->n_ids);
-    if (n_agree == n_longer) printf("\nall %zu tokens agree\n", n_agree);
-    else printf("\n%zu tokens agree before the first difference\n", n_agree);
+    printf("\nAfter the same text, the plan's first choice is that of 16 bits for %zu of %zu tokens.\n", c->n_same, f16->n_ids);
+    if (c->n_alike == f16->n_ids && c->n_alike == plan->n_ids) printf("The two answers are the same.\n");
+    else printf("Left to themselves, the answers agree for %zu token%s.\n", c->n_alike, c->n_alike == 1 ? "" : "s");
     return finish_output();
 }
 
@@ -132,20 +161,22 @@ static int compare(struct pass *pass, const struct kvant_model *model, const str
     struct run_flags greedy = *flags;
     greedy.sampling.temperature = 0;
     if (kvant_plan_open(&f16, model, "f16", &err) != KVANT_OK) return fail(&err);
-    struct pass passes[2] = {{.plan = f16, .kv = "f16"}, *pass};
+    struct comparison c = {.f16 = {.plan = f16, .kv = "f16"}, .plan = *pass};
+    struct pass *passes[2] = {&c.f16, &c.plan};
     int code = EXIT_OK;
     for (int i = 0; i < 2 && code == EXIT_OK && !interrupted(); i++) {
-        if (!flags->model.json) printf("--- cache: %s\n", passes[i].kv);
-        code = pass_run(&passes[i], model, &greedy, ids, n_ids, flags->model.json ? NULL : stdout);
+        if (!flags->model.json) printf("--- cache: %s\n", short_name(passes[i]->kv));
+        code = pass_run(passes[i], model, &greedy, ids, n_ids, flags->model.json ? NULL : stdout);
         if (!flags->model.json) putchar('\n');
     }
-    if (code == EXIT_OK && !flags->model.json && !interrupted()) code = print_comparison(passes);
+    if (code == EXIT_OK && !interrupted()) code = count_same(&c, model, &greedy, ids, n_ids);
+    if (code == EXIT_OK && !flags->model.json && !interrupted()) code = print_comparison(&c);
     if (code == EXIT_OK && flags->model.json)
-        code = json_finish(json_pack("{s:o, s:I, s:o, s:o}", "prompt", json_text(text, n_bytes), "tokens_agree",
-                                     (json_int_t)tokens_agreeing(&passes[0].answer, &passes[1].answer), "f16",
-                                     pass_json(&passes[0]), "plan", pass_json(&passes[1])));
-    answer_close(&passes[0].answer);
-    pass->answer = passes[1].answer;
+        code = json_finish(json_pack("{s:o, s:I, s:I, s:o, s:o}", "prompt", json_text(text, n_bytes), "tokens_same",
+                                     (json_int_t)c.n_same, "tokens_alike", (json_int_t)c.n_alike, "f16",
+                                     pass_json(&c.f16), "plan", pass_json(&c.plan)));
+    answer_close(&c.f16.answer);
+    pass->answer = c.plan.answer;
     kvant_plan_close(f16);
     return code;
 }

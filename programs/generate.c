@@ -173,6 +173,19 @@ int generator_answer(struct generator *g, const kvant_token *prompt, size_t n_pr
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
+int generator_agreement(struct generator *g, const kvant_token *prompt, size_t n_prompt, const kvant_token *ids,
+                        size_t n_ids, size_t *n_same)
+{
+    struct kvant_error err;
+    *n_same = 0;
+    kvant_status status = evaluate(g, prompt, n_prompt, &err);
+    for (size_t i = 0; i < n_ids && status == KVANT_OK && !interrupted(); i++) {
+        *n_same += choose(g) == ids[i];
+        if (i + 1 < n_ids) status = evaluate(g, &ids[i], 1, &err);
+    }
+    return status == KVANT_OK || status == KVANT_ERR_CANCELLED ? EXIT_OK : fail(&err);
+}
+
 void answer_close(struct answer *a)
 {
     free(a->ids);

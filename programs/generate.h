@@ -62,6 +62,10 @@ int generator_answer(struct generator *g, const kvant_token *prompt, size_t n_pr
                      struct answer *answer);
 void answer_close(struct answer *answer);
 
+/* How many of the ids are the greedy choice after the prompt and the ids before them, in *n_same. Prints what fails. */
+int generator_agreement(struct generator *g, const kvant_token *prompt, size_t n_prompt, const kvant_token *ids,
+                        size_t n_ids, size_t *n_same);
+
 /* Tokens per second of either phase; 0 when it was too short to tell. */
 double answer_prompt_rate(const struct answer *answer);
 double answer_generation_rate(const struct answer *answer);
