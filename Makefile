@@ -92,7 +92,7 @@ endif
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
-.PHONY: bench-kernels install install-files uninstall clean
+.PHONY: bench-kernels bench-recipes install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
@@ -106,6 +106,7 @@ help:
 	@echo 'make tools examples        build/tools/make_tiny_model, build/examples/generate'
 	@echo 'make fuzz                  every reader for 60 seconds with libFuzzer (needs clang; FUZZ_SECONDS=)'
 	@echo 'make bench-kernels         every kernel at every CPU level'
+	@echo 'make bench-recipes         uniform recipes on both models, into docs/recipes.md (some 5 minutes)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
 	@echo 'make clean                 remove build, build-asan, build-debug, build-fuzz'
 	@echo 'V=1 shows the commands; CC=clang works as well'
@@ -218,6 +219,9 @@ fuzz:
 	@command -v clang >/dev/null || { echo 'make fuzz needs clang with libFuzzer: apt-get install clang'; exit 1; }
 	@$(MAKE) --no-print-directory config=fuzz CC=clang -j$(JOBS) fuzz-programs
 	@tests/fuzz/run $(FUZZ_SECONDS) $(if $(filter command line,$(origin BUILD)),$(BUILD))
+
+bench-recipes: all
+	@KVANT_BUILD=$(BUILD) bench/recipes
 
 bench-kernels: $(BENCH_PROGRAMS)
 	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done
