@@ -371,6 +371,55 @@ KVANT_API kvant_status kvant_tune_run(const struct kvant_model *model, const kva
  * buffer much larger than the caches. Takes about half a second. 0 when memory is short. */
 KVANT_API double kvant_machine_read_gb_per_s(const struct kvant_model *model);
 
+/* Attention alone: one layer's cache under each plan, filled with random rows, no model. */
+struct kvant_attention_options {
+    size_t size;
+    int n_threads;           /* 0 = all cores this process may use; at most 256                           */
+    const char *cpu;         /* as in kvant_model_options                                                 */
+    int n_head, n_head_kv;   /* 0 = 32 and 8                                                              */
+    int head_dim;            /* 0 = 128; a multiple of 8, at most 256                                     */
+    const int64_t *n_tokens; /* lengths of the cache, each 1 .. 2^30; NULL = 4096 and 32768               */
+    int n_lengths;
+    int n_rounds;            /* the plans take turns so many times; 0 = 7, at most 100                    */
+    double budget_s;         /* rounds beyond the first end after about so many seconds; 0 = no limit     */
+    kvant_progress_fn progress;
+    void *user;
+};
+#define KVANT_ATTENTION_OPTIONS_INIT \
+    { sizeof(struct kvant_attention_options), 0, NULL, 0, 0, 0, NULL, 0, 0, 0.0, NULL, NULL }
+
+struct kvant_attention_row {
+    int plan;                 /* index into specs                                                         */
+    bool prefill;             /* false: one token's queries, as in generation                             */
+    int n_queries;            /* tokens of the step: 1, or for prefill the smaller of 512 and n_tokens    */
+    int64_t n_tokens;         /* in the cache: before the token (decode), with the whole step (prefill)   */
+    int n_rounds;             /* measured                                                                 */
+    double ms;                /* their median                                                             */
+    size_t bytes;             /* of the cache, which a step must read at least once: codes, scales and
+                               * minima of sealed tokens, 16-bit rows of the others                       */
+    double gb_per_s;          /* bytes / ms                                                               */
+    double of_read_bandwidth; /* gb_per_s / read_gb_per_s                                                 */
+};
+
+struct kvant_attention_machine {
+    int n_threads, n_head, n_head_kv, head_dim; /* as measured                                            */
+    const char *cpu;                            /* kernel level in use; static                            */
+    double read_gb_per_s;                       /* same threads, the best of passes between measurements  */
+};
+
+/* Measures each plan (in the layer grammar) at each length, first prefill, then decode. rows: capacity cap,
+ * in order of length, mode and plan; 2 * n_specs * n_lengths are needed. opt NULL: the defaults. Centres are
+ * random, channel classes those of a head whose channels differ 1000-fold in importance: neither time nor
+ * bytes depend on their values. Before each measurement the processor's caches are emptied, as the other layers
+ * of a model would do.
+ * Errors: SPACE, ARGUMENT, FORMAT, MISMATCH and UNSUPPORTED (a specification, named in the message), MEMORY,
+ * CANCELLED. */
+KVANT_API kvant_status kvant_bench_attention(const char *const *specs, int n_specs,
+                                             const struct kvant_attention_options *opt,
+                                             struct kvant_attention_row *rows, size_t cap, size_t *n_out,
+                                             struct kvant_attention_machine *machine,
+                                             struct kvant_error *err);
+
 #ifdef __cplusplus
 }
 #endif
