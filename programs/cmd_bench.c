@@ -1,7 +1,9 @@
-/* kvant bench: tokens per second at several depths of the cache, beside the read bandwidth of the machine. */
+/* kvant bench: tokens per second at several depths of the cache, for one or many sequences at once, beside
+ * the read bandwidth of the machine. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_attention.h"
 #include "json.h"
 #include "progress.h"
 #include "setup.h"
@@ -9,6 +11,7 @@
 #define DEPTHS_CAP 16
 #define REPETITIONS_CAP 100
 #define CHUNK 512
+#define BATCH_CAP 256
 
 struct bench_flags {
     struct model_flags model;
@@ -17,14 +20,17 @@ struct bench_flags {
     const char *depths_text;
     double depths[DEPTHS_CAP];
     int n_depths;
-    int64_t n_prompt, n_generate, n_repetitions;
+    int64_t n_prompt, n_generate, n_repetitions, n_batch; /* -1: not given */
+    bool attention_alone;
+    struct attention_flags attention;
 };
 
 struct result {
     char kv[256], test[32];
     int64_t depth;
-    double tokens_per_s;
-    double read_gb_per_s; /* weights and cache once per token; 0 for prompts */
+    double tokens_per_s;  /* of all sequences together */
+    size_t cache_bytes;   /* of all sequences, each `depth` tokens long */
+    double read_gb_per_s; /* weights once, each cache once per step; 0 for prompts */
 };
 
 struct bench {
@@ -34,6 +40,7 @@ struct bench {
     struct result *results;
     int n_results;
     double read_gb_per_s;
+    int n_batch;          /* sequences */
     uint32_t random;
     struct progress progress;
     int64_t n_done, n_total; /* timed passes and fills, for the progress line */
@@ -60,18 +67,31 @@ static kvant_status feed(struct bench *b, int seq, int64_t n, struct kvant_error
     return KVANT_OK;
 }
 
-/* Seconds for n tokens after what `seq` holds, in one go (prompt) or one by one; `seq` itself stays as it is. */
-static kvant_status time_pass(struct bench *b, int seq, int64_t n, bool one_by_one, double *seconds,
+/* One token for every sequence, in one step. */
+static kvant_status feed_each(struct bench *b, const int *seqs, struct kvant_error *err)
+{
+    struct kvant_batch_entry entries[BATCH_CAP];
+    for (int i = 0; i < b->n_batch; i++)
+        entries[i] = (struct kvant_batch_entry){seqs[i], next_token(b), true};
+    return kvant_session_step(b->session, entries, (size_t)b->n_batch, err);
+}
+
+/* Seconds for n tokens after what each of the sequences holds: prompt after prompt, or one token of each at a
+ * time. The sequences themselves stay as they are. */
+static kvant_status time_pass(struct bench *b, const int *seqs, int64_t n, bool one_by_one, double *seconds,
                               struct kvant_error *err)
 {
-    int forked;
-    kvant_status status = kvant_sequence_fork(b->session, seq, &forked, err);
-    if (status != KVANT_OK) return status;
+    int forked[BATCH_CAP], n_forked = 0;
+    kvant_status status = KVANT_OK;
+    while (status == KVANT_OK && n_forked < b->n_batch) {
+        status = kvant_sequence_fork(b->session, seqs[n_forked], &forked[n_forked], err);
+        n_forked += status == KVANT_OK;
+    }
     double started_s = clock_s();
-    for (int64_t i = 0; status == KVANT_OK && i < (one_by_one ? n : 1); i++)
-        status = feed(b, forked, one_by_one ? 1 : n, err);
+    for (int64_t i = 0; status == KVANT_OK && i < (one_by_one ? n : b->n_batch); i++)
+        status = one_by_one ? feed_each(b, forked, err) : feed(b, forked[i], n, err);
     *seconds = clock_s() - started_s;
-    kvant_sequence_close(b->session, forked);
+    while (n_forked > 0) kvant_sequence_close(b->session, forked[--n_forked]);
     return status;
 }
 
@@ -94,8 +114,8 @@ static bool show_step(struct bench *b, const char *kv)
     return progress_update(&b->progress, what, b->n_done++, b->n_total);
 }
 
-static int measure(struct bench *b, const struct bench_flags *flags, const struct kvant_plan *plan, const char *kv,
-                   int seq, int64_t depth, bool generating)
+static int measure(struct bench *b, const struct bench_flags *flags, const struct kvant_plan *plan,
+                   const char *kv, const int *seqs, int64_t depth, bool generating)
 {
     struct kvant_error err;
     double seconds[REPETITIONS_CAP];
@@ -103,36 +123,56 @@ static int measure(struct bench *b, const struct bench_flags *flags, const struc
     if (n == 0) return EXIT_OK;
     for (int64_t i = 0; i < flags->n_repetitions; i++) {
         if (!show_step(b, kv)) return fail_text("interrupted");
-        if (time_pass(b, seq, n, generating, &seconds[i], &err) != KVANT_OK) return fail(&err);
+        if (time_pass(b, seqs, n, generating, &seconds[i], &err) != KVANT_OK) return fail(&err);
     }
     struct result *r = &b->results[b->n_results++];
-    *r = (struct result){.depth = depth, .tokens_per_s = (double)n / median(seconds, flags->n_repetitions)};
+    *r = (struct result){.depth = depth};
+    r->tokens_per_s = (double)(n * b->n_batch) / median(seconds, flags->n_repetitions);
+    for (int i = 0; i < b->n_batch; i++) {
+        struct kvant_sequence_stats stats;
+        if (kvant_sequence_get_stats(b->session, seqs[i], &stats) == KVANT_OK)
+            r->cache_bytes += stats.cache_bytes;
+    }
     snprintf(r->kv, sizeof r->kv, "%.255s", kv);
     snprintf(r->test, sizeof r->test, "%s%lld", generating ? "tg" : "pp", (long long)n);
     if (generating) {
         struct kvant_plan_memory memory;
         kvant_plan_get_memory(plan, depth + n / 2, &memory);
-        r->read_gb_per_s = 1e-9 * r->tokens_per_s * (double)(b->info.weights_bytes + memory.total_bytes);
+        double step_bytes = (double)b->info.weights_bytes + b->n_batch * (double)memory.total_bytes;
+        r->read_gb_per_s = 1e-9 * r->tokens_per_s / b->n_batch * step_bytes;
     }
     return EXIT_OK;
 }
 
-static int bench_plan(struct bench *b, const struct bench_flags *flags, const struct kvant_plan *plan, const char *kv)
+/* A sequence that has read `depth` tokens of its own: no page is shared, so memory is what users take. */
+static int open_filled(struct bench *b, const struct kvant_plan *plan, const char *kv, int64_t depth,
+                       int64_t n_more, int *seq)
 {
     struct kvant_error err;
-    for (int i = 0; i < flags->n_depths; i++) {
-        int seq;
+    if (!show_step(b, kv)) return fail_text("interrupted");
+    if (kvant_sequence_open(b->session, plan, depth + n_more, seq, &err) != KVANT_OK) return fail(&err);
+    if (feed(b, *seq, depth, &err) == KVANT_OK) return EXIT_OK;
+    kvant_sequence_close(b->session, *seq);
+    return fail(&err);
+}
+
+static int bench_plan(struct bench *b, const struct bench_flags *flags, const struct kvant_plan *plan,
+                      const char *kv)
+{
+    int64_t n_more = flags->n_prompt > flags->n_generate ? flags->n_prompt : flags->n_generate;
+    int code = EXIT_OK;
+    for (int i = 0; code == EXIT_OK && i < flags->n_depths; i++) {
+        int seqs[BATCH_CAP], n_open = 0;
         int64_t depth = (int64_t)flags->depths[i];
-        int64_t n_more = flags->n_prompt > flags->n_generate ? flags->n_prompt : flags->n_generate;
-        if (!show_step(b, kv)) return fail_text("interrupted");
-        if (kvant_sequence_open(b->session, plan, depth + n_more, &seq, &err) != KVANT_OK) return fail(&err);
-        int code = feed(b, seq, depth, &err) == KVANT_OK ? EXIT_OK : fail(&err);
-        if (code == EXIT_OK) code = measure(b, flags, plan, kv, seq, depth, false);
-        if (code == EXIT_OK) code = measure(b, flags, plan, kv, seq, depth, true);
-        kvant_sequence_close(b->session, seq);
-        if (code != EXIT_OK) return code;
+        while (code == EXIT_OK && n_open < b->n_batch) {
+            code = open_filled(b, plan, kv, depth, n_more, &seqs[n_open]);
+            n_open += code == EXIT_OK;
+        }
+        if (code == EXIT_OK) code = measure(b, flags, plan, kv, seqs, depth, false);
+        if (code == EXIT_OK) code = measure(b, flags, plan, kv, seqs, depth, true);
+        while (n_open > 0) kvant_sequence_close(b->session, seqs[--n_open]);
     }
-    return EXIT_OK;
+    return code;
 }
 
 static int report_json(const struct bench *b, const struct bench_flags *flags)
@@ -140,13 +180,15 @@ static int report_json(const struct bench *b, const struct bench_flags *flags)
     json_t *results = json_array();
     for (int i = 0; i < b->n_results; i++) {
         const struct result *r = &b->results[i];
-        json_array_append_new(results, json_pack("{s:s, s:s, s:I, s:o, s:I}", "kv", r->kv, "test", r->test, "depth",
-                                                 (json_int_t)r->depth, "tokens_per_s", json_number(r->tokens_per_s),
-                                                 "n", (json_int_t)flags->n_repetitions));
+        json_array_append_new(results,
+                              json_pack("{s:s, s:s, s:I, s:i, s:o, s:I, s:I}", "kv", r->kv, "test", r->test,
+                                        "depth", (json_int_t)r->depth, "batch", b->n_batch, "tokens_per_s",
+                                        json_number(r->tokens_per_s), "cache_bytes",
+                                        (json_int_t)r->cache_bytes, "n", (json_int_t)flags->n_repetitions));
     }
-    return json_finish(json_pack("{s:{s:i, s:o, s:s, s:s}, s:s, s:o}", "machine", "threads", b->info.n_threads,
-                                 "read_gb_per_s", json_number(b->read_gb_per_s), "cpu", b->info.cpu, "act",
-                                 kvant_act_name(b->info.act), "model", flags->model.path,
+    return json_finish(json_pack("{s:{s:i, s:o, s:s, s:s}, s:s, s:o}", "machine", "threads",
+                                 b->info.n_threads, "read_gb_per_s", json_number(b->read_gb_per_s), "cpu",
+                                 b->info.cpu, "act", kvant_act_name(b->info.act), "model", flags->model.path,
                                  "results", results));
 }
 
@@ -159,9 +201,10 @@ static int report_text(const struct bench *b)
            "------------", "------------");
     for (int i = 0; i < b->n_results; i++) {
         const struct result *r = &b->results[i];
-        char test[64], share[32] = "";
-        if (r->depth > 0) snprintf(test, sizeof test, "%s @ d%lld", r->test, (long long)r->depth);
-        else snprintf(test, sizeof test, "%s", r->test);
+        char test[96], depth[32] = "", share[32] = "", batch[16] = "";
+        if (b->n_batch > 1) snprintf(batch, sizeof batch, " x%d", b->n_batch);
+        if (r->depth > 0) snprintf(depth, sizeof depth, " @ d%lld", (long long)r->depth);
+        snprintf(test, sizeof test, "%s%s%s", r->test, batch, depth);
         if (r->read_gb_per_s > 0 && b->read_gb_per_s > 0)
             snprintf(share, sizeof share, "%.0f %%", 100.0 * r->read_gb_per_s / b->read_gb_per_s);
         printf("| %-24s | %-16s | %12.2f | %12s |\n", r->kv, test, r->tokens_per_s, share);
@@ -190,11 +233,12 @@ static int bench_all(struct bench *b, const struct bench_flags *flags)
     struct kvant_error err;
     struct own_text text = {0};
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
-    options.n_sequences = 2;
+    options.n_sequences = 2 * b->n_batch; /* each one filled, and its fork that is measured */
+    options.n_logits = b->n_batch;
     if (kvant_session_open(&b->session, b->model, &options, &err) != KVANT_OK) return fail(&err);
     int n_plans = flags->kv.n ? flags->kv.n : 1, code = warm_up(b);
     int n_tests = (flags->n_prompt > 0) + (flags->n_generate > 0);
-    b->n_total = n_plans * flags->n_depths * (1 + flags->n_repetitions * n_tests);
+    b->n_total = n_plans * flags->n_depths * (b->n_batch + flags->n_repetitions * n_tests);
     b->results = allocate((size_t)(2 * n_plans * flags->n_depths), sizeof *b->results);
     for (int i = 0; i < n_plans && code == EXIT_OK; i++) {
         struct kvant_plan *plan = NULL;
@@ -214,7 +258,7 @@ static int bench_all(struct bench *b, const struct bench_flags *flags)
 
 static int execute(const struct bench_flags *flags)
 {
-    struct bench b = {.random = 1};
+    struct bench b = {.random = 1, .n_batch = (int)flags->n_batch};
     int code = setup_model(&b.model, &flags->model, false);
     if (code != EXIT_OK) return code;
     kvant_model_get_info(b.model, &b.info);
@@ -230,9 +274,23 @@ static int execute(const struct bench_flags *flags)
     return code;
 }
 
+/* Flags of the other mode would be ignored: they are refused instead. */
+static int run_attention(struct bench_flags *f, bool has_arguments)
+{
+    if (has_arguments || f->model.path) return fail_usage("bench", "--attention needs no model");
+    if (f->n_prompt >= 0 || f->n_generate >= 0 || f->n_batch >= 0 || f->depths_text || f->plan.kv_plan ||
+        f->model.act)
+        return fail_usage("bench",
+                          "-p, -n, -d, --batch, --kv-plan and --act have no meaning with --attention");
+    f->attention.kv = &f->kv;
+    f->attention.model = &f->model;
+    f->attention.n_rounds = f->n_repetitions > 0 ? f->n_repetitions : 0;
+    return bench_attention(&f->attention);
+}
+
 static int run(int argc, char **argv)
 {
-    struct bench_flags f = {.n_prompt = 512, .n_generate = 32, .n_repetitions = 3, .depths_text = "0,4096"};
+    struct bench_flags f = {.n_prompt = -1, .n_generate = -1, .n_repetitions = -1, .n_batch = -1};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"-p, --n-prompt", OPTION_INT, "N", &f.n_prompt,
@@ -241,32 +299,61 @@ static int run(int argc, char **argv)
          "tokens of the generation test; 0 = none, default 32", 0, 1e6},
         {"-d, --n-depth", OPTION_TEXT, "N,...", &f.depths_text,
          "tokens that are in the cache before; default 0,4096", 0, 0},
-        {"-r, --repetitions", OPTION_INT, "N", &f.n_repetitions, "of each test, the median counts; default 3", 1,
-         REPETITIONS_CAP},
+        {"-b, --batch", OPTION_INT, "N", &f.n_batch,
+         "sequences at once, each with a prompt of its own;\ndefault 1", 1, BATCH_CAP},
+        {"-r, --repetitions", OPTION_INT, "N", &f.n_repetitions,
+         "of each test, the median counts; default 3,\nwith --attention 7", 1, REPETITIONS_CAP},
         {"--kv", OPTION_LIST, "SPEC", &f.kv, "a plan: grammar or file; may be given several times", 0, 0},
         {"--kv-plan", OPTION_NAME, "FILE", &f.plan.kv_plan,
          "plan file, when there is no --kv; default as for run", 0, 0},
+        {"--attention", OPTION_FLAG, NULL, &f.attention_alone, "one layer's attention alone; no MODEL", 0, 0},
+        {"--heads", OPTION_INT, "N", &f.attention.n_heads,
+         "with --attention: query heads, default 32", 1, 1024},
+        {"--kv-heads", OPTION_INT, "N", &f.attention.n_kv_heads, "likewise: KV heads, default 8", 1, 1024},
+        {"--head-dim", OPTION_INT, "N", &f.attention.head_dim,
+         "likewise: channels of a head, default 128", 8, 256},
+        {"--tokens", OPTION_TEXT, "N,...", &f.attention.tokens_text,
+         "likewise: lengths of the cache, default 4096,32768", 0, 0},
+        {"--quick", OPTION_FLAG, NULL, &f.attention.quick,
+         "likewise: fewer rounds, so that it ends in 40 s", 0, 0},
     };
     struct command_line line = {
         .command = "bench",
-        .arguments = "MODEL",
-        .about = "Measures tokens per second for prompts (pp) and generation (tg) at several depths of the cache,\n"
-                 "as llama-bench does. `of bandwidth`: weights and cache read once per generated token, as a part\n"
-                 "of what this machine can read, measured in the same run.",
+        .arguments = "MODEL|--attention",
+        .about =
+            "Measures tokens per second for prompts (pp) and generation (tg) at several depths of the\n"
+            "cache, as llama-bench does. `of bandwidth`: weights and cache read once per generated token,\n"
+            "as a part of what this machine can read, measured in the same run.\n\n"
+            "--batch: tokens per second of N sequences together. Each reads a prompt of its own first (not\n"
+            "timed): forks of one prompt would share its pages, and so take and read the memory of one.\n\n"
+            "--attention: milliseconds of one layer's attention over random rows, for one token (decode)\n"
+            "and for the last 512 tokens of a prompt (prefill). `bytes`: of the cache, each read once.",
         .examples = "  kvant bench model.gguf --kv f16 --kv k8v8 --kv k3c64v2h\n"
-                    "  kvant bench model.gguf -p 0 -n 64 -d 4096,16384 -r 5 --json",
+                    "  kvant bench model.gguf -p 0 -n 64 -d 4096,16384 -r 5 --json\n"
+                    "  kvant bench model.gguf -p 0 --batch 4 -d 1024 --kv k8v8 --kv k3c64v2h\n"
+                    "  kvant bench --attention --tokens 4096 --kv f16 --kv k4v4",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
     enum options_result result = options_parse(&line, argc, argv);
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
+    if (f.attention_alone) return run_attention(&f, line.positional.n > 0);
+    if (f.attention.n_heads || f.attention.n_kv_heads || f.attention.head_dim || f.attention.tokens_text ||
+        f.attention.quick)
+        return fail_usage("bench", "--heads, --kv-heads, --head-dim, --tokens and --quick need --attention");
     int code = setup_model_path(&line, &f.model, 0);
     if (code != EXIT_OK) return code;
+    if (f.n_prompt < 0) f.n_prompt = 512;
+    if (f.n_generate < 0) f.n_generate = 32;
+    if (f.n_repetitions < 0) f.n_repetitions = 3;
+    if (f.n_batch < 0) f.n_batch = 1;
+    if (!f.depths_text) f.depths_text = "0,4096";
     f.n_depths = numbers_parse(f.depths_text, 0, 1e7, f.depths, DEPTHS_CAP);
     if (f.n_depths < 0)
-        return fail_usage("bench", "-d: '%s' is not a list of at most %d depths such as 0,4096", f.depths_text,
-                          DEPTHS_CAP);
-    if (f.n_prompt == 0 && f.n_generate == 0) return fail_usage("bench", "-p 0 -n 0 leaves nothing to measure");
+        return fail_usage("bench", "-d: '%s' is not a list of at most %d depths such as 0,4096",
+                          f.depths_text, DEPTHS_CAP);
+    if (f.n_prompt == 0 && f.n_generate == 0)
+        return fail_usage("bench", "-p 0 -n 0 leaves nothing to measure");
     return execute(&f);
 }
 
