@@ -67,6 +67,15 @@ KV_INLINE vf vf_swap(vf x, int h)
     return h == 2 ? _mm256_permute_ps(x, 0x4e) : _mm256_permute2f128_ps(x, x, 1);
 }
 
+/* lane i of x where first <= base + i < last, else `other` */
+KV_INLINE vf vf_in_range(vf x, int base, int first, int last, float other)
+{
+    vi i = _mm256_add_epi32(_mm256_set1_epi32(base), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    vi in = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), i),
+                                _mm256_cmpgt_epi32(_mm256_set1_epi32(last), i));
+    return _mm256_blendv_ps(_mm256_set1_ps(other), x, _mm256_castsi256_ps(in));
+}
+
 /* halves */
 KV_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 KV_INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n)

@@ -44,12 +44,21 @@ KV_INLINE float vf_largest(vf x) { return _mm512_reduce_max_ps(x); }
 KV_INLINE vf vf_from_int(vi x) { return _mm512_cvtepi32_ps(x); }
 KV_INLINE vi vf_to_int(vf x) { return _mm512_cvtps_epi32(x); }
 
-/* lane i gets x[i ^ h]; signs (h): +1 where bit h of the lane is clear, −1 where it is set */
+/* lane i gets x[i ^ h] */
 KV_INLINE vf vf_swap(vf x, int h)
 {
     if (h == 1) return _mm512_permute_ps(x, 0xb1);
     if (h == 2) return _mm512_permute_ps(x, 0x4e);
     return h == 4 ? _mm512_shuffle_f32x4(x, x, 0xb1) : _mm512_shuffle_f32x4(x, x, 0x4e);
+}
+
+/* lane i of x where first <= base + i < last, else `other` */
+KV_INLINE vf vf_in_range(vf x, int base, int first, int last, float other)
+{
+    const vi lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    vi i = _mm512_add_epi32(_mm512_set1_epi32(base), lane);
+    __mmask16 in = _mm512_cmpge_epi32_mask(i, _mm512_set1_epi32(first));
+    return _mm512_mask_mov_ps(_mm512_set1_ps(other), _mm512_mask_cmplt_epi32_mask(in, i, _mm512_set1_epi32(last)), x);
 }
 
 /* halves */

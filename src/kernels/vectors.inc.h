@@ -101,6 +101,14 @@ KV_INLINE vf butterfly(vf x)
     return x;
 }
 
+/* Head sizes with a power of two below a vector are rare: theirs is the transform in plain C. */
+static void hadamard_small(float *x, int n_rows, int head_dim)
+{
+    struct kv_kernels plain;
+    kv_fill_vectors_ref(&plain);
+    plain.hadamard(x, n_rows, head_dim);
+}
+
 static void hadamard(float *x, int n_rows, int head_dim)
 {
     int block = head_dim & -head_dim;
@@ -140,4 +148,15 @@ static double log_sum_exp(const float *x, int64_t n)
     double rest = 0.0;
     for (; i < n; i++) rest += exp((double)x[i] - (double)max);
     return (double)max + log(vd_sum(sum[0]) + vd_sum(sum[1]) + rest);
+}
+
+static void fill_vectors(struct kv_kernels *table)
+{
+    table->rms_norm = rms_norm;
+    table->silu_mul = silu_mul;
+    table->add = add;
+    table->f32_to_f16 = f32_to_f16;
+    table->f16_to_f32 = f16_to_f32;
+    table->hadamard = hadamard;
+    table->log_sum_exp = log_sum_exp;
 }

@@ -1,0 +1,262 @@
+/*
+ * The attention kernels in the vocabulary of an instruction set (simd_avx2.h, simd_avx512.h). Its file adds, before it
+ * includes this:
+ *     WIDE                                  vectors side by side in a block of panel_multiply
+ *     vf_load_part, vf_store_part           as the _n forms, for n <= LANES; where only n == LANES occurs, plain ones
+ *     EXP_LOWEST, exp_scale(p, n, x)        p · 2^n, the last step of e^x; x >= EXP_LOWEST or the result is 0
+ *     struct spread, spread_of(bits)        what unpacking codes needs and can be prepared once
+ *     expand_half, expand_shared, expand_keys   codes to floats
+ *
+ * attn_tile is two small matrix products around a softmax. Both are panels C (rows, columns) = A·B in which a block of
+ * ROWS queries shares every load of B, WIDE vectors at a time; ROWS · WIDE accumulators fill the registers:
+ *     S (queries, tokens)     = q (queries, channels) · kt (channels, tokens)
+ *     out (queries, channels) = keep · out + P (queries, tokens) · v (tokens, channels)
+ * Every element is summed in the order of the inner index, whatever the block: a query's result does not depend on the
+ * queries beside it.
+ */
+#define ROWS 6
+
+struct panel {
+    const float *a, *b; /* (rows, lda), (n_inner, ldb) */
+    float *c;           /* (rows, ldc)                 */
+    size_t lda, ldb, ldc;
+    int n_inner;
+    const float *keep;  /* (rows): C = keep·C + A·B, or NULL: C = A·B */
+};
+
+/* `rows` and `wide` are constants at each call; n: columns of the last vector, LANES unless wide == 1. */
+KV_INLINE void panel_block(const struct panel *p, int rows, int wide, int column, int n)
+{
+    vf acc[ROWS][WIDE];
+    const float *b = p->b + column;
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < wide; w++)
+            acc[r][w] = p->keep ? vf_mul(vf_set(p->keep[r]),
+                                          vf_load_part(p->c + (size_t)r * p->ldc + column + w * LANES, n))
+                                : vf_set(0.0f);
+    for (int i = 0; i < p->n_inner; i++, b += p->ldb) {
+        vf x[WIDE];
+        for (int w = 0; w < wide; w++) x[w] = vf_load_part(b + w * LANES, n);
+        for (int r = 0; r < rows; r++) {
+            vf y = vf_set(p->a[(size_t)r * p->lda + (size_t)i]);
+            for (int w = 0; w < wide; w++) acc[r][w] = vf_fma(y, x[w], acc[r][w]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < wide; w++)
+            vf_store_part(p->c + (size_t)r * p->ldc + column + w * LANES, acc[r][w], n);
+}
+
+KV_INLINE void panel_rows(const struct panel *p, int rows, int n_columns)
+{
+    int column = 0;
+    for (; column + WIDE * LANES <= n_columns; column += WIDE * LANES) panel_block(p, rows, WIDE, column, LANES);
+    for (; column < n_columns; column += LANES)
+        panel_block(p, rows, 1, column, n_columns - column < LANES ? n_columns - column : LANES);
+}
+
+static void panel_multiply(const struct panel *p, int rows, int n_columns)
+{
+    switch (rows) {
+    case 1: panel_rows(p, 1, n_columns); break;
+    case 2: panel_rows(p, 2, n_columns); break;
+    case 3: panel_rows(p, 3, n_columns); break;
+    case 4: panel_rows(p, 4, n_columns); break;
+    case 5: panel_rows(p, 5, n_columns); break;
+    default: panel_rows(p, ROWS, n_columns);
+    }
+}
+
+/* e^x for x <= 0; NaN stays, and far below it is 0. x = n·ln2 + r, |r| <= ln2 / 2, ln2 in two parts so that r is exact
+ * to 2^-32; e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding makes it 8.5e-8 in all,
+ * measured over every float from -87.3 to -0.03. */
+KV_INLINE vf exp_nonpositive(vf x)
+{
+    vf y = vf_max(vf_set(EXP_LOWEST), x);
+    vf n = vf_round(vf_mul(y, vf_set(0x1.715476p+0f)));
+    vf r = vf_fma(n, vf_set(-0x1.62e400p-1f), y);
+    r = vf_fma(n, vf_set(-0x1.7f7d1cp-20f), r);
+    vf p = vf_fma(vf_set(0x1.6a2352p-10f), r, vf_set(0x1.123a6cp-7f));
+    p = vf_fma(p, r, vf_set(0x1.5558f4p-5f));
+    p = vf_fma(p, r, vf_set(0x1.555490p-3f));
+    p = vf_fma(p, r, vf_set(0x1.fffffcp-2f));
+    p = vf_fma(p, vf_mul(r, r), r);
+    return exp_scale(vf_add(p, vf_set(1.0f)), n, x);
+}
+
+/* Scores of tile tokens [begin, end) (multiples of LANES) to exponentials, 0 outside of [first, last). Moves the
+ * query's maximum and returns the factor by which its sum and output shrink. 0 stands for a maximum of −∞, so that no
+ * ∞ − ∞ arises; a NaN score is left out of the maximum but reaches the sum. */
+static float soften(float *score, int begin, int end, int first, int last, float *max, float *sum)
+{
+    vf top = vf_set(*max);
+    for (int t = begin; t < end; t += LANES) {
+        vf s = vf_in_range(vf_load(score + t), t, first, last, -INFINITY);
+        vf_store(score + t, s);
+        top = vf_max(s, top);
+    }
+    float new_max = vf_largest(top), origin = new_max == -INFINITY ? 0.0f : new_max;
+    vf total = vf_set(0.0f), shift = vf_set(origin);
+    for (int t = begin; t < end; t += LANES) {
+        vf e = exp_nonpositive(vf_sub(vf_load(score + t), shift));
+        vf_store(score + t, e);
+        total = vf_add(total, e);
+    }
+    float keep = expf(*max - origin);
+    *max = new_max;
+    *sum = *sum * keep + vf_sum(total);
+    return keep;
+}
+
+/* Queries [i, i + rows), each of which sees something. */
+static void attend_block(const struct kv_attn_tile *a, int i, int rows)
+{
+    int lo = KV_TILE, hi = 0;
+    for (int r = i; r < i + rows; r++) {
+        if (a->first[r] < lo) lo = a->first[r];
+        if (a->last[r] > hi) hi = a->last[r];
+    }
+    int begin = lo / LANES * LANES, end = (hi + LANES - 1) / LANES * LANES;
+    size_t head_dim = (size_t)a->head_dim;
+    float *score = a->score + (size_t)i * KV_TILE, keep[ROWS];
+    const struct panel qk = { a->q + (size_t)i * head_dim, a->kt + begin, score + begin,
+                              head_dim, KV_TILE, KV_TILE, a->head_dim, NULL };
+    panel_multiply(&qk, rows, end - begin);
+    for (int r = 0; r < rows; r++)
+        keep[r] = soften(score + r * KV_TILE, begin, end, a->first[i + r], a->last[i + r], &a->max[i + r],
+                         &a->sum[i + r]);
+    const struct panel pv = { score + lo, a->v + (size_t)lo * head_dim, a->out + (size_t)i * head_dim,
+                              KV_TILE, head_dim, head_dim, hi - lo, keep };
+    panel_multiply(&pv, rows, a->head_dim);
+}
+
+static void attn_tile(const struct kv_attn_tile *tile)
+{
+    for (int i = 0; i < tile->n_q;) {
+        int n = 0; /* queries in a row that see something: the others are not touched */
+        while (i + n < tile->n_q && tile->first[i + n] < tile->last[i + n]) n++;
+        for (int n_blocks = (n + ROWS - 1) / ROWS; n_blocks > 0; n_blocks--) {
+            int rows = (n + n_blocks - 1) / n_blocks; /* 7 as 4 + 3: a block of one row waits for its own sums */
+            attend_block(tile, i, rows);
+            i += rows;
+            n -= rows;
+        }
+        i += i < tile->n_q; /* the one that sees nothing, if that is what ended the row */
+    }
+}
+
+/* Two levels of butterflies, h and 2h, in one pass over a column of vectors; the additions and their order are the
+ * reference's, so the bits are too. */
+KV_INLINE void butterflies_4(float *x, int head_dim, int h, vf norm)
+{
+    for (int c = 0; c < head_dim; c++) {
+        if (c & h || c & (2 * h)) continue;
+        float *p0 = x + c * KV_TILE, *p1 = p0 + h * KV_TILE, *p2 = p1 + h * KV_TILE, *p3 = p2 + h * KV_TILE;
+        vf a = vf_load(p0), b = vf_load(p1), d = vf_load(p2), e = vf_load(p3);
+        vf s0 = vf_add(a, b), d0 = vf_sub(a, b), s1 = vf_add(d, e), d1 = vf_sub(d, e);
+        vf_store(p0, vf_mul(norm, vf_add(s0, s1)));
+        vf_store(p1, vf_mul(norm, vf_add(d0, d1)));
+        vf_store(p2, vf_mul(norm, vf_sub(s0, s1)));
+        vf_store(p3, vf_mul(norm, vf_sub(d0, d1)));
+    }
+}
+
+KV_INLINE void butterflies_2(float *x, int head_dim, int h, vf norm)
+{
+    for (int c = 0; c < head_dim; c++) {
+        if (c & h) continue;
+        float *p0 = x + c * KV_TILE, *p1 = p0 + h * KV_TILE;
+        vf a = vf_load(p0), b = vf_load(p1);
+        vf_store(p0, vf_mul(norm, vf_add(a, b)));
+        vf_store(p1, vf_mul(norm, vf_sub(a, b)));
+    }
+}
+
+static void key_tile_hadamard(float *kt, int head_dim)
+{
+    int block = head_dim & -head_dim; /* the largest power of two that divides it */
+    float norm = 1.0f / sqrtf((float)block);
+    for (int t = 0; t < KV_TILE; t += LANES) {
+        int h = 1;
+        for (; 2 * h < block; h *= 4) butterflies_4(kt + t, head_dim, h, vf_set(4 * h < block ? 1.0f : norm));
+        if (h < block) butterflies_2(kt + t, head_dim, h, vf_set(norm));
+    }
+}
+
+/* x and y += (a, b) turned by the angle of (cos, sin); without FMA, to give the reference's bits. */
+KV_INLINE void add_turned(float *x, float *y, const float *a, const float *b, float cos_t0, float sin_t0, int n_tokens)
+{
+    vf c = vf_set(cos_t0), s = vf_set(sin_t0);
+    for (int t = 0; t < n_tokens; t += LANES) {
+        int n = n_tokens - t < LANES ? n_tokens - t : LANES;
+        vf u = vf_load(a + t), w = vf_load(b + t);
+        vf dx = vf_sub(vf_mul(u, c), vf_mul(w, s)), dy = vf_add(vf_mul(u, s), vf_mul(w, c));
+        vf_store(x + t, vf_add(vf_load(x + t), vf_in_range(dx, 0, 0, n, 0.0f)));
+        vf_store(y + t, vf_add(vf_load(y + t), vf_in_range(dy, 0, 0, n, 0.0f)));
+    }
+}
+
+static void key_tile_add_center(float *kt, const float *centers, const float *cos_t0, const float *sin_t0,
+                                     int head_dim, int n_rot, bool neox, int n_tokens)
+{
+    for (int p = 0; p < n_rot / 2; p++) {
+        int c0 = neox ? p : 2 * p, c1 = neox ? p + n_rot / 2 : 2 * p + 1;
+        add_turned(kt + c0 * KV_TILE, kt + c1 * KV_TILE, centers + c0 * KV_TILE, centers + c1 * KV_TILE, cos_t0[p],
+                   sin_t0[p], n_tokens);
+    }
+    for (int c = n_rot; c < head_dim; c++)
+        for (int t = 0; t < n_tokens; t++) kt[c * KV_TILE + t] += centers[c * KV_TILE + t];
+}
+
+/* Each number of bits has its own loop: `bits` is a constant in expand_keys and expand_values. */
+static void key_tile_expand(const struct kv_key_tile *in, float *kt)
+{
+    switch (in->bits) {
+    case 0: expand_keys(0, in, kt); break;
+    case 2: expand_keys(2, in, kt); break;
+    case 3: expand_keys(3, in, kt); break;
+    case 4: expand_keys(4, in, kt); break;
+    case 8: expand_keys(8, in, kt); break;
+    default: expand_keys(16, in, kt);
+    }
+}
+
+KV_INLINE void expand_values(int bits, const struct kv_value_tile *in, float *v)
+{
+    const struct spread s = spread_of(bits);
+    const uint8_t *codes = in->codes;
+    for (int t = 0, g = 0; t < in->n_tokens; t++) {
+        if (bits == 16) {
+            expand_half(codes, in->head_dim, v);
+            codes += 2 * in->head_dim;
+            v += in->head_dim;
+            continue;
+        }
+        for (int c = 0; c < in->head_dim; c += in->group, g++) {
+            expand_shared(bits, &s, codes, in->group, in->scale[g], in->min[g], v);
+            codes += in->group * bits / 8;
+            v += in->group;
+        }
+    }
+    memset(v, 0, (size_t)((KV_TILE - in->n_tokens) * in->head_dim) * sizeof *v);
+}
+
+static void value_tile_expand(const struct kv_value_tile *in, float *v)
+{
+    switch (in->bits) {
+    case 2: expand_values(2, in, v); break;
+    case 3: expand_values(3, in, v); break;
+    case 4: expand_values(4, in, v); break;
+    case 8: expand_values(8, in, v); break;
+    default: expand_values(16, in, v);
+    }
+}
+
+static void fill_attention(struct kv_kernels *table)
+{
+    table->attn_tile = attn_tile;
+    table->key_tile_expand = key_tile_expand;
+    table->value_tile_expand = value_tile_expand;
+    table->key_tile_hadamard = key_tile_hadamard;
+    table->key_tile_add_center = key_tile_add_center;
+}
