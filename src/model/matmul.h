@@ -7,8 +7,6 @@
 #include "base/threads.h"
 #include "format/gguf.h"
 
-struct kv_matmul_plan; /* reserved: repacked panels come with the weights' issue */
-
 /* The inputs of one or several products over the same activations. */
 struct kv_activations {
     const float *f32;          /* (n, k)                                                       */
