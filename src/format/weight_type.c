@@ -3,9 +3,7 @@
  */
 #include "format/weight_type.h"
 
-#include "base/half.h"
-
-#include <string.h>
+#include "kernels/unpack.h"
 
 #define CODES(id, name, block, bytes) { id, #name, block, bytes, KV_CODES_##name, -1 }
 #define FLOAT(id, name, bytes) { id, #name, 1, bytes, -1, KV_FLOAT_##name }
@@ -64,25 +62,11 @@ const struct kv_weight_type *kv_weight_type_at(int i)
     return i >= 0 && i < N_TYPES ? &types[i] : NULL;
 }
 
-/* Rows of a float tensor may stand at any even byte, so elements are loaded by memcpy. */
-static void float_row(int float_format, const uint8_t *row, int64_t k, float *out)
-{
-    if (float_format == KV_FLOAT_F32) {
-        memcpy(out, row, (size_t)k * sizeof *out);
-        return;
-    }
-    for (int64_t i = 0; i < k; i++) {
-        uint16_t h;
-        memcpy(&h, row + 2 * i, sizeof h);
-        out[i] = float_format == KV_FLOAT_F16 ? kv_f16_to_f32(h) : kv_bf16_to_f32(h);
-    }
-}
-
 void kv_weight_row_to_f32(const struct kv_kernels *table, const struct kv_weight_type *type, const uint8_t *row,
                           int64_t k, float *out, void *scratch)
 {
     if (type->code_format < 0) {
-        float_row(type->float_format, row, k, out);
+        kv_unpack_float(type->float_format, row, k, out);
         return;
     }
     float *scale = scratch;                            /* (k / 16) */

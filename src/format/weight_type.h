@@ -22,7 +22,8 @@ const char *kv_weight_type_any_name(uint32_t id);
 int kv_weight_type_count(void);
 const struct kv_weight_type *kv_weight_type_at(int i);
 
-/* One row of k elements to float32. scratch: kv_matmul_scratch_bytes(k), of which 1.5 k bytes are used. */
+/* One row of k elements to float32. scratch: 1.5 k bytes (kv_matmul_scratch_bytes(k) are enough), aligned to 4; NULL for
+ * a float type. */
 void kv_weight_row_to_f32(const struct kv_kernels *table, const struct kv_weight_type *type, const uint8_t *row,
                           int64_t k, float *out, void *scratch);
 

@@ -13,7 +13,7 @@ static void codes_to_f32(const struct kv_row_scratch *s, int64_t k)
     }
 }
 
-/* F16 or BF16 to float32; the tail as the definition does it. */
+/* F16 or BF16 to float32 */
 static void halves_to_f32(int format, const uint8_t *row, int64_t k, float *w)
 {
     int64_t i = 0;
@@ -21,11 +21,7 @@ static void halves_to_f32(int format, const uint8_t *row, int64_t k, float *w)
         const uint16_t *h = (const void *)(row + 2 * i);
         vf_store(w + i, format == KV_FLOAT_F16 ? vf_load_f16(h) : vf_load_bf16(h));
     }
-    for (; i < k; i++) {
-        uint16_t h;
-        memcpy(&h, row + 2 * i, sizeof h);
-        w[i] = format == KV_FLOAT_F16 ? kv_f16_to_f32(h) : kv_bf16_to_f32(h);
-    }
+    kv_unpack_float(format, row + 2 * i, k - i, w + i);
 }
 
 /* y[a] = w·x[a] for `acts` (a constant) rows of x */

@@ -1,11 +1,11 @@
 /*
- * Matrix products over int8 activations, in the vocabulary of an instruction set.
+ * Matrix products over integer activations of one or two digits, in the vocabulary of an instruction set.
  *
  * Lanes are rows. Panels of LANES rows are unpacked, a slab of up to 576 columns at a time (panel_unpack.inc.h), so
- * that a vector holds 4 consecutive codes of each row; one broadcast of 4 activations then feeds LANES dot products
- * and no horizontal sum is ever needed:
+ * that a vector holds 4 consecutive codes of each row; one broadcast of 4 digits then feeds LANES dot products and
+ * no horizontal sum is ever needed:
  *
- *     dot[row]  = Σ over the group of code·q                              (int32, exact)
+ *     dot[row]  = Σ over the group of code·q, q = 128·high + low          (int32, exact)
  *     y[row]    = fma(min, sum, fma(float(dot), scale·xs, y[row]))        group after group, slab after slab
  *
  * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding (n = 1) and
@@ -15,7 +15,7 @@
  * row instead of per LANES rows, and loses by a factor 2 to 3 in prefill.
  */
 
-#define PANELS (KV_PANEL_ROWS / LANES < 2 ? 1 : 2)
+#define PANELS 2 /* that share each broadcast; ACTS_MAX is chosen for as many */
 /* A slab of the widest format, Q8_0, has 576 / 32 · 34 bytes, 153 words; whole vectors of them, and one more. */
 #define RAW_WORDS 176
 

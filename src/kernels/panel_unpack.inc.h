@@ -116,15 +116,12 @@ KV_INLINE void block_q5_1(const struct block *b)
     put_nibbles_and_fifth(b, 4, 8);
 }
 
-/* The values of IQ4 nibbles, + 128 */
-static const uint8_t iq4_codes[16] = { 1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241 };
-
 KV_INLINE void put_iq4(const struct block *b, int column, int byte)
 {
     for (int i = 0; i < 16; i += 4) {
         vi q = word(b, byte + i);
-        put_code(b, column + i, vi_lookup(iq4_codes, low_nibbles(q)));
-        put_code(b, column + i + 16, vi_lookup(iq4_codes, high_nibbles(q)));
+        put_code(b, column + i, vi_lookup(kv_iq4_codes, low_nibbles(q)));
+        put_code(b, column + i + 16, vi_lookup(kv_iq4_codes, high_nibbles(q)));
     }
 }
 

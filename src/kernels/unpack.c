@@ -221,14 +221,13 @@ void kv_unpack_q6_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
     }
 }
 
-/* The non-uniform levels of IQ4_NL and IQ4_XS, plus 128: codes of 8 bits. */
-static const uint8_t iq4_code[16] = { 1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241 };
+const uint8_t kv_iq4_codes[16] = { 1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241 };
 
 static inline void iq4_nibbles_32(const uint8_t *restrict q, uint8_t *restrict code)
 {
     for (int i = 0; i < 16; i++) {
-        code[i] = iq4_code[q[i] & 15];
-        code[i + 16] = iq4_code[q[i] >> 4];
+        code[i] = kv_iq4_codes[q[i] & 15];
+        code[i + 16] = kv_iq4_codes[q[i] >> 4];
     }
 }
 
@@ -256,5 +255,18 @@ void kv_unpack_iq4_xs(const uint8_t *restrict row, int64_t k, uint8_t *restrict 
             float s = d * (float)(sub - 32);
             fill_groups(scale + 2 * g, min + 2 * g, 2, s, -128.0f * s);
         }
+    }
+}
+
+void kv_unpack_float(int float_format, const uint8_t *row, int64_t k, float *w)
+{
+    if (float_format == KV_FLOAT_F32) {
+        memcpy(w, row, (size_t)k * sizeof *w);
+        return;
+    }
+    for (int64_t i = 0; i < k; i++) {
+        uint16_t h;
+        memcpy(&h, row + 2 * i, sizeof h);
+        w[i] = float_format == KV_FLOAT_F16 ? kv_f16_to_f32(h) : kv_bf16_to_f32(h);
     }
 }

@@ -3,12 +3,9 @@
 
 #ifdef __AVX2__
 
-#include "base/half.h"
 #include "kernels/matmul_panel.h"
 #include "kernels/simd_avx2.h"
-
-#include <stddef.h>
-#include <string.h>
+#include "kernels/unpack.h"
 
 #include "kernels/panel_unpack.inc.h"
 

@@ -7,13 +7,11 @@
  * one rounding for each of the additions (two a group here, the terms' own roundings on both sides, that of
  * the integer sum, which two digits may carry beyond 2^24, among them).
  */
-#include "base/half.h"
 #include "base/memory.h"
 #include "kernels/matmul_panel.h"
 #include "kernels/unpack.h"
 
 #include <math.h>
-#include <string.h>
 
 static void act_quantize_ref(const float *x, int64_t n, struct kv_act_int *out)
 {
@@ -78,16 +76,6 @@ static void row_times_f32(const struct kv_matmul *mm, int64_t row, const float *
     }
 }
 
-static void float_row(int format, const uint8_t *row, int64_t k, float *w)
-{
-    if (format == KV_FLOAT_F32) memcpy(w, row, (size_t)k * sizeof *w);
-    for (int64_t i = 0; i < k && format != KV_FLOAT_F32; i++) {
-        uint16_t h;
-        memcpy(&h, row + 2 * i, sizeof h);
-        w[i] = format == KV_FLOAT_F16 ? kv_f16_to_f32(h) : kv_bf16_to_f32(h);
-    }
-}
-
 static void matmul_rows_ref(const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin,
                             int64_t row_end, void *scratch)
 {
@@ -99,7 +87,8 @@ static void matmul_rows_ref(const struct kv_kernels *table, const struct kv_matm
             row_times_int(mm, r, s.code, s.scale, s.min);
             continue;
         }
-        if (mm->code_format < 0) float_row(mm->float_format, row, mm->k, s.w);
+        if (mm->code_format < 0)
+            kv_unpack_float(mm->float_format, row, mm->k, s.w);
         else
             for (int64_t i = 0; i < mm->k; i++)
                 s.w[i] = s.scale[i / KV_WEIGHT_GROUP] * (float)s.code[i] + s.min[i / KV_WEIGHT_GROUP];
