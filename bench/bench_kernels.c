@@ -1,5 +1,5 @@
 /*
- * bench_kernels [LEVEL [TYPE]]: matrix products per weight type and CPU level.
+ * bench_kernels [LEVEL [TYPE]]: matrix products per weight type and CPU level; LEVEL "all" for every one.
  *
  *   n = 1    decoding: GB/s of weights through all threads, and the share of the machine's read bandwidth
  *   n = 512  prefill: 1e9 multiply-adds per second, and the ratio to plain C
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define K            2304 /* a multiple of 256 and not of the slab of 512 */
+#define K            2304 /* 9 blocks of 256: slabs of 576 columns, and for the K formats of 512 with a rest */
 #define DECODE_BYTES ((size_t)192 << 20)
 #define PREFILL_ROWS 2048
 #define PREFILL_N    512

@@ -1,5 +1,5 @@
 /*
- * Every other call of the operating system: files, clock, CPU features, random seed.
+ * Every other call of the operating system: files, clock, cores, CPU features.
  */
 #ifndef KV_BASE_OS_H
 #define KV_BASE_OS_H

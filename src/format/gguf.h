@@ -72,7 +72,8 @@ struct kv_gguf_array {
 };
 kvant_status kv_gguf_get_array(const struct kv_gguf *g, const char *key, enum kv_gguf_type type,
                                struct kv_gguf_array *out, bool *found, struct kvant_error *err);
-/* Element i < n of an integer, bool or float array. As i64: floats are cut to integers, 0 where they do not fit. */
+/* Element i < n of an integer, bool or float array. As i64: floats are cut to integers, 0 where they do not fit;
+ * u64 above INT64_MAX are given as their bits. */
 int64_t kv_gguf_array_i64(const struct kv_gguf_array *a, uint64_t i);
 double kv_gguf_array_f64(const struct kv_gguf_array *a, uint64_t i);
 /* The type of the value (or of the array's elements, with *is_array); false when absent. */

@@ -8,9 +8,10 @@
 
 enum kv_chat_format { KV_CHAT_NONE, KV_CHAT_CHATML, KV_CHAT_LLAMA3 };
 
-/* From tokenizer.chat_template; template_text may be NULL. Where the template has a system message of its own for
- * conversations without one (Qwen2.5, SmolLM2), *default_system is its place inside template_text, else NULL: neither
- * terminated nor unescaped, to be handed to kv_chat_render while the template's bytes live. */
+/* From tokenizer.chat_template; template_text may be NULL. *default_system is what kv_chat_render needs of the template
+ * beside its format, a place inside template_text (to be handed over while its bytes live), or NULL:
+ *   chatml   the system message for conversations without one (Qwen2.5, SmolLM2), neither terminated nor unescaped
+ *   llama3   the dates that begin the system message (from Llama 3.1 on); only whether there are any counts */
 enum kv_chat_format kv_chat_recognise(const struct kv_str *template_text, const char **default_system);
 /* "chatml", "llama3" or "none". */
 const char *kv_chat_format_name(enum kv_chat_format format);

@@ -40,12 +40,6 @@ int64_t check_random_below(struct check_random *r, int64_t n)
     return (int64_t)(check_random_next(r) >> 1) % n;
 }
 
-const char *check_data_name(enum check_data kind)
-{
-    static const char *const names[] = {"plain", "zero", "largest", "outlier"};
-    return names[kind];
-}
-
 void check_fill(struct check_random *r, enum check_data kind, float largest, float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {

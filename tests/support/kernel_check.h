@@ -27,7 +27,6 @@ int64_t check_random_below(struct check_random *r, int64_t n);
 
 /* What floats look like. */
 enum check_data { CHECK_PLAIN, CHECK_ZERO, CHECK_LARGEST, CHECK_OUTLIER, CHECK_DATA_COUNT };
-const char *check_data_name(enum check_data kind);
 void check_fill(struct check_random *r, enum check_data kind, float largest, float *x, int64_t n);
 
 /* n bytes that touch an inaccessible page: at their end, or (at_begin) at their start. The rest of their own pages is
