@@ -1,6 +1,7 @@
 /*
- * Sampling: penalty, then top-k, top-p, min-p on the temperature's distribution, in llama.cpp's order (the filters see
- * the logits before the temperature; top-p and min-p of the untempered softmax). Ties go to the lower id.
+ * Sampling: penalty, then top-k, top-p, min-p on the temperature's distribution, in llama.cpp's order (the
+ * filters see the logits before the temperature; top-p and min-p of the untempered softmax). Ties go to the
+ * lower id.
  */
 #include "base/error.h"
 #include "base/memory.h"
@@ -43,20 +44,36 @@ static double next_unit(struct kvant_sampler *s)
     return (double)((s->state * 0x2545f4914f6cdd1du) >> 11) * 0x1p-53;
 }
 
-kvant_status kvant_sampler_open(struct kvant_sampler **out, int n_vocab, const struct kvant_sampler_options *opt, struct kvant_error *err)
+static kvant_status check_options(const struct kvant_sampler_options *opt, int n_vocab,
+                                  struct kvant_error *err)
+{
+    if (opt->size != sizeof *opt)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_sampler_options.size is not set; use KVANT_SAMPLER_OPTIONS_INIT");
+    if (n_vocab < 1) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a vocabulary of %d tokens", n_vocab);
+    if (!(opt->temperature >= 0.0f) || !isfinite(opt->temperature))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "temperature is %g; it must be 0 (greedy) or more",
+                (double)opt->temperature);
+    if (!(opt->top_p >= 0.0f && opt->top_p <= 1.0f))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "top_p is %g, outside [0, 1]", (double)opt->top_p);
+    if (!(opt->min_p >= 0.0f && opt->min_p <= 1.0f))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "min_p is %g, outside [0, 1]", (double)opt->min_p);
+    if (!(opt->repeat_penalty >= 0.0f) || !isfinite(opt->repeat_penalty))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "repeat_penalty is %g; it must be 0 or 1 (off) or another positive number",
+                (double)opt->repeat_penalty);
+    if (opt->top_k < 0)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "top_k is %d; it must be 0 (off) or more", opt->top_k);
+    return KVANT_OK;
+}
+
+kvant_status kvant_sampler_open(struct kvant_sampler **out, int n_vocab,
+                                const struct kvant_sampler_options *opt, struct kvant_error *err)
 {
     static const struct kvant_sampler_options greedy = KVANT_SAMPLER_OPTIONS_INIT;
     *out = NULL;
     if (!opt) opt = &greedy;
-    if (opt->size != sizeof *opt) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_sampler_options.size is not set; use KVANT_SAMPLER_OPTIONS_INIT");
-    if (n_vocab < 1) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a vocabulary of %d tokens", n_vocab);
-    if (!(opt->temperature >= 0.0f) || !isfinite(opt->temperature))
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "temperature is %g; it must be 0 (greedy) or more", (double)opt->temperature);
-    if (!(opt->top_p >= 0.0f && opt->top_p <= 1.0f)) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "top_p is %g, outside [0, 1]", (double)opt->top_p);
-    if (!(opt->min_p >= 0.0f && opt->min_p <= 1.0f)) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "min_p is %g, outside [0, 1]", (double)opt->min_p);
-    if (!(opt->repeat_penalty >= 0.0f) || !isfinite(opt->repeat_penalty))
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "repeat_penalty is %g; it must be positive (1 = off)", (double)opt->repeat_penalty);
-    if (opt->top_k < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "top_k is %d; it must be 0 (off) or more", opt->top_k);
+    KV_TRY(check_options(opt, n_vocab, err));
     struct kvant_sampler *s = kv_alloc(1, sizeof *s);
     if (s) s->candidates = kv_alloc((size_t)n_vocab, sizeof *s->candidates);
     if (!s || !s->candidates) {
@@ -111,55 +128,118 @@ static kvant_token pick_greedy(const struct kvant_sampler *s)
     return best->id;
 }
 
-/* Moves the candidates at or above the k-th largest logit to the front and sorts them; returns how many are kept. */
-static int keep_top_k(struct candidate *c, int n, int k)
+/* ------------------------------------------------------------------------------------------- filters -- */
+
+/* The n candidates that are left. The first n_sorted are the largest, in order; more are sorted when they are
+ * asked for, since sorting a whole vocabulary of 152k costs as much as several layers of a small model. */
+struct ranking {
+    struct candidate *c;
+    int n, n_sorted;
+};
+#define SORT_FIRST 256
+#define SORT_GROWTH 8
+
+/* Moves the k largest of the n candidates to the front, in any order (quickselect). */
+static void select_largest(struct candidate *c, int n, int k)
 {
-    if (k > 0 && k < n) { /* quickselect: a full sort of 150k candidates would cost more than a layer */
-        int low = 0, high = n - 1;
-        while (low < high) {
-            struct candidate pivot = c[low + (high - low) / 2];
-            int i = low, j = high;
-            while (i <= j) {
-                while (by_logit(&c[i], &pivot) < 0) i++;
-                while (by_logit(&c[j], &pivot) > 0) j--;
-                if (i > j) break;
-                struct candidate swap = c[i];
-                c[i++] = c[j];
-                c[j--] = swap;
-            }
-            if (k - 1 <= j) high = j;
-            else if (k - 1 >= i) low = i;
-            else break;
+    int low = 0, high = n - 1;
+    while (low < high) {
+        struct candidate pivot = c[low + (high - low) / 2];
+        int i = low, j = high;
+        while (i <= j) {
+            while (by_logit(&c[i], &pivot) < 0) i++;
+            while (by_logit(&c[j], &pivot) > 0) j--;
+            if (i > j) break;
+            struct candidate swap = c[i];
+            c[i++] = c[j];
+            c[j--] = swap;
         }
-        n = k;
+        if (k - 1 <= j) high = j;
+        else if (k - 1 >= i) low = i;
+        else break;
     }
-    qsort(c, (size_t)n, sizeof *c, by_logit);
-    return n;
+}
+
+static void sort_to(struct ranking *r, int n_wanted)
+{
+    if (n_wanted <= r->n_sorted) return;
+    struct candidate *rest = r->c + r->n_sorted;
+    int n_more = n_wanted - r->n_sorted;
+    if (n_wanted < r->n) select_largest(rest, r->n - r->n_sorted, n_more);
+    qsort(rest, (size_t)n_more, sizeof *rest, by_logit);
+    r->n_sorted = n_wanted;
+}
+
+/* The i-th largest, i < n. */
+static const struct candidate *ranked(struct ranking *r, int i)
+{
+    if (i >= r->n_sorted) {
+        int64_t n = r->n_sorted ? (int64_t)r->n_sorted * SORT_GROWTH : SORT_FIRST;
+        sort_to(r, n < r->n ? (int)n : r->n);
+    }
+    return &r->c[i];
+}
+
+static void keep_top_k(struct ranking *r, int k)
+{
+    if (k <= 0 || k >= r->n) return;
+    sort_to(r, k);
+    r->n = k;
+}
+
+/* e^((logit - largest) / t): the probability up to a factor that all candidates share. */
+static double weight(const struct ranking *r, int i, double t)
+{
+    return exp(((double)r->c[i].logit - (double)r->c[0].logit) / t);
+}
+
+static double total_weight(const struct ranking *r, double t)
+{
+    double total = 0.0;
+    for (int i = 0; i < r->n; i++) total += weight(r, i, t);
+    return total;
+}
+
+static void keep_top_p(struct ranking *r, double p)
+{
+    if (!(p > 0.0 && p < 1.0)) return;
+    double enough = p * total_weight(r, 1.0), sum = 0.0;
+    int kept = 0;
+    while (kept < r->n && sum < enough) {
+        ranked(r, kept);
+        sum += weight(r, kept++, 1.0);
+    }
+    r->n = kept > 0 ? kept : 1;
+    if (r->n_sorted > r->n) r->n_sorted = r->n;
+}
+
+static void keep_min_p(struct ranking *r, double p)
+{
+    if (!(p > 0.0)) return;
+    double least = (double)r->c[0].logit + log(p);
+    int n = 1;
+    for (int i = 1; i < r->n; i++)
+        if (!((double)r->c[i].logit < least))
+            r->c[n++] = r->c[i]; /* what stays of the sorted ones stays sorted */
+    r->n = n;
+    if (r->n_sorted > n) r->n_sorted = n;
 }
 
 static kvant_token pick_random(struct kvant_sampler *s)
 {
-    struct candidate *c = s->candidates;
-    int n = keep_top_k(c, s->n_vocab, s->opt.top_k);
-    if (s->opt.top_p > 0.0f && s->opt.top_p < 1.0f) {
-        double total = 0.0, sum = 0.0;
-        for (int i = 0; i < n; i++) total += exp((double)c[i].logit - (double)c[0].logit);
-        int kept = 0;
-        while (kept < n && sum < (double)s->opt.top_p * total) sum += exp((double)c[kept++].logit - (double)c[0].logit);
-        n = kept > 0 ? kept : 1;
+    struct ranking r = { s->candidates, s->n_vocab, 0 };
+    double t = (double)s->opt.temperature;
+    keep_top_k(&r, s->opt.top_k);
+    ranked(&r, 0); /* the filters and weights refer to the largest */
+    keep_top_p(&r, (double)s->opt.top_p);
+    keep_min_p(&r, (double)s->opt.min_p);
+    double at = next_unit(s) * total_weight(&r, t);
+    for (int i = 0; i < r.n; i++) {
+        const struct candidate *c = ranked(&r, i);
+        at -= weight(&r, i, t);
+        if (at < 0.0) return c->id;
     }
-    if (s->opt.min_p > 0.0f) {
-        double least = (double)c[0].logit + log((double)s->opt.min_p);
-        while (n > 1 && (double)c[n - 1].logit < least) n--;
-    }
-    double total = 0.0, t = (double)s->opt.temperature;
-    for (int i = 0; i < n; i++) total += exp(((double)c[i].logit - (double)c[0].logit) / t);
-    double at = next_unit(s) * total;
-    for (int i = 0; i < n; i++) {
-        at -= exp(((double)c[i].logit - (double)c[0].logit) / t);
-        if (at < 0.0) return c[i].id;
-    }
-    return c[n - 1].id;
+    return r.c[r.n - 1].id; /* rounding left a little of the total */
 }
 
 static float log_probability(const float *logits, int n, kvant_token id)
