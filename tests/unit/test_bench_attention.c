@@ -1,4 +1,4 @@
-/* Attention without a model: shapes and plans that must run, arguments that must not, and memory that fails. */
+/* Attention without a model: shapes and plans that must run, arguments that must not, memory that fails. */
 #include "support/allocation_hooks.h"
 
 #include <setjmp.h>
