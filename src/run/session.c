@@ -1,9 +1,10 @@
 /*
  * A session: sequences, their caches, and one forward pass for any set of (sequence, token) pairs.
  *
- *   entries ──(stable sort by sequence)──> rows ──(runs of one sequence)──> kv_forward ──> logits rows in entry order
+ *   entries ──(stable sort by sequence)──> rows ──(runs of one sequence)──> kv_forward ──> logits
  *
- * Memory: everything a step needs is carved out of one block when the session opens; caches belong to the store.
+ * Rows of logits are in the order of the entries. Memory: everything a step needs is carved out of one block
+ * when the session opens; caches belong to the store.
  */
 #include "run/session.h"
 
@@ -33,12 +34,13 @@ struct kvant_session {
     int n_batch, n_logits, n_sequences;
     int n_logits_held;           /* rows of the last step                             */
     struct kv_capture capture;   /* fn NULL: off                                      */
-    int capture_seq_of_run[];    /* (n_sequences) flexible: sequence ids of the runs   */
+    int seq_of_run[];            /* (n_sequences): sequence of each run of the pass   */
 };
 
 /* ------------------------------------------------------------------------------------ open, close -- */
 
-static void scratch_layout(struct scratch *s, struct kv_carve *c, const struct kvant_model *m, int n_batch, int n_logits, int n_sequences)
+static void scratch_layout(struct scratch *s, struct kv_carve *c, const struct kvant_model *m, int n_batch,
+                           int n_logits, int n_sequences)
 {
     kv_forward_layout(&s->forward, c, m, n_batch, n_sequences, m->n_threads);
     s->runs = kv_carve(c, (size_t)n_sequences, sizeof *s->runs);
@@ -49,7 +51,8 @@ static void scratch_layout(struct scratch *s, struct kv_carve *c, const struct k
     s->logits = kv_carve(c, (size_t)n_logits * (size_t)m->n_vocab, sizeof *s->logits);
 }
 
-static void resolve_options(const struct kvant_session_options *opt, int *n_batch, int *n_logits, int *n_sequences)
+static void resolve_options(const struct kvant_session_options *opt, int *n_batch, int *n_logits,
+                            int *n_sequences)
 {
     *n_batch = opt && opt->n_batch ? opt->n_batch : 512;
     *n_sequences = opt && opt->n_sequences ? opt->n_sequences : 16;
@@ -63,7 +66,8 @@ size_t kvant_session_scratch_bytes(const struct kvant_model *m, const struct kva
     struct scratch s;
     struct kv_carve c = { NULL, 0, false };
     scratch_layout(&s, &c, m, n_batch, n_logits, n_sequences);
-    return c.used + kv_attn_scratch_bytes(m->n_threads, n_batch, n_sequences, m->hp.n_head, m->hp.n_head_kv, m->hp.head_dim);
+    return c.used + kv_attn_scratch_bytes(m->n_threads, n_batch, n_sequences, m->hp.n_head, m->hp.n_head_kv,
+                                          m->hp.head_dim);
 }
 
 static kvant_status open_into(struct kvant_session *s, struct kvant_error *err)
@@ -75,26 +79,35 @@ static kvant_status open_into(struct kvant_session *s, struct kvant_error *err)
     s->block = measure.overflow ? NULL : kv_pages_alloc(measure.used);
     s->seqs = kv_alloc((size_t)s->n_sequences, sizeof *s->seqs);
     if (!s->block || !s->seqs)
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a session: %.1f MB of scratch for batches of %d tokens and %d rows of logits",
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1,
+                "no memory for a session: %.1f MB of scratch for batches of %d tokens and %d rows of logits",
                 (double)measure.used / 1e6, s->n_batch, s->n_logits);
     struct kv_carve place = { s->block, 0, false };
     scratch_layout(&s->scratch, &place, m, s->n_batch, s->n_logits, s->n_sequences);
     KV_TRY(kv_pool_open(&s->pool, m->n_threads, err));
     KV_TRY(kv_store_open(&s->store, &m->kernels, &m->rope, err));
-    return kv_attn_scratch_open(&s->attn_scratch, m->n_threads, s->n_batch, s->n_sequences, m->hp.n_head, m->hp.n_head_kv, m->hp.head_dim, err);
+    return kv_attn_scratch_open(&s->attn_scratch, m->n_threads, s->n_batch, s->n_sequences, m->hp.n_head,
+                                m->hp.n_head_kv, m->hp.head_dim, err);
 }
 
-kvant_status kvant_session_open(struct kvant_session **out, const struct kvant_model *m, const struct kvant_session_options *opt, struct kvant_error *err)
+kvant_status kvant_session_open(struct kvant_session **out, const struct kvant_model *m,
+                                const struct kvant_session_options *opt, struct kvant_error *err)
 {
     *out = NULL;
-    if (m->vocab_only) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%s was opened for its vocabulary only; it cannot run", kv_gguf_path(m->gguf));
+    if (m->vocab_only)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%s was opened for its vocabulary only; it cannot run",
+                kv_gguf_path(m->gguf));
     if (opt && opt->size != sizeof *opt)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_session_options.size is not set; use KVANT_SESSION_OPTIONS_INIT");
-    if (opt && (opt->n_batch < 0 || opt->n_batch > 65536 || opt->n_logits < 0 || opt->n_sequences < 0 || opt->n_sequences > 65536))
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "session options out of range: n_batch %d, n_logits %d, n_sequences %d", opt->n_batch, opt->n_logits, opt->n_sequences);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_session_options.size is not set; use KVANT_SESSION_OPTIONS_INIT");
+    if (opt && (opt->n_batch < 0 || opt->n_batch > 65536 || opt->n_logits < 0 || opt->n_sequences < 0 ||
+                opt->n_sequences > 65536))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "session options out of range: n_batch %d, n_logits %d, n_sequences %d", opt->n_batch,
+                opt->n_logits, opt->n_sequences);
     int n_batch, n_logits, n_sequences;
     resolve_options(opt, &n_batch, &n_logits, &n_sequences);
-    struct kvant_session *s = kv_alloc(1, sizeof *s + (size_t)n_sequences * sizeof s->capture_seq_of_run[0]);
+    struct kvant_session *s = kv_alloc(1, sizeof *s + (size_t)n_sequences * sizeof s->seq_of_run[0]);
     if (!s) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a session");
     s->model = m;
     s->n_batch = n_batch;
@@ -146,20 +159,25 @@ static kvant_status free_slot(const struct kvant_session *s, int *slot, struct k
             *slot = i;
             return KVANT_OK;
         }
-    KV_FAIL(err, KVANT_ERR_FULL, -1, "all %d sequences of the session are open; close one or raise n_sequences", s->n_sequences);
+    KV_FAIL(err, KVANT_ERR_FULL, -1,
+            "all %d sequences of the session are open; close one or raise n_sequences", s->n_sequences);
 }
 
-kvant_status kvant_sequence_open(struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max, int *seq, struct kvant_error *err)
+kvant_status kvant_sequence_open(struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max,
+                                 int *seq, struct kvant_error *err)
 {
     const struct kv_hparams *h = &s->model->hp;
     int slot = -1;
     *seq = -1;
     KV_TRY(free_slot(s, &slot, err));
     if (n_tokens_max < 1 || n_tokens_max > INT32_MAX)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a sequence of %lld tokens; 1 to %d are possible", (long long)n_tokens_max, INT32_MAX);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a sequence of %lld tokens; 1 to %d are possible",
+                (long long)n_tokens_max, INT32_MAX);
     if (plan->n_layer != h->n_layer || plan->n_head_kv != h->n_head_kv || plan->head_dim != h->head_dim)
-        KV_FAIL(err, KVANT_ERR_MISMATCH, -1, "the plan %s is for %d layers of %d KV heads of %d, the model has %d of %d of %d", kvant_plan_name(plan),
-                plan->n_layer, plan->n_head_kv, plan->head_dim, h->n_layer, h->n_head_kv, h->head_dim);
+        KV_FAIL(err, KVANT_ERR_MISMATCH, -1,
+                "the plan %s is for %d layers of %d KV heads of %d, the model has %d of %d of %d",
+                kvant_plan_name(plan), plan->n_layer, plan->n_head_kv, plan->head_dim, h->n_layer,
+                h->n_head_kv, h->head_dim);
     KV_TRY(kv_seq_open(&s->seqs[slot], s->store, plan, n_tokens_max, err));
     *seq = slot;
     return KVANT_OK;
@@ -183,48 +201,63 @@ kvant_status kvant_sequence_fork(struct kvant_session *s, int seq, int *forked, 
     return KVANT_OK;
 }
 
-kvant_status kvant_sequence_truncate(struct kvant_session *s, int seq, int64_t n_tokens, struct kvant_error *err)
+kvant_status kvant_sequence_truncate(struct kvant_session *s, int seq, int64_t n_tokens,
+                                     struct kvant_error *err)
 {
     if (!seq_at(s, seq)) return no_such_sequence(seq, err);
     return kv_seq_truncate(s->seqs[seq], n_tokens, err);
 }
 
-kvant_status kvant_sequence_get_stats(const struct kvant_session *s, int seq, struct kvant_sequence_stats *out)
+kvant_status kvant_sequence_get_stats(const struct kvant_session *s, int seq,
+                                      struct kvant_sequence_stats *out)
 {
     if (!seq_at(s, seq)) return KVANT_ERR_ARGUMENT;
     kv_seq_get_stats(s->seqs[seq], out);
     return KVANT_OK;
 }
 
+bool kv_session_sequence_failed(const struct kvant_session *s, int seq)
+{
+    return seq_at(s, seq) && kv_seq_failed(s->seqs[seq]);
+}
+
 /* -------------------------------------------------------------------------------------------- steps -- */
 
-static kvant_status check_entries(struct kvant_session *s, const struct kvant_batch_entry *entries, size_t n, struct kvant_error *err)
+static kvant_status check_entries(struct kvant_session *s, const struct kvant_batch_entry *entries, size_t n,
+                                  struct kvant_error *err)
 {
     int n_logits = 0;
     memset(s->scratch.count, 0, (size_t)s->n_sequences * sizeof *s->scratch.count);
-    if (n > INT32_MAX) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a step of %zu entries; at most %d are possible", n, INT32_MAX);
+    if (n > INT32_MAX)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a step of %zu entries; at most %d are possible", n, INT32_MAX);
     for (size_t i = 0; i < n; i++) {
         if (!seq_at(s, entries[i].seq)) return no_such_sequence(entries[i].seq, err);
         if (entries[i].token < 0 || entries[i].token >= s->model->n_vocab)
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "entry %zu has the token %d, outside the vocabulary of %d", i, entries[i].token, s->model->n_vocab);
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i,
+                    "entry %zu has the token %d, outside the vocabulary of %d", i, entries[i].token,
+                    s->model->n_vocab);
         n_logits += entries[i].want_logits;
         s->scratch.count[entries[i].seq]++;
     }
     if (n_logits > s->n_logits)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%d rows of logits wanted, but the session keeps %d; raise n_logits", n_logits, s->n_logits);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "%d rows of logits wanted, but the session keeps %d; raise n_logits", n_logits, s->n_logits);
     for (int i = 0; i < s->n_sequences; i++) {
         if (!s->scratch.count[i]) continue;
-        if (kv_seq_failed(s->seqs[i])) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence %d failed in an earlier step; close it", i);
+        if (kv_seq_failed(s->seqs[i]))
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence %d failed in an earlier step; close it", i);
         int64_t length = kv_seq_n_tokens(s->seqs[i]) + s->scratch.count[i];
         if (length > kv_seq_n_tokens_max(s->seqs[i]))
-            KV_FAIL(err, KVANT_ERR_FULL, -1, "sequence %d would hold %lld tokens, but was opened for %lld", i, (long long)length,
-                    (long long)kv_seq_n_tokens_max(s->seqs[i]));
+            KV_FAIL(err, KVANT_ERR_FULL, -1, "sequence %d would hold %lld tokens, but was opened for %lld", i,
+                    (long long)length, (long long)kv_seq_n_tokens_max(s->seqs[i]));
     }
     return KVANT_OK;
 }
 
-/* Rows in order of sequence, so that each sequence is one run; *n_logits rows of the wanted logits in entry order. */
-static kvant_status gather_runs(struct kvant_session *s, const struct kvant_batch_entry *entries, int n, int *n_runs, int *n_logits, struct kvant_error *err)
+/* Rows in order of sequence, so that each sequence is one run; *n_logits rows of the wanted logits in entry
+ * order. */
+static kvant_status gather_runs(struct kvant_session *s, const struct kvant_batch_entry *entries, int n,
+                                int *n_runs, int *n_logits, struct kvant_error *err)
 {
     struct scratch *c = &s->scratch;
     memset(c->count, 0, (size_t)s->n_sequences * sizeof *c->count);
@@ -234,8 +267,10 @@ static kvant_status gather_runs(struct kvant_session *s, const struct kvant_batc
         c->start[seq] = row;
         if (!c->count[seq]) continue;
         KV_TRY(kv_seq_begin(s->seqs[seq], c->count[seq], err));
-        c->runs[*n_runs] = (struct kv_attn_run){ .seq = s->seqs[seq], .n_before = kv_seq_n_tokens(s->seqs[seq]), .row = row, .n = c->count[seq] };
-        s->capture_seq_of_run[(*n_runs)++] = seq;
+        c->runs[*n_runs] = (struct kv_attn_run){
+            .seq = s->seqs[seq], .n_before = kv_seq_n_tokens(s->seqs[seq]), .row = row, .n = c->count[seq]
+        };
+        s->seq_of_run[(*n_runs)++] = seq;
         row += c->count[seq];
     }
     *n_logits = 0;
@@ -252,11 +287,23 @@ static void capture_row(void *user, int layer, int run, int row, int64_t positio
     const struct kvant_session *s = user;
     const struct kv_forward_buffers *b = &s->scratch.forward;
     const struct kv_hparams *h = &s->model->hp;
-    size_t n_q = (size_t)(h->n_head * h->head_dim), n_kv = (size_t)(h->n_head_kv * h->head_dim), i = (size_t)row;
-    s->capture.fn(s->capture.user, layer, s->capture_seq_of_run[run], position, b->q + i * n_q, b->k_raw + i * n_kv, b->k + i * n_kv, b->v + i * n_kv);
+    size_t n_q = (size_t)(h->n_head * h->head_dim), n_kv = (size_t)(h->n_head_kv * h->head_dim),
+           i = (size_t)row;
+    s->capture.fn(s->capture.user, layer, s->seq_of_run[run], position, b->q + i * n_q, b->k_raw + i * n_kv,
+                  b->k + i * n_kv, b->v + i * n_kv);
 }
 
-kvant_status kvant_session_step(struct kvant_session *s, const struct kvant_batch_entry *entries, size_t n, struct kvant_error *err)
+/* The forward pass knows runs; its message is about the first one that failed. */
+static kvant_status name_failed(const struct kvant_session *s, int n_runs, kvant_status status,
+                                struct kvant_error *err)
+{
+    int run = 0;
+    while (run < n_runs - 1 && !kv_seq_failed(s->seqs[s->seq_of_run[run]])) run++;
+    return kv_error_prefix(err, status, "sequence %d", s->seq_of_run[run]);
+}
+
+kvant_status kvant_session_step(struct kvant_session *s, const struct kvant_batch_entry *entries, size_t n,
+                                struct kvant_error *err)
 {
     s->n_logits_held = 0;
     if (n == 0) return KVANT_OK;
@@ -282,7 +329,7 @@ kvant_status kvant_session_step(struct kvant_session *s, const struct kvant_batc
         };
         kvant_status status = kv_forward(&call, err);
         s->n_logits_held += n_logits;
-        KV_TRY(status);
+        if (status != KVANT_OK) return name_failed(s, n_runs, status, err);
         done += (size_t)n_rows;
     }
     return KVANT_OK;

@@ -6,13 +6,19 @@
 
 #include "base/error.h"
 
-/* Called for every (layer, token) of a step, in order, from the calling thread. Shapes: q (n_head, head_dim) and k (n_head_kv, head_dim)
- * after RoPE, unscaled; k_raw (n_head_kv, head_dim) before RoPE (after bias and norm); v (n_head_kv, head_dim). Valid during the call. */
+/* Called for every (layer, token) of a step, in order, from the calling thread. Shapes: q (n_head, head_dim)
+ * and k (n_head_kv, head_dim) after RoPE, unscaled; k_raw (n_head_kv, head_dim) before RoPE (after bias and
+ * norm); v (n_head_kv, head_dim). Valid during the call. */
 struct kv_capture {
-    void (*fn)(void *user, int layer, int seq, int64_t position, const float *q, const float *k_raw, const float *k, const float *v);
+    void (*fn)(void *user, int layer, int seq, int64_t position, const float *q, const float *k_raw,
+               const float *k, const float *v);
     void *user;
 };
 /* NULL: off. */
 void kv_session_set_capture(struct kvant_session *session, const struct kv_capture *capture);
+
+/* True after a step ended with NUMERIC because of this sequence. The other sequences of that step are
+ * complete up to the forward pass that failed, that pass included, and its logits can be read. */
+bool kv_session_sequence_failed(const struct kvant_session *session, int seq);
 
 #endif

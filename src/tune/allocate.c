@@ -17,7 +17,8 @@ static int64_t common_divisor(int64_t a, int64_t b)
     return a;
 }
 
-/* error[s] holds the least error of the layers so far within s units; one more layer, in place from the top down. */
+/* error[s] holds the least error of the layers so far within s units; one more layer, in place from the top
+ * down. */
 static void add_layer(struct kv_allocation *a, int layer)
 {
     const struct kv_option *options = a->options + (size_t)layer * (size_t)a->n_options;
@@ -52,7 +53,8 @@ kvant_status kv_allocation_open(struct kv_allocation *a, const struct kv_option 
     a->choice = kv_alloc((size_t)n_layer, (size_t)a->n_steps + 1);
     if (!a->error || !a->choice) {
         kv_allocation_close(a);
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for searching budgets of %lld steps", (long long)a->n_steps);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for searching budgets of %lld steps",
+                (long long)a->n_steps);
     }
     for (int layer = 0; layer < n_layer; layer++) add_layer(a, layer);
     return KVANT_OK;

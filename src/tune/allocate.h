@@ -1,5 +1,6 @@
 /*
- * The allocation problem of the tuner: one option for each layer, least total error within a budget of bits. Exact.
+ * The allocation problem of the tuner: one option for each layer, least total error within a budget of bits.
+ * Exact.
  */
 #ifndef KV_TUNE_ALLOCATE_H
 #define KV_TUNE_ALLOCATE_H
@@ -23,7 +24,8 @@ struct kv_allocation {
 kvant_status kv_allocation_open(struct kv_allocation *out, const struct kv_option *options, int n_layer,
                                 int n_options, int64_t budget_max, struct kvant_error *err);
 void kv_allocation_close(struct kv_allocation *a);
-/* The best choice (n_layer) within `budget`; false when even the cheapest options cost more. *error: its total. */
+/* The best choice (n_layer) within `budget`; false when even the cheapest options cost more. *error: its
+ * total. */
 bool kv_allocation_choose(const struct kv_allocation *a, int64_t budget, int *choice, double *error);
 
 #endif

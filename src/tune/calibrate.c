@@ -3,9 +3,9 @@
  *
  *   center     μ = E[k°] over tokens behind the sinks                     per (layer, KV head, channel)
  *   channels   w = E[q²] · E[range²]: what an error of one quantization step costs at the scores. q: after RoPE, all
- *              query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe centres, within a
- *              block of the recipe's group. Then Σ w · err(bits) is minimised under the recipe's average (design,
- *              section 1).
+ *              query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe centres, within
+ *              a block of the recipe's group. Then Σ w · err(bits) is minimised under the recipe's average
+ *              (design, section 1).
  */
 #include "tune/calibrate.h"
 
@@ -22,8 +22,8 @@
 #define UNIT 8                /* channels of a head that share their bits                                   */
 #define BLOCK 64              /* tokens over which ranges are taken (32 for c32)                            */
 
-/* Squared error of a channel in units of its squared range, relative to 0 bits (measured; design, section 1): in the
- * order of kv_class_bits. */
+/* Squared error of a channel in units of its squared range, relative to 0 bits (measured; design, section 1):
+ * in the order of kv_class_bits. */
 static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .213, 1.0 };
 
 /* ------------------------------------------------------------------------------------------ allocation -- */
@@ -91,8 +91,8 @@ struct capture {
     int64_t first; /* of the chunk's tokens in `key` */
 };
 
-static void capture_token(void *user, int layer, int seq, int64_t position, const float *q, const float *k_raw,
-                          const float *k, const float *v)
+static void capture_token(void *user, int layer, int seq, int64_t position, const float *q,
+                          const float *k_raw, const float *k, const float *v)
 {
     (void)seq, (void)k, (void)v;
     struct capture *capture = user;
@@ -112,9 +112,10 @@ static void capture_token(void *user, int layer, int seq, int64_t position, cons
         }
 }
 
-static kvant_status run_text(struct kv_calibration *c, const kvant_token *tokens, struct kvant_session *session,
-                             const struct kvant_plan *f16, struct kvant_batch_entry *entries,
-                             kvant_progress_fn progress, void *user, struct kvant_error *err)
+static kvant_status run_text(struct kv_calibration *c, const kvant_token *tokens,
+                             struct kvant_session *session, const struct kvant_plan *f16,
+                             struct kvant_batch_entry *entries, kvant_progress_fn progress, void *user,
+                             struct kvant_error *err)
 {
     struct capture state = { c, 0 };
     struct kv_capture capture = { capture_token, &state };
@@ -160,15 +161,16 @@ static kvant_status finish(struct kv_calibration *c, struct kvant_error *err)
         c->mean[i] /= n_counted;
         c->query_square[i] /= n_counted * group;
         if (!isfinite(c->mean[i]) || !isfinite(c->query_square[i]))
-            KV_FAIL(err, KVANT_ERR_NUMERIC, -1, "layer %zu: keys or queries of the calibration text are not finite",
+            KV_FAIL(err, KVANT_ERR_NUMERIC, -1,
+                    "layer %zu: keys or queries of the calibration text are not finite",
                     i / ((size_t)c->n_head_kv * (size_t)c->head_dim));
     }
     return KVANT_OK;
 }
 
 kvant_status kv_calibration_open(struct kv_calibration *c, const struct kvant_model *model,
-                                 const kvant_token *tokens, size_t n_tokens, int sinks, kvant_progress_fn progress,
-                                 void *user, struct kvant_error *err)
+                                 const kvant_token *tokens, size_t n_tokens, int sinks,
+                                 kvant_progress_fn progress, void *user, struct kvant_error *err)
 {
     *c = (struct kv_calibration){ .model = model,
                                   .n_layer = model->hp.n_layer,
@@ -177,8 +179,8 @@ kvant_status kv_calibration_open(struct kv_calibration *c, const struct kvant_mo
                                   .sinks = sinks };
     size_t n_min = kv_calibration_tokens_min(sinks), n_used = n_tokens < TOKENS_MAX ? n_tokens : TOKENS_MAX;
     if (n_tokens < n_min)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens of calibration text; at least %zu are needed", n_tokens,
-                n_min);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens of calibration text; at least %zu are needed",
+                n_tokens, n_min);
     c->chunk_tokens = (int64_t)(n_used < CHUNK_TOKENS ? n_used : CHUNK_TOKENS);
     c->n_tokens = (int64_t)n_used / c->chunk_tokens * c->chunk_tokens; /* whole sequences only */
 
@@ -223,7 +225,8 @@ static void mean_square_range(const struct kv_calibration *c, int layer, int hea
     for (int64_t chunk = 0; chunk < c->n_tokens; chunk += c->chunk_tokens) {
         for (int64_t t0 = c->sinks; t0 + group <= c->chunk_tokens; t0 += group, n_blocks++) {
             for (int64_t t = t0; t < t0 + group; t++) {
-                size_t at = ((size_t)layer * (size_t)c->n_tokens + (size_t)(chunk + t)) * (size_t)c->n_head_kv;
+                size_t at = ((size_t)layer * (size_t)c->n_tokens + (size_t)(chunk + t)) *
+                            (size_t)c->n_head_kv;
                 const float *key = c->key + (at + (size_t)head) * (size_t)c->head_dim;
                 for (int i = 0; i < c->head_dim; i++) row[i] = key[i] - (center ? center[i] : 0.0f);
                 kv_rope_angles(rope, t, cos_t, sin_t);
@@ -233,31 +236,35 @@ static void mean_square_range(const struct kv_calibration *c, int layer, int hea
                     high[i] = t == t0 || row[i] > high[i] ? row[i] : high[i];
                 }
             }
-            for (int i = 0; i < c->head_dim; i++) out[i] += (double)(high[i] - low[i]) * (double)(high[i] - low[i]);
+            for (int i = 0; i < c->head_dim; i++)
+                out[i] += (double)(high[i] - low[i]) * (double)(high[i] - low[i]);
         }
     }
     for (int i = 0; i < c->head_dim && n_blocks; i++) out[i] /= (double)n_blocks;
 }
 
-static void classes_of_head(const struct kv_calibration *c, const struct kvant_plan *plan, int layer, int head,
-                            struct kv_channels *out)
+static void classes_of_head(const struct kv_calibration *c, const struct kvant_plan *plan, int layer,
+                            int head, struct kv_channels *out)
 {
     const struct kv_recipe *r = kv_plan_recipe_at(plan, layer, head);
     size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head) * (size_t)c->head_dim;
     float center[KV_HEAD_DIM_MAX];
     double importance[KV_HEAD_DIM_MAX];
-    for (int i = 0; r->key_centered && i < c->head_dim; i++) center[i] = kv_f16_to_f32(plan->center[at + (size_t)i]);
-    mean_square_range(c, layer, head, r->key_centered ? center : NULL, r->key_scheme == KV_KEY_C32 ? 32 : BLOCK,
-                      importance);
+    for (int i = 0; r->key_centered && i < c->head_dim; i++)
+        center[i] = kv_f16_to_f32(plan->center[at + (size_t)i]);
+    mean_square_range(c, layer, head, r->key_centered ? center : NULL,
+                      r->key_scheme == KV_KEY_C32 ? 32 : BLOCK, importance);
     for (int i = 0; i < c->head_dim; i++) importance[i] *= c->query_square[at + (size_t)i];
     kv_channels_allocate(out, importance, c->head_dim, r->key_quarters);
 }
 
-kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan, struct kvant_error *err)
+kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan,
+                                  struct kvant_error *err)
 {
     size_t n_heads = (size_t)c->n_layer * (size_t)c->n_head_kv, n = n_heads * (size_t)c->head_dim;
     bool centered = false, mixed = false;
-    for (size_t i = 0; i < n_heads; i++) centered |= plan->recipe[i].key_centered, mixed |= plan->recipe[i].key_mixed;
+    for (size_t i = 0; i < n_heads; i++)
+        centered |= plan->recipe[i].key_centered, mixed |= plan->recipe[i].key_mixed;
 
     if (centered && !plan->center) {
         plan->center = kv_alloc(n, sizeof *plan->center);
@@ -293,15 +300,16 @@ kvant_status kvant_plan_calibrate(struct kvant_plan *plan, const struct kvant_mo
     if (!tokens) {
         own = kv_alloc(TEXT_TOKENS, sizeof *own);
         if (!own) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for calibration text");
-        kvant_status status = kvant_tune_text(model, TEXT_TOKENS, own, TEXT_TOKENS, &n_tokens, progress, user, err);
+        kvant_status status = kvant_tune_text(model, TEXT_TOKENS, own, TEXT_TOKENS, &n_tokens, progress, user,
+                                              err);
         if (status != KVANT_OK) {
             kv_free(own);
             return status;
         }
     }
     struct kv_calibration c;
-    kvant_status status = kv_calibration_open(&c, model, own ? own : tokens, n_tokens, plan->sinks, progress, user,
-                                              err);
+    kvant_status status = kv_calibration_open(&c, model, own ? own : tokens, n_tokens, plan->sinks, progress,
+                                              user, err);
     if (status == KVANT_OK) {
         status = kv_calibration_apply(&c, plan, err);
         kv_calibration_close(&c);

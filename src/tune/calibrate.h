@@ -1,6 +1,6 @@
 /*
- * What a plan's tables are made from: statistics of keys and queries on calibration tokens, taken in one forward
- * pass with the 16-bit cache and usable for any number of plans.
+ * What a plan's tables are made from: statistics of keys and queries on calibration tokens, taken in one
+ * forward pass with the 16-bit cache and usable for any number of plans.
  */
 #ifndef KV_TUNE_CALIBRATE_H
 #define KV_TUNE_CALIBRATE_H
@@ -10,28 +10,29 @@
 struct kv_calibration {
     const struct kvant_model *model;
     int n_layer, n_head_kv, head_dim, sinks;
-    int64_t chunk_tokens;  /* the text is cut into sequences of so many                                             */
-    int64_t n_tokens;      /* of all sequences, sinks included                                                     */
-    float *key;            /* (n_layer, n_tokens, n_head_kv, head_dim) before RoPE                                  */
-    double *mean;          /* (n_layer, n_head_kv, head_dim) of the keys before RoPE, sinks left out                */
-    double *query_square;  /* (n_layer, n_head_kv, head_dim) mean square over tokens and the group's query heads    */
+    int64_t chunk_tokens;  /* the text is cut into sequences of so many */
+    int64_t n_tokens;      /* of all sequences, sinks included */
+    float *key;            /* (n_layer, n_tokens, n_head_kv, head_dim) before RoPE */
+    double *mean;          /* (n_layer, n_head_kv, head_dim) of the keys before RoPE, sinks left out */
+    double *query_square;  /* (n_layer, n_head_kv, head_dim) mean square over tokens and the group's query heads */
 };
 
 /* Errors: ARGUMENT when there are too few tokens for one block beyond the sinks. */
 kvant_status kv_calibration_open(struct kv_calibration *out, const struct kvant_model *model,
-                                 const kvant_token *tokens, size_t n_tokens, int sinks, kvant_progress_fn progress,
-                                 void *user, struct kvant_error *err);
+                                 const kvant_token *tokens, size_t n_tokens, int sinks,
+                                 kvant_progress_fn progress, void *user, struct kvant_error *err);
 void kv_calibration_close(struct kv_calibration *c);
 
 /* Fills in the tables that the plan's recipes need and that it lacks. */
-kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan, struct kvant_error *err);
+kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan,
+                                  struct kvant_error *err);
 
 /* Least tokens that calibrate. */
 size_t kv_calibration_tokens_min(int sinks);
 
 /* Distributes quarters/4 × head_dim bits over units of 8 channels so that Σ importance · err(bits) is least,
- * exactly (dynamic programming), and never more bits. out: order (important channels first within a class) and
- * counts. importance: (head_dim), >= 0. */
+ * exactly (dynamic programming), and never more bits. out: order (important channels first within a class)
+ * and counts. importance: (head_dim), >= 0. */
 void kv_channels_allocate(struct kv_channels *out, const double *importance, int head_dim, int quarters);
 
 #endif

@@ -1,9 +1,10 @@
 /*
  * kvant_eval_run: plans against the 16-bit cache on the same tokens.
  *
- * One sequence with the 16-bit cache and one per plan are stepped together, a few tokens of each in one batch, so
- * that the weights are read once for all of them. Every position of a plan reads its own quantized past: errors
- * accumulate as in use.
+ * One sequence with the 16-bit cache and one per plan are stepped together, a few tokens of each in one
+ * batch, so that the weights are read once for all of them. Every position of a plan reads its own quantized
+ * past: errors accumulate as in use. A plan whose rows are no longer finite numbers has collapsed: it sits
+ * out the rest of the chunk, with infinite scores, and the others go on.
  *
  *   rows of a step:  base: t … t+r−1 | plan 0: t … t+r−1 | plan 1: …        r is what LOGITS_BYTES allows
  */
@@ -13,9 +14,10 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "model/model.h"
+#include "run/session.h"
 #include "tune/metrics.h"
 
-#define LOGITS_BYTES ((size_t)192 << 20) /* of one step: with the caches and scratch, memory stays below 500 MB */
+#define LOGITS_BYTES ((size_t)192 << 20) /* of one step: all memory stays below 500 MB */
 #define BATCH_ROWS 512
 #define N_CTX_DEFAULT 2048
 
@@ -24,6 +26,7 @@ struct eval {
     const struct kvant_eval_options *opt;
     const kvant_token *tokens; /* (n_tokens)                                              */
     int64_t n_tokens, n_ctx;
+    const struct kvant_plan *const *plans; /* (n_plans)                                   */
     int n_plans;
     int n_rows;                /* most tokens of each sequence in one step                 */
     struct kvant_plan *f16;
@@ -36,13 +39,19 @@ struct eval {
     int64_t n_scored;          /* so far                                                   */
     /* the step being scored */
     const kvant_token *next;   /* (rows): the token after each row                         */
-    int step_rows;
+    int *first_row;            /* (1 + n_plans) of its logits; -1: collapsed in this chunk */
     struct kv_base_row *bases; /* (n_rows) only log_sum is used after scoring              */
 };
 
 static int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;
+}
+
+/* The plan of sequence i. */
+static const struct kvant_plan *plan_at(const struct eval *e, int i)
+{
+    return i ? e->plans[i - 1] : e->f16;
 }
 
 static void eval_close(struct eval *e)
@@ -54,6 +63,7 @@ static void eval_close(struct eval *e)
     }
     kv_free(e->scores);
     kv_free(e->seq);
+    kv_free(e->first_row);
     kv_free(e->entries);
     kv_free(e->prob);
     kv_free(e->bases);
@@ -74,12 +84,12 @@ static kvant_status open_scores(struct eval *e, int64_t n_positions, struct kvan
         s->n = n_positions;
     }
     if (!e->scores || e->scores[e->n_plans].n != n_positions)
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the scores of %lld positions", (long long)n_positions);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the scores of %lld positions",
+                (long long)n_positions);
     return KVANT_OK;
 }
 
-static kvant_status eval_open(struct eval *e, const struct kvant_plan *const *plans, int64_t n_positions,
-                              struct kvant_error *err)
+static kvant_status eval_open(struct eval *e, int64_t n_positions, struct kvant_error *err)
 {
     size_t n_seqs = (size_t)e->n_plans + 1, n_vocab = (size_t)e->model->n_vocab;
     size_t fit = LOGITS_BYTES / (n_vocab * sizeof(float) * n_seqs);
@@ -97,10 +107,11 @@ static kvant_status eval_open(struct eval *e, const struct kvant_plan *const *pl
     e->entries = kv_alloc(n_seqs * (size_t)e->n_rows, sizeof *e->entries);
     e->prob = kv_alloc((size_t)e->model->n_threads * n_vocab, sizeof *e->prob);
     e->bases = kv_alloc((size_t)e->n_rows, sizeof *e->bases);
-    if (!e->seq || !e->entries || !e->prob || !e->bases)
+    e->first_row = kv_alloc(n_seqs, sizeof *e->first_row);
+    if (!e->seq || !e->first_row || !e->entries || !e->prob || !e->bases)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for evaluating %d plans", e->n_plans);
     for (int i = 0; i <= e->n_plans; i++)
-        KV_TRY(kvant_sequence_open(e->session, i ? plans[i - 1] : e->f16, e->n_ctx, &e->seq[i], err));
+        KV_TRY(kvant_sequence_open(e->session, plan_at(e, i), e->n_ctx, &e->seq[i], err));
     return KVANT_OK;
 }
 
@@ -115,20 +126,43 @@ static void score_row(void *user, int64_t row, int i_thread)
     kv_base_row_set(base, kernels, kvant_session_logits(e->session, (int)row), n_vocab,
                     e->prob + (size_t)i_thread * (size_t)n_vocab);
     kv_scores_set_base(&e->scores[0], at, base, e->next[row]);
+    for (int i = 1; i <= e->n_plans; i++) {
+        if (e->first_row[i] < 0) kv_scores_set_collapsed(&e->scores[i], at);
+        else
+            kv_scores_set(&e->scores[i], at, kernels, base,
+                          kvant_session_logits(e->session, e->first_row[i] + (int)row), n_vocab,
+                          e->next[row]);
+    }
+}
+
+/* One forward pass for every sequence that has not collapsed. A plan that collapses here is marked; the base
+ * must not, nor the plan whose logits are asked for. */
+static kvant_status forward(struct eval *e, int64_t first, int n, struct kvant_error *err)
+{
+    struct kvant_error failure;
+    int n_entries = 0;
+    for (int i = 0; i <= e->n_plans; i++) {
+        if (e->first_row[i] < 0) continue;
+        e->first_row[i] = n_entries;
+        for (int row = 0; row < n; row++)
+            e->entries[n_entries++] = (struct kvant_batch_entry){ e->seq[i], e->tokens[first + row], true };
+    }
+    kvant_status status = kvant_session_step(e->session, e->entries, (size_t)n_entries, &failure);
+    bool hopeless = status != KVANT_ERR_NUMERIC || kv_session_sequence_failed(e->session, e->seq[0]) ||
+                    (e->opt->on_logits && e->n_plans && kv_session_sequence_failed(e->session, e->seq[1]));
+    if (status != KVANT_OK && hopeless) {
+        if (err) *err = failure;
+        return status;
+    }
     for (int i = 1; i <= e->n_plans; i++)
-        kv_scores_set(&e->scores[i], at, kernels, base,
-                      kvant_session_logits(e->session, i * e->step_rows + (int)row), n_vocab, e->next[row]);
+        if (kv_session_sequence_failed(e->session, e->seq[i])) e->first_row[i] = -1;
+    return KVANT_OK;
 }
 
 /* Tokens [first, first + n) of every sequence; n_scored of the rows have a following token in the chunk. */
 static kvant_status eval_step(struct eval *e, int64_t first, int n, int n_scored, struct kvant_error *err)
 {
-    for (int i = 0; i <= e->n_plans; i++)
-        for (int row = 0; row < n; row++)
-            e->entries[i * n + row] = (struct kvant_batch_entry){ e->seq[i], e->tokens[first + row], true };
-    KV_TRY(kvant_session_step(e->session, e->entries, (size_t)(n * (e->n_plans + 1)), err));
-
-    e->step_rows = n;
+    KV_TRY(forward(e, first, n, err));
     e->next = e->tokens + first + 1;
     kv_pool_for(e->pool, n_scored, score_row, e);
     for (int row = 0; row < n_scored; row++)
@@ -138,8 +172,9 @@ static kvant_status eval_step(struct eval *e, int64_t first, int n, int n_scored
                     (long long)(first + row));
     e->n_scored += n_scored;
 
-    if (e->opt->on_logits && !e->opt->on_logits(e->opt->user, kvant_session_logits(e->session, e->n_plans ? n : 0),
-                                                n, e->model->n_vocab))
+    if (e->opt->on_logits &&
+        !e->opt->on_logits(e->opt->user, kvant_session_logits(e->session, e->first_row[e->n_plans > 0]), n,
+                           e->model->n_vocab))
         KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped by the reader of the logits");
     if (e->opt->progress && !e->opt->progress(e->opt->user, "evaluating", first + n, e->n_tokens))
         KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped after %lld of %lld tokens", (long long)(first + n),
@@ -147,12 +182,26 @@ static kvant_status eval_step(struct eval *e, int64_t first, int n, int n_scored
     return KVANT_OK;
 }
 
+/* Empty sequences again; one that collapsed is opened anew. */
+static kvant_status restart(struct eval *e, struct kvant_error *err)
+{
+    for (int i = 0; i <= e->n_plans; i++) {
+        if (e->first_row[i] >= 0) {
+            KV_TRY(kvant_sequence_truncate(e->session, e->seq[i], 0, err));
+            continue;
+        }
+        kvant_sequence_close(e->session, e->seq[i]);
+        KV_TRY(kvant_sequence_open(e->session, plan_at(e, i), e->n_ctx, &e->seq[i], err));
+        e->first_row[i] = 0;
+    }
+    return KVANT_OK;
+}
+
 static kvant_status eval_chunks(struct eval *e, struct kvant_error *err)
 {
     for (int64_t chunk = 0; chunk < e->n_tokens; chunk += e->n_ctx) {
         int64_t end = smaller(chunk + e->n_ctx, e->n_tokens);
-        for (int i = 0; i <= e->n_plans && chunk > 0; i++)
-            KV_TRY(kvant_sequence_truncate(e->session, e->seq[i], 0, err));
+        if (chunk > 0) KV_TRY(restart(e, err));
         for (int64_t first = chunk; first < end; first += e->n_rows) {
             int n = (int)smaller(e->n_rows, end - first);
             KV_TRY(eval_step(e, first, n, first + n == end ? n - 1 : n, err));
@@ -171,14 +220,17 @@ static void add_memory(struct kvant_eval_result *r, const struct kvant_plan *pla
 }
 
 static kvant_status check_arguments(const struct kvant_model *model, int n_plans, const kvant_token *tokens,
-                                    size_t n_tokens, const struct kvant_eval_options *opt, struct kvant_error *err)
+                                    size_t n_tokens, const struct kvant_eval_options *opt,
+                                    struct kvant_error *err)
 {
     if (opt->size != sizeof *opt)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_eval_options.size is not set; use KVANT_EVAL_OPTIONS_INIT");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_eval_options.size is not set; use KVANT_EVAL_OPTIONS_INIT");
     if (n_plans < 0 || n_plans > BATCH_ROWS - 1)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%d plans: 0 to %d", n_plans, BATCH_ROWS - 1);
     if (opt->n_ctx < 0 || opt->n_ctx == 1 || opt->n_ctx > INT32_MAX)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_ctx %lld: at least 2 tokens a chunk, or 0", (long long)opt->n_ctx);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_ctx %lld: at least 2 tokens a chunk, or 0",
+                (long long)opt->n_ctx);
     if (opt->n_chunks < 0)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_chunks %lld: 0 (all) or more", (long long)opt->n_chunks);
     if (n_tokens < 2 || n_tokens > INT64_MAX / 2)
@@ -190,31 +242,32 @@ static kvant_status check_arguments(const struct kvant_model *model, int n_plans
     return KVANT_OK;
 }
 
-kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans, int n_plans,
-                            const kvant_token *tokens, size_t n_tokens, const struct kvant_eval_options *options,
-                            struct kvant_eval_result *results, struct kvant_eval_result *base,
-                            struct kvant_error *err)
+kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans,
+                            int n_plans, const kvant_token *tokens, size_t n_tokens,
+                            const struct kvant_eval_options *options, struct kvant_eval_result *results,
+                            struct kvant_eval_result *base, struct kvant_error *err)
 {
     static const struct kvant_eval_options defaults = KVANT_EVAL_OPTIONS_INIT;
     const struct kvant_eval_options *opt = options ? options : &defaults;
     KV_TRY(check_arguments(model, n_plans, tokens, n_tokens, opt, err));
 
-    struct eval e = { .model = model, .opt = opt, .tokens = tokens, .n_plans = n_plans };
+    struct eval e = { .model = model, .opt = opt, .tokens = tokens, .plans = plans, .n_plans = n_plans };
     e.n_ctx = opt->n_ctx ? opt->n_ctx : smaller(N_CTX_DEFAULT, model->hp.n_ctx_train);
     e.n_tokens = (int64_t)n_tokens;
-    if (opt->n_chunks && opt->n_chunks < (e.n_tokens + e.n_ctx - 1) / e.n_ctx) e.n_tokens = opt->n_chunks * e.n_ctx;
+    if (opt->n_chunks && opt->n_chunks < (e.n_tokens + e.n_ctx - 1) / e.n_ctx)
+        e.n_tokens = opt->n_chunks * e.n_ctx;
     int64_t n_chunks = (e.n_tokens + e.n_ctx - 1) / e.n_ctx;
     int64_t n_ctx_bits = e.n_ctx;
     e.n_ctx = smaller(e.n_ctx, e.n_tokens);
 
-    kvant_status status = eval_open(&e, plans, e.n_tokens - n_chunks, err);
+    kvant_status status = eval_open(&e, e.n_tokens - n_chunks, err);
     if (status == KVANT_OK) status = eval_chunks(&e, err);
     for (int i = 0; status == KVANT_OK && i <= n_plans; i++) {
         struct kvant_eval_result *out = i ? &results[i - 1] : base;
         if (!out) continue;
         *out = (struct kvant_eval_result){ 0 };
         kv_scores_reduce(&e.scores[i], &e.scores[0], out);
-        add_memory(out, i ? plans[i - 1] : e.f16, n_ctx_bits);
+        add_memory(out, plan_at(&e, i), n_ctx_bits);
     }
     eval_close(&e);
     return status;

@@ -6,11 +6,12 @@
 
 #include "base/half.h"
 
-#define LANES 16 /* independent sums and maxima, so that the compiler may use vectors without reordering anything */
+/* Independent sums and maxima, so that the compiler may use vectors without reordering anything. */
+#define LANES 16
 
-/* e^x for x <= 0, 0 below −87; relative error below 2e-7 (Taylor to r^6, |r| <= ln 2 / 2, r^7/7! < 1.3e-7). In
- * plain arithmetic, so that the loop below becomes vector code: a softmax over 152k tokens is taken at every
- * position. */
+/* e^x for x <= 0, 0 below −87; relative error below 2e-7 (Taylor to r^6, |r| <= ln 2 / 2, r^7/7! < 1.3e-7).
+ * In plain arithmetic, so that the loop below becomes vector code: a softmax over 152k tokens is taken at
+ * every position. */
 static inline float exp_negative(float x)
 {
     const float shift = 0x1.8p23f; /* adding it rounds to an integer */
@@ -42,8 +43,8 @@ static int top_of(const float *x, int n)
     return -1; /* all NaN */
 }
 
-void kv_base_row_set(struct kv_base_row *out, const struct kv_kernels *kernels, const float *logits, int n_vocab,
-                     float *prob)
+void kv_base_row_set(struct kv_base_row *out, const struct kv_kernels *kernels, const float *logits,
+                     int n_vocab, float *prob)
 {
     out->logits = logits;
     out->prob = prob;
@@ -69,15 +70,21 @@ static double weighted_difference(const float *p, const float *b, const float *x
     return total;
 }
 
-void kv_scores_set(struct kv_scores *s, int64_t i, const struct kv_kernels *kernels, const struct kv_base_row *base,
-                   const float *logits, int n_vocab, kvant_token next)
+void kv_scores_set_collapsed(struct kv_scores *s, int64_t i)
 {
-    double log_sum = kernels->log_sum_exp(logits, n_vocab);
     s->kld[i] = s->nll[i] = INFINITY;
     s->same[i] = false;
+}
+
+void kv_scores_set(struct kv_scores *s, int64_t i, const struct kv_kernels *kernels,
+                   const struct kv_base_row *base, const float *logits, int n_vocab, kvant_token next)
+{
+    double log_sum = kernels->log_sum_exp(logits, n_vocab);
+    kv_scores_set_collapsed(s, i);
     if (!isfinite(log_sum)) return;
     /* Σ P (log P − log Q), log P = b − log_sum(b): the constants are merged first, they nearly cancel */
-    double kld = weighted_difference(base->prob, base->logits, logits, (float)(log_sum - base->log_sum), n_vocab);
+    double kld = weighted_difference(base->prob, base->logits, logits, (float)(log_sum - base->log_sum),
+                                     n_vocab);
     if (isnan(kld)) return;
     s->kld[i] = kld > 0.0 ? (float)kld : 0.0f; /* rounding may leave −1e-9 for equal rows */
     s->nll[i] = (float)(log_sum - (double)logits[next]);

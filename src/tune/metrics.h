@@ -17,8 +17,8 @@ struct kv_base_row {
     int top;             /* the largest logit, the lowest id among equals    */
 };
 /* prob: (n_vocab), written and borrowed. */
-void kv_base_row_set(struct kv_base_row *out, const struct kv_kernels *kernels, const float *logits, int n_vocab,
-                     float *prob);
+void kv_base_row_set(struct kv_base_row *out, const struct kv_kernels *kernels, const float *logits,
+                     int n_vocab, float *prob);
 
 /* One plan's scores, each (n). A collapsed row (NaN or infinite logits) has KLD and NLL +infinity. */
 struct kv_scores {
@@ -28,8 +28,10 @@ struct kv_scores {
     int64_t n;
 };
 /* Fills entry i; next: the token that follows. */
-void kv_scores_set(struct kv_scores *s, int64_t i, const struct kv_kernels *kernels, const struct kv_base_row *base,
-                   const float *logits, int n_vocab, kvant_token next);
+void kv_scores_set(struct kv_scores *s, int64_t i, const struct kv_kernels *kernels,
+                   const struct kv_base_row *base, const float *logits, int n_vocab, kvant_token next);
+/* The same for a plan that has no logits there. */
+void kv_scores_set_collapsed(struct kv_scores *s, int64_t i);
 /* The same for the base itself: KLD 0. */
 void kv_scores_set_base(struct kv_scores *s, int64_t i, const struct kv_base_row *base, kvant_token next);
 

@@ -1,7 +1,7 @@
 /*
  * kvant_tune_text: calibration text without a data set. The model goes on from short beginnings in different
- * styles, because keys and queries on prose, code, lists and dialogue differ; what it writes is by construction
- * text that it knows.
+ * styles, because keys and queries on prose, code, lists and dialogue differ; what it writes is by
+ * construction text that it knows.
  */
 #include <string.h>
 
@@ -19,13 +19,15 @@ static const char *const beginnings[] = {
     "Question: A farmer has 24 apples and gives a third of them to his neighbour. How many are left, and "
     "why?\nAnswer:",
     "Here are ten things to check before a long journey by car:\n1.",
-    "Dear Dr. Whitfield,\n\nThank you for your letter of the 14th. With regard to the measurements that you asked "
+    "Dear Dr. Whitfield,\n\nThank you for your letter of the 14th. With regard to the measurements that you "
+    "asked "
     "about,",
     "In mathematics, a group is a set together with an operation that",
     "\"Are you sure that this is the right door?\" she asked.\n\"No,\" he said, \"but",
     "{\"order\": 1842, \"customer\": {\"name\": \"Ana Ruiz\", \"city\": \"Valencia\"}, \"items\": [{\"sku\":",
     "Recipe: lentil soup for four people.\nIngredients:\n-",
-    "#include <stdio.h>\n#include <string.h>\n\n/* Counts the words of a text. */\nint count_words(const char "
+    "#include <stdio.h>\n#include <string.h>\n\n/* Counts the words of a text. */\nint count_words(const "
+    "char "
     "*text)\n{\n",
     "Breaking news: the city council voted on Tuesday night to",
     "El clima de la costa mediterránea se caracteriza por",
@@ -78,7 +80,8 @@ static kvant_status writer_open(struct writer *w, const struct kvant_model *mode
         sampling.seed = SEED + (uint64_t)i;
         KV_TRY(kvant_sampler_open(&w->sampler[i], model->n_vocab, &sampling, err));
         w->text[i] = kv_alloc(w->cap, sizeof *w->text[i]);
-        if (!w->text[i]) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu tokens of calibration text", w->cap);
+        if (!w->text[i])
+            KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu tokens of calibration text", w->cap);
         KV_TRY(kvant_sequence_open(w->session, w->f16, (int64_t)w->cap, &w->seq[i], err));
     }
     return KVANT_OK;
@@ -88,12 +91,13 @@ static kvant_status writer_open(struct writer *w, const struct kvant_model *mode
 static kvant_status begin_text(struct writer *w, int i, struct kvant_error *err)
 {
     size_t n;
-    KV_TRY(kvant_tokenize(w->model, beginnings[i], strlen(beginnings[i]), KVANT_TOKENIZE_BOS, w->text[i], 256, &n,
-                          err));
+    KV_TRY(kvant_tokenize(w->model, beginnings[i], strlen(beginnings[i]), KVANT_TOKENIZE_BOS, w->text[i], 256,
+                          &n, err));
     if (n == 0)
         KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
                 "the tokenizer makes nothing of a seed text; give calibration text instead");
-    for (size_t k = 0; k < n; k++) w->entries[k] = (struct kvant_batch_entry){ w->seq[i], w->text[i][k], k + 1 == n };
+    for (size_t k = 0; k < n; k++)
+        w->entries[k] = (struct kvant_batch_entry){ w->seq[i], w->text[i][k], k + 1 == n };
     KV_TRY(kvant_session_step(w->session, w->entries, n, err));
     w->text[i][n] = kvant_sampler_next(w->sampler[i], kvant_session_logits(w->session, 0), NULL);
     w->n[i] = n;
@@ -133,15 +137,16 @@ static kvant_status write_texts(struct writer *w, size_t n_wanted, kvant_progres
     for (bool any = true; any && total_tokens(w) < n_wanted;) {
         KV_TRY(extend_texts(w, &any, err));
         size_t done = total_tokens(w);
-        if (progress && !progress(user, "writing calibration text", (int64_t)(done < n_wanted ? done : n_wanted),
-                                  (int64_t)n_wanted))
+        if (progress && !progress(user, "writing calibration text",
+                                  (int64_t)(done < n_wanted ? done : n_wanted), (int64_t)n_wanted))
             KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped while writing calibration text");
     }
     return KVANT_OK;
 }
 
-kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, kvant_token *tokens, size_t cap,
-                             size_t *n_out, kvant_progress_fn progress, void *user, struct kvant_error *err)
+kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, kvant_token *tokens,
+                             size_t cap, size_t *n_out, kvant_progress_fn progress, void *user,
+                             struct kvant_error *err)
 {
     *n_out = n_wanted;
     if (n_wanted < 1 || n_wanted > 1u << 20)

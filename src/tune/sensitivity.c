@@ -2,11 +2,12 @@
  * The KLD at the logits when one side of one layer is quantized and everything else is kept: measured for two
  * choices of the keys and one of the values, many layers in one batch; the other choices follow from them.
  *
- * The KLD of small errors follows the squared error of the codes. Values of b bits: 1 / (2^b - 1)^2, so 3 bits cost
- * 9/49 = .184 of 2 bits; measured on SmolLM2: median .18 over 30 layers. Mixed keys don't follow bits so simply (ratios
- * of 3 to 2 bits from .003 to .5), hence two measurements. 2.5 bits are taken as their geometric mean: within 2 % on
- * GSM8K, a quarter too low on WikiText-2 (whole models, both). 4 bits are taken as a fifth of 3, which was measured for
- * unmixed keys (1/5.6 and 1/5.8). Only the ranking hangs on this: every plan of the menu is measured as a whole.
+ * The KLD of small errors follows the squared error of the codes. Values of b bits: 1 / (2^b - 1)^2, so 3
+ * bits cost 9/49 = .184 of 2 bits; measured on SmolLM2: median .18 over 30 layers. Mixed keys don't follow
+ * bits so simply (ratios of 3 to 2 bits from .003 to .5), hence two measurements. 2.5 bits are taken as their
+ * geometric mean: within 2 % on GSM8K, a quarter too low on WikiText-2 (whole models, both). 4 bits are taken
+ * as a fifth of 3, which was measured for unmixed keys (1/5.6 and 1/5.8). Only the ranking hangs on this:
+ * every plan of the menu is measured as a whole.
  */
 #include "tune/sensitivity.h"
 
@@ -48,14 +49,16 @@ bool kv_tune_progress_step(void *progress, const char *what, int64_t done, int64
     return !p->fn || p->fn(p->user, p->what ? p->what : what, p->done + done * p->scale, p->total);
 }
 
-static kvant_status parse_pair(const char *key, const char *value, struct kv_recipe *out, struct kvant_error *err)
+static kvant_status parse_pair(const char *key, const char *value, struct kv_recipe *out,
+                               struct kvant_error *err)
 {
     char text[32];
     int n = snprintf(text, sizeof text, "%s %s", key, value);
     return kv_recipe_parse(out, text, (size_t)n, err);
 }
 
-kvant_status kv_sensitivity_recipe(bool mixed, int key, int value, struct kv_recipe *out, struct kvant_error *err)
+kvant_status kv_sensitivity_recipe(bool mixed, int key, int value, struct kv_recipe *out,
+                                   struct kvant_error *err)
 {
     return parse_pair(keys_of(mixed)[key].recipe, values[value].recipe, out, err);
 }
@@ -87,8 +90,8 @@ static kvant_status open_probe_plan(struct kvant_plan **out, const struct kvant_
 }
 
 static kvant_status measure_batch(const struct kvant_model *model, const struct kv_calibration *calibration,
-                                  const struct probe *probes, int n, const kvant_token *tokens, size_t n_tokens,
-                                  struct kv_tune_progress *progress, struct kvant_error *err)
+                                  const struct probe *probes, int n, const kvant_token *tokens,
+                                  size_t n_tokens, struct kv_tune_progress *progress, struct kvant_error *err)
 {
     struct kvant_plan *plans[PLANS_PER_BATCH] = { NULL };
     struct kvant_eval_result results[PLANS_PER_BATCH];
@@ -101,8 +104,8 @@ static kvant_status measure_batch(const struct kvant_model *model, const struct 
     for (int i = 0; status == KVANT_OK && i < n; i++)
         status = open_probe_plan(&plans[i], model, calibration, &probes[i], err);
     if (status == KVANT_OK)
-        status = kvant_eval_run(model, (const struct kvant_plan *const *)plans, n, tokens, n_tokens, &opt, results,
-                                NULL, err);
+        status = kvant_eval_run(model, (const struct kvant_plan *const *)plans, n, tokens, n_tokens, &opt,
+                                results, NULL, err);
     for (int i = 0; i < n; i++) {
         if (status == KVANT_OK) *probes[i].kld = results[i].kld_mean;
         kvant_plan_close(plans[i]);
@@ -115,7 +118,10 @@ static kvant_status measure_batch(const struct kvant_model *model, const struct 
 static void derive(const struct side_choice *choices, double *kld)
 {
     for (int i = 0; i < KV_SIDE_CHOICES; i++)
-        if (choices[i].a >= 0) kld[i] = choices[i].factor * sqrt(kld[choices[i].a]) * sqrt(kld[choices[i].b]);
+        if (choices[i].a >= 0) /* nothing is lost at factor 0, even where the measured choice collapsed */
+            kld[i] = choices[i].factor > 0
+                         ? choices[i].factor * sqrt(kld[choices[i].a]) * sqrt(kld[choices[i].b])
+                         : 0;
     for (int i = 1; i < KV_SIDE_CHOICES; i++) kld[i] = kld[i] < kld[i - 1] ? kld[i] : kld[i - 1];
 }
 
@@ -141,8 +147,9 @@ static kvant_status list_probes(struct kv_sensitivity *s, int n_layer, struct pr
 }
 
 kvant_status kv_sensitivity_open(struct kv_sensitivity *s, const struct kvant_model *model,
-                                 const struct kv_calibration *calibration, bool mixed, const kvant_token *tokens,
-                                 size_t n_tokens, struct kv_tune_progress *progress, struct kvant_error *err)
+                                 const struct kv_calibration *calibration, bool mixed,
+                                 const kvant_token *tokens, size_t n_tokens,
+                                 struct kv_tune_progress *progress, struct kvant_error *err)
 {
     int n_layer = model->hp.n_layer, n = 0;
     *s = (struct kv_sensitivity){ mixed, NULL, NULL };

@@ -45,14 +45,14 @@ struct tune {
     bool own_text;
     struct kv_calibration calibration;
     struct kv_sensitivity sensitivity;
-    struct kv_option *options;       /* (n_layer, N_OPTIONS): key choice × values                            */
+    struct kv_option *options;       /* (n_layer, N_OPTIONS): key choice × values */
     struct kv_tune_progress progress;
     int64_t n_ctx;
     struct kvant_tune_point *points;
     size_t n_points;
 };
 
-/* ------------------------------------------------------------------------------------------------ plans -- */
+/* ----------------------------------------------------------------------------------------------- plans -- */
 
 /* Bits that a token takes in one KV head under a recipe, from the one place that knows sizes. */
 static kvant_status recipe_cost(const struct tune *t, const struct kv_recipe *recipe, int64_t *cost,
@@ -80,8 +80,9 @@ static kvant_status set_options(struct tune *t, struct kvant_error *err)
             KV_TRY(kv_sensitivity_recipe(!t->opt->no_mix, key, value, &recipe, err));
             KV_TRY(recipe_cost(t, &recipe, &cost, err));
             for (int layer = 0; layer < n_layer; layer++)
-                t->options[layer * N_OPTIONS + key * KV_SIDE_CHOICES + value] =
-                    (struct kv_option){ cost, t->sensitivity.key[layer][key] + t->sensitivity.value[layer][value] };
+                t->options[layer * N_OPTIONS + key * KV_SIDE_CHOICES + value] = (struct kv_option){
+                    cost, t->sensitivity.key[layer][key] + t->sensitivity.value[layer][value]
+                };
         }
     }
     return KVANT_OK;
@@ -123,7 +124,8 @@ static kvant_status add_tuned(struct tune *t, const double *budgets, int n_budge
     for (int i = 0; status == KVANT_OK && i < n_budgets; i++) {
         double kld;
         struct kvant_plan *plan;
-        if (!kv_allocation_choose(&allocation, (int64_t)(budgets[i] * bits_per_page_bit), choice, &kld)) continue;
+        if (!kv_allocation_choose(&allocation, (int64_t)(budgets[i] * bits_per_page_bit), choice, &kld))
+            continue;
         status = kvant_plan_open(&plan, t->model, "f16", err);
         for (int layer = 0; status == KVANT_OK && layer < n_layer; layer++) {
             struct kv_recipe recipe;
@@ -154,7 +156,7 @@ static kvant_status add_uniform(struct tune *t, struct kvant_error *err)
     return KVANT_OK;
 }
 
-/* ----------------------------------------------------------------------------------------------- verify -- */
+/* ---------------------------------------------------------------------------------------------- verify -- */
 
 static void record(const struct tune *t, struct kvant_tune_point *point)
 {
@@ -185,8 +187,8 @@ static kvant_status verify(struct tune *t, struct kvant_error *err)
         int n = t->n_points - first < VERIFY_PER_BATCH ? (int)(t->n_points - first) : VERIFY_PER_BATCH;
         for (int i = 0; i < n; i++) plans[i] = t->points[first + (size_t)i].plan;
         t->progress.scale = n + 1;
-        KV_TRY(kvant_eval_run(t->model, plans, n, t->tokens + t->n_calibration, t->n_verify, &opt, results, NULL,
-                              err));
+        KV_TRY(kvant_eval_run(t->model, plans, n, t->tokens + t->n_calibration, t->n_verify, &opt, results,
+                              NULL, err));
         t->progress.done += (int64_t)t->n_verify * (n + 1);
         for (int i = 0; i < n; i++) {
             t->points[first + (size_t)i].measured = results[i];
@@ -199,7 +201,8 @@ static kvant_status verify(struct tune *t, struct kvant_error *err)
 static int compare_points(const void *a, const void *b)
 {
     const struct kvant_tune_point *p = a, *q = b;
-    if (p->measured.true_bits != q->measured.true_bits) return p->measured.true_bits < q->measured.true_bits ? -1 : 1;
+    if (p->measured.true_bits != q->measured.true_bits)
+        return p->measured.true_bits < q->measured.true_bits ? -1 : 1;
     return (p->measured.kld_mean > q->measured.kld_mean) - (p->measured.kld_mean < q->measured.kld_mean);
 }
 
@@ -213,7 +216,7 @@ static void mark_dominated(struct kvant_tune_point *points, size_t n)
     }
 }
 
-/* -------------------------------------------------------------------------------------------------- run -- */
+/* ------------------------------------------------------------------------------------------------- run -- */
 
 /* The calibration part is at most half of the text. */
 static void split_text(struct tune *t, size_t n_tokens, size_t n_calibration)
@@ -222,7 +225,8 @@ static void split_text(struct tune *t, size_t n_tokens, size_t n_calibration)
     t->n_verify = n_tokens - t->n_calibration < TOKENS_VERIFY ? n_tokens - t->n_calibration : TOKENS_VERIFY;
 }
 
-/* All forward tokens, before the first one is run. Uniform recipes that the search finds too are counted twice. */
+/* All forward tokens, before the first one is run. Uniform recipes that the search finds too are counted
+ * twice. */
 static int64_t planned_tokens(const struct tune *t, int n_budgets)
 {
     int64_t n_uniform = 0;
@@ -249,11 +253,12 @@ static kvant_status prepare_text(struct tune *t, const kvant_token *tokens, size
     t->tokens = *own = kv_alloc(n_wanted, sizeof **own);
     t->own_text = true;
     if (!*own) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu tokens of text", n_wanted);
-    KV_TRY(kvant_tune_text(t->model, n_wanted, *own, n_wanted, &n_tokens, kv_tune_progress_step, &t->progress, err));
+    KV_TRY(kvant_tune_text(t->model, n_wanted, *own, n_wanted, &n_tokens, kv_tune_progress_step, &t->progress,
+                           err));
     if (n_tokens < n_least)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
-                "the model stopped after %zu tokens of its own text; give a text of at least %zu tokens", n_tokens,
-                n_least);
+                "the model stopped after %zu tokens of its own text; give a text of at least %zu tokens",
+                n_tokens, n_least);
     split_text(t, n_tokens, n_calibration);
     t->progress.done += (int64_t)n_wanted;
     return KVANT_OK;
@@ -262,14 +267,16 @@ static kvant_status prepare_text(struct tune *t, const kvant_token *tokens, size
 static kvant_status check_options(const struct kvant_tune_options *opt, struct kvant_error *err)
 {
     if (opt->size != sizeof *opt)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_tune_options.size is not set; use KVANT_TUNE_OPTIONS_INIT");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_tune_options.size is not set; use KVANT_TUNE_OPTIONS_INIT");
     if (opt->n_budgets < 0 || opt->n_budgets > BUDGETS_MAX || (opt->n_budgets > 0 && !opt->budgets))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%d budgets: 1 to %d, or none for the default", opt->n_budgets,
                 BUDGETS_MAX);
     for (int i = 0; i < opt->n_budgets; i++) {
         if (!(opt->budgets[i] >= 1.0 && opt->budgets[i] <= 32.0))
             KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "a budget of %g page bits: 1 to 32", opt->budgets[i]);
-        if (i && !(opt->budgets[i] > opt->budgets[i - 1])) KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "budgets must ascend");
+        if (i && !(opt->budgets[i] > opt->budgets[i - 1]))
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "budgets must ascend");
     }
     if (opt->n_tokens < 0 || opt->n_tokens > 65536 ||
         (opt->n_tokens && (size_t)opt->n_tokens < kv_calibration_tokens_min(4)))
@@ -282,8 +289,8 @@ static kvant_status check_options(const struct kvant_tune_options *opt, struct k
 static kvant_status run(struct tune *t, const double *budgets, int n_budgets, struct kvant_error *err)
 {
     t->progress.scale = 1;
-    KV_TRY(kv_calibration_open(&t->calibration, t->model, t->tokens, t->n_calibration, 4, kv_tune_progress_step,
-                               &t->progress, err));
+    KV_TRY(kv_calibration_open(&t->calibration, t->model, t->tokens, t->n_calibration, 4,
+                               kv_tune_progress_step, &t->progress, err));
     t->progress.done += (int64_t)t->n_calibration;
     KV_TRY(kv_sensitivity_open(&t->sensitivity, t->model, &t->calibration, !t->opt->no_mix, t->tokens,
                                t->n_calibration, &t->progress, err));
@@ -297,17 +304,19 @@ static kvant_status run(struct tune *t, const double *budgets, int n_budgets, st
 }
 
 kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *tokens, size_t n_tokens,
-                            const struct kvant_tune_options *options, struct kvant_tune_point *points, size_t cap,
-                            size_t *n_out, struct kvant_error *err)
+                            const struct kvant_tune_options *options, struct kvant_tune_point *points,
+                            size_t cap, size_t *n_out, struct kvant_error *err)
 {
     static const struct kvant_tune_options defaults = KVANT_TUNE_OPTIONS_INIT;
     const struct kvant_tune_options *opt = options ? options : &defaults;
     *n_out = 0;
     KV_TRY(check_options(opt, err));
     if (model->vocab_only)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "the model was opened for its vocabulary only; it cannot be tuned");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "the model was opened for its vocabulary only; it cannot be tuned");
     const double *budgets = opt->n_budgets ? opt->budgets : budgets_default;
-    int n_budgets = opt->n_budgets ? opt->n_budgets : (int)(sizeof budgets_default / sizeof budgets_default[0]);
+    int n_budgets = opt->n_budgets ? opt->n_budgets
+                                   : (int)(sizeof budgets_default / sizeof budgets_default[0]);
     if (cap < (size_t)n_budgets + UNIFORM_MAX) {
         *n_out = (size_t)n_budgets + UNIFORM_MAX;
         KV_FAIL(err, KVANT_ERR_SPACE, -1, "up to %zu plans are made, there is room for %zu", *n_out, cap);
@@ -316,7 +325,9 @@ kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *
     struct kvant_model exact = *model; /* borrows everything */
     if (exact.act == KVANT_ACT_INT8) exact.act = KVANT_ACT_INT16;
     struct tune t = { .model = &exact, .opt = opt, .points = points };
-    t.n_ctx = opt->n_ctx ? opt->n_ctx : N_CTX_DEFAULT < model->hp.n_ctx_train ? N_CTX_DEFAULT : model->hp.n_ctx_train;
+    t.n_ctx = opt->n_ctx                              ? opt->n_ctx
+              : N_CTX_DEFAULT < model->hp.n_ctx_train ? N_CTX_DEFAULT
+                                                      : model->hp.n_ctx_train;
     t.progress = (struct kv_tune_progress){ opt->progress, opt->user, 0, 0, 1, NULL };
 
     kvant_token *own = NULL;
