@@ -1,6 +1,6 @@
 /*
- * Activations to integers, bit-equal to the plain C definition: the maximum is exact, scale and codes come from the same
- * two divisions and one rounding, the sums are integers.
+ * Activations to integers, bit-equal to the plain C definition: the maximum is exact, scale and codes come
+ * from the same two divisions and one rounding, the sums are integers.
  */
 #define BLOCK_VECTORS (KV_ACT_BLOCK / LANES)
 
@@ -13,7 +13,8 @@ static void act_quantize(const float *x, int64_t n, struct kv_act_int *out)
         for (int i = 0; i < BLOCK_VECTORS; i++) {
             v[i] = vf_load(x + i * LANES);
             largest = vf_max(vf_abs(v[i]), largest);
-            not_finite = vf_fma(v[i], vf_zero(), not_finite); /* 0, or NaN once any element is NaN or infinite */
+            /* 0, or NaN once any element is NaN or infinite */
+            not_finite = vf_fma(v[i], vf_zero(), not_finite);
         }
         float max = vf_largest(largest), nan = vf_sum(not_finite), scale = nan, inverse = 0.0f;
         if (nan == 0.0f && max >= KV_ACT_TINY) {

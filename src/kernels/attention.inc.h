@@ -1,18 +1,19 @@
 /*
- * The attention kernels in the vocabulary of an instruction set (simd_avx2.h, simd_avx512.h). Its file adds, before it
- * includes this:
+ * The attention kernels in the vocabulary of an instruction set (simd_avx2.h, simd_avx512.h). Its file adds,
+ * before it includes this:
  *     WIDE                                  vectors side by side in a block of panel_multiply
- *     vf_load_part, vf_store_part           as the _n forms, for n <= LANES; where only n == LANES occurs, plain ones
+ *     vf_load_part, vf_store_part           as the _n forms, n == LANES included
  *     EXP_LOWEST, exp_scale(p, n, x)        p · 2^n, the last step of e^x; x >= EXP_LOWEST or the result is 0
  *     struct spread, spread_of(bits)        what unpacking codes needs and can be prepared once
  *     expand_half, expand_shared, expand_keys   codes to floats
  *
- * attn_tile is two small matrix products around a softmax. Both are panels C (rows, columns) = A·B in which a block of
- * ROWS queries shares every load of B, WIDE vectors at a time; ROWS · WIDE accumulators fill the registers:
+ * attn_tile is two small matrix products around a softmax. Both are panels C (rows, columns) = A·B in which a
+ * block of ROWS queries shares every load of B, WIDE vectors at a time; ROWS · WIDE accumulators fill the
+ * registers:
  *     S (queries, tokens)     = q (queries, channels) · kt (channels, tokens)
  *     out (queries, channels) = keep · out + P (queries, tokens) · v (tokens, channels)
- * Every element is summed in the order of the inner index, whatever the block: a query's result does not depend on the
- * queries beside it.
+ * Every element is summed in the order of the inner index, whatever the block: a query's result does not
+ * depend on the queries beside it.
  */
 #define ROWS 6
 
@@ -50,7 +51,8 @@ KV_INLINE void panel_block(const struct panel *p, int rows, int wide, int column
 KV_INLINE void panel_rows(const struct panel *p, int rows, int n_columns)
 {
     int column = 0;
-    for (; column + WIDE * LANES <= n_columns; column += WIDE * LANES) panel_block(p, rows, WIDE, column, LANES);
+    for (; column + WIDE * LANES <= n_columns; column += WIDE * LANES)
+        panel_block(p, rows, WIDE, column, LANES);
     for (; column < n_columns; column += LANES)
         panel_block(p, rows, 1, column, n_columns - column < LANES ? n_columns - column : LANES);
 }
@@ -67,9 +69,9 @@ static void panel_multiply(const struct panel *p, int rows, int n_columns)
     }
 }
 
-/* e^x for x <= 0; NaN stays, and far below it is 0. x = n·ln2 + r, |r| <= ln2 / 2, ln2 in two parts so that r is exact
- * to 2^-32; e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding makes it 8.5e-8 in all,
- * measured over every float from -87.3 to -0.03. */
+/* e^x for x <= 0; NaN stays, and far below it is 0. x = n·ln2 + r, |r| <= ln2 / 2, ln2 in two parts so that r
+ * is exact to 2^-32; e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding makes
+ * it 8.5e-8 in all, measured over every float from -87.3 to -0.03. */
 KV_INLINE vf exp_nonpositive(vf x)
 {
     vf y = vf_max(vf_set(EXP_LOWEST), x);
@@ -84,9 +86,9 @@ KV_INLINE vf exp_nonpositive(vf x)
     return exp_scale(vf_add(p, vf_set(1.0f)), n, x);
 }
 
-/* Scores of tile tokens [begin, end) (multiples of LANES) to exponentials, 0 outside of [first, last). Moves the
- * query's maximum and returns the factor by which its sum and output shrink. 0 stands for a maximum of −∞, so that no
- * ∞ − ∞ arises; a NaN score is left out of the maximum but reaches the sum. */
+/* Scores of tile tokens [begin, end) (multiples of LANES) to exponentials, 0 outside of [first, last). Moves
+ * the query's maximum and returns the factor by which its sum and output shrink. 0 stands for a maximum of
+ * −∞, so that no ∞ − ∞ arises; a NaN score is left out of the maximum but reaches the sum. */
 static float soften(float *score, int begin, int end, int first, int last, float *max, float *sum)
 {
     vf top = vf_set(*max);
@@ -136,7 +138,8 @@ static void attn_tile(const struct kv_attn_tile *tile)
         int n = 0; /* queries in a row that see something: the others are not touched */
         while (i + n < tile->n_q && tile->first[i + n] < tile->last[i + n]) n++;
         for (int n_blocks = (n + ROWS - 1) / ROWS; n_blocks > 0; n_blocks--) {
-            int rows = (n + n_blocks - 1) / n_blocks; /* 7 as 4 + 3: a block of one row waits for its own sums */
+            /* 7 as 4 + 3: a block of one row waits for its own sums. */
+            int rows = (n + n_blocks - 1) / n_blocks;
             attend_block(tile, i, rows);
             i += rows;
             n -= rows;
@@ -145,8 +148,8 @@ static void attn_tile(const struct kv_attn_tile *tile)
     }
 }
 
-/* Two levels of butterflies, h and 2h, in one pass over a column of vectors; the additions and their order are the
- * reference's, so the bits are too. */
+/* Two levels of butterflies, h and 2h, in one pass over a column of vectors; the additions and their order
+ * are the reference's, so the bits are too. */
 KV_INLINE void butterflies_4(float *x, int head_dim, int h, vf norm)
 {
     for (int c = 0; c < head_dim; c++) {
@@ -184,7 +187,8 @@ static void key_tile_hadamard(float *kt, int head_dim)
 }
 
 /* x and y += (a, b) turned by the angle of (cos, sin); without FMA, to give the reference's bits. */
-KV_INLINE void add_turned(float *x, float *y, const float *a, const float *b, float cos_t0, float sin_t0, int n_tokens)
+KV_INLINE void add_turned(float *x, float *y, const float *a, const float *b, float cos_t0, float sin_t0,
+                          int n_tokens)
 {
     vf c = vf_set(cos_t0), s = vf_set(sin_t0);
     for (int t = 0; t < n_tokens; t += LANES) {
@@ -201,8 +205,8 @@ static void key_tile_add_center(float *kt, const float *centers, const float *co
 {
     for (int p = 0; p < n_rot / 2; p++) {
         int c0 = neox ? p : 2 * p, c1 = neox ? p + n_rot / 2 : 2 * p + 1;
-        add_turned(kt + c0 * KV_TILE, kt + c1 * KV_TILE, centers + c0 * KV_TILE, centers + c1 * KV_TILE, cos_t0[p],
-                   sin_t0[p], n_tokens);
+        add_turned(kt + c0 * KV_TILE, kt + c1 * KV_TILE, centers + c0 * KV_TILE, centers + c1 * KV_TILE,
+                   cos_t0[p], sin_t0[p], n_tokens);
     }
     for (int c = n_rot; c < head_dim; c++)
         for (int t = 0; t < n_tokens; t++) kt[c * KV_TILE + t] += centers[c * KV_TILE + t];

@@ -25,7 +25,7 @@ KV_INLINE void vf_store_part(float *p, vf x, int n)
     vf_store(p, x);
 }
 
-#define EXP_LOWEST -0x1.5d589ep+6f /* -126 · ln2: below it the exponent would not be that of a normal number */
+#define EXP_LOWEST -0x1.5d589ep+6f /* -126 · ln2: below it 2^n is no normal number */
 
 KV_INLINE vf exp_scale(vf p, vf n, vf x)
 {
@@ -34,26 +34,31 @@ KV_INLINE vf exp_scale(vf p, vf n, vf x)
     return _mm256_andnot_ps(_mm256_cmp_ps(x, vf_set(EXP_LOWEST), _CMP_LT_OQ), e);
 }
 
-static void key_tile_from_rows(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *kt)
+static void key_tile_from_rows(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim,
+                               float *kt)
 {
     for (int t = 0; t < KV_TILE; t += 8)
         for (int c = 0; c < head_dim; c += 8) {
             vi x[8];
             for (int i = 0; i < 8; i++)
-                x[i] = t + i < n_tokens ? _mm256_castps_si256(vf_load_f16(rows + (t + i) * row_stride + c)) : vi_zero();
+                x[i] = t + i < n_tokens ? _mm256_castps_si256(vf_load_f16(rows + (t + i) * row_stride + c))
+                                        : vi_zero();
             vi_transpose(x);
             for (int i = 0; i < 8; i++) vi_store(kt + (c + i) * KV_TILE + t, x[i]);
         }
 }
 
-static void value_tile_from_rows(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *v)
+static void value_tile_from_rows(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim,
+                                 float *v)
 {
     for (int t = 0; t < n_tokens; t++)
-        for (int c = 0; c < head_dim; c += 8) vf_store(v + t * head_dim + c, vf_load_f16(rows + t * row_stride + c));
+        for (int c = 0; c < head_dim; c += 8)
+            vf_store(v + t * head_dim + c, vf_load_f16(rows + t * row_stride + c));
     memset(v + n_tokens * head_dim, 0, (size_t)((KV_TILE - n_tokens) * head_dim) * sizeof *v);
 }
 
-/* How codes of 2, 3 and 4 bits are spread: each lane gets a 32-bit window that holds its code, and shifts it down. */
+/* How codes of 2, 3 and 4 bits are spread: each lane gets a 32-bit window that holds its code, and shifts it
+ * down. */
 struct spread {
     vi shift, mask;
 };
@@ -61,11 +66,12 @@ struct spread {
 KV_INLINE struct spread spread_of(int bits)
 {
     const vi lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return (struct spread){ _mm256_mullo_epi32(lane, _mm256_set1_epi32(bits)), _mm256_set1_epi32((1 << bits) - 1) };
+    return (struct spread){ _mm256_mullo_epi32(lane, _mm256_set1_epi32(bits)),
+                            _mm256_set1_epi32((1 << bits) - 1) };
 }
 
-/* Codes [8 i, 8 i + 8) as floats. `last`: nothing behind these codes may be read. `bits` and `last` are constants at
- * each call. */
+/* Codes [8 i, 8 i + 8) as floats. `last`: nothing behind these codes may be read. `bits` and `last` are
+ * constants at each call. */
 KV_INLINE vf decode_8(int bits, const struct spread *s, const uint8_t *codes, int i, bool last)
 {
     const uint8_t *p = codes + i * bits;
@@ -83,12 +89,13 @@ KV_INLINE vf decode_8(int bits, const struct spread *s, const uint8_t *codes, in
 }
 
 /* n codes (a multiple of 8) that share a scale and a minimum. */
-KV_INLINE void expand_shared(int bits, const struct spread *s, const uint8_t *codes, int n, uint16_t scale_f16,
-                             uint16_t min_f16, float *out)
+KV_INLINE void expand_shared(int bits, const struct spread *s, const uint8_t *codes, int n,
+                             uint16_t scale_f16, uint16_t min_f16, float *out)
 {
     vf scale = vf_set(_cvtsh_ss(scale_f16)), min = vf_set(_cvtsh_ss(min_f16));
     int end = n / 8 - 1;
-    for (int i = 0; i < end; i++) vf_store(out + 8 * i, vf_fma(decode_8(bits, s, codes, i, false), scale, min));
+    for (int i = 0; i < end; i++)
+        vf_store(out + 8 * i, vf_fma(decode_8(bits, s, codes, i, false), scale, min));
     vf_store(out + 8 * end, vf_fma(decode_8(bits, s, codes, end, true), scale, min));
 }
 
@@ -123,7 +130,8 @@ KV_INLINE void expand_keys(int bits, const struct kv_key_tile *in, float *kt)
             for (int t = 0, g = stored; t < KV_TILE; t += in->group, g += in->head_dim)
                 expand_shared(bits, &s, codes + t * bits / 8, in->group, in->scale[g], in->min[g], out + t);
         }
-        if (in->n_tokens < KV_TILE) memset(out + in->n_tokens, 0, (size_t)(KV_TILE - in->n_tokens) * sizeof *out);
+        if (in->n_tokens < KV_TILE)
+            memset(out + in->n_tokens, 0, (size_t)(KV_TILE - in->n_tokens) * sizeof *out);
     }
 }
 

@@ -1,6 +1,6 @@
 /*
- * Attention kernels with AVX-512 (F, BW, VL, VBMI): 16 floats a vector. Rows of f16 to tiles stay with AVX2: they are
- * the exact part of the cache, short, and bound by their stores.
+ * Attention kernels with AVX-512 (F, BW, VL, VBMI): 16 floats a vector. Rows of f16 to tiles stay with AVX2:
+ * they are the exact part of the cache, short, and bound by their stores.
  */
 #include "kernels/kernels.h"
 
@@ -23,9 +23,9 @@ KV_INLINE vf exp_scale(vf p, vf n, vf x)
     return vf_scale2(p, n);
 }
 
-/* How codes of 2, 3 and 4 bits are spread: 64 codes are at most 32 bytes, so one register holds them all; lane i of
- * quarter k takes the two bytes that contain code 16 k + i and shifts it down. The bits above the code stay: the
- * look-up in `level` reads four bits of index, and repeats every 2^bits. */
+/* How codes of 2, 3 and 4 bits are spread: 64 codes are at most 32 bytes, so one register holds them all;
+ * lane i of quarter k takes the two bytes that contain code 16 k + i and shifts it down. The bits above the
+ * code stay: the look-up in `level` reads four bits of index, and repeats every 2^bits. */
 struct spread {
     vi window[4]; /* byte indices into the codes */
     vi shift[4];
@@ -38,17 +38,19 @@ KV_INLINE struct spread spread_of(int bits)
     const vi lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     struct spread s;
     for (int k = 0; k < 4; k++) {
-        vi bit = _mm512_mullo_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(16 * k)), _mm512_set1_epi32(bits));
+        vi bit = _mm512_mullo_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(16 * k)),
+                                    _mm512_set1_epi32(bits));
         vi byte = _mm512_srli_epi32(bit, 3);
-        s.window[k] = _mm512_or_si512(byte, _mm512_slli_epi32(_mm512_add_epi32(byte, _mm512_set1_epi32(1)), 8));
+        s.window[k] = _mm512_or_si512(byte,
+                                      _mm512_slli_epi32(_mm512_add_epi32(byte, _mm512_set1_epi32(1)), 8));
         s.shift[k] = _mm512_and_si512(bit, _mm512_set1_epi32(7));
     }
     s.level = _mm512_cvtepi32_ps(_mm512_and_si512(lane, _mm512_set1_epi32((1 << bits) - 1)));
     return s;
 }
 
-/* Quarter k of up to 64 codes, n of which exist from there on (n may exceed 16; a multiple of 8). `bits` is a constant at
- * each call. `packed`: the codes, for 2 to 4 bits. */
+/* Quarter k of up to 64 codes, n of which exist from there on (n may exceed 16; a multiple of 8). `bits` is a
+ * constant at each call. `packed`: the codes, for 2 to 4 bits. */
 KV_INLINE vf decode_16(int bits, const struct spread *s, vi packed, const uint8_t *codes, int k, int n)
 {
     __mmask16 in = n < 16 ? lanes_below(n) : (__mmask16)0xffff;
@@ -71,7 +73,8 @@ KV_INLINE vf load_half(const void *p, int n)
 
 KV_INLINE void expand_half(const uint8_t *codes, int n, float *out)
 {
-    for (int i = 0; i < n; i += 16) vf_store_part(out + i, load_half(codes + 2 * i, n - i), n - i < 16 ? n - i : 16);
+    for (int i = 0; i < n; i += 16)
+        vf_store_part(out + i, load_half(codes + 2 * i, n - i), n - i < 16 ? n - i : 16);
 }
 
 /* bits: a constant at each call, that of `in`. */
@@ -101,13 +104,14 @@ KV_INLINE void expand_keys(int bits, const struct kv_key_tile *in, float *kt)
             for (int k = 0; k < 4; k++)
                 vf_store(out + 16 * k, vf_fma(decode_16(bits, &s, packed, codes, k, 16), scale[k], min[k]));
         }
-        if (in->n_tokens < KV_TILE) memset(out + in->n_tokens, 0, (size_t)(KV_TILE - in->n_tokens) * sizeof *out);
+        if (in->n_tokens < KV_TILE)
+            memset(out + in->n_tokens, 0, (size_t)(KV_TILE - in->n_tokens) * sizeof *out);
     }
 }
 
 /* n codes (a multiple of 8) that share a scale and a minimum. */
-KV_INLINE void expand_shared(int bits, const struct spread *s, const uint8_t *codes, int n, uint16_t scale_f16,
-                             uint16_t min_f16, float *out)
+KV_INLINE void expand_shared(int bits, const struct spread *s, const uint8_t *codes, int n,
+                             uint16_t scale_f16, uint16_t min_f16, float *out)
 {
     vf scale = vf_set(_cvtsh_ss(scale_f16)), min = vf_set(_cvtsh_ss(min_f16));
     for (int i = 0; i < n; i += 64) {

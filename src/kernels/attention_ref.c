@@ -1,7 +1,8 @@
 /*
  * The attention kernels in plain C: their definition.
  *
- * One tile is a page of 64 tokens. Keys are met channel by channel, values token by token, so the float tiles are
+ * One tile is a page of 64 tokens. Keys are met channel by channel, values token by token, so the float
+ * tiles are
  *
  *     kt (head_dim, 64)              v (64, head_dim)
  *        token →                        channel →
@@ -10,22 +11,24 @@
  *
  * and both products of attention, S = q·kt and out += P·v, are sums of rows that are loaded whole.
  *
- * Codes are expanded as code·scale + min. The product is exact in float (8 bits times the 11 of an f16), so there is
- * one rounding, with or without FMA, and every level gives equal bits.
+ * Codes are expanded as code·scale + min. The product is exact in float (8 bits times the 11 of an f16), so
+ * there is one rounding, with or without FMA, and every level gives equal bits.
  */
 #include "base/half.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
 
-static void key_tile_from_rows_ref(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *kt)
+static void key_tile_from_rows_ref(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim,
+                                   float *kt)
 {
     for (int c = 0; c < head_dim; c++)
         for (int t = 0; t < KV_TILE; t++)
             kt[c * KV_TILE + t] = t < n_tokens ? kv_f16_to_f32(rows[t * row_stride + c]) : 0.0f;
 }
 
-static void value_tile_from_rows_ref(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *v)
+static void value_tile_from_rows_ref(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim,
+                                     float *v)
 {
     for (int t = 0; t < KV_TILE; t++)
         for (int c = 0; c < head_dim; c++)
@@ -116,8 +119,9 @@ static void key_tile_add_center_ref(float *kt, const float *centers, const float
         for (int t = 0; t < n_tokens; t++) kt[c * KV_TILE + t] += centers[c * KV_TILE + t];
 }
 
-/* One query of attn_tile. With m' = max(m, max s):  out' = e^(m − m') out + Σ e^(s_j − m') v_j,  the sum likewise.
- * While m' is −∞ nothing was seen (or every score is −∞): 0 stands for it, so that no ∞ − ∞ arises. */
+/* One query of attn_tile. With m' = max(m, max s): out' = e^(m − m') out + Σ e^(s_j − m') v_j, the sum
+ * likewise. While m' is −∞ nothing was seen (or every score is −∞): 0 stands for it, so that no ∞ − ∞
+ * arises. */
 static void attend_one(const struct kv_attn_tile *a, int i)
 {
     const float *q = a->q + (size_t)i * (size_t)a->head_dim;

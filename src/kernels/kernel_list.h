@@ -1,12 +1,14 @@
-/* One row per kernel: X(name, return type, parameters). Included with X defined; its test and benchmark follow from it. */
+/* One row per kernel: X(name, return type, parameters). Included with X defined; its test and benchmark
+ * follow from it. */
 
 /* --- weights --- */
-/* n rows of k floats to integers by blocks of 32, in as many digits as `out` has: scale = max|x| / largest q, round to
- * nearest even; sum as struct kv_act_int. */
+/* n rows of k floats to integers by blocks of 32, in as many digits as `out` has: scale = max|x| / largest q,
+ * round to nearest even; sum as struct kv_act_int. */
 X(act_quantize, void, (const float *x /* (n, k) */, int64_t n, struct kv_act_int *out))
-/* Rows [row_begin, row_end) of a matrix product; scratch: kv_matmul_scratch_bytes(k), aligned to 64. The result for one
- * (row, activation) pair does not depend on n or on the row range. */
-X(matmul_rows, void, (const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin, int64_t row_end, void *scratch))
+/* Rows [row_begin, row_end) of a matrix product; scratch: kv_matmul_scratch_bytes(k), aligned to 64. The
+ * result for one (row, activation) pair does not depend on n or on the row range. */
+X(matmul_rows, void, (const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin,
+                      int64_t row_end, void *scratch))
 
 /* --- vectors --- */
 /* y = x / sqrt(mean(x²) + eps) · weight */
@@ -16,8 +18,8 @@ X(silu_mul, void, (const float *a, const float *b, int64_t n, float *y))
 X(add, void, (float *x /* (n), += y */, const float *y, int64_t n))
 X(f32_to_f16, void, (const float *x, int64_t n, uint16_t *y))
 X(f16_to_f32, void, (const uint16_t *x, int64_t n, float *y))
-/* Walsh-Hadamard transform in place of n_rows rows, orthonormal (scaled by 1/sqrt(block)): blocks of the largest power of two
- * that divides head_dim. Its own inverse. */
+/* Walsh-Hadamard transform in place of n_rows rows, orthonormal (scaled by 1/sqrt(block)): blocks of the
+ * largest power of two that divides head_dim. Its own inverse. */
 X(hadamard, void, (float *x /* (n_rows, head_dim) */, int n_rows, int head_dim))
 /* log Σ exp(x) in double, of n floats */
 X(log_sum_exp, double, (const float *x, int64_t n))
@@ -26,12 +28,16 @@ X(log_sum_exp, double, (const float *x, int64_t n))
 X(attn_tile, void, (const struct kv_attn_tile *tile))
 /* Rows of f16 keys (n_tokens, head_dim) with a row stride to the transposed float tile (head_dim, 64). */
 X(key_tile_from_rows, void, (const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *kt))
-X(value_tile_from_rows, void, (const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *v))
+X(value_tile_from_rows, void, (const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim,
+                               float *v /* (64, head_dim) */))
 /* Codes of a page to float tiles. Writes only the channels of the range. */
 X(key_tile_expand, void, (const struct kv_key_tile *in, float *kt /* (head_dim, 64) */))
 X(value_tile_expand, void, (const struct kv_value_tile *in, float *v /* (64, head_dim) */))
-/* The Hadamard transform over the channels of a key tile, in place: as `hadamard` on each of its 64 columns. */
+/* The Hadamard transform over the channels of a key tile, in place: as `hadamard` on each of its 64
+ * columns. */
 X(key_tile_hadamard, void, (float *kt /* (head_dim, 64) */, int head_dim))
-/* kt[:, i] += R_{t0 + i} μ for i < n_tokens. centers: R_i μ for i in 0..63, (head_dim, 64); cos_t0, sin_t0: of t0, (n_rot / 2).
- * neox: channel c pairs with c + n_rot / 2, otherwise 2i with 2i + 1. Channels from n_rot on do not turn. */
-X(key_tile_add_center, void, (float *kt, const float *centers, const float *cos_t0, const float *sin_t0, int head_dim, int n_rot, bool neox, int n_tokens))
+/* kt[:, i] += R_{t0 + i} μ for i < n_tokens. centers: R_i μ for i in 0..63, (head_dim, 64); cos_t0, sin_t0:
+ * of t0, (n_rot / 2). neox: channel c pairs with c + n_rot / 2, otherwise 2i with 2i + 1. Channels from n_rot
+ * on do not turn. */
+X(key_tile_add_center, void, (float *kt, const float *centers, const float *cos_t0, const float *sin_t0,
+                              int head_dim, int n_rot, bool neox, int n_tokens))

@@ -1,16 +1,18 @@
 /*
- * The numeric kernels and their table. kernel_list.h has one row per kernel; this file declares the call structs.
+ * The numeric kernels and their table. kernel_list.h has one row per kernel; this file declares the call
+ * structs.
  *
- * *_ref.c fill every slot with plain C, which *defines* what is correct; each instruction set then overwrites what it
- * improves (select.c). One area and one instruction set per file; no kernel allocates; no kernel knows of models, plans or threads.
+ * *_ref.c fill every slot with plain C, which *defines* what is correct; each instruction set then overwrites
+ * what it improves (select.c). One area and one instruction set per file; no kernel allocates; no kernel
+ * knows of models, plans or threads.
  *
- * Weights. Whatever their file format, quantized weights are used as unsigned codes with a scale and a minimum per 16
- * consecutive elements of a row,      w[i] = scale[i / 16] · code[i] + min[i / 16],
+ * Weights. Whatever their file format, quantized weights are used as unsigned codes with a scale and a
+ * minimum per 16 consecutive elements of a row,      w[i] = scale[i / 16] · code[i] + min[i / 16],
  * and activations as integers with one scale per block of 32:   x[i] = xs[i / 32] · q[i].     Then
  *     w·x = Σ_g16 xs · ( scale · Σ code·q  +  min · Σ q )        with Σ code·q exact in int32.
- * q is one int8 digit, or two: q = 128·high + low, |q| <= 16319, which costs a second int8 dot product and makes the
- * arithmetic of a product as good as float (a KLD of 1e-6 instead of 1e-3 to 6e-3 on the models it was measured on).
- * Bound of the int32 sum: 32 · 255 · 16319 = 1.3e8.
+ * q is one int8 digit, or two: q = 128·high + low, |q| <= 16319, which costs a second int8 dot product and
+ * makes the arithmetic of a product as good as float (a KLD of 1e-6 instead of 1e-3 to 6e-3 on the models it
+ * was measured on). Bound of the int32 sum: 32 · 255 · 16319 = 1.3e8.
  */
 #ifndef KV_KERNELS_H
 #define KV_KERNELS_H
@@ -22,8 +24,8 @@
 #define KV_TILE 64         /* tokens in a page, hence in one attention tile              */
 #define KV_HEAD_DIM_MAX 256
 
-/* Weight formats that hold codes (the float formats F32, F16, BF16 need no unpacking to codes). The order is that of
- * the unpack slots. */
+/* Weight formats that hold codes (the float formats F32, F16, BF16 need no unpacking to codes). The order is
+ * that of the unpack slots. */
 enum kv_code_format {
     KV_CODES_Q8_0, KV_CODES_Q4_0, KV_CODES_Q4_1, KV_CODES_Q5_0, KV_CODES_Q5_1, KV_CODES_Q2_K, KV_CODES_Q3_K,
     KV_CODES_Q4_K, KV_CODES_Q5_K, KV_CODES_Q6_K, KV_CODES_IQ4_NL, KV_CODES_IQ4_XS,
@@ -44,8 +46,8 @@ struct kv_act_int {
     int64_t k;    /* multiple of 32                                             */
 };
 
-/* Rows of one weight matrix times n activations: y[j * ldy + r] = W[r]·x[j] (+ bias[r]) for r in [row_begin, row_end).
- * Exactly one of x_int and x_f32 is used: integer activations need a code format. */
+/* Rows of one weight matrix times n activations: y[j * ldy + r] = W[r]·x[j] (+ bias[r]) for r in [row_begin,
+ * row_end). Exactly one of x_int and x_f32 is used: integer activations need a code format. */
 struct kv_matmul {
     const uint8_t *weights;   /* (n_rows, k) in file format                      */
     size_t row_bytes;
@@ -65,33 +67,34 @@ struct kv_matmul {
  *   values v:  (64, head_dim)
  * Columns (rows) from n_tokens on are zero. */
 struct kv_attn_tile {
-    const float *q;          /* (n_q, head_dim), already scaled by 1/sqrt(head_dim)                                */
-    const float *kt;         /* (head_dim, 64)                                                                     */
-    const float *v;          /* (64, head_dim)                                                                     */
+    const float *q;          /* (n_q, head_dim), already scaled by 1/sqrt(head_dim) */
+    const float *kt;         /* (head_dim, 64) */
+    const float *v;          /* (64, head_dim) */
     int n_q, head_dim, n_tokens;
-    const int *first, *last; /* (n_q): query i sees tile tokens first[i] <= j < last[i]; may be empty              */
-    float *max, *sum;        /* (n_q) running maximum (start: -INFINITY) and sum of exponentials (start: 0)        */
-    float *out;              /* (n_q, head_dim) running Σ exp(s − max)·v (start: 0)                                */
-    float *score;            /* (n_q, 64) scratch                                                                  */
+    const int *first, *last; /* (n_q): query i sees tile tokens first[i] <= j < last[i]; may be empty */
+    float *max, *sum;        /* (n_q) running maximum (start: -INFINITY) and sum of exponentials (start: 0) */
+    float *out;              /* (n_q, head_dim) running Σ exp(s − max)·v (start: 0) */
+    float *score;            /* (n_q, 64) scratch */
 };
 
 /* One quantized granule side of a page, for one (layer, KV head). The layouts are drawn in cache/kv_layout.h.
- * Keys: codes channel-major, (head_dim, 64) of `bits` each, packed little-endian along tokens: 8·bits bytes a channel.
- * Values: codes token-major, (64, head_dim), 'head_dim·bits/8' bytes a token. */
+ * Keys: codes channel-major, (head_dim, 64) of `bits` each, packed little-endian along tokens: 8·bits bytes a
+ * channel. Values: codes token-major, (64, head_dim), head_dim·bits/8 bytes a token. */
 struct kv_key_tile {
-    const uint8_t *codes;        /* (n_channels, 8 · bits): of the range only                                      */
-    const uint16_t *scale, *min; /* f16, of the whole head; per channel: (64 / group, head_dim) in stored order; per token: (64) */
-    int head_dim, bits;          /* 2 3 4 8; 16: codes are f16 and scale, min unused; 0: no codes, x = min          */
-    int group;                   /* 0 = per token; 32 or 64 = per channel over that many tokens                    */
-    int n_tokens;                /* sealed tokens in the page: the rest is zeroed in the output                    */
-    int channel_first, n_channels; /* the range of stored channels that these codes hold (mixed keys: one class)   */
-    const uint8_t *order;        /* (head_dim) stored channel -> channel of the head, or NULL: the same            */
+    const uint8_t *codes;        /* (n_channels, 8 · bits): of the range only */
+    const uint16_t *scale, *min; /* f16, of the whole head; per token: (64); per channel: (64 / group,
+                                  * head_dim) in stored order */
+    int head_dim, bits;          /* 2 3 4 8; 16: codes are f16 and scale, min unused; 0: no codes, x = min */
+    int group;                   /* 0 = per token; 32 or 64 = per channel over that many tokens */
+    int n_tokens;                /* sealed tokens in the page: the rest is zeroed in the output */
+    int channel_first, n_channels; /* the range of stored channels that codes hold (mixed keys: one class) */
+    const uint8_t *order;        /* (head_dim) stored channel -> channel of the head, or NULL: the same */
 };
 struct kv_value_tile {
     const uint8_t *codes;
-    const uint16_t *scale, *min; /* f16; (64, head_dim / group)                                                    */
+    const uint16_t *scale, *min; /* f16; (64, head_dim / group) */
     int head_dim, bits;
-    int group;                   /* head_dim or 32 channels                                                        */
+    int group;                   /* head_dim or 32 channels */
     int n_tokens;
 };
 
@@ -107,8 +110,8 @@ struct kv_kernels {
 /* Fills the table with the best kernels up to `level`. */
 void kv_kernels_select(struct kv_kernels *table, enum kv_cpu_level level);
 
-/* One filler per file: area × level. A file that was built without its instruction set leaves the table alone and
- * returns false, so that the kernel checker can fail instead of passing with nothing checked. */
+/* One filler per file: area × level. A file that was built without its instruction set leaves the table alone
+ * and returns false, so that the kernel checker can fail instead of passing with nothing checked. */
 #define KV_KERNEL_AREAS(X) X(weights) X(vectors) X(attention)
 #define X(area)                                            \
     void kv_fill_##area##_ref(struct kv_kernels *table);    \

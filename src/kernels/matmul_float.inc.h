@@ -1,7 +1,7 @@
 /*
- * Matrix products over float32 activations: each row becomes float32 once, then meets up to 4 activations at a time.
- * Two sums per output, over even and odd vectors, in an order that depends on k alone. Error against exact
- * arithmetic: (k / (2 · LANES) + 6) · 2^-24 · Σ |w·x|.
+ * Matrix products over float32 activations: each row becomes float32 once, then meets up to 4 activations at
+ * a time. Two sums per output, over even and odd vectors, in an order that depends on k alone. Error against
+ * exact arithmetic: (k / (2 · LANES) + 6) · 2^-24 · Σ |w·x|.
  */
 #define FLOAT_ACTS 4
 

@@ -1,8 +1,8 @@
 /*
  * What the levels of matmul_rows share: the scratch of one thread, in its two uses.
  *
- *   row    (plain C, and float activations at every level): codes, scales, minima and float32 of one whole row
- *   panel  (integer activations, SIMD): one slab of up to 576 columns of 2 · LANES rows; drawn in matmul_panel.inc.h
+ *   row    (plain C, and float activations at every level): codes, scales, minima and float32 of one row
+ *   panel  (integer activations, SIMD): a slab of up to 576 columns of 2 · LANES rows (matmul_panel.inc.h)
  */
 #ifndef KV_KERNELS_MATMUL_PANEL_H
 #define KV_KERNELS_MATMUL_PANEL_H
@@ -35,8 +35,9 @@ static inline struct kv_row_scratch kv_row_scratch_place(void *scratch, int64_t 
     return kv_row_scratch_carve(&c, k);
 }
 
-/* 576 columns × 32 rows (AVX-512) of codes with their scales and minima just fit the 48 KB of first-level cache that current
- * cores have. A multiple of 64: two blocks of any 32-column format, whose bytes are whole words. */
+/* 576 columns × 32 rows (AVX-512) of codes with their scales and minima just fit the 48 KB of first-level
+ * cache that current cores have. A multiple of 64: two blocks of any 32-column format, whose bytes are whole
+ * words. */
 #define KV_SLAB 576
 #define KV_PANEL_SCRATCH_BYTES ((size_t)64 << 10)
 

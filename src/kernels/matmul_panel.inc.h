@@ -1,22 +1,24 @@
 /*
  * Matrix products over integer activations of one or two digits, in the vocabulary of an instruction set.
  *
- * Lanes are rows. Panels of LANES rows are unpacked, a slab of up to 576 columns at a time (panel_unpack.inc.h), so
- * that a vector holds 4 consecutive codes of each row; one broadcast of 4 digits then feeds LANES dot products and
- * no horizontal sum is ever needed:
+ * Lanes are rows. Panels of LANES rows are unpacked, a slab of up to 576 columns at a time
+ * (panel_unpack.inc.h), so that a vector holds 4 consecutive codes of each row; one broadcast of 4 digits
+ * then feeds LANES dot products and no horizontal sum is ever needed:
  *
  *     dot[row]  = Σ over the group of code·q, q = 128·high + low          (int32, exact)
  *     y[row]    = fma(min, sum, fma(float(dot), scale·xs, y[row]))        group after group, slab after slab
  *
- * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding (n = 1) and
- * prefill (n = 512) are bit-equal. Between slabs the sums rest in y. With n = 1 unpacking is most of the work, and
- * must take less time than memory needs to deliver the weights; with many activations all of them share it.
- * Rejected: lanes along the columns of one row. It needs no turning but pays a conversion and two multiplications per
- * row instead of per LANES rows, and loses by a factor 2 to 3 in prefill.
+ * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding
+ * (n = 1) and prefill (n = 512) are bit-equal. Between slabs the sums rest in y. With n = 1 unpacking is most
+ * of the work, and must take less time than memory needs to deliver the weights; with many activations all of
+ * them share it.
+ * Rejected: lanes along the columns of one row. It needs no turning but pays a conversion and two
+ * multiplications per row instead of per LANES rows, and loses by a factor 2 to 3 in prefill.
  */
 
 #define PANELS 2 /* that share each broadcast; ACTS_MAX is chosen for as many */
-/* A slab of the widest format, Q8_0, has 576 / 32 · 34 bytes, 153 words; whole vectors of them, and one more. */
+/* A slab of the widest format, Q8_0, has 576 / 32 · 34 bytes, 153 words; whole vectors of them, and one
+ * more. */
 #define RAW_WORDS 176
 
 struct work {
@@ -33,8 +35,9 @@ static int slab_columns(const struct format *f, int64_t k)
     return (int)(f->block * (blocks < most ? blocks : most));
 }
 
-/* n_bytes of each of n_rows ≤ LANES rows; lanes beyond repeat the last row. While at it, the same bytes of the next
- * LANES rows are asked for: rows are too short for the hardware to foresee the jump from one to the next. */
+/* n_bytes of each of n_rows ≤ LANES rows; lanes beyond repeat the last row. While at it, the same bytes of
+ * the next LANES rows are asked for: rows are too short for the hardware to foresee the jump from one to the
+ * next. */
 static void turn_rows(const uint8_t *data, size_t row_bytes, int n_rows, size_t n_bytes, uint8_t *raw)
 {
     uintptr_t ahead = (uintptr_t)data + row_bytes * LANES;
@@ -46,7 +49,8 @@ static void turn_rows(const uint8_t *data, size_t row_bytes, int n_rows, size_t 
             for (int r = 0; r < LANES; r++) v[r] = vi_load(row[r] + at);
         else
             for (int r = 0; r < LANES; r++) v[r] = vi_load_bytes(row[r] + at, n_bytes - at);
-        for (int r = 0; r < LANES; r++) __builtin_prefetch((const void *)(ahead + (size_t)r * row_bytes + at));
+        for (int r = 0; r < LANES; r++)
+            __builtin_prefetch((const void *)(ahead + (size_t)r * row_bytes + at));
         vi_transpose(v);
         for (int i = 0; i < LANES; i++) vi_store(raw + (size_t)i * sizeof(vi), v[i]);
     }
@@ -67,15 +71,16 @@ struct tile {
 
 KV_INLINE vf load_rows(const float *p, int64_t n) { return n >= LANES ? vf_load(p) : vf_load_n(p, n); }
 
-/* panels, acts, group and wide are constants at every call: the arrays become registers. The digits of a group follow each
- * other in the same sums, which are shifted between them: a second digit costs a second pass over the group's codes in
- * the first-level cache, and no register. */
+/* panels, acts, group and wide are constants at every call: the arrays become registers. The digits of a
+ * group follow each other in the same sums, which are shifted between them: a second digit costs a second
+ * pass over the group's codes in the first-level cache, and no register. */
 KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, bool wide)
 {
     vf acc[PANELS][ACTS_MAX];
     for (int p = 0; p < panels; p++)
         for (int a = 0; a < acts; a++)
-            acc[p][a] = t->first_slab ? vf_zero() : load_rows(t->y + a * t->ldy + p * LANES, t->n_rows - p * LANES);
+            acc[p][a] = t->first_slab ? vf_zero()
+                                      : load_rows(t->y + a * t->ldy + p * LANES, t->n_rows - p * LANES);
 
     for (int g = 0; g < t->n_codes / group; g++) {
         vi dot[PANELS][ACTS_MAX];
@@ -86,7 +91,8 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, b
                 for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
             for (int i = 0; i < group; i += 4) {
                 vi code[PANELS];
-                for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (g * group + i) * LANES);
+                for (int p = 0; p < panels; p++)
+                    code[p] = vi_load(t->panel[p].code + (g * group + i) * LANES);
                 for (int a = 0; a < acts; a++) {
                     vi x = vi_set4(t->digit[d] + a * t->k + g * group + i);
                     for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
@@ -152,8 +158,8 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
 }
 
 /* The panels of one slab of rows [row, row + n_rows). */
-static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t row, int64_t n_rows, int64_t slab,
-                        int n_codes)
+static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t row, int64_t n_rows,
+                        int64_t slab, int n_codes)
 {
     const struct format *f = &formats[mm->code_format];
     size_t offset = mm->row_bytes * (size_t)slab / (size_t)mm->k; /* exact: slabs are whole blocks */
@@ -166,8 +172,9 @@ static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t r
     }
 }
 
-/* Few activations: one panel at a time, whose rows' successors arrive while it is worked on (n = 1, one thread, share
- * of the read bandwidth: Q4_1 59 -> 67 %, Q5_0 45 -> 68 %, Q8_0 54 -> 67 %). Many: two panels share each broadcast. */
+/* Few activations: one panel at a time, whose rows' successors arrive while it is worked on (n = 1, one
+ * thread, share of the read bandwidth: Q4_1 59 -> 67 %, Q5_0 45 -> 68 %, Q8_0 54 -> 67 %). Many: two panels
+ * share each broadcast. */
 static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_t row_end, struct work *work)
 {
     const struct format *f = &formats[mm->code_format];

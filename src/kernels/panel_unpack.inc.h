@@ -1,13 +1,14 @@
 /*
- * Weight formats to panels. Rows are turned *in file format*, as 32-bit words: word w of LANES rows becomes one
- * vector. What follows then treats LANES rows at once, scales and packed codes alike, and never shuffles: four bytes
- * of nibbles are four columns' codes of each row in their low halves and four more in the high ones.
+ * Weight formats to panels. Rows are turned *in file format*, as 32-bit words: word w of LANES rows becomes
+ * one vector. What follows then treats LANES rows at once, scales and packed codes alike, and never shuffles:
+ * four bytes of nibbles are four columns' codes of each row in their low halves and four more in the high
+ * ones.
  *
  *     rows in file format ──turn words──► raw[word][row] ──mask, shift──► panel.code[column / 4][row]·4
  *                                                                         panel.scale, panel.min [group][row]
  *
- * unpack.c draws the blocks, and defines their values. Blocks of 2·odd bytes put every other one half a word off,
- * which word() mends.
+ * unpack.c draws the blocks, and defines their values. Blocks of 2·odd bytes put every other one half a word
+ * off, which word() mends.
  * Rejected: unpacking row by row and turning the codes, which took 1.6 to 2 times as long per weight.
  */
 #define GROUPS_MAX (KV_SLAB / KV_WEIGHT_GROUP)
@@ -138,7 +139,8 @@ KV_INLINE void block_iq4_xs(const struct block *b)
     vi upper = word(b, 0), low = word(b, 4); /* `upper` from bit 16 on */
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
-        vi sub = vi_or(vi_right(vi_left(low, 28 - 4 * g), 28), vi_left(vi_right(vi_left(upper, 14 - 2 * g), 30), 4));
+        vi sub = vi_or(vi_right(vi_left(low, 28 - 4 * g), 28),
+                       vi_left(vi_right(vi_left(upper, 14 - 2 * g), 30), 4));
         vf scale = vf_mul(d, vf_sub(vf_from_int(sub), vf_set(32.0f)));
         put_scale(b, g, scale, vf_mul(scale, vf_set(-128.0f)));
         put_iq4(b, 32 * g, 8 + 16 * g);
@@ -175,17 +177,19 @@ KV_INLINE void block_q3_k(const struct block *b)
     for (int run = 0; run < 8; run++)
         for (int i = 0; i < 32; i += 4) {
             vi low = bits_at(word(b, 32 + run / 4 * 32 + i), run % 4 * 2, 3), high = word(b, i);
-            put_code(b, 32 * run + i, vi_or(low, run < 2 ? bits_up(high, 2 - run, 4) : bits_at(high, run - 2, 4)));
+            put_code(b, 32 * run + i,
+                     vi_or(low, run < 2 ? bits_up(high, 2 - run, 4) : bits_at(high, run - 2, 4)));
         }
 }
 
-/* Q4_K and Q5_K: sub-scales and sub-minima 0..3 are the low six bits of words `a` and `m`; those of 4..7 have their
- * lower four in the nibbles of word `c` and the upper two on top of the first. */
+/* Q4_K and Q5_K: sub-scales and sub-minima 0..3 are the low six bits of words `a` and `m`; those of 4..7 have
+ * their lower four in the nibbles of word `c` and the upper two on top of the first. */
 KV_INLINE void put_scales_6bit(const struct block *b)
 {
     vf d = half_at(b, 0), negative_m = vf_mul(half_at(b, 2), vf_set(-1.0f));
     vi a = word(b, 4), m = word(b, 8), c = word(b, 12);
-    vi a_high = vi_or(low_nibbles(c), bits_at(a, 2, 0x30)), m_high = vi_or(high_nibbles(c), bits_at(m, 2, 0x30));
+    vi a_high = vi_or(low_nibbles(c), bits_at(a, 2, 0x30)),
+       m_high = vi_or(high_nibbles(c), bits_at(m, 2, 0x30));
     vi a_low = bits_at(a, 0, 63), m_low = bits_at(m, 0, 63);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
@@ -256,11 +260,19 @@ KV_INLINE void block_q6_k(const struct block *b)
     }
 
 /* Rows: name, columns of a block, its bytes, columns per scale, codes above 127 */
-#define PANEL_FORMATS(X)                                                                                        \
-    X(Q8_0, q8_0, 32, 34, 32, true) X(Q4_0, q4_0, 32, 18, 32, false) X(Q4_1, q4_1, 32, 20, 32, false)           \
-    X(Q5_0, q5_0, 32, 22, 32, false) X(Q5_1, q5_1, 32, 24, 32, false) X(Q2_K, q2_k, 256, 84, 16, false)         \
-    X(Q3_K, q3_k, 256, 110, 16, false) X(Q4_K, q4_k, 256, 144, 32, false) X(Q5_K, q5_k, 256, 176, 32, false)    \
-    X(Q6_K, q6_k, 256, 210, 16, false) X(IQ4_NL, iq4_nl, 32, 18, 32, true) X(IQ4_XS, iq4_xs, 256, 136, 32, true)
+#define PANEL_FORMATS(X)                          \
+    X(Q8_0, q8_0, 32, 34, 32, true)               \
+    X(Q4_0, q4_0, 32, 18, 32, false)              \
+    X(Q4_1, q4_1, 32, 20, 32, false)              \
+    X(Q5_0, q5_0, 32, 22, 32, false)              \
+    X(Q5_1, q5_1, 32, 24, 32, false)              \
+    X(Q2_K, q2_k, 256, 84, 16, false)             \
+    X(Q3_K, q3_k, 256, 110, 16, false)            \
+    X(Q4_K, q4_k, 256, 144, 32, false)            \
+    X(Q5_K, q5_k, 256, 176, 32, false)            \
+    X(Q6_K, q6_k, 256, 210, 16, false)            \
+    X(IQ4_NL, iq4_nl, 32, 18, 32, true)           \
+    X(IQ4_XS, iq4_xs, 256, 136, 32, true)
 
 #define X(NAME, name, columns, bytes, group, wide) PANEL(name, columns, bytes, group)
 PANEL_FORMATS(X)

@@ -1,6 +1,6 @@
 /*
- * The vocabulary of the templates (*.inc.h) in AVX2 with FMA and F16C: vf is 8 floats, vi 32 bytes or 8 int32.
- * simd_avx512.h has the same names for 16 floats and 64 bytes.
+ * The vocabulary of the templates (*.inc.h) in AVX2 with FMA and F16C: vf is 8 floats, vi 32 bytes or 8
+ * int32. simd_avx512.h has the same names for 16 floats and 64 bytes.
  */
 #ifndef KV_KERNELS_SIMD_AVX2_H
 #define KV_KERNELS_SIMD_AVX2_H
@@ -10,7 +10,7 @@
 
 #define KV_INLINE static inline __attribute__((always_inline))
 #define LANES 8
-#define ACTS_MAX 2 /* 2 panels × 2 activations: 4 sums in int32 and 4 in float leave 8 of 16 registers for operands */
+#define ACTS_MAX 2 /* times 2 panels: 4 sums in int32 and 4 in float leave 8 of 16 registers for operands */
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -38,7 +38,8 @@ KV_INLINE vf vf_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_IN
 KV_INLINE vf vf_abs(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
 KV_INLINE vf vf_from_int(vi x) { return _mm256_cvtepi32_ps(x); }
 KV_INLINE vi vf_to_int(vf x) { return _mm256_cvtps_epi32(x); }
-/* x · 2^n, n integral. In two steps, so that |n| up to 252 overflows to infinity or underflows as it should. */
+/* x · 2^n, n integral. In two steps, so that |n| up to 252 overflows to infinity or underflows as it
+ * should. */
 KV_INLINE vf vf_scale2(vf x, vf n)
 {
     __m256i both = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(both, 1), bias = _mm256_set1_epi32(127);
@@ -109,7 +110,8 @@ typedef __m256d vd;
 KV_INLINE vd vd_zero(void) { return _mm256_setzero_pd(); }
 KV_INLINE vd vd_add_lanes(vd acc, vf x)
 {
-    __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(x)), high = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+    __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(x)),
+            high = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
     return _mm256_add_pd(acc, _mm256_add_pd(low, high));
 }
 KV_INLINE double vd_sum(vd x)
@@ -128,9 +130,9 @@ KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
     __builtin_memcpy(&word, p, sizeof word);
     return _mm256_set1_epi32(word);
 }
-/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. maddubs saturates
- * pair sums at 32767: 2 · 127 · 127 fits, and so does 2 · 128 · 127, so wide codes are taken as their low 7 bits and
- * the top one. */
+/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. maddubs
+ * saturates pair sums at 32767: 2 · 127 · 127 fits, and so does 2 · 128 · 127, so wide codes are taken as
+ * their low 7 bits and the top one. */
 KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
 {
     vi one = _mm256_set1_epi16(1), top = _mm256_set1_epi8(-128);
@@ -202,13 +204,15 @@ KV_INLINE vi vi_right_signed(vi x, int n) { return _mm256_srai_epi32(x, n); }
 /* per lane: the high half of a, then the low half of b */
 KV_INLINE vi vi_straddle(vi a, vi b)
 {
-    const vi swap = _mm256_broadcastsi128_si256(_mm_set_epi8(13, 12, 15, 14, 9, 8, 11, 10, 5, 4, 7, 6, 1, 0, 3, 2));
+    const vi swap = _mm256_broadcastsi128_si256(
+        _mm_set_epi8(13, 12, 15, 14, 9, 8, 11, 10, 5, 4, 7, 6, 1, 0, 3, 2));
     return _mm256_shuffle_epi8(_mm256_blend_epi16(a, b, 0x55), swap);
 }
 /* byte j of each lane: 16 where bit 4·i + j of the lane of x is set, else 0 */
 KV_INLINE vi vi_fifth_bits(vi x, int i)
 {
-    const vi byte = _mm256_set_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0, 0x0c0c0c0c, 0x08080808, 0x04040404, 0);
+    const vi byte = _mm256_set_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0, 0x0c0c0c0c, 0x08080808,
+                                     0x04040404, 0);
     const vi bit = i & 1 ? _mm256_set1_epi32((int)0x80402010) : _mm256_set1_epi32(0x08040201);
     vi spread = _mm256_shuffle_epi8(x, _mm256_add_epi8(byte, _mm256_set1_epi8((char)(i / 2))));
     return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), _mm256_set1_epi8(16));

@@ -15,7 +15,7 @@
 
 #define KV_INLINE static inline __attribute__((always_inline))
 #define LANES 16
-#define ACTS_MAX 6 /* 2 panels × 6 activations: 12 sums in int32 and 12 in float leave 8 of 32 registers for operands */
+#define ACTS_MAX 6 /* times 2 panels: 12 sums in int32 and 12 in float leave 8 of 32 registers for operands */
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -58,11 +58,15 @@ KV_INLINE vf vf_in_range(vf x, int base, int first, int last, float other)
     const vi lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     vi i = _mm512_add_epi32(_mm512_set1_epi32(base), lane);
     __mmask16 in = _mm512_cmpge_epi32_mask(i, _mm512_set1_epi32(first));
-    return _mm512_mask_mov_ps(_mm512_set1_ps(other), _mm512_mask_cmplt_epi32_mask(in, i, _mm512_set1_epi32(last)), x);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(other),
+                              _mm512_mask_cmplt_epi32_mask(in, i, _mm512_set1_epi32(last)), x);
 }
 
 /* halves */
-KV_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+KV_INLINE vf vf_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
 KV_INLINE vf vf_load_f16_n(const uint16_t *p, int64_t n)
 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_below(n), p));
@@ -104,8 +108,8 @@ KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
     __builtin_memcpy(&word, p, sizeof word);
     return _mm512_set1_epi32(word);
 }
-/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. In assembly, because
- * with the intrinsic gcc 12 copies every accumulator twice per step: 250 instead of 320 GMAC/s. */
+/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur. In assembly,
+ * because with the intrinsic gcc 12 copies every accumulator twice per step: 250 instead of 320 GMAC/s. */
 KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
 {
     (void)wide;
@@ -137,7 +141,8 @@ KV_INLINE void vi_transpose(vi v[LANES])
         v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
     }
     for (int i = 0; i < 4; i++) { /* v[4a + i], quarter b: word 4b + i of rows 4a .. 4a + 3 */
-        vi low01 = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x44), high01 = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xee);
+        vi low01 = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x44),
+           high01 = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xee);
         vi low23 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x44);
         vi high23 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xee);
         t[i] = _mm512_shuffle_i32x4(low01, low23, 0x88);

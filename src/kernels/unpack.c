@@ -1,9 +1,10 @@
 /*
- * Weight formats to codes. Each function draws its block; d and m are float16, a nibble byte holds two elements that
- * stand half a block apart, so that both halves are contiguous runs and the loops below vectorize without a shuffle.
+ * Weight formats to codes. Each function draws its block; d and m are float16, a nibble byte holds two
+ * elements that stand half a block apart, so that both halves are contiguous runs and the loops below
+ * vectorize without a shuffle.
  *
- * The layouts are those of the GGUF specification's quantization types; the K formats are blocks of 256 in groups of
- * 16 or 32 with 4- or 6-bit sub-scales.
+ * The layouts are those of the GGUF specification's quantization types; the K formats are blocks of 256 in
+ * groups of 16 or 32 with 4- or 6-bit sub-scales.
  */
 #include "kernels/unpack.h"
 
@@ -76,8 +77,8 @@ void kv_unpack_q4_1(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
     }
 }
 
-/* Bit i of b to bit 4 of byte i: the byte is repeated, each copy keeps its own bit, and adding 0x7f carries any bit that
- * is set into the top one without reaching the next byte. */
+/* Bit i of b to bit 4 of byte i: the byte is repeated, each copy keeps its own bit, and adding 0x7f carries
+ * any bit that is set into the top one without reaching the next byte. */
 static inline uint64_t spread_to_bit4(uint8_t b)
 {
     uint64_t one_bit_each = (b * 0x0101010101010101ull) & 0x8040201008040201ull;
@@ -135,8 +136,9 @@ void kv_unpack_q2_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
 }
 
 /* | high bits: 32 | 2-bit codes: 64 | 16 six-bit sub-scales: 12 | d |
- * Codes run as in Q2_K; bit r of high byte j is the third bit of element 32·r + j. Sub-scale g has its low nibble in
- * byte g % 8 (low half for g < 8) and its upper two bits in byte 8 + g % 4 at 2·(g / 4); 32 is subtracted. */
+ * Codes run as in Q2_K; bit r of high byte j is the third bit of element 32·r + j. Sub-scale g has its low
+ * nibble in byte g % 8 (low half for g < 8) and its upper two bits in byte 8 + g % 4 at 2·(g / 4); 32 is
+ * subtracted. */
 void kv_unpack_q3_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
                     float *restrict scale, float *restrict min)
 {
@@ -157,8 +159,9 @@ void kv_unpack_q3_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
     }
 }
 
-/* The 8 sub-scales and 8 sub-minima of Q4_K and Q5_K, 6 bits each in 12 bytes: the first four of each kind in the low six
- * bits of bytes 0..3 and 4..7; the last four as nibbles of bytes 8..11 with their upper two bits on top of the first. */
+/* The 8 sub-scales and 8 sub-minima of Q4_K and Q5_K, 6 bits each in 12 bytes: the first four of each kind in
+ * the low six bits of bytes 0..3 and 4..7; the last four as nibbles of bytes 8..11 with their upper two bits
+ * on top of the first. */
 static inline void sub_scales_k(const uint8_t *s, float d, float m, float *scale, float *min)
 {
     for (int g = 0; g < 4; g++) {
@@ -193,15 +196,16 @@ void kv_unpack_q5_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict co
             const uint8_t *q = row + 48 + 32 * run;
             uint8_t *c = code + 64 * run;
             for (int j = 0; j < 32; j++) c[j] = (uint8_t)((q[j] & 15) | ((high[j] >> (2 * run)) & 1) << 4);
-            for (int j = 0; j < 32; j++) c[32 + j] = (uint8_t)((q[j] >> 4) | ((high[j] >> (2 * run + 1)) & 1) << 4);
+            for (int j = 0; j < 32; j++)
+                c[32 + j] = (uint8_t)((q[j] >> 4) | ((high[j] >> (2 * run + 1)) & 1) << 4);
         }
         sub_scales_k(row + 4, load_f16(row), load_f16(row + 2), scale, min);
     }
 }
 
 /* | nibbles: 2 × 64 | upper 2 bits: 2 × 32 | sub-scales: 16 × int8 | d |
- * Each half of 128 elements is four runs of 32: low nibbles of bytes 0..31, of 32..63, then the high nibbles of the
- * same; run r takes its upper bits from bits 2r of the 32 bytes. */
+ * Each half of 128 elements is four runs of 32: low nibbles of bytes 0..31, of 32..63, then the high nibbles
+ * of the same; run r takes its upper bits from bits 2r of the 32 bytes. */
 void kv_unpack_q6_k(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
                     float *restrict scale, float *restrict min)
 {
@@ -242,7 +246,8 @@ void kv_unpack_iq4_nl(const uint8_t *restrict row, int64_t k, uint8_t *restrict 
     }
 }
 
-/* | d | upper 2 bits of 8 sub-scales: 2 | their low nibbles: 4 | nibbles: 8 × 16 |   32 is subtracted of a sub-scale. */
+/* | d | upper 2 bits of 8 sub-scales: 2 | their low nibbles: 4 | nibbles: 8 × 16 |
+ * 32 is subtracted from a sub-scale. */
 void kv_unpack_iq4_xs(const uint8_t *restrict row, int64_t k, uint8_t *restrict code,
                       float *restrict scale, float *restrict min)
 {

@@ -2,10 +2,11 @@
  * Weight formats to codes, in plain C: what fills table->unpack[] and so defines each format.
  *
  * Each reads whole blocks for k elements of a row and writes w[i] = scale[i / 16] · code[i] + min[i / 16].
- * Signed formats become unsigned codes with a shifted minimum (Q4_0: code − 8, hence min = −8 · scale), which int8
- * dot products with an unsigned operand need anyway. Sub-scales are folded into `scale` and `min`; each product is exact in
- * float (24 bits of mantissa hold the 11 of an f16 times a sub-scale times a code, which have at most 13 together: 7 and
- * 6 in Q6_K, 5 and 8 in IQ4_XS), so one rounding remains: that of the final sum.
+ * Signed formats become unsigned codes with a shifted minimum (Q4_0: code − 8, hence min = −8 · scale), which
+ * int8 dot products with an unsigned operand need anyway. Sub-scales are folded into `scale` and `min`; each
+ * product is exact in float (24 bits of mantissa hold the 11 of an f16 times a sub-scale times a code, which
+ * have at most 13 together: 7 and 6 in Q6_K, 5 and 8 in IQ4_XS), so one rounding remains: that of the final
+ * sum.
  */
 #ifndef KV_KERNELS_UNPACK_H
 #define KV_KERNELS_UNPACK_H

@@ -1,14 +1,16 @@
 /*
- * Vector kernels in the vocabulary of an instruction set. Bit-equal to plain C: add, conversions (but for the payload
- * of a NaN), hadamard. Bounds for the others, relative, ε = 2^-24:
+ * Vector kernels in the vocabulary of an instruction set. Bit-equal to plain C: add, conversions (but for the
+ * payload of a NaN), hadamard. Bounds for the others, relative, ε = 2^-24:
  *   silu_mul     8 ε; from a = −88.7 down, where e^−a overflows, zero
  *   rms_norm     (n / LANES / 4 + 8) ε: the squares are added in 4 · LANES float sums
- *   log_sum_exp  absolute (5 + ln n) ε: differences and exponentials are float, the sum is double. A term e^−d has
- *                the error d·ε of its difference; beyond d = ln n the terms shrink faster than their errors grow
+ *   log_sum_exp  absolute (5 + ln n) ε: differences and exponentials are float, the sum is double. A term
+ *                e^−d has the error d·ε of its difference; beyond d = ln n the terms shrink faster than their
+ *                errors grow
  */
 
-/* e^x with relative error below 3 ε. x = n·ln 2 + r, |r| ≤ ln 2 / 2; n·LN2_HIGH is exact for |n| < 2^9 (15 bits of
- * mantissa); the Taylor series to r^7 is off by r^8/8! < 6e-9. Beyond ±104 it is already infinite or zero in float. */
+/* e^x with relative error below 3 ε. x = n·ln 2 + r, |r| ≤ ln 2 / 2; n·LN2_HIGH is exact for |n| < 2^9 (15
+ * bits of mantissa); the Taylor series to r^7 is off by r^8/8! < 6e-9. Beyond ±104 it is already infinite or
+ * zero in float. */
 #define LN2_HIGH 0x1.62e4p-1f
 #define LN2_LOW 0x1.7f7d1cp-20f
 
@@ -52,7 +54,9 @@ static void rms_norm(const float *x, const float *weight, int64_t n, float eps, 
     vf scale = vf_set((float)(1.0 / sqrt(mean + (double)eps)));
     for (i = 0; i + LANES <= n; i += LANES)
         vf_store(y + i, vf_mul(vf_mul(vf_load(x + i), scale), vf_load(weight + i)));
-    if (i < n) vf_store_n(y + i, vf_mul(vf_mul(vf_load_n(x + i, n - i), scale), vf_load_n(weight + i, n - i)), n - i);
+    if (i < n)
+        vf_store_n(y + i, vf_mul(vf_mul(vf_load_n(x + i, n - i), scale), vf_load_n(weight + i, n - i)),
+                   n - i);
 }
 
 KV_INLINE vf silu(vf a, vf b)
@@ -89,8 +93,8 @@ static void f16_to_f32(const uint16_t *x, int64_t n, float *y)
     if (i < n) vf_store_n(y + i, vf_load_f16_n(x + i, n - i), n - i);
 }
 
-/* Stages h < LANES of the butterfly: lane i becomes x[i] + x[i + h], lane i + h becomes x[i] − x[i + h], that is
- * x[i ^ h] ± x[i]; the product with ±1 is exact, so the fma rounds as the plain addition does. */
+/* Stages h < LANES of the butterfly: lane i becomes x[i] + x[i + h], lane i + h becomes x[i] − x[i + h], that
+ * is x[i ^ h] ± x[i]; the product with ±1 is exact, so the fma rounds as the plain addition does. */
 KV_INLINE vf butterfly(vf x)
 {
     float sign[LANES];
@@ -144,7 +148,8 @@ static double log_sum_exp(const float *x, int64_t n)
     vd sum[2] = { vd_zero(), vd_zero() };
     vf shift = vf_set(max);
     for (i = 0; i + 2 * LANES <= n; i += 2 * LANES)
-        for (int j = 0; j < 2; j++) sum[j] = vd_add_lanes(sum[j], vf_exp(vf_sub(vf_load(x + i + j * LANES), shift)));
+        for (int j = 0; j < 2; j++)
+            sum[j] = vd_add_lanes(sum[j], vf_exp(vf_sub(vf_load(x + i + j * LANES), shift)));
     double rest = 0.0;
     for (; i < n; i++) rest += exp((double)x[i] - (double)max);
     return (double)max + log(vd_sum(sum[0]) + vd_sum(sum[1]) + rest);

@@ -1,6 +1,7 @@
 /*
- * Vector kernels in plain C: the definition. Those that only move, round or add in a fixed order (add, conversions,
- * hadamard) are bit-equal at every level; the others differ by the bounds that vectors.inc.h states.
+ * Vector kernels in plain C: the definition. Those that only move, round or add in a fixed order (add,
+ * conversions, hadamard) are bit-equal at every level; the others differ by the bounds that vectors.inc.h
+ * states.
  */
 #include "base/half.h"
 #include "kernels/kernels.h"

@@ -1,8 +1,8 @@
 /*
  * Matrix products in plain C: the definition (kernels.h has the formula).
  *
- * Every level forms the exact int32 sums of code·q and scales and adds them in float32, in an order of its own
- * that is the same for every n and row range. Two levels differ, with G groups of 16 in a row, by at most
+ * Every level forms the exact int32 sums of code·q and scales and adds them in float32, in an order of its
+ * own that is the same for every n and row range. Two levels differ, with G groups of 16 in a row, by at most
  *     4 · (G + 3) · 2^-24 · Σ_g ( |scale·xs·Σ code·q| + |min·sum| ):
  * one rounding for each of the additions (two a group here, the terms' own roundings on both sides, that of
  * the integer sum, which two digits may carry beyond 2^24, among them).
@@ -24,7 +24,8 @@ static void act_quantize_ref(const float *x, int64_t n, struct kv_act_int *out)
             finite = finite && isfinite(x[i]);
             max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
         }
-        /* NaN and infinity must not vanish here: the block's scale carries them on to where results are checked. */
+        /* NaN and infinity must not vanish here: the block's scale carries them on to where results are
+         * checked. */
         float scale = finite ? 0.0f : NAN, inverse = 0.0f;
         if (finite && max >= KV_ACT_TINY) {
             scale = max / largest_q;
