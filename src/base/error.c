@@ -35,7 +35,8 @@ static void clean(char message[KVANT_ERROR_CAP])
         if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';
 }
 
-kvant_status kv_error_set(struct kvant_error *err, kvant_status status, int64_t position, const char *format, ...)
+kvant_status kv_error_set(struct kvant_error *err, kvant_status status, int64_t position, const char *format,
+                          ...)
 {
     if (!err) return status;
     err->status = status;

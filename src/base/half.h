@@ -1,5 +1,6 @@
 /*
- * float16 and bfloat16 by bits, round to nearest even. The definition; SIMD levels use instructions with equal results.
+ * float16 and bfloat16 by bits, round to nearest even. The definition; SIMD levels use instructions with
+ * equal results.
  */
 #ifndef KV_BASE_HALF_H
 #define KV_BASE_HALF_H

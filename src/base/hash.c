@@ -18,5 +18,6 @@ void kv_hash_end(struct kv_hash *h, char text[KV_HASH_TEXT_CAP])
     uint8_t digest[SHA256_DIGEST_SIZE];
     sha256_digest(&h->state, sizeof digest, digest);
     int n = snprintf(text, KV_HASH_TEXT_CAP, "sha256:");
-    for (size_t i = 0; i < sizeof digest; i++) n += snprintf(text + n, KV_HASH_TEXT_CAP - (size_t)n, "%02x", digest[i]);
+    for (size_t i = 0; i < sizeof digest; i++)
+        n += snprintf(text + n, KV_HASH_TEXT_CAP - (size_t)n, "%02x", digest[i]);
 }

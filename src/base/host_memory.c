@@ -19,7 +19,8 @@ size_t kv_host_memory_bytes(void)
 {
     long n_pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
     size_t bytes = n_pages > 0 && page_bytes > 0 ? (size_t)n_pages * (size_t)page_bytes : SIZE_MAX;
-    static const char *const limits[] = { "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes" };
+    static const char *const limits[] = { "/sys/fs/cgroup/memory.max",
+                                          "/sys/fs/cgroup/memory/memory.limit_in_bytes" };
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
         size_t limit = read_limit(limits[i]);
         if (limit < bytes) bytes = limit;

@@ -6,7 +6,8 @@
 
 #include <stddef.h>
 
-/* Bytes of physical memory, or of the control group's limit where that is lower; SIZE_MAX when the system does not say. */
+/* Bytes of physical memory, or of the control group's limit where that is lower; SIZE_MAX when the system
+ * does not say. */
 size_t kv_host_memory_bytes(void);
 
 #endif

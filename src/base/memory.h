@@ -1,6 +1,6 @@
 /*
- * Memory: checked allocation, and "measure and place": one layout function that answers the size when its base is
- * NULL and places the arrays when it is not, so that estimate and allocation cannot disagree.
+ * Memory: checked allocation, and "measure and place": one layout function that answers the size when its
+ * base is NULL and places the arrays when it is not, so that estimate and allocation cannot disagree.
  */
 #ifndef KV_BASE_MEMORY_H
 #define KV_BASE_MEMORY_H
@@ -10,17 +10,18 @@
 
 #define KV_ALIGN 64 /* cache line, and the width of an AVX-512 register */
 
-/* n × size zeroed bytes, aligned to KV_ALIGN; NULL when memory is short or the product overflows. n × size == 0 gives
- * a valid pointer. Free with kv_free. */
+/* n × size zeroed bytes, aligned to KV_ALIGN; NULL when memory is short or the product overflows. n × size ==
+ * 0 gives a valid pointer. Free with kv_free. */
 void *kv_alloc(size_t n, size_t size);
-/* Grows an array made by kv_alloc from n_old to n_new elements, new ones zeroed; NULL leaves the old one valid. */
+/* Grows an array made by kv_alloc from n_old to n_new elements, new ones zeroed; NULL leaves the old one
+ * valid. */
 void *kv_realloc(void *p, size_t n_old, size_t n_new, size_t size);
 void kv_free(void *p);
 char *kv_strdup(const char *s);
 char *kv_strndup(const char *s, size_t n);
 
-/* Pages of zeroed memory straight from the system, for large buffers that may stay partly untouched (they cost nothing
- * until written). Huge pages are asked for. */
+/* Pages of zeroed memory straight from the system, for large buffers that may stay partly untouched (they
+ * cost nothing until written). Huge pages are asked for. */
 void *kv_pages_alloc(size_t n_bytes);
 void kv_pages_free(void *p, size_t n_bytes);
 

@@ -1,8 +1,8 @@
 /*
  * Every call of the operating system that is neither memory nor threads: files, clock, cores, CPU features.
  *
- * Files are written beside their target and renamed, so that a reader sees the old file or the new one and never half
- * of either; a full disk or a killed process leaves the old one.
+ * Files are written beside their target and renamed, so that a reader sees the old file or the new one and
+ * never half of either; a full disk or a killed process leaves the old one.
  */
 #include "base/os.h"
 
@@ -48,7 +48,8 @@ static kvant_status map_fd(struct kv_file_map *out, int fd, const char *path, st
     struct stat st;
     if (fstat(fd, &st) != 0) return fail_io(err, path, "cannot be examined");
     if (S_ISDIR(st.st_mode)) KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is a directory; name a file in it", path);
-    if (!S_ISREG(st.st_mode)) KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is not a regular file and cannot be mapped", path);
+    if (!S_ISREG(st.st_mode))
+        KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is not a regular file and cannot be mapped", path);
     if (st.st_size == 0) return KVANT_OK;
     size_t n_bytes = (size_t)st.st_size;
     void *p = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -61,7 +62,8 @@ static kvant_status map_fd(struct kv_file_map *out, int fd, const char *path, st
 kvant_status kv_file_map_open(struct kv_file_map *out, const char *path, struct kvant_error *err)
 {
     *out = (struct kv_file_map){ 0 };
-    int fd = open_retry(path, O_RDONLY | O_NONBLOCK, 0); /* a FIFO must not block: it is refused by its kind */
+    /* A FIFO must not block: it is refused by its kind. */
+    int fd = open_retry(path, O_RDONLY | O_NONBLOCK, 0);
     if (fd < 0) return fail_io(err, path, "cannot be opened");
     kvant_status status = map_fd(out, fd, path, err);
     close(fd);
@@ -111,7 +113,8 @@ static kvant_status read_fd(int fd, const char *path, size_t max_bytes, char **o
     return KVANT_OK;
 }
 
-kvant_status kv_file_read(const char *path, size_t max_bytes, char **out, size_t *n_bytes, struct kvant_error *err)
+kvant_status kv_file_read(const char *path, size_t max_bytes, char **out, size_t *n_bytes,
+                          struct kvant_error *err)
 {
     *out = NULL;
     *n_bytes = 0;
@@ -144,7 +147,8 @@ static bool write_all(int fd, const void *data, size_t n_bytes)
     return true;
 }
 
-/* Creates a new file PATH.XXXXXX.tmp with the permissions that the user's umask gives (mkstemp would make it private). */
+/* Creates a new file PATH.XXXXXX.tmp with the permissions that the user's umask gives (mkstemp would make it
+ * private). */
 static int create_beside(const char *path, char *name, size_t cap)
 {
     static const char digits[] = "0123456789abcdefghijklmnopqrstuv";
@@ -160,7 +164,8 @@ static int create_beside(const char *path, char *name, size_t cap)
     return -1;
 }
 
-/* Makes the rename itself durable. A file system that cannot do this is no reason to fail: the data is safe already. */
+/* Makes the rename itself durable. A file system that cannot do this is no reason to fail: the data is safe
+ * already. */
 static void sync_directory(const char *path)
 {
     char *folder = kv_strdup(path);
@@ -175,8 +180,8 @@ static void sync_directory(const char *path)
     kv_free(folder);
 }
 
-static kvant_status write_and_rename(const char *path, const struct stat *old, const void *data, size_t n_bytes,
-                                     struct kvant_error *err)
+static kvant_status write_and_rename(const char *path, const struct stat *old, const void *data,
+                                     size_t n_bytes, struct kvant_error *err)
 {
     size_t cap = strlen(path) + sizeof ".XXXXXX.tmp";
     char *name = kv_alloc(cap, 1);
@@ -186,7 +191,8 @@ static kvant_status write_and_rename(const char *path, const struct stat *old, c
     if (fd < 0) {
         status = fail_io(err, path, "cannot be created");
     } else {
-        if (old) (void)!fchmod(fd, old->st_mode & 0777); /* a replaced file keeps its permissions where it can */
+        /* A replaced file keeps its permissions where it can. */
+        if (old) (void)!fchmod(fd, old->st_mode & 0777);
         bool ok = write_all(fd, data, n_bytes) && fsync(fd) == 0;
         if (!ok) status = fail_io(err, path, "cannot be written");
         if (close(fd) != 0 && ok) {
@@ -208,8 +214,10 @@ kvant_status kv_file_write(const char *path, const void *data, size_t n_bytes, s
 {
     struct stat st;
     bool exists = stat(path, &st) == 0;
-    if (exists && S_ISDIR(st.st_mode)) KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is a directory; name a file in it", path);
-    /* A pipe or device has nothing to rename over; nor may /dev/stdout be replaced when it leads to a file. */
+    if (exists && S_ISDIR(st.st_mode))
+        KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is a directory; name a file in it", path);
+    /* A pipe or device has nothing to rename over; nor may /dev/stdout be replaced when it leads to a
+     * file. */
     if (exists && (!S_ISREG(st.st_mode) || strncmp(path, "/dev/", 5) == 0)) {
         int fd = open_retry(path, O_WRONLY | O_APPEND, 0);
         if (fd < 0) return fail_io(err, path, "cannot be opened");
@@ -235,7 +243,8 @@ double kv_clock_s(void)
 
 int kv_cpu_count(void)
 {
-    /* The mask must hold every core of the machine, allowed or not; the kernel answers EINVAL while it is too short. */
+    /* The mask must hold every core of the machine, allowed or not; the kernel answers EINVAL while it is too
+     * short. */
     for (int n_cpu = 1024; n_cpu <= 1 << 20; n_cpu *= 2) {
         cpu_set_t *set = CPU_ALLOC((size_t)n_cpu);
         if (!set) return 1;
@@ -284,9 +293,9 @@ enum kv_cpu_level kv_cpu_detect(void)
     if (!all_bits(leaf7_b, bit_AVX2 | bit_BMI | bit_BMI2)) return KV_CPU_SCALAR;
 
     if (n_subleaves >= 1) __get_cpuid_count(7, 1, &leaf7_1_a, &b, &c, &d);
-    bool avx512 = all_bits(xcr0, XCR0_AVX512)
-                  && all_bits(leaf7_b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL)
-                  && all_bits(leaf7_c, bit_AVX512VNNI | bit_AVX512VBMI) && all_bits(leaf7_1_a, bit_AVX512BF16);
+    bool avx512 = all_bits(xcr0, XCR0_AVX512) &&
+                  all_bits(leaf7_b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL) &&
+                  all_bits(leaf7_c, bit_AVX512VNNI | bit_AVX512VBMI) && all_bits(leaf7_1_a, bit_AVX512BF16);
     return avx512 ? KV_CPU_AVX512 : KV_CPU_AVX2;
 }
 

@@ -14,8 +14,10 @@ struct kv_file_map {
 kvant_status kv_file_map_open(struct kv_file_map *out, const char *path, struct kvant_error *err);
 void kv_file_map_close(struct kv_file_map *map);
 
-/* Reads a whole file of at most max_bytes, with a terminator that n_bytes does not count; free with kv_free. path "-" = stdin. */
-kvant_status kv_file_read(const char *path, size_t max_bytes, char **out, size_t *n_bytes, struct kvant_error *err);
+/* Reads a whole file of at most max_bytes, with a terminator that n_bytes does not count; free with kv_free.
+ * path "-" = stdin. */
+kvant_status kv_file_read(const char *path, size_t max_bytes, char **out, size_t *n_bytes,
+                          struct kvant_error *err);
 /* Writes beside `path` (PATH.XXXXXX.tmp), fsyncs, renames; on failure nothing is left behind. */
 kvant_status kv_file_write(const char *path, const void *data, size_t n_bytes, struct kvant_error *err);
 bool kv_file_exists(const char *path);

@@ -205,8 +205,8 @@ kvant_status kv_pool_open(struct kv_pool **out, int n_threads, struct kvant_erro
 
     if (failure) {
         pool_destroy(pool, n_started);
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cannot start thread %d of %d: %s; ask for fewer threads", n_started + 2,
-                n_threads, strerror(failure));
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cannot start thread %d of %d: %s; ask for fewer threads",
+                n_started + 2, n_threads, strerror(failure));
     }
     *out = pool;
     return KVANT_OK;

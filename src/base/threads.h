@@ -1,6 +1,7 @@
 /*
- * A fixed pool of threads. The caller is worker 0. One run at a time; runs follow each other with a short spin and
- * sleep when idle. Work must not depend on which worker does it, so that results are the same for any pool size.
+ * A fixed pool of threads. The caller is worker 0. One run at a time; runs follow each other with a short
+ * spin and sleep when idle. Work must not depend on which worker does it, so that results are the same for
+ * any pool size.
  */
 #ifndef KV_BASE_THREADS_H
 #define KV_BASE_THREADS_H
@@ -24,6 +25,7 @@ void kv_pool_run(struct kv_pool *pool, void (*fn)(void *user, int i_thread, int 
 void kv_pool_share(struct kv_pool *pool, void (*fn)(void *user, int i_thread, int n_threads), void *user);
 
 /* Calls fn(user, i_item, i_thread) for each item, items taken in order by whoever is free; waits for all. */
-void kv_pool_for(struct kv_pool *pool, int64_t n_items, void (*fn)(void *user, int64_t i_item, int i_thread), void *user);
+void kv_pool_for(struct kv_pool *pool, int64_t n_items, void (*fn)(void *user, int64_t i_item, int i_thread),
+                 void *user);
 
 #endif

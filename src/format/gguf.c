@@ -5,12 +5,13 @@
  *       key:     length u64, name, type u32, value            array value: type u32, count u64, elements
  *       tensor:  length u64, name, n_dims u32, dims u64 × n_dims, type u32, offset u64 (into the tensor data)
  *
- * Nothing in the file is believed. All reads go through a cursor that knows where the file ends; a count is compared
- * with the least number of bytes that so many entries need *before* memory for them is taken, so that the index
- * never outgrows a small multiple of the file. Afterwards every pointer that is handed out lies inside the map.
+ * Nothing in the file is believed. All reads go through a cursor that knows where the file ends; a count is
+ * compared with the least number of bytes that so many entries need *before* memory for them is taken, so
+ * that the index never outgrows a small multiple of the file. Afterwards every pointer that is handed out
+ * lies inside the map.
  *
- * Two tensors never share bytes: a directory entry whose offset was damaged is thereby found although the offset
- * still lies inside the file.
+ * Two tensors never share bytes: a directory entry whose offset was damaged is thereby found although the
+ * offset still lies inside the file.
  */
 #include "format/gguf_internal.h"
 
@@ -22,15 +23,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensor data is used in place, in little-endian order");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "tensor data is used in place, in little-endian order");
 
-#define KEY_NAME_MAX 65535    /* GGUF specification                                                             */
-#define TENSOR_NAME_MAX 64    /* GGUF specification                                                             */
-#define KEY_BYTES_MIN 14      /* length, one byte of name, type, one byte of value                              */
-#define TENSOR_BYTES_MIN 33   /* length, one byte of name, n_dims, one dim, type, offset                        */
-#define ARRAY_DEPTH_MAX 4     /* arrays in arrays; real files have none, and recursion has to end               */
+#define KEY_NAME_MAX 65535    /* GGUF specification */
+#define TENSOR_NAME_MAX 64    /* GGUF specification */
+#define KEY_BYTES_MIN 14      /* length, one byte of name, type, one byte of value */
+#define TENSOR_BYTES_MIN 33   /* length, one byte of name, n_dims, one dim, type, offset */
+#define ARRAY_DEPTH_MAX 4     /* arrays in arrays; real files have none, and recursion has to end */
 #define ENTRIES_MAX 65536     /* keys, and tensors: 50 times what large models have. Bounds the time of a file
-                               * whose names all collide in the index to seconds.                                */
+                               * whose names all collide in the index to seconds. */
 #define ALIGNMENT_DEFAULT 32
 #define ALIGNMENT_MAX (1 << 30)
 
@@ -68,8 +70,10 @@ static kvant_status take(struct cursor *c, uint64_t n, const char *field, const 
 {
     *out = c->data + c->pos;
     if (n > left(c))
-        return fail_at(c, KVANT_ERR_FORMAT, c->pos, "%s needs %" PRIu64 " bytes, but the file ends %zu bytes later "
-                       "(truncated or damaged: fetch it again)", field, n, left(c));
+        return fail_at(c, KVANT_ERR_FORMAT, c->pos,
+                       "%s needs %" PRIu64 " bytes, but the file ends %zu bytes later "
+                       "(truncated or damaged: fetch it again)",
+                       field, n, left(c));
     c->pos += (size_t)n;
     return KVANT_OK;
 }
@@ -113,8 +117,8 @@ static kvant_status take_name(struct cursor *c, const char *field, size_t max_by
     KV_TRY(take(c, n, field, &p));
     for (uint64_t i = 0; i < n; i++)
         if (p[i] < 0x20 || p[i] == 0x7f)
-            return fail_at(c, KVANT_ERR_FORMAT, start + 8 + (size_t)i, "%s holds the control character 0x%02x", field,
-                           p[i]);
+            return fail_at(c, KVANT_ERR_FORMAT, start + 8 + (size_t)i,
+                           "%s holds the control character 0x%02x", field, p[i]);
     *out = (struct kv_str){ (const char *)p, (size_t)n };
     return KVANT_OK;
 }
@@ -155,7 +159,8 @@ static struct kv_str name_at(const void *entries, size_t stride, uint32_t i)
     memcpy(&name, (const char *)entries + (size_t)i * stride, sizeof name);
     return name;
 }
-_Static_assert(offsetof(struct kv_gguf_key, name) == 0 && offsetof(struct kv_gguf_tensor, name) == 0, "see name_at");
+_Static_assert(offsetof(struct kv_gguf_key, name) == 0 && offsetof(struct kv_gguf_tensor, name) == 0,
+               "see name_at");
 
 /* The slot that holds `name`, or the free one where it belongs. */
 static struct kv_gguf_slot *index_slot(const struct kv_gguf_index *index, const void *entries, size_t stride,
@@ -168,14 +173,16 @@ static struct kv_gguf_slot *index_slot(const struct kv_gguf_index *index, const 
     }
 }
 
-static int64_t index_find(const struct kv_gguf_index *index, const void *entries, size_t stride, const char *text)
+static int64_t index_find(const struct kv_gguf_index *index, const void *entries, size_t stride,
+                          const char *text)
 {
     struct kv_str name = { text, strlen(text) };
     return (int64_t)index_slot(index, entries, stride, name, hash_name(name))->i_plus_1 - 1;
 }
 
 /* False when the name is there already. */
-static bool index_add(struct kv_gguf_index *index, const void *entries, size_t stride, struct kv_str name, uint64_t i)
+static bool index_add(struct kv_gguf_index *index, const void *entries, size_t stride, struct kv_str name,
+                      uint64_t i)
 {
     uint32_t hash = hash_name(name);
     struct kv_gguf_slot *slot = index_slot(index, entries, stride, name, hash);
@@ -190,8 +197,9 @@ static bool index_add(struct kv_gguf_index *index, const void *entries, size_t s
 static size_t scalar_bytes(uint32_t type)
 {
     static const uint8_t bytes[KV_GGUF_TYPE_COUNT] = {
-        [KV_GGUF_U8] = 1, [KV_GGUF_I8] = 1, [KV_GGUF_U16] = 2, [KV_GGUF_I16] = 2, [KV_GGUF_U32] = 4, [KV_GGUF_I32] = 4,
-        [KV_GGUF_F32] = 4, [KV_GGUF_BOOL] = 1, [KV_GGUF_U64] = 8, [KV_GGUF_I64] = 8, [KV_GGUF_F64] = 8,
+        [KV_GGUF_U8] = 1,  [KV_GGUF_I8] = 1,  [KV_GGUF_U16] = 2, [KV_GGUF_I16] = 2,
+        [KV_GGUF_U32] = 4, [KV_GGUF_I32] = 4, [KV_GGUF_F32] = 4, [KV_GGUF_BOOL] = 1,
+        [KV_GGUF_U64] = 8, [KV_GGUF_I64] = 8, [KV_GGUF_F64] = 8,
     };
     return type < KV_GGUF_TYPE_COUNT ? bytes[type] : 0;
 }
@@ -211,14 +219,16 @@ static kvant_status take_scalars(struct cursor *c, uint32_t type, uint64_t n, co
 {
     size_t size = scalar_bytes(type), start = c->pos;
     if (n > left(c) / size)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "value has %" PRIu64 " elements of %zu bytes, but the file ends "
-                       "%zu bytes later (truncated or damaged: fetch it again)", n, size, left(c));
+        return fail_at(c, KVANT_ERR_FORMAT, start,
+                       "value has %" PRIu64 " elements of %zu bytes, but the file ends "
+                       "%zu bytes later (truncated or damaged: fetch it again)",
+                       n, size, left(c));
     KV_TRY(take(c, n * size, "value", out));
     if (type == KV_GGUF_BOOL)
         for (uint64_t i = 0; i < n; i++)
             if ((*out)[i] > 1)
-                return fail_at(c, KVANT_ERR_FORMAT, start + (size_t)i, "a bool is %d, only 0 and 1 are allowed",
-                               (*out)[i]);
+                return fail_at(c, KVANT_ERR_FORMAT, start + (size_t)i,
+                               "a bool is %d, only 0 and 1 are allowed", (*out)[i]);
     return KVANT_OK;
 }
 
@@ -332,7 +342,8 @@ static kvant_status take_dims(struct cursor *c, struct kv_gguf_tensor *t)
         uint64_t dim;
         KV_TRY(take_u64(c, "dimension", &dim));
         if (dim < 1 || dim > INT64_MAX || __builtin_mul_overflow(n_elements, (int64_t)dim, &n_elements))
-            return fail_at(c, KVANT_ERR_FORMAT, start, "dimension %d is %" PRIu64 ": not the shape of a tensor", i, dim);
+            return fail_at(c, KVANT_ERR_FORMAT, start,
+                           "dimension %d is %" PRIu64 ": not the shape of a tensor", i, dim);
         t->dims[i] = (int64_t)dim;
     }
     return KVANT_OK;
@@ -346,13 +357,16 @@ static kvant_status take_tensor_type(struct cursor *c, struct kv_gguf_tensor *t)
     t->type = kv_weight_type_find(id);
     if (!t->type) {
         const char *name = kv_weight_type_any_name(id);
-        return fail_at(c, KVANT_ERR_UNSUPPORTED, start, "tensor type %" PRIu32 " (%s) cannot be read; use a file with "
-                       "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K..Q6_K IQ4_NL IQ4_XS", id, name ? name : "unknown");
+        return fail_at(c, KVANT_ERR_UNSUPPORTED, start,
+                       "tensor type %" PRIu32 " (%s) cannot be read; use a file with "
+                       "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K..Q6_K IQ4_NL IQ4_XS",
+                       id, name ? name : "unknown");
     }
     int64_t block = t->type->block, block_bytes = t->type->block_bytes;
     if (t->dims[0] % block != 0)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "rows of %" PRId64 " elements are not whole blocks of %" PRId64
-                       " (%s)", t->dims[0], block, t->type->name);
+        return fail_at(c, KVANT_ERR_FORMAT, start,
+                       "rows of %" PRId64 " elements are not whole blocks of %" PRId64 " (%s)", t->dims[0],
+                       block, t->type->name);
     size_t n_rows = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]); /* take_dims: all products fit int64 */
     if (!kv_mul_size((size_t)(t->dims[0] / block), (size_t)block_bytes, &t->row_bytes)
         || !kv_mul_size(t->row_bytes, n_rows, &t->n_bytes))
@@ -360,8 +374,10 @@ static kvant_status take_tensor_type(struct cursor *c, struct kv_gguf_tensor *t)
     return KVANT_OK;
 }
 
-/* One directory entry but for its data: that is placed when the directory's end is known. `*offset` is relative. */
-static kvant_status take_tensor(struct kv_gguf *g, struct cursor *c, struct kv_gguf_tensor *t, uint64_t *offset)
+/* One directory entry but for its data: that is placed when the directory's end is known. `*offset` is
+ * relative. */
+static kvant_status take_tensor(struct kv_gguf *g, struct cursor *c, struct kv_gguf_tensor *t,
+                                uint64_t *offset)
 {
     c->subject = NULL;
     t->directory_offset = c->pos;
@@ -373,8 +389,9 @@ static kvant_status take_tensor(struct kv_gguf *g, struct cursor *c, struct kv_g
     size_t start = c->pos;
     KV_TRY(take_u64(c, "offset", offset));
     if (*offset % g->alignment != 0)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "offset %" PRIu64 " is not a multiple of the alignment %" PRIu64,
-                       *offset, g->alignment);
+        return fail_at(c, KVANT_ERR_FORMAT, start,
+                       "offset %" PRIu64 " is not a multiple of the alignment %" PRIu64, *offset,
+                       g->alignment);
     return KVANT_OK;
 }
 
@@ -404,8 +421,9 @@ static kvant_status check_overlaps(struct kv_gguf *g, struct cursor *c)
         if ((size_t)(b->data - a->data) >= a->n_bytes) continue;
         c->subject = "tensor";
         c->name = b->name;
-        status = fail_at(c, KVANT_ERR_FORMAT, offset_field(b), "its data overlaps that of tensor %.*s (damaged: fetch "
-                         "the file again)", (int)a->name.n_bytes, a->name.data);
+        status = fail_at(c, KVANT_ERR_FORMAT, offset_field(b),
+                         "its data overlaps that of tensor %.*s (damaged: fetch the file again)",
+                         (int)a->name.n_bytes, a->name.data);
     }
     kv_free(sorted);
     return status;
@@ -419,8 +437,9 @@ static kvant_status place_tensors(struct kv_gguf *g, struct cursor *c, const uin
         c->name = t->name;
         size_t room = g->data_offset < g->n_bytes ? g->n_bytes - g->data_offset : 0;
         if (offsets[i] > room || t->n_bytes > room - offsets[i])
-            return fail_at(c, KVANT_ERR_FORMAT, offset_field(t), "its %zu bytes at offset %" PRIu64 " lie beyond the end "
-                           "of the file, which has %zu bytes of tensor data (truncated or damaged: fetch it again)",
+            return fail_at(c, KVANT_ERR_FORMAT, offset_field(t),
+                           "its %zu bytes at offset %" PRIu64 " lie beyond the end of the file, "
+                           "which has %zu bytes of tensor data (truncated or damaged: fetch it again)",
                            t->n_bytes, offsets[i], room);
         t->data = g->data + g->data_offset + offsets[i];
     }
@@ -445,7 +464,8 @@ static kvant_status read_tensors(struct kv_gguf *g, struct cursor *c, uint64_t n
         g->n_tensors = n_tensors;
         g->header_bytes = c->pos;
         size_t mask = (size_t)g->alignment - 1;
-        g->data_offset = (c->pos + mask) & ~mask; /* a file's size is below 2^63, the alignment at most 2^30 */
+        /* No overflow: a file's size is below 2^63, the alignment at most 2^30. */
+        g->data_offset = (c->pos + mask) & ~mask;
         status = place_tensors(g, c, offsets);
     }
     kv_free(offsets);
@@ -461,15 +481,19 @@ static kvant_status read_version(struct cursor *c)
     if (c->n_bytes == 0) return fail_at(c, KVANT_ERR_FORMAT, 0, "the file is empty");
     KV_TRY(take(c, 4, "magic", &magic));
     if (memcmp(magic, "GGUF", 4) != 0)
-        return fail_at(c, KVANT_ERR_FORMAT, 0, "not a GGUF file: it begins with %02x %02x %02x %02x instead of \"GGUF\"",
-                       magic[0], magic[1], magic[2], magic[3]);
+        return fail_at(c, KVANT_ERR_FORMAT, 0,
+                       "not a GGUF file: it begins with %02x %02x %02x %02x instead of \"GGUF\"", magic[0],
+                       magic[1], magic[2], magic[3]);
     KV_TRY(take_u32(c, "version", &version));
     if (version == 2 || version == 3) return KVANT_OK;
     if (version == 1)
-        return fail_at(c, KVANT_ERR_UNSUPPORTED, 4, "GGUF version 1 is not read; convert the model again (version 2 or 3)");
+        return fail_at(c, KVANT_ERR_UNSUPPORTED, 4,
+                       "GGUF version 1 is not read; convert the model again (version 2 or 3)");
     if (version != 0 && (version & 0xffffff) == 0)
-        return fail_at(c, KVANT_ERR_UNSUPPORTED, 4, "a big-endian GGUF file; convert the model to little-endian");
-    return fail_at(c, KVANT_ERR_UNSUPPORTED, 4, "GGUF version %" PRIu32 " is not read, only 2 and 3", version);
+        return fail_at(c, KVANT_ERR_UNSUPPORTED, 4,
+                       "a big-endian GGUF file; convert the model to little-endian");
+    return fail_at(c, KVANT_ERR_UNSUPPORTED, 4, "GGUF version %" PRIu32 " is not read, only 2 and 3",
+                   version);
 }
 
 static kvant_status take_count(struct cursor *c, const char *field, size_t entry_bytes_min, uint64_t *out)
@@ -477,10 +501,12 @@ static kvant_status take_count(struct cursor *c, const char *field, size_t entry
     size_t start = c->pos;
     KV_TRY(take_u64(c, field, out));
     if (*out > ENTRIES_MAX)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "%s is %" PRIu64 ", at most %d are read", field, *out, ENTRIES_MAX);
+        return fail_at(c, KVANT_ERR_FORMAT, start, "%s is %" PRIu64 ", at most %d are read", field, *out,
+                       ENTRIES_MAX);
     if (*out > left(c) / entry_bytes_min)
-        return fail_at(c, KVANT_ERR_FORMAT, start, "%s is %" PRIu64 ": more than fit in the file (truncated or damaged: "
-                       "fetch it again)", field, *out);
+        return fail_at(c, KVANT_ERR_FORMAT, start,
+                       "%s is %" PRIu64 ": more than fit in the file (truncated or damaged: fetch it again)",
+                       field, *out);
     return KVANT_OK;
 }
 
@@ -497,8 +523,8 @@ static kvant_status read_all(struct kv_gguf *g, struct kvant_error *err)
 }
 
 /* Takes the map over, also when it fails. */
-static kvant_status open_bytes(struct kv_gguf **out, struct kv_file_map map, const uint8_t *data, size_t n_bytes,
-                               const char *name, struct kvant_error *err)
+static kvant_status open_bytes(struct kv_gguf **out, struct kv_file_map map, const uint8_t *data,
+                               size_t n_bytes, const char *name, struct kvant_error *err)
 {
     struct kv_gguf *g = kv_alloc(1, sizeof *g);
     if (!g) {

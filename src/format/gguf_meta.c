@@ -1,6 +1,6 @@
 /*
- * Typed access to the metadata of an opened GGUF file. The bytes were checked when it was opened; here their meaning is:
- * type, range, finiteness.
+ * Typed access to the metadata of an opened GGUF file. The bytes were checked when it was opened; here their
+ * meaning is: type, range, finiteness.
  */
 #include "format/gguf_internal.h"
 
@@ -12,9 +12,10 @@
 const char *kv_gguf_type_name(enum kv_gguf_type type)
 {
     static const char *const names[KV_GGUF_TYPE_COUNT] = {
-        [KV_GGUF_U8] = "u8", [KV_GGUF_I8] = "i8", [KV_GGUF_U16] = "u16", [KV_GGUF_I16] = "i16", [KV_GGUF_U32] = "u32",
-        [KV_GGUF_I32] = "i32", [KV_GGUF_F32] = "f32", [KV_GGUF_BOOL] = "bool", [KV_GGUF_STRING] = "string",
-        [KV_GGUF_ARRAY] = "array", [KV_GGUF_U64] = "u64", [KV_GGUF_I64] = "i64", [KV_GGUF_F64] = "f64",
+        [KV_GGUF_U8] = "u8", [KV_GGUF_I8] = "i8", [KV_GGUF_U16] = "u16", [KV_GGUF_I16] = "i16",
+        [KV_GGUF_U32] = "u32", [KV_GGUF_I32] = "i32", [KV_GGUF_F32] = "f32", [KV_GGUF_BOOL] = "bool",
+        [KV_GGUF_STRING] = "string", [KV_GGUF_ARRAY] = "array", [KV_GGUF_U64] = "u64", [KV_GGUF_I64] = "i64",
+        [KV_GGUF_F64] = "f64",
     };
     return (unsigned)type < KV_GGUF_TYPE_COUNT ? names[type] : "unknown";
 }
@@ -65,8 +66,9 @@ static double element_f64(enum kv_gguf_type type, const uint8_t *data, uint64_t 
 static kvant_status fail_type(const struct kv_gguf *g, const struct kv_gguf_key *key, const char *name,
                               const char *wanted, struct kvant_error *err)
 {
-    KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)key->offset, "%s: byte %zu: key %s: is %s%s, should be %s", g->path,
-            key->offset, name, key->is_array ? "an array of " : "of type ", kv_gguf_type_name(key->type), wanted);
+    KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)key->offset, "%s: byte %zu: key %s: is %s%s, should be %s",
+            g->path, key->offset, name, key->is_array ? "an array of " : "of type ",
+            kv_gguf_type_name(key->type), wanted);
 }
 
 bool kv_gguf_has(const struct kv_gguf *g, const char *key)
@@ -96,8 +98,9 @@ kvant_status kv_gguf_get_i64(const struct kv_gguf *g, const char *key, int64_t m
         char text[24];
         if (too_large) snprintf(text, sizeof text, "%" PRIu64, (uint64_t)value);
         else snprintf(text, sizeof text, "%" PRId64, value);
-        KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)k->offset, "%s: byte %zu: key %s: is %s, should be between %" PRId64
-                " and %" PRId64, g->path, k->offset, key, text, min, max);
+        KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)k->offset,
+                "%s: byte %zu: key %s: is %s, should be between %" PRId64 " and %" PRId64, g->path, k->offset,
+                key, text, min, max);
     }
     *out = value;
     return KVANT_OK;
@@ -109,11 +112,12 @@ kvant_status kv_gguf_get_f64(const struct kv_gguf *g, const char *key, double *o
     const struct kv_gguf_key *k = kv_gguf_key_find(g, key);
     *found = k != NULL;
     if (!k) return KVANT_OK;
-    if (k->is_array || !(is_float(k->type) || is_integer(k->type))) return fail_type(g, k, key, "a number", err);
+    if (k->is_array || !(is_float(k->type) || is_integer(k->type)))
+        return fail_type(g, k, key, "a number", err);
     double value = element_f64(k->type, k->data, 0);
     if (!isfinite(value))
-        KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)k->offset, "%s: byte %zu: key %s: is %g, should be a finite number",
-                g->path, k->offset, key, value);
+        KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)k->offset,
+                "%s: byte %zu: key %s: is %g, should be a finite number", g->path, k->offset, key, value);
     *out = value;
     return KVANT_OK;
 }
@@ -146,7 +150,8 @@ kvant_status kv_gguf_get_array(const struct kv_gguf *g, const char *key, enum kv
     const struct kv_gguf_key *k = kv_gguf_key_find(g, key);
     *found = k != NULL;
     if (!k) return KVANT_OK;
-    bool fits = k->type == type || (is_integer(k->type) && is_integer(type)) || (is_float(k->type) && is_float(type));
+    bool fits = k->type == type || (is_integer(k->type) && is_integer(type)) ||
+                (is_float(k->type) && is_float(type));
     if (!k->is_array || !fits) {
         char wanted[40];
         snprintf(wanted, sizeof wanted, "an array of %s", kv_gguf_type_name(type));
