@@ -20,16 +20,18 @@ static struct kv_bpe_pair *pair_slot(const struct kv_bpe *b, int32_t left, int32
     return &b->pairs[i];
 }
 
-static kvant_status merge_part(const struct kv_bpe *b, uint64_t i_merge, const char *text, size_t n_bytes, int32_t *id,
-                               struct kvant_error *err)
+static kvant_status merge_part(const struct kv_bpe *b, uint64_t i_merge, const char *text, size_t n_bytes,
+                               int32_t *id, struct kvant_error *err)
 {
     *id = kv_vocab_find(b->vocab, text, n_bytes);
     if (*id >= 0) return KVANT_OK;
-    KV_FAIL(err, KVANT_ERR_FORMAT, -1, "tokenizer.ggml.merges[%llu]: \"%.*s\" is no token: convert the model again",
+    KV_FAIL(err, KVANT_ERR_FORMAT, -1,
+            "tokenizer.ggml.merges[%llu]: \"%.*s\" is no token: convert the model again",
             (unsigned long long)i_merge, (int)(n_bytes < 64 ? n_bytes : 64), text);
 }
 
-/* "left right" with one space between; a token may begin with a space in old files, so it is looked for from 1 on. */
+/* "left right" with one space between; a token may begin with a space in old files, so it is looked for from
+ * 1 on. */
 static kvant_status read_merge(struct kv_bpe *b, uint64_t i, const struct kv_str *s, char *joined,
                                struct kvant_error *err)
 {

@@ -27,7 +27,8 @@ struct kv_bpe {
     int32_t byte_ids[256];     /* -1: the vocabulary cannot express this byte   */
 };
 
-/* Reads tokenizer.ggml.merges; vocab is borrowed. Errors: FORMAT (a merge that names an unknown token), MEMORY. */
+/* Reads tokenizer.ggml.merges; vocab is borrowed. Errors: FORMAT (a merge that names an unknown token),
+ * MEMORY. */
 kvant_status kv_bpe_open(struct kv_bpe *b, const struct kv_vocab *vocab, const struct kv_split_row *row,
                          const struct kv_gguf *g, struct kvant_error *err);
 void kv_bpe_close(struct kv_bpe *b);

@@ -1,6 +1,7 @@
 /*
- * The byte alphabet of byte-level BPE: each of the 256 bytes has one printable character, and vocabularies are written
- * in these. Printable Latin-1 stands for itself; the other 68 bytes take U+0100 ... U+0143 in ascending order:
+ * The byte alphabet of byte-level BPE: each of the 256 bytes has one printable character, and vocabularies
+ * are written in these. Printable Latin-1 stands for itself; the other 68 bytes take U+0100 ... U+0143 in
+ * ascending order:
  *
  *     00..20 -> U+0100..U+0120    7f..a0 -> U+0121..U+0142    ad -> U+0143
  */
@@ -31,7 +32,8 @@ static inline size_t kv_byte_to_char(uint8_t b, char out[2])
     return 2;
 }
 
-/* The byte of the character at s (n >= 1 bytes), and its length in *n_char; -1 if it is none of the alphabet. */
+/* The byte of the character at s (n >= 1 bytes), and its length in *n_char; -1 if it is none of the
+ * alphabet. */
 static inline int kv_byte_from_char(const char *s, size_t n, size_t *n_char)
 {
     const uint8_t *u = (const uint8_t *)s;

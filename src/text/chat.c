@@ -1,10 +1,10 @@
 /*
  * ChatML and Llama-3, rendered as the models' own templates render plain conversations:
  *
- *     <|im_start|>ROLE \n CONTENT <|im_end|> \n          a system message of the template's own goes first if there is
- *                                                        none in the conversation (Qwen2.5, SmolLM2)
- *     <|begin_of_text|> <|start_header_id|>ROLE<|end_header_id|> \n\n CONTENT <|eot_id|>          CONTENT trimmed;
- *                                                        from 3.1 on the system message begins with two dates
+ *     <|im_start|>ROLE \n CONTENT <|im_end|> \n
+ *         a system message of the template's own goes first if the conversation has none (Qwen2.5, SmolLM2)
+ *     <|begin_of_text|> <|start_header_id|>ROLE<|end_header_id|> \n\n CONTENT <|eot_id|>
+ *         CONTENT trimmed; from 3.1 on the system message begins with two dates
  */
 #include "text/chat.h"
 
@@ -19,8 +19,8 @@ static const char *find_text(const char *s, size_t n, const char *text)
 
 static const char system_end[] = "<|im_end|>";
 
-/* Bytes of the character at s as a string literal writes it: 2 for an escape. kv_chat_recognise found the end of the
- * message with these steps, so the same steps lead the renderer there. */
+/* Bytes of the character at s as a string literal writes it: 2 for an escape. kv_chat_recognise found the end
+ * of the message with these steps, so the same steps lead the renderer there. */
 static size_t literal_step(const char *s)
 {
     return *s == '\\' ? 2 : 1;
@@ -31,8 +31,9 @@ static bool at_system_end(const char *s)
     return strncmp(s, system_end, sizeof system_end - 1) == 0;
 }
 
-/* A system block written out in one string literal of the template: a quote, <|im_start|>system, a newline (real or \n),
- * the message, <|im_end|>. A block that is put together from parts closes its literal earlier. */
+/* A system block written out in one string literal of the template: a quote, <|im_start|>system, a newline
+ * (real or \n), the message, <|im_end|>. A block that is put together from parts closes its literal
+ * earlier. */
 static const char *literal_system(const char *s, size_t n)
 {
     static const char head[] = "<|im_start|>system";
@@ -42,10 +43,13 @@ static const char *literal_system(const char *s, size_t n)
         block += sizeof head - 1;
         if (quote != '\'' && quote != '"') continue;
         size_t n_left = (size_t)(end - block);
-        size_t n_newline = n_left >= 1 && block[0] == '\n' ? 1 : n_left >= 2 && memcmp(block, "\\n", 2) == 0 ? 2 : 0;
+        size_t n_newline = 0;
+        if (n_left >= 1 && block[0] == '\n') n_newline = 1;
+        if (n_left >= 2 && memcmp(block, "\\n", 2) == 0) n_newline = 2;
         if (n_newline == 0) continue;
         const char *message = block + n_newline;
-        for (const char *p = message; end - p >= (ptrdiff_t)sizeof system_end - 1 && *p != quote; p += literal_step(p))
+        for (const char *p = message; end - p >= (ptrdiff_t)sizeof system_end - 1 && *p != quote;
+             p += literal_step(p))
             if (at_system_end(p)) return message;
     }
     return NULL;
@@ -109,8 +113,8 @@ static void put_literal(struct chat_text *out, const char *s)
     }
 }
 
-static void put_chatml(struct chat_text *out, const char *default_system, const struct kvant_message *messages,
-                       size_t n_messages, bool add_assistant)
+static void put_chatml(struct chat_text *out, const char *default_system,
+                       const struct kvant_message *messages, size_t n_messages, bool add_assistant)
 {
     if (default_system && n_messages > 0 && strcmp(messages[0].role, "system") != 0) {
         put(out, "<|im_start|>system\n");
@@ -136,8 +140,8 @@ static void put_trimmed(struct chat_text *out, const char *s)
     put_bytes(out, s, n);
 }
 
-static void put_llama3(struct chat_text *out, bool dated, const struct kvant_message *messages, size_t n_messages,
-                       bool add_assistant)
+static void put_llama3(struct chat_text *out, bool dated, const struct kvant_message *messages,
+                       size_t n_messages, bool add_assistant)
 {
     if (n_messages > 0) put(out, "<|begin_of_text|>");
     bool has_system = n_messages > 0 && strcmp(messages[0].role, "system") == 0;
@@ -176,13 +180,15 @@ static kvant_status check_message(const struct kv_tokenizer *t, const struct kva
     kvant_token id = t ? kv_tokenizer_find_control(t, message->content, strlen(message->content)) : -1;
     if (id < 0) return KVANT_OK;
     struct kv_str text = kv_tokenizer_text(t, id);
-    KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "message %zu: holds the control token \"%.*s\": take it out of the content", i,
+    KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+            "message %zu: holds the control token \"%.*s\": take it out of the content", i,
             (int)(text.n_bytes < 64 ? text.n_bytes : 64), text.data);
 }
 
-kvant_status kv_chat_render(enum kv_chat_format format, const char *default_system, const struct kv_tokenizer *t,
-                            const struct kvant_message *messages, size_t n_messages, bool add_assistant, char *text,
-                            size_t cap, size_t *n_out, struct kvant_error *err)
+kvant_status kv_chat_render(enum kv_chat_format format, const char *default_system,
+                            const struct kv_tokenizer *t, const struct kvant_message *messages,
+                            size_t n_messages, bool add_assistant, char *text, size_t cap, size_t *n_out,
+                            struct kvant_error *err)
 {
     *n_out = 0;
     for (size_t i = 0; i < n_messages; i++) KV_TRY(check_message(t, &messages[i], i, err));

@@ -12,7 +12,8 @@ kvant_status kv_merge_reserve(struct kv_merge *m, size_t n, struct kvant_error *
     /* At most n - 1 pairs at first; each of at most n - 1 merges takes one off and adds at most two. */
     struct kv_merge_pair *queue = symbols ? kv_alloc(cap, 2 * sizeof *queue) : NULL;
     if (!queue)
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory to tokenize a word of %zu characters: split the text", n);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory to tokenize a word of %zu characters: split the text",
+                n);
     kv_free(m->queue);
     m->queue = queue;
     m->symbols_cap = cap;
@@ -79,7 +80,8 @@ void kv_merge_run(struct kv_merge *m, const char *word, kv_merge_lookup lookup, 
         struct kv_merge_pair pair = queue_pop(m);
         struct kv_merge_symbol *left = &m->symbols[pair.left], *right = &m->symbols[pair.right];
         /* Symbols only grow to the right and never move, so equal length means the same two neighbours. */
-        if (left->n_bytes == 0 || right->n_bytes == 0 || left->n_bytes + right->n_bytes != pair.n_bytes) continue;
+        if (left->n_bytes == 0 || right->n_bytes == 0 || left->n_bytes + right->n_bytes != pair.n_bytes)
+            continue;
         left->n_bytes = pair.n_bytes;
         left->id = pair.id;
         left->next = right->next;

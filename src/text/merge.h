@@ -1,12 +1,13 @@
 /*
- * Greedy pair merging, which BPE and SPM share: of all neighbouring pairs that form a token the best is merged (the lowest
- * key, the leftmost among equals) until none is left. BPE's key is the merge's rank, SPM's the negated score.
+ * Greedy pair merging, which BPE and SPM share: of all neighbouring pairs that form a token the best is
+ * merged (the lowest key, the leftmost among equals) until none is left. BPE's key is the merge's rank, SPM's
+ * the negated score.
  *
  *     symbols   a linked list over one array: |h|e|l|l|o|  ->  |he|.|ll|.|o|  ->  |he|.|llo|.|.|
- *     queue     binary heap of candidate pairs; a pair is stale when its two symbols no longer span what they did
+ *     queue     binary heap of candidate pairs; a pair is stale when its symbols no longer span what they did
  *
- * n symbols cost O(n log n), however long the word. The rejected alternative, rescanning for the best pair, is as fast
- * on words of a few letters and quadratic on a megabyte without spaces.
+ * n symbols cost O(n log n), however long the word. The rejected alternative, rescanning for the best pair,
+ * is as fast on words of a few letters and quadratic on a megabyte without spaces.
  *
  * A kv_merge is scratch memory of one call: zero it, add symbols, run, read, clear, and free it at the end.
  */

@@ -68,7 +68,8 @@ static kvant_status spm_word(const struct kv_spm *s, struct kv_merge *m, const c
     KV_TRY(kv_merge_reserve(m, n, err));
     for (size_t i = 0; i < n;) {
         size_t n_char = kv_utf8_length(word + i, n - i);
-        if (n_char == 0) n_char = 1; /* a stray byte is a symbol of its own and falls back to its byte token */
+        /* A stray byte is a symbol of its own and falls back to its byte token. */
+        if (n_char == 0) n_char = 1;
         kv_merge_add(m, (uint32_t)i, (uint32_t)n_char, kv_vocab_find(s->vocab, word + i, n_char));
         i += n_char;
     }
@@ -106,7 +107,8 @@ kvant_status kv_spm_encode(const struct kv_spm *s, struct kv_merge *m, const cha
     size_t n = n_bytes + (space_prefix ? 3 : 0);
     for (size_t i = 0; i < n_bytes; i++) n += text[i] == ' ' ? 2 : 0;
     char *escaped = kv_alloc(n, 1);
-    if (!escaped) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory to tokenize %zu bytes: split the text", n_bytes);
+    if (!escaped)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory to tokenize %zu bytes: split the text", n_bytes);
     char *p = escaped;
     if (space_prefix) {
         memcpy(p, KV_SPM_SPACE, 3);

@@ -1,6 +1,6 @@
 /*
- * SentencePiece ("llama"): spaces become U+2581, characters merge by the score of the token they form, and what forms
- * no token falls back to byte tokens <0x00> ... <0xFF>, or to the unknown token.
+ * SentencePiece ("llama"): spaces become U+2581, characters merge by the score of the token they form, and
+ * what forms no token falls back to byte tokens <0x00> ... <0xFF>, or to the unknown token.
  */
 #ifndef KV_TEXT_SPM_H
 #define KV_TEXT_SPM_H
@@ -13,8 +13,8 @@
 
 struct kv_spm {
     const struct kv_vocab *vocab;
-    int32_t byte_ids[256]; /* the unknown token where the vocabulary has no byte token; -1: neither          */
-    bool splits_at_space;  /* no token has U+2581 after another character: words merge independently         */
+    int32_t byte_ids[256]; /* the unknown token where the vocabulary has no byte token; -1: neither */
+    bool splits_at_space;  /* no token has U+2581 after another character: words merge independently */
 };
 
 /* vocab is borrowed; unknown_id may be -1. Needs no closing. */

@@ -1,5 +1,6 @@
 /*
- * Where encoders put tokens: counts all, keeps what fits, so that one pass answers both the tokens and the size needed.
+ * Where encoders put tokens: counts all, keeps what fits, so that one pass answers both the tokens and the
+ * size needed.
  */
 #ifndef KV_TEXT_TOKEN_SINK_H
 #define KV_TEXT_TOKEN_SINK_H

@@ -31,8 +31,8 @@ struct kv_tokenizer {
 
 /* --------------------------------------------------------------------------------------------- reading -- */
 
-static kvant_status read_id(const struct kv_tokenizer *t, const struct kv_gguf *g, const char *key, kvant_token *id,
-                            struct kvant_error *err)
+static kvant_status read_id(const struct kv_tokenizer *t, const struct kv_gguf *g, const char *key,
+                            kvant_token *id, struct kvant_error *err)
 {
     int64_t value = -1;
     bool found = false;
@@ -42,13 +42,14 @@ static kvant_status read_id(const struct kv_tokenizer *t, const struct kv_gguf *
 }
 
 /* tokenizer.ggml.pre matters for BPE only; SPM files carry "default" or nothing. */
-static kvant_status read_kind(struct kv_tokenizer *t, const struct kv_gguf *g, const struct kv_split_row **row,
-                              struct kvant_error *err)
+static kvant_status read_kind(struct kv_tokenizer *t, const struct kv_gguf *g,
+                              const struct kv_split_row **row, struct kvant_error *err)
 {
     struct kv_str model = { 0 }, pre = { "", 0 };
     bool found = false;
     KV_TRY(kv_gguf_get_str(g, "tokenizer.ggml.model", &model, &found, err));
-    if (!found) KV_FAIL(err, KVANT_ERR_FORMAT, -1, "tokenizer.ggml.model: missing: the file has no tokenizer");
+    if (!found)
+        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "tokenizer.ggml.model: missing: the file has no tokenizer");
     KV_TRY(kv_gguf_get_str(g, "tokenizer.ggml.pre", &pre, &found, err));
     t->pre_name = kv_strndup(pre.data, pre.n_bytes);
     if (!t->pre_name) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a tokenizer");
@@ -64,7 +65,8 @@ static kvant_status read_kind(struct kv_tokenizer *t, const struct kv_gguf *g, c
     *row = kv_split_find(t->pre_name);
     if (!*row)
         KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
-                "tokenizer.ggml.pre: pre-tokenizer \"%.64s\" is not supported by this version of kvant", t->pre_name);
+                "tokenizer.ggml.pre: pre-tokenizer \"%.64s\" is not supported by this version of kvant",
+                t->pre_name);
     return KVANT_OK;
 }
 
@@ -87,8 +89,8 @@ static kvant_status read_special_ids(struct kv_tokenizer *t, const struct kv_ggu
     return KVANT_OK;
 }
 
-static kvant_status read_options(struct kv_tokenizer *t, const struct kv_gguf *g, const struct kv_split_row *row,
-                                 struct kvant_error *err)
+static kvant_status read_options(struct kv_tokenizer *t, const struct kv_gguf *g,
+                                 const struct kv_split_row *row, struct kvant_error *err)
 {
     bool found = false;
     bool spm = t->kind == TOKENIZER_SPM;
@@ -163,8 +165,9 @@ static bool strips_after(const struct kv_tokenizer *t, kvant_token id)
     return true;
 }
 
-static kvant_status encode_text(const struct kv_tokenizer *t, struct kv_merge *m, const char *text, size_t n_bytes,
-                                bool control, struct kv_token_sink *sink, struct kvant_error *err)
+static kvant_status encode_text(const struct kv_tokenizer *t, struct kv_merge *m, const char *text,
+                                size_t n_bytes, bool control, struct kv_token_sink *sink,
+                                struct kvant_error *err)
 {
     bool after_special = true; /* as the beginning of the text is */
     for (size_t i = 0; i < n_bytes;) {
@@ -174,7 +177,8 @@ static kvant_status encode_text(const struct kv_tokenizer *t, struct kv_merge *m
             if (t->kind == TOKENIZER_BPE)
                 KV_TRY(kv_bpe_encode(&t->bpe, m, text + i, start - i, sink, err));
             else
-                KV_TRY(kv_spm_encode(&t->spm, m, text + i, start - i, t->space_prefix && after_special, sink, err));
+                KV_TRY(kv_spm_encode(&t->spm, m, text + i, start - i, t->space_prefix && after_special, sink,
+                                     err));
             after_special = false;
         }
         if (special < 0) break;
@@ -198,12 +202,14 @@ kvant_status kv_tokenizer_encode(const struct kv_tokenizer *t, const char *text,
     struct kv_merge merge = { 0 };
     struct kv_token_sink sink = { ids, ids ? cap : 0, 0 };
     if ((flags & KVANT_TOKENIZE_BOS) && t->add_bos) kv_token_put(&sink, t->bos);
-    kvant_status status = encode_text(t, &merge, text, n_bytes, (flags & KVANT_TOKENIZE_SPECIAL) != 0, &sink, err);
+    kvant_status status = encode_text(t, &merge, text, n_bytes, (flags & KVANT_TOKENIZE_SPECIAL) != 0, &sink,
+                                      err);
     kv_merge_free(&merge);
     if (status != KVANT_OK) return status;
     if ((flags & KVANT_TOKENIZE_BOS) && t->add_eos) kv_token_put(&sink, t->eos);
     *n_out = sink.n;
-    if (sink.n > sink.cap) KV_FAIL(err, KVANT_ERR_SPACE, -1, "room for %zu tokens, %zu needed", sink.cap, sink.n);
+    if (sink.n > sink.cap)
+        KV_FAIL(err, KVANT_ERR_SPACE, -1, "room for %zu tokens, %zu needed", sink.cap, sink.n);
     return KVANT_OK;
 }
 
@@ -279,20 +285,21 @@ static void decode_token(const struct kv_tokenizer *t, kvant_token id, bool spec
         decode_spm(sink, s);
 }
 
-kvant_status kv_tokenizer_decode(const struct kv_tokenizer *t, const kvant_token *ids, size_t n_ids, bool special,
-                                 char *text, size_t cap, size_t *n_out, struct kvant_error *err)
+kvant_status kv_tokenizer_decode(const struct kv_tokenizer *t, const kvant_token *ids, size_t n_ids,
+                                 bool special, char *text, size_t cap, size_t *n_out, struct kvant_error *err)
 {
     *n_out = 0;
     struct text_sink sink = { text, text ? cap : 0, 0, false };
     for (size_t i = 0; i < n_ids; i++) {
         if (ids[i] < 0 || ids[i] >= t->vocab.n)
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "token %zu: id %d is outside the vocabulary of %d", i, ids[i],
-                    t->vocab.n);
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "token %zu: id %d is outside the vocabulary of %d", i,
+                    ids[i], t->vocab.n);
         sink.drop_space = i == 1 && t->space_prefix && ids[0] == t->bos;
         decode_token(t, ids[i], special, &sink);
     }
     *n_out = sink.n;
-    if (sink.n > sink.cap) KV_FAIL(err, KVANT_ERR_SPACE, -1, "room for %zu bytes, %zu needed", sink.cap, sink.n);
+    if (sink.n > sink.cap)
+        KV_FAIL(err, KVANT_ERR_SPACE, -1, "room for %zu bytes, %zu needed", sink.cap, sink.n);
     return KVANT_OK;
 }
 
@@ -336,7 +343,8 @@ kvant_token kv_tokenizer_eos(const struct kv_tokenizer *t)
 
 kvant_token kv_tokenizer_find_control(const struct kv_tokenizer *t, const char *text, size_t n_bytes)
 {
-    /* On from the next byte, not from the token's end: what overlaps here might stand alone in another context. */
+    /* On from the next byte, not from the token's end: what overlaps here might stand alone in another
+     * context. */
     for (size_t i = 0, start = 0; i < n_bytes; i = start + 1) {
         kvant_token id = kv_vocab_find_special(&t->vocab, text, n_bytes, i, true, &start);
         if (id < 0 || t->vocab.types[id] == KV_TOKEN_CONTROL) return id;

@@ -1,6 +1,6 @@
 /*
- * UTF-8: the well-formed sequences of the Unicode standard, table 3-7 (no surrogates, nothing overlong, at most
- * U+10FFFF), which are also the ones that PCRE2 accepts unchecked.
+ * UTF-8: the well-formed sequences of the Unicode standard, table 3-7 (no surrogates, nothing overlong, at
+ * most U+10FFFF), which are also the ones that PCRE2 accepts unchecked.
  */
 #ifndef KV_TEXT_UTF8_H
 #define KV_TEXT_UTF8_H

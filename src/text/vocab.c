@@ -6,7 +6,8 @@
 
 #include "base/memory.h"
 
-/* Multiply-and-fold over 8 bytes at a time: tokens are short, and the index is probed about ten times per word. */
+/* Multiply-and-fold over 8 bytes at a time: tokens are short, and the index is probed about ten times per
+ * word. */
 static uint32_t text_hash(const char *s, size_t n)
 {
     uint64_t h = 0x9e3779b97f4a7c15u ^ n;
@@ -30,7 +31,8 @@ struct kv_str kv_vocab_text(const struct kv_vocab *v, int32_t id)
 int32_t kv_vocab_find(const struct kv_vocab *v, const char *text, size_t n_bytes)
 {
     if (n_bytes == 0 || n_bytes > v->n_bytes_max) return -1;
-    for (uint32_t i = text_hash(text, n_bytes) & v->index_mask; v->index[i] != 0; i = (i + 1) & v->index_mask) {
+    for (uint32_t i = text_hash(text, n_bytes) & v->index_mask; v->index[i] != 0;
+         i = (i + 1) & v->index_mask) {
         int32_t id = (int32_t)v->index[i] - 1;
         struct kv_str s = kv_vocab_text(v, id);
         if (s.n_bytes == n_bytes && memcmp(s.data, text, n_bytes) == 0) return id;
@@ -52,7 +54,8 @@ static void index_build(struct kv_vocab *v)
 static bool is_special(const struct kv_vocab *v, int32_t id, bool control)
 {
     uint8_t type = v->types[id];
-    return type == KV_TOKEN_USER_DEFINED || (control && (type == KV_TOKEN_CONTROL || type == KV_TOKEN_UNKNOWN));
+    return type == KV_TOKEN_USER_DEFINED ||
+           (control && (type == KV_TOKEN_CONTROL || type == KV_TOKEN_UNKNOWN));
 }
 
 struct special_entry {
@@ -83,7 +86,8 @@ static kvant_status special_build(struct kv_vocab *v, struct kvant_error *err)
     for (int32_t id = 0; id < v->n; id++) {
         struct kv_str s = kv_vocab_text(v, id);
         if (!is_special(v, id, true) || s.n_bytes == 0) continue;
-        entries[n++] = (struct special_entry){ (uint8_t)s.data[0], is_special(v, id, false), (uint32_t)s.n_bytes };
+        entries[n++] = (struct special_entry){ (uint8_t)s.data[0], is_special(v, id, false),
+                                               (uint32_t)s.n_bytes };
     }
     qsort(entries, n, sizeof *entries, special_order);
     size_t i = 0;
@@ -100,8 +104,8 @@ static kvant_status special_build(struct kv_vocab *v, struct kvant_error *err)
     return KVANT_OK;
 }
 
-int32_t kv_vocab_find_special(const struct kv_vocab *v, const char *text, size_t n_bytes, size_t from, bool control,
-                              size_t *start)
+int32_t kv_vocab_find_special(const struct kv_vocab *v, const char *text, size_t n_bytes, size_t from,
+                              bool control, size_t *start)
 {
     for (size_t i = from; i < n_bytes; i++) {
         unsigned b = (uint8_t)text[i];
@@ -125,7 +129,8 @@ static kvant_status read_texts(struct kv_vocab *v, const struct kv_gguf *g, stru
     bool found = false;
     KV_TRY(kv_gguf_get_array(g, "tokenizer.ggml.tokens", KV_GGUF_STRING, &tokens, &found, err));
     if (!found || tokens.n == 0)
-        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "tokenizer.ggml.tokens: %s: convert the model again with its tokenizer",
+        KV_FAIL(err, KVANT_ERR_FORMAT, -1,
+                "tokenizer.ggml.tokens: %s: convert the model again with its tokenizer",
                 found ? "empty" : "missing");
     /* 2^28 keeps ids, the index and the sums below within 32 bits; the largest vocabularies have 2^18. */
     if (tokens.n > 1u << 28)
@@ -156,14 +161,16 @@ static kvant_status read_texts(struct kv_vocab *v, const struct kv_gguf *g, stru
     return KVANT_OK;
 }
 
-static kvant_status check_length(const struct kv_vocab *v, const char *key, uint64_t n, struct kvant_error *err)
+static kvant_status check_length(const struct kv_vocab *v, const char *key, uint64_t n,
+                                 struct kvant_error *err)
 {
     if (n == (uint64_t)v->n) return KVANT_OK;
     KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%s: %llu entries for %d tokens: convert the model again", key,
             (unsigned long long)n, v->n);
 }
 
-static kvant_status read_types_and_scores(struct kv_vocab *v, const struct kv_gguf *g, struct kvant_error *err)
+static kvant_status read_types_and_scores(struct kv_vocab *v, const struct kv_gguf *g,
+                                          struct kvant_error *err)
 {
     v->types = kv_alloc((size_t)v->n, sizeof *v->types);
     v->is_end = kv_alloc((size_t)v->n, sizeof *v->is_end);
@@ -180,8 +187,8 @@ static kvant_status read_types_and_scores(struct kv_vocab *v, const struct kv_gg
         for (int32_t id = 0; id < v->n; id++) {
             int64_t type = kv_gguf_array_i64(&a, (uint64_t)id);
             if (type < 0 || type >= KV_TOKEN_TYPE_COUNT)
-                KV_FAIL(err, KVANT_ERR_FORMAT, -1, "tokenizer.ggml.token_type[%d]: %lld is no token type (0 to 6)", id,
-                        (long long)type);
+                KV_FAIL(err, KVANT_ERR_FORMAT, -1,
+                        "tokenizer.ggml.token_type[%d]: %lld is no token type (0 to 6)", id, (long long)type);
             v->types[id] = (uint8_t)type;
         }
     }
@@ -191,18 +198,20 @@ static kvant_status read_types_and_scores(struct kv_vocab *v, const struct kv_gg
         KV_TRY(check_length(v, "tokenizer.ggml.scores", a.n, err));
         for (int32_t id = 0; id < v->n; id++) {
             v->scores[id] = (float)kv_gguf_array_f64(&a, (uint64_t)id);
-            if (isnan(v->scores[id])) KV_FAIL(err, KVANT_ERR_FORMAT, -1, "tokenizer.ggml.scores[%d]: not a number", id);
+            if (isnan(v->scores[id]))
+                KV_FAIL(err, KVANT_ERR_FORMAT, -1, "tokenizer.ggml.scores[%d]: not a number", id);
         }
     }
     return KVANT_OK;
 }
 
-/* Files do not always type their end tokens as control, nor name more than one of them; so they are known by text. */
+/* Files do not always type their end tokens as control, nor name more than one of them; so they are known by
+ * text. */
 static void mark_ends(struct kv_vocab *v)
 {
     static const char *const names[] = {
-        "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>",
-        "</s>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<end_of_utterance>",
+        "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>",
+        "<|endoftext|>", "</s>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<end_of_utterance>",
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {

@@ -1,10 +1,10 @@
 /*
- * A vocabulary: the texts, types and scores of tokens, found by text, and found in running text where they are special.
- * Immutable after open. Texts lie end to end in one buffer:
+ * A vocabulary: the texts, types and scores of tokens, found by text, and found in running text where they
+ * are special. Immutable after open. Texts lie end to end in one buffer:
  *
  *     texts    |!|"|#| ... |<|endoftext|>|      offsets[id] .. offsets[id + 1]
  *     index    open addressing, id + 1 or 0     first id of a text; an empty text is not found
- *     special  distinct (first byte, length) of special tokens, longest first: what to try at a place in a text
+ *     special  distinct (first byte, length) of special tokens, longest first: what to try at a place
  */
 #ifndef KV_TEXT_VOCAB_H
 #define KV_TEXT_VOCAB_H
@@ -13,8 +13,14 @@
 
 /* As tokenizer.ggml.token_type has them. */
 enum kv_token_type {
-    KV_TOKEN_UNDEFINED, KV_TOKEN_NORMAL, KV_TOKEN_UNKNOWN, KV_TOKEN_CONTROL, KV_TOKEN_USER_DEFINED, KV_TOKEN_UNUSED,
-    KV_TOKEN_BYTE, KV_TOKEN_TYPE_COUNT
+    KV_TOKEN_UNDEFINED,
+    KV_TOKEN_NORMAL,
+    KV_TOKEN_UNKNOWN,
+    KV_TOKEN_CONTROL,
+    KV_TOKEN_USER_DEFINED,
+    KV_TOKEN_UNUSED,
+    KV_TOKEN_BYTE,
+    KV_TOKEN_TYPE_COUNT
 };
 
 struct kv_special_length {
@@ -36,7 +42,8 @@ struct kv_vocab {
     uint32_t special_first[257]; /* special[special_first[b] .. special_first[b + 1]) begin with byte b */
 };
 
-/* Reads tokenizer.ggml.tokens, .token_type and .scores. Errors: FORMAT, MEMORY. On failure nothing is left to close. */
+/* Reads tokenizer.ggml.tokens, .token_type and .scores. Errors: FORMAT, MEMORY. On failure nothing is left to
+ * close. */
 kvant_status kv_vocab_open(struct kv_vocab *v, const struct kv_gguf *g, struct kvant_error *err);
 void kv_vocab_close(struct kv_vocab *v);
 
@@ -44,9 +51,9 @@ struct kv_str kv_vocab_text(const struct kv_vocab *v, int32_t id);
 /* The lowest id with this text, or -1. */
 int32_t kv_vocab_find(const struct kv_vocab *v, const char *text, size_t n_bytes);
 
-/* The leftmost special token at or after `from`, the longest there: its id, and its place in *start; -1 when there is none.
- * User-defined tokens count always; control and unknown tokens when `control`. */
-int32_t kv_vocab_find_special(const struct kv_vocab *v, const char *text, size_t n_bytes, size_t from, bool control,
-                              size_t *start);
+/* The leftmost special token at or after `from`, the longest there: its id, and its place in *start; -1 when
+ * there is none. User-defined tokens count always; control and unknown tokens when `control`. */
+int32_t kv_vocab_find_special(const struct kv_vocab *v, const char *text, size_t n_bytes, size_t from,
+                              bool control, size_t *start);
 
 #endif
