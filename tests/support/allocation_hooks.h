@@ -1,7 +1,7 @@
 /*
- * Sees and refuses what the library allocates. Include it in exactly one file of a test program: it defines the C
- * library's aligned_alloc, free, mmap and munmap for this program's own code (the library is linked statically, so
- * for it too), and keeps a table of what is live. One thread.
+ * Sees and refuses what the library allocates. Include it in exactly one file of a test program: it defines
+ * the C library's aligned_alloc, free, mmap and munmap for this program's own code (the library is linked
+ * statically, so for it too), and keeps a table of what is live. One thread.
  */
 #ifndef ALLOCATION_HOOKS_H
 #define ALLOCATION_HOOKS_H

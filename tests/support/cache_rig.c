@@ -26,7 +26,8 @@ static void make_centers(struct kvant_plan *plan)
     size_t n = (size_t)plan->n_layer * (size_t)plan->n_head_kv * (size_t)plan->head_dim;
     uint64_t state = 7;
     plan->center = kv_alloc(n, sizeof *plan->center);
-    for (size_t i = 0; i < n; i++) plan->center[i] = kv_f32_to_f16(rig_noise(&state) * (i % 13 == 0 ? 100.0f : 2.0f));
+    for (size_t i = 0; i < n; i++)
+        plan->center[i] = kv_f32_to_f16(rig_noise(&state) * (i % 13 == 0 ? 100.0f : 2.0f));
 }
 
 /* A random permutation per head; its units of 8 channels go to the classes in turn. */
@@ -83,7 +84,8 @@ void rig_close(struct cache_rig *rig)
     rig->plan = NULL;
 }
 
-void rig_row(const struct cache_rig *rig, int salt, int layer, int head_kv, int side, int64_t position, uint16_t *row)
+void rig_row(const struct cache_rig *rig, int salt, int layer, int head_kv, int side, int64_t position,
+             uint16_t *row)
 {
     uint64_t state = mix((uint64_t)position * 2 + (uint64_t)side) ^
                      mix((uint64_t)(salt * 65536 + layer * 256 + head_kv) + 1000000);
@@ -93,12 +95,14 @@ void rig_row(const struct cache_rig *rig, int salt, int layer, int head_kv, int 
     }
 }
 
-kvant_status rig_append(const struct cache_rig *rig, struct kv_seq *seq, int salt, int64_t n, struct kvant_error *err)
+kvant_status rig_append(const struct cache_rig *rig, struct kv_seq *seq, int salt, int64_t n,
+                        struct kvant_error *err)
 {
     const struct kvant_plan *plan = rig->plan;
     int64_t before = kv_seq_n_tokens(seq), stride = (int64_t)plan->n_head_kv * plan->head_dim;
     KV_TRY(kv_seq_begin(seq, n, err));
-    uint16_t *k = malloc((size_t)(n * stride + 1) * sizeof *k), *v = malloc((size_t)(n * stride + 1) * sizeof *v);
+    uint16_t *k = malloc((size_t)(n * stride + 1) * sizeof *k),
+             *v = malloc((size_t)(n * stride + 1) * sizeof *v);
     void *scratch = malloc(kv_seq_scratch_bytes(plan->head_dim) + KV_ALIGN);
     void *aligned = (char *)scratch + (KV_ALIGN - (uintptr_t)scratch % KV_ALIGN);
     if (!k || !v || !scratch) abort();

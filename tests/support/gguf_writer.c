@@ -39,7 +39,8 @@ static void append(struct gguf_writer *w, const void *bytes, size_t n_bytes)
 }
 
 /* Appends one header field and records it as "owner/part", or "owner" when part is NULL. */
-static void field(struct gguf_writer *w, const char *owner, const char *part, const void *bytes, size_t n_bytes)
+static void field(struct gguf_writer *w, const char *owner, const char *part, const void *bytes,
+                  size_t n_bytes)
 {
     void *fields = w->fields;
     if (w->failed || !grow(&fields, w->n_fields, &w->fields_cap, sizeof *w->fields)) {
@@ -145,7 +146,8 @@ static size_t element_bytes(enum kv_gguf_type type)
     }
 }
 
-void gguf_put_array(struct gguf_writer *w, const char *key, enum kv_gguf_type type, const void *elements, uint64_t n)
+void gguf_put_array(struct gguf_writer *w, const char *key, enum kv_gguf_type type, const void *elements,
+                    uint64_t n)
 {
     begin_key(w, key, KV_GGUF_ARRAY);
     field_u32(w, key, "element_type", type);

@@ -1,5 +1,6 @@
 #include "support/kernel_check.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@ struct check_random check_random_open(void)
 {
     const char *text = getenv("KVANT_TEST_SEED");
     uint64_t seed = text ? strtoull(text, NULL, 0) : 0x9e3779b97f4a7c15u;
-    return (struct check_random){seed, seed ? seed : 1};
+    return (struct check_random){ seed, seed ? seed : 1 };
 }
 
 uint64_t check_random_next(struct check_random *r)
@@ -44,7 +45,9 @@ void check_fill(struct check_random *r, enum check_data kind, float largest, flo
 {
     for (int64_t i = 0; i < n; i++) {
         float plain = check_random_float(r, -3.0f, 3.0f);
-        x[i] = kind == CHECK_ZERO ? 0.0f : kind == CHECK_LARGEST ? (plain < 0.0f ? -largest : largest) : plain;
+        x[i] = plain;
+        if (kind == CHECK_ZERO) x[i] = 0.0f;
+        if (kind == CHECK_LARGEST) x[i] = copysignf(largest, plain);
     }
     if (kind == CHECK_OUTLIER && n > 0) x[check_random_below(r, n)] = largest;
 }
@@ -52,12 +55,13 @@ void check_fill(struct check_random *r, enum check_data kind, float largest, flo
 struct check_buffer check_buffer_open(size_t n_bytes, bool at_begin)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), body_bytes = (n_bytes + page) / page * page;
-    uint8_t *map = mmap(NULL, body_bytes + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t n_mapped = body_bytes + 2 * page;
+    uint8_t *map = mmap(NULL, n_mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(map != MAP_FAILED);
     assert_int_equal(mprotect(map, page, PROT_NONE), 0);
     assert_int_equal(mprotect(map + page + body_bytes, page, PROT_NONE), 0);
     memset(map + page, PATTERN, body_bytes);
-    struct check_buffer b = {NULL, n_bytes, map + page, body_bytes};
+    struct check_buffer b = { NULL, n_bytes, map + page, body_bytes };
     b.p = at_begin ? b.body : b.body + body_bytes - n_bytes;
     return b;
 }

@@ -29,8 +29,8 @@ int64_t check_random_below(struct check_random *r, int64_t n);
 enum check_data { CHECK_PLAIN, CHECK_ZERO, CHECK_LARGEST, CHECK_OUTLIER, CHECK_DATA_COUNT };
 void check_fill(struct check_random *r, enum check_data kind, float largest, float *x, int64_t n);
 
-/* n bytes that touch an inaccessible page: at their end, or (at_begin) at their start. The rest of their own pages is
- * filled with a pattern that check_buffer_close verifies. */
+/* n bytes that touch an inaccessible page: at their end, or (at_begin) at their start. The rest of their own
+ * pages is filled with a pattern that check_buffer_close verifies. */
 struct check_buffer {
     void *p;
     size_t n_bytes;

@@ -6,9 +6,10 @@
 
 /* Where the float16 scales of a block stand; -1: no second one. */
 static const int halves_at[KV_CODES_COUNT][2] = {
-    [KV_CODES_Q8_0] = {0, -1}, [KV_CODES_Q4_0] = {0, -1},   [KV_CODES_Q4_1] = {0, 2},    [KV_CODES_Q5_0] = {0, -1},
-    [KV_CODES_Q5_1] = {0, 2},  [KV_CODES_Q2_K] = {80, 82},  [KV_CODES_Q3_K] = {108, -1}, [KV_CODES_Q4_K] = {0, 2},
-    [KV_CODES_Q5_K] = {0, 2},  [KV_CODES_Q6_K] = {208, -1}, [KV_CODES_IQ4_NL] = {0, -1}, [KV_CODES_IQ4_XS] = {0, -1},
+    [KV_CODES_Q8_0] = { 0, -1 },        [KV_CODES_Q4_0] = { 0, -1 },        [KV_CODES_Q4_1] = { 0, 2 },
+    [KV_CODES_Q5_0] = { 0, -1 },        [KV_CODES_Q5_1] = { 0, 2 },         [KV_CODES_Q2_K] = { 80, 82 },
+    [KV_CODES_Q3_K] = { 108, -1 },      [KV_CODES_Q4_K] = { 0, 2 },         [KV_CODES_Q5_K] = { 0, 2 },
+    [KV_CODES_Q6_K] = { 208, -1 },      [KV_CODES_IQ4_NL] = { 0, -1 },      [KV_CODES_IQ4_XS] = { 0, -1 },
 };
 
 static void fill_block(struct check_random *r, const struct kv_weight_type *type, enum check_data kind,

@@ -42,7 +42,8 @@ kvant_token *reference_tokens(const json_t *array, int *n)
     *n = (int)json_array_size(array);
     kvant_token *tokens = calloc((size_t)*n + 1, sizeof *tokens);
     assert_non_null(tokens);
-    for (int i = 0; i < *n; i++) tokens[i] = (kvant_token)json_integer_value(json_array_get(array, (size_t)i));
+    for (int i = 0; i < *n; i++)
+        tokens[i] = (kvant_token)json_integer_value(json_array_get(array, (size_t)i));
     return tokens;
 }
 
@@ -64,8 +65,8 @@ struct kvant_plan *reference_open_plan(const struct kvant_model *model, const ch
     return plan;
 }
 
-void reference_logits(const struct kvant_model *model, const struct kvant_plan *plan, const kvant_token *tokens, int n,
-                      int row_first, float *logits)
+void reference_logits(const struct kvant_model *model, const struct kvant_plan *plan,
+                      const kvant_token *tokens, int n, int row_first, float *logits)
 {
     struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
     struct kvant_session *session = NULL;

@@ -1,6 +1,6 @@
 /*
- * Where tests put files: the build folder that is being tested ($KVANT_BUILD, which tests/run sets), so that suites of
- * several configurations can run at the same time.
+ * Where tests put files: the build folder that is being tested ($KVANT_BUILD, which tests/run sets), so that
+ * suites of several configurations can run at the same time.
  */
 #ifndef TESTS_SUPPORT_SCRATCH_H
 #define TESTS_SUPPORT_SCRATCH_H

@@ -17,7 +17,8 @@ static uint64_t random_u64(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-/* Near enough to normal: twelve uniforms less 6 have variance 1; exact arithmetic, so no libm decides the bytes. */
+/* Near enough to normal: twelve uniforms less 6 have variance 1; exact arithmetic, so no libm decides the
+ * bytes. */
 static float random_normal(uint64_t *state)
 {
     double sum = -6;
@@ -142,7 +143,8 @@ static void put_matrix(struct build *b, const char *name, int64_t n_in, int64_t 
 }
 
 /* A vector of n floats around `mean`; every fourth from the first on gets ± outlier added. */
-static void put_vector(struct build *b, const char *name, int64_t n, float mean, float deviation, float outlier)
+static void put_vector(struct build *b, const char *name, int64_t n, float mean, float deviation,
+                       float outlier)
 {
     float *x = kv_alloc((size_t)n, sizeof *x);
     if (x) {
@@ -157,8 +159,9 @@ static void put_vector(struct build *b, const char *name, int64_t n, float mean,
     kv_free(x);
 }
 
-/* Llama-3's scaling as the factors by which each frequency is divided (arXiv 2407.21783, and its published code):
- * wavelengths above the original context get 8, those below a quarter of it 1, with a smooth passage between. */
+/* Llama-3's scaling as the factors by which each frequency is divided (arXiv 2407.21783, and its published
+ * code): wavelengths above the original context get 8, those below a quarter of it 1, with a smooth passage
+ * between. */
 static void put_rope_freqs(struct build *b)
 {
     const double factor = 8, low_factor = 1, high_factor = 4, n_ctx_original = 128;
@@ -190,14 +193,16 @@ static void put_layer(struct build *b, int layer)
     const struct tiny_gguf_options *o = &b->opt;
     char name[64];
     int64_t n_q = (int64_t)o->n_head * o->head_dim, n_kv = (int64_t)o->n_head_kv * o->head_dim;
-    float in_embd = 1 / sqrtf((float)o->n_embd), in_q = 1 / sqrtf((float)n_q), in_ff = 1 / sqrtf((float)o->n_ff);
+    float in_embd = 1 / sqrtf((float)o->n_embd), in_q = 1 / sqrtf((float)n_q),
+          in_ff = 1 / sqrtf((float)o->n_ff);
     put_vector(b, layer_name(name, layer, "attn_norm.weight"), o->n_embd, 1, 0.1f, 0);
     put_matrix(b, layer_name(name, layer, "attn_q.weight"), o->n_embd, n_q, in_embd);
     put_matrix(b, layer_name(name, layer, "attn_k.weight"), o->n_embd, n_kv, in_embd);
     put_matrix(b, layer_name(name, layer, "attn_v.weight"), o->n_embd, n_kv, in_embd);
     if (strcmp(o->arch, "qwen2") == 0) {
         put_vector(b, layer_name(name, layer, "attn_q.bias"), n_q, 0, 0.3f, 0);
-        put_vector(b, layer_name(name, layer, "attn_k.bias"), n_kv, 0, 0.3f, layer == 0 ? o->key_bias_outlier : 0);
+        put_vector(b, layer_name(name, layer, "attn_k.bias"), n_kv, 0, 0.3f,
+                   layer == 0 ? o->key_bias_outlier : 0);
         put_vector(b, layer_name(name, layer, "attn_v.bias"), n_kv, 0, 0.3f, 0);
     }
     if (strcmp(o->arch, "qwen3") == 0) {
@@ -263,7 +268,8 @@ static void put_arch_keys(struct build *b)
 
 /* --- tokenizer --- */
 
-/* Merges in order of rank, over the printable alphabet: U+0120 (octal 304 240) is the space. Each makes one token. */
+/* Merges in order of rank, over the printable alphabet: U+0120 (octal 304 240) is the space. Each makes one
+ * token. */
 static const char *const merges[16] = {
     "\304\240 t", "h e", "\304\240 a", "i n", "\304\240t he", "e r", "o n", "r e", "a t", "n d",
     "\304\240 s", "o u", "in g", "\304\240 w", "\304\240a nd", "l l",
@@ -272,8 +278,9 @@ static const char *const merges[16] = {
 static const char *const control_tokens[3] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" };
 
 static const char *const chatml_template =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 enum { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_UNUSED = 5 };
 
@@ -359,7 +366,8 @@ static bool in_range(int value, int max)
     return value >= 1 && value <= max;
 }
 
-static kvant_status check_options(const struct tiny_gguf_options *o, const struct type_row *type, struct kvant_error *err)
+static kvant_status check_options(const struct tiny_gguf_options *o, const struct type_row *type,
+                                  struct kvant_error *err)
 {
     if (!type) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "weight_type %d: not one of TINY_...", o->weight_type);
     if (!in_range(o->n_layer, 256) || !in_range(o->n_embd, 8192) || !in_range(o->n_ff, 32768)
@@ -370,15 +378,20 @@ static kvant_status check_options(const struct tiny_gguf_options *o, const struc
     if (!in_range(o->head_dim, 1024) || o->head_dim % 2 != 0)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "head_dim %d: must be even, 2 to 1024", o->head_dim);
     if (!in_range(o->n_vocab, 1 << 20) || (!o->no_tokenizer && o->n_vocab < TINY_VOCAB_MIN))
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_vocab %d: at least %d with the tokenizer", o->n_vocab, TINY_VOCAB_MIN);
-    if (o->n_embd % type->block != 0 || o->n_ff % type->block != 0 || (o->n_head * o->head_dim) % type->block != 0)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_embd, n_ff and n_head * head_dim must be multiples of %d", type->block);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_vocab %d: at least %d with the tokenizer", o->n_vocab,
+                TINY_VOCAB_MIN);
+    if (o->n_embd % type->block != 0 || o->n_ff % type->block != 0 ||
+        (o->n_head * o->head_dim) % type->block != 0)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_embd, n_ff and n_head * head_dim must be multiples of %d",
+                type->block);
     if (o->key_bias_outlier != 0 && strcmp(o->arch, "qwen2") != 0)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "key_bias_outlier: architecture %s has no key bias, qwen2 has", o->arch);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "key_bias_outlier: architecture %s has no key bias, qwen2 has",
+                o->arch);
     return KVANT_OK;
 }
 
-kvant_status tiny_gguf_build(struct gguf_writer *w, const struct tiny_gguf_options *opt, struct kvant_error *err)
+kvant_status tiny_gguf_build(struct gguf_writer *w, const struct tiny_gguf_options *opt,
+                             struct kvant_error *err)
 {
     struct build b = { .w = w, .opt = *opt, .type = find_type(opt->weight_type), .random = opt->seed };
     fill_defaults(&b.opt);

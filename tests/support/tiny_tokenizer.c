@@ -28,7 +28,8 @@ void tiny_merge(struct tiny_tokenizer *v, const char *merge, const char *merged)
 
 void tiny_bpe(struct tiny_tokenizer *v)
 {
-    *v = (struct tiny_tokenizer){ .model = "gpt2", .pre = "gpt-2", .bos = -1, .eos = -1, .add_bos = -1, .add_space = -1 };
+    *v = (struct tiny_tokenizer){ .model = "gpt2", .pre = "gpt-2", .bos = -1, .eos = -1, .add_bos = -1,
+                                  .add_space = -1 };
     for (unsigned b = 0; b < 256; b++) {
         v->alphabet[b][kv_byte_to_char((uint8_t)b, v->alphabet[b])] = '\0';
         tiny_token(v, v->alphabet[b], NORMAL, 0);
@@ -47,7 +48,8 @@ void tiny_spm(struct tiny_tokenizer *v)
     }
 }
 
-kvant_status tiny_tokenizer_open(struct kv_tokenizer **out, const struct tiny_tokenizer *v, struct kvant_error *err)
+kvant_status tiny_tokenizer_open(struct kv_tokenizer **out, const struct tiny_tokenizer *v,
+                                 struct kvant_error *err)
 {
     struct gguf_writer w;
     gguf_writer_begin(&w, 3, 32);

@@ -1,6 +1,6 @@
 /*
- * Vocabularies of a few tokens as GGUF files in memory, of both kinds, for tests and the fuzz target. Change the lists
- * before opening to make a wrong one.
+ * Vocabularies of a few tokens as GGUF files in memory, of both kinds, for tests and the fuzz target. Change
+ * the lists before opening to make a wrong one.
  */
 #ifndef TESTS_SUPPORT_TINY_TOKENIZER_H
 #define TESTS_SUPPORT_TINY_TOKENIZER_H
@@ -33,6 +33,7 @@ int32_t tiny_token(struct tiny_tokenizer *v, const char *text, int32_t type, flo
 void tiny_merge(struct tiny_tokenizer *v, const char *merge, const char *merged);
 
 /* Through a GGUF in memory. */
-kvant_status tiny_tokenizer_open(struct kv_tokenizer **out, const struct tiny_tokenizer *v, struct kvant_error *err);
+kvant_status tiny_tokenizer_open(struct kv_tokenizer **out, const struct tiny_tokenizer *v,
+                                 struct kvant_error *err);
 
 #endif
