@@ -11,14 +11,22 @@
  *     tune      searches plans; eval compares them with the 16-bit cache.
  *
  * examples/generate.c uses most of it. Conventions, which hold for every function below:
- *   - A function that can fail returns a status and takes `struct kvant_error *err` last. `err` may be NULL; if it is
- *     not, it is filled on failure and left alone on success. The library never exits, prints or keeps global state.
- *   - Options structs begin with their own size; initialise them with their ..._INIT macro. Zero in every other field
- *     is the documented default.
+ *   - A function that can fail returns a status and takes `struct kvant_error *err` last. `err` may be NULL;
+ *   if it
+ *     is not, it is filled on failure and left alone on success. The library never exits, prints or keeps
+ *     global state. Any call may fail with KVANT_ERR_MEMORY; below, MEMORY is named where a size decides it.
+ *   - Options structs begin with their own size; initialise them with their ..._INIT macro. Zero in every
+ *   other
+ *     field is the documented default, and a NULL pointer to options means all defaults.
+ *   - Other pointers must not be NULL where nothing says that they may be. Lists come as pointer and count.
  *   - Pointers returned by accessors are borrowed: they live as long as the object that they were asked of.
  *   - Close functions accept NULL.
- *   - Output arrays come with a capacity; if it is too small, KVANT_ERR_SPACE is returned and `*n_out` is the size needed.
- *   - "page bits" counts codes, scales and minima per element; "true bits" all bytes of the cache (sinks, tail and
+ *   - Output arrays come with a capacity; if it is too small, KVANT_ERR_SPACE is returned and `*n_out` is the
+ *   size
+ *     needed; the array's content is then undefined.
+ *   - Threads: immutable objects may be used by any number of threads at once, a session or sampler by one.
+ *   - "page bits" counts codes, scales and minima per element; "true bits" all bytes of the cache (sinks,
+ *   tail and
  *     centring tables too) per element at a stated number of tokens.
  */
 #ifndef KVANT_H
@@ -44,24 +52,24 @@ extern "C" {
 
 typedef enum kvant_status {
     KVANT_OK = 0,
-    KVANT_ERR_ARGUMENT,    /* a parameter or option is out of its documented range                              */
-    KVANT_ERR_IO,          /* the operating system refused: no such file, disk full, permission                */
-    KVANT_ERR_FORMAT,      /* a file is damaged, truncated or not of the expected kind; `position` says where   */
-    KVANT_ERR_UNSUPPORTED, /* well-formed, but this build has no such architecture, tensor type, tokenizer, ... */
-    KVANT_ERR_MEMORY,      /* an allocation failed, or would not fit                                            */
-    KVANT_ERR_SPACE,       /* the output array is too small; `*n_out` holds the size needed                     */
-    KVANT_ERR_MISMATCH,    /* a plan or file belongs to another model                                           */
-    KVANT_ERR_FULL,        /* a sequence or the session has no room for more tokens                             */
-    KVANT_ERR_NUMERIC,     /* NaN or infinity where a finite number is needed                                   */
-    KVANT_ERR_CANCELLED    /* a progress callback asked to stop                                                 */
+    KVANT_ERR_ARGUMENT,    /* a parameter or option is out of its documented range */
+    KVANT_ERR_IO,          /* the operating system refused: no such file, disk full, permission */
+    KVANT_ERR_FORMAT,      /* a file is damaged, truncated or not of the expected kind; `position`: where */
+    KVANT_ERR_UNSUPPORTED, /* well-formed, but an architecture, tensor type, ... that this build lacks */
+    KVANT_ERR_MEMORY,      /* an allocation failed, or would not fit */
+    KVANT_ERR_SPACE,       /* the output array is too small; `*n_out` holds the size needed */
+    KVANT_ERR_MISMATCH,    /* a plan or file belongs to another model */
+    KVANT_ERR_FULL,        /* a sequence or the session has no room for more tokens */
+    KVANT_ERR_NUMERIC,     /* NaN or infinity where a finite number is needed */
+    KVANT_ERR_CANCELLED    /* a progress callback asked to stop */
 } kvant_status;
 
 #define KVANT_ERROR_CAP 512
 
 struct kvant_error {
     kvant_status status;
-    int64_t position;              /* byte offset in a file, or 1-based line; -1 when there is none              */
-    char message[KVANT_ERROR_CAP]; /* one line: what is wrong, where, and what to do                            */
+    int64_t position;              /* byte offset in a file, or 1-based line; -1 when there is none */
+    char message[KVANT_ERROR_CAP]; /* one line: what is wrong, where, and what to do                */
 };
 
 /* The name of a status, such as "format". Never NULL. Any thread. */
@@ -70,8 +78,8 @@ KVANT_API const char *kvant_status_name(kvant_status status);
 /* The version of the library that is running, such as "0.1.0". Any thread. */
 KVANT_API const char *kvant_version(void);
 
-/* Progress of a long call: `done` of `total` units, and what is being done. Return false to cancel; the call then
- * ends with KVANT_ERR_CANCELLED (or with the best result so far, where its text says so). */
+/* Progress of a long call: `done` of `total` units, and what is being done. Return false to cancel; the call
+ * then ends with KVANT_ERR_CANCELLED (or with the best result so far, where its text says so). */
 typedef bool (*kvant_progress_fn)(void *user, const char *what, int64_t done, int64_t total);
 
 /* ----------------------------------------------------------------------------------------------- model -- */
@@ -79,56 +87,59 @@ typedef bool (*kvant_progress_fn)(void *user, const char *what, int64_t done, in
 struct kvant_model;
 
 typedef enum kvant_act {
-    KVANT_ACT_INT16 = 0, /* activations as 15-bit integers per block of 32 (two int8 digits) before each matrix
-                          * product: the default. KLD to float32 about 1e-6                                      */
-    KVANT_ACT_INT8 = 1,  /* 8-bit integers, as llama.cpp does: prompts are read faster, at a KLD of 1e-3 to 6e-3   */
-    KVANT_ACT_F32 = 2    /* float32 throughout: slow and exact, for checking                                      */
+    KVANT_ACT_INT16 = 0, /* activations as 15-bit integers per block of 32 (two int8 digits) before each
+                          * matrix product: the default. KLD to float32 about 1e-6 */
+    KVANT_ACT_INT8 = 1,  /* 8-bit integers, as llama.cpp does: faster prompts, at a KLD of 1e-3 to 6e-3 */
+    KVANT_ACT_F32 = 2    /* float32 throughout: slow and exact, for checking */
 } kvant_act;
 
-/* "int16", "int8", "f32". Never NULL. */
+/* "int16", "int8", "f32". Never NULL. Any thread. */
 KVANT_API const char *kvant_act_name(kvant_act act);
 
 struct kvant_model_options {
-    size_t size;        /* set by the initialiser                                                              */
-    int n_threads;      /* worker threads, the caller included; 0 = all cores this process may use; at most 256 */
-    const char *cpu;    /* highest kernel level: "scalar", "avx2", "avx512"; NULL = the best this CPU has        */
-    kvant_act act;      /* arithmetic of the matrix products                                                   */
-    bool vocab_only;    /* load the tokenizer and metadata only; files without weights are then accepted         */
+    size_t size;        /* set by the initialiser */
+    int n_threads;      /* threads, the caller included; 0 = all cores this process may use; at most 256 */
+    const char *cpu;    /* highest kernel level: "scalar", "avx2", "avx512"; NULL = KVANT_CPU of the
+                         * environment, or the best this CPU has                                         */
+    kvant_act act;      /* arithmetic of the matrix products                                             */
+    bool vocab_only;    /* load the tokenizer and metadata only; files without weights are then accepted */
 };
 #define KVANT_MODEL_OPTIONS_INIT { sizeof(struct kvant_model_options), 0, NULL, KVANT_ACT_INT16, false }
 
-/* Opens a GGUF file (version 2 or 3). The file is mapped, not read; it must not change while the model is open.
- * `path` is copied. On success `*out` is owned by the caller.
- * Errors: IO, FORMAT (truncated or damaged), UNSUPPORTED (architecture, tensor type, tokenizer, named in the message),
- * ARGUMENT (options), MEMORY. On failure `*out` is NULL. */
+/* Opens a GGUF file (version 2 or 3). The file is mapped, not read; it must not change while the model is
+ * open. `path` is copied. On success `*out` is owned by the caller.
+ * Errors: IO, FORMAT (truncated or damaged), UNSUPPORTED (architecture, tensor type or tokenizer, named in
+ * the message; a kernel level that this CPU lacks), ARGUMENT (options), MEMORY. On failure `*out` is NULL. */
 KVANT_API kvant_status kvant_model_open(struct kvant_model **out, const char *path,
                                         const struct kvant_model_options *opt, struct kvant_error *err);
 KVANT_API void kvant_model_close(struct kvant_model *model);
 
-/* What `kvant info` prints. Strings are borrowed from the model. */
+/* What `kvant info` prints. Strings are borrowed from the model and never NULL. Of a model that was opened
+ * with vocab_only, architecture is "" and all dimensions but n_vocab are 0. */
 struct kvant_model_info {
-    const char *path, *name, *architecture; /* name may be ""                                                   */
+    const char *path, *name, *architecture; /* name may be "" */
     const char *fingerprint;                /* "sha256:" + 64 hex digits over metadata, tensor directory and
                                              * the first KiB of each tensor;
-                                             * identifies the model in plans                                   */
-    const char *tokenizer, *pre_tokenizer;  /* "gpt2" | "llama", and tokenizer.ggml.pre or ""                   */
-    const char *chat_format;                /* "chatml" | "llama3" | "none": recognised from the file's template */
-    const char *cpu;                        /* kernel level in use                                              */
-    const char *quantization;               /* the most frequent weight type by bytes, such as "Q4_1"            */
+                                             * identifies the model in plans */
+    const char *tokenizer, *pre_tokenizer;  /* "gpt2" | "llama", and tokenizer.ggml.pre or "" */
+    const char *chat_format;                /* "chatml" | "llama3" | "none": from the file's template */
+    const char *cpu;                        /* kernel level in use */
+    const char *quantization;               /* the most frequent weight type by bytes, such as "Q4_1" */
     int n_layer, n_head, n_head_kv, head_dim, n_embd, n_ff, n_vocab, n_ctx_train, n_threads;
     int64_t n_params;
     int64_t n_tensors;
-    size_t weights_bytes, file_bytes;
+    size_t weights_bytes, file_bytes; /* of all tensors; of the whole file */
     kvant_act act;
 };
 KVANT_API void kvant_model_get_info(const struct kvant_model *model, struct kvant_model_info *out);
 
-/* Number of tensors of weight type i (0-based, in the file's order of first appearance) and its name and bytes;
- * false when there are fewer than i + 1 types. */
-KVANT_API bool kvant_model_weight_type(const struct kvant_model *model, int i, const char **name, int64_t *n_tensors,
-                                       size_t *bytes);
+/* Number of tensors of weight type i (0-based, in the file's order of first appearance) and its name (static)
+ * and bytes; false, and nothing written, when i is negative or there are fewer than i + 1 types. */
+KVANT_API bool kvant_model_weight_type(const struct kvant_model *model, int i, const char **name,
+                                       int64_t *n_tensors, size_t *bytes);
 
-/* Outlier key biases (design.md section 1): the largest absolute value of layer i's key bias, 0 when it has none. */
+/* The largest absolute value of a layer's key bias (Qwen2's, up to 211, are what makes per-token keys of 4
+ * bits fail); 0 when it has none, when there is no such layer, and with vocab_only. */
 KVANT_API float kvant_model_key_bias(const struct kvant_model *model, int layer);
 
 /* ------------------------------------------------------------------------------------------------ text -- */
@@ -136,33 +147,42 @@ KVANT_API float kvant_model_key_bias(const struct kvant_model *model, int layer)
 typedef int32_t kvant_token;
 
 enum {
-    KVANT_TOKENIZE_BOS = 1,    /* put the model's BOS (and EOS) first (last) where the file asks for it           */
-    KVANT_TOKENIZE_SPECIAL = 2 /* text such as <|im_start|> becomes its control token instead of plain characters */
+    KVANT_TOKENIZE_BOS = 1,    /* put the model's BOS (and EOS) first (last) where the file asks for it */
+    KVANT_TOKENIZE_SPECIAL = 2 /* text such as <|im_start|> becomes its control token */
 };
 
-/* Text to tokens. text: n_bytes bytes, need not be valid UTF-8 nor terminated. ids: capacity cap; may be NULL with
- * cap 0 to ask for the size. Errors: SPACE, MEMORY. Any thread. */
-KVANT_API kvant_status kvant_tokenize(const struct kvant_model *model, const char *text, size_t n_bytes, int flags,
-                                      kvant_token *ids, size_t cap, size_t *n_out, struct kvant_error *err);
+/* Text to tokens. text: n_bytes bytes, need not be valid UTF-8 nor terminated. ids: capacity cap; may be NULL
+ * with cap 0 to ask for the size. Errors: SPACE, MEMORY, ARGUMENT (text beyond 512 MiB). Any thread. */
+KVANT_API kvant_status kvant_tokenize(const struct kvant_model *model, const char *text, size_t n_bytes,
+                                      int flags, kvant_token *ids, size_t cap, size_t *n_out,
+                                      struct kvant_error *err);
 
-/* The bytes of tokens, concatenated, without a terminator; they may end inside a UTF-8 character. Control tokens are
- * left out unless `special`. Errors: SPACE, ARGUMENT (an id outside the vocabulary). Any thread. */
+/* The bytes of tokens, concatenated, without a terminator; they may end inside a UTF-8 character. Control
+ * tokens are left out unless `special`. SentencePiece puts a space before the text: it is dropped again when
+ * ids[0] is the BOS, and stays otherwise, so that the pieces of an answer can be joined. text may be NULL
+ * with cap 0 to ask for the size. Errors: SPACE, ARGUMENT (an id outside the vocabulary). Any thread. */
 KVANT_API kvant_status kvant_detokenize(const struct kvant_model *model, const kvant_token *ids, size_t n_ids,
-                                        bool special, char *text, size_t cap, size_t *n_out, struct kvant_error *err);
+                                        bool special, char *text, size_t cap, size_t *n_out,
+                                        struct kvant_error *err);
 
 /* True for tokens that end an answer (EOS, EOT, <|im_end|>, ...). Any thread. */
 KVANT_API bool kvant_token_is_end(const struct kvant_model *model, kvant_token id);
 
 struct kvant_message {
-    const char *role;    /* "system", "user", "assistant" */
-    const char *content; /* UTF-8, terminated              */
+    const char *role;    /* "system", "user" or "assistant" */
+    const char *content; /* terminated; not NULL            */
 };
 
-/* Renders a conversation in the model's own format (ChatML and Llama-3 are built in), ending where the assistant
- * begins when `add_assistant`. With chat_format "none" the contents are joined by newlines. The text is to be
- * tokenized with KVANT_TOKENIZE_SPECIAL. Content cannot forge control tokens: KVANT_ERR_ARGUMENT if it holds one. */
-KVANT_API kvant_status kvant_chat_render(const struct kvant_model *model, const struct kvant_message *messages,
-                                         size_t n_messages, bool add_assistant, char *text, size_t cap, size_t *n_out,
+/* Renders a conversation in the model's own format (ChatML and Llama-3 are built in), ending where the
+ * assistant begins when `add_assistant`. Where the file's template has a system message for conversations
+ * without one, it is put first. With chat_format "none" the contents are joined by newlines. The text is to
+ * be tokenized with KVANT_TOKENIZE_SPECIAL, and with KVANT_TOKENIZE_BOS too when it begins a sequence.
+ * `*n_out` counts its bytes without a terminator; text[*n_out] is 0 if there is room for that (cap > *n_out).
+ * text may be NULL with cap 0 to ask for the size. Errors: SPACE, ARGUMENT (another role; content that holds
+ * a control token: it cannot forge one). Any thread. */
+KVANT_API kvant_status kvant_chat_render(const struct kvant_model *model,
+                                         const struct kvant_message *messages, size_t n_messages,
+                                         bool add_assistant, char *text, size_t cap, size_t *n_out,
                                          struct kvant_error *err);
 
 /* ------------------------------------------------------------------------------------------------ plan -- */
@@ -170,50 +190,62 @@ KVANT_API kvant_status kvant_chat_render(const struct kvant_model *model, const 
 struct kvant_plan;
 
 /* Reads a plan for `model` from a specification: a layer grammar ("k4c64v3h", "k8v4", "f16", "q8_0"), ranges
- * ("0:k8v4,1-29:k4v2"), settings after a semicolon ("k4tv4;sinks=0;tail=0"), or the name of a plan file (YAML, or a
- * KVTuner preset). docs/format-plan.md is the specification. A plan that asks for centring (m) or channel classes (x)
- * without carrying them must be calibrated before use: kvant_plan_calibrate. `spec` NULL or "" or "default": the safe default
- * plan of this model. Errors: FORMAT with line or column, MISMATCH, UNSUPPORTED, IO, MEMORY. */
-KVANT_API kvant_status kvant_plan_open(struct kvant_plan **out, const struct kvant_model *model, const char *spec,
-                                       struct kvant_error *err);
+ * ("0:k8v4,1-29:k4v2"), settings after a semicolon ("k4tv4;sinks=0;tail=0"), or the name of a plan file
+ * (YAML, or a KVTuner preset). docs/format-plan.md is the specification. A plan that asks for centring (m) or
+ * channel classes (x) without carrying them must be calibrated before use: kvant_plan_calibrate. `spec` NULL
+ * or "" or "default": a plan that is safe on any model, k4c64 v4h. On success `*out` is owned by the caller,
+ * and independent of the model. Errors: FORMAT (position: the line of a file, the column of a specification),
+ * MISMATCH (a file for another model), UNSUPPORTED, IO, ARGUMENT (a model opened with vocab_only), MEMORY. On
+ * failure `*out` is NULL. */
+KVANT_API kvant_status kvant_plan_open(struct kvant_plan **out, const struct kvant_model *model,
+                                       const char *spec, struct kvant_error *err);
 KVANT_API void kvant_plan_close(struct kvant_plan *plan);
 
 /* True when the plan needs kvant_plan_calibrate before a sequence can use it. */
 KVANT_API bool kvant_plan_needs_calibration(const struct kvant_plan *plan);
 
-/* Measures key means and channel importance on tokens (NULL, 0: on text the model makes itself from fixed seed
- * prompts) and fills the plan in. Deterministic. Not while a session uses the plan. */
+/* Measures key means and channel importance on tokens (at most 8192 of them are read; NULL, 0: on 512 tokens
+ * that the model writes itself from fixed seed prompts) and fills the plan in. Returns at once when the plan
+ * needs nothing. Deterministic. The plan must not be in use by a session or another thread. `progress` may be
+ * NULL. Errors: ARGUMENT (fewer tokens than the plan's sinks + 64), MISMATCH (dimensions), NUMERIC,
+ * CANCELLED, MEMORY; the plan then still needs calibration. */
 KVANT_API kvant_status kvant_plan_calibrate(struct kvant_plan *plan, const struct kvant_model *model,
-                                            const kvant_token *tokens, size_t n_tokens, kvant_progress_fn progress,
-                                            void *user, struct kvant_error *err);
+                                            const kvant_token *tokens, size_t n_tokens,
+                                            kvant_progress_fn progress, void *user, struct kvant_error *err);
 
 /* The plan as a file. Written beside `path` and renamed, so that no partial file is ever seen. Errors: IO. */
-KVANT_API kvant_status kvant_plan_save(const struct kvant_plan *plan, const char *path, struct kvant_error *err);
+KVANT_API kvant_status kvant_plan_save(const struct kvant_plan *plan, const char *path,
+                                       struct kvant_error *err);
 
-/* The plan as YAML text, terminated; `*n_out` counts the terminator. */
+/* The plan as YAML text, terminated; `*n_out` counts the terminator. text may be NULL with cap 0. Errors:
+ * SPACE. */
 KVANT_API kvant_status kvant_plan_print(const struct kvant_plan *plan, char *text, size_t cap, size_t *n_out,
                                         struct kvant_error *err);
 
-/* The recipe of one (layer, KV head) in the layer grammar, terminated, such as "k4c64 v3h". */
-KVANT_API kvant_status kvant_plan_recipe(const struct kvant_plan *plan, int layer, int head_kv, char *text, size_t cap,
-                                         struct kvant_error *err);
+/* The recipe of one (layer, KV head) in the layer grammar, terminated, such as "k4c64 v3h"; 32 bytes are
+ * enough. Errors: ARGUMENT (no such layer or head), SPACE. */
+KVANT_API kvant_status kvant_plan_recipe(const struct kvant_plan *plan, int layer, int head_kv, char *text,
+                                         size_t cap, struct kvant_error *err);
 
-/* Short name for tables: the grammar if one recipe holds for all, else the file's name or a range list. Borrowed. */
+/* Short name for tables: the grammar if one recipe holds for all, else the file's name or a range list.
+ * Borrowed; never NULL. */
 KVANT_API const char *kvant_plan_name(const struct kvant_plan *plan);
 
-/* Exact memory of one sequence of n_tokens under a plan: what the allocator takes. Works on any plan. */
+/* Exact memory of one sequence that is opened for n_tokens and full: what the allocator takes. Also for a
+ * plan that is not calibrated yet. */
 struct kvant_plan_memory {
-    size_t total_bytes;  /* pages + sinks + tail; of one sequence                                             */
-    size_t page_bytes;   /* one page of 64 tokens, all layers                                                 */
-    size_t pages_bytes;  /* all pages of the sequence                                                        */
-    size_t exact_bytes;  /* sinks and tail                                                                   */
-    size_t tables_bytes; /* centring tables and channel orders: once per plan, not per sequence               */
-    double page_bits;    /* per element, in a full page                                                      */
-    double true_bits;    /* (total_bytes + tables_bytes) * 8 / elements, at n_tokens                          */
-    double code_bits;    /* mean of key and value code bits: the paper's "equivalent precision"               */
-    double bytes_per_token; /* of a full page                                                                */
+    size_t total_bytes;  /* pages + sinks + tail; of one sequence                               */
+    size_t page_bytes;   /* one page of 64 tokens, all layers                                   */
+    size_t pages_bytes;  /* all pages of the sequence                                           */
+    size_t exact_bytes;  /* sinks and tail                                                      */
+    size_t tables_bytes; /* centring tables and channel orders: once per plan, not per sequence */
+    double page_bits;    /* per element, in a full page                                         */
+    double true_bits;    /* (total_bytes + tables_bytes) * 8 / elements, at n_tokens            */
+    double code_bits;    /* mean of key and value code bits: the paper's "equivalent precision" */
+    double bytes_per_token; /* of a full page                                                   */
 };
-KVANT_API void kvant_plan_get_memory(const struct kvant_plan *plan, int64_t n_tokens, struct kvant_plan_memory *out);
+KVANT_API void kvant_plan_get_memory(const struct kvant_plan *plan, int64_t n_tokens,
+                                     struct kvant_plan_memory *out);
 
 /* --------------------------------------------------------------------------------------------- session -- */
 
@@ -221,63 +253,74 @@ struct kvant_session;
 
 struct kvant_session_options {
     size_t size;
-    int n_batch;    /* most tokens in one forward pass; longer steps are split; 0 = 512                           */
-    int n_logits;   /* most rows of logits kept from one step; 0 = 1 per sequence slot                            */
-    int n_sequences; /* most sequences open at once; 0 = 16                                                       */
+    int n_batch;    /* most tokens in one forward pass; longer steps are split; 0 = 512 */
+    int n_logits;   /* most rows of logits kept from one step; 0 = 1 per sequence slot  */
+    int n_sequences; /* most sequences open at once; 0 = 16                             */
 };
 #define KVANT_SESSION_OPTIONS_INIT { sizeof(struct kvant_session_options), 0, 0, 0 }
 
-/* A session over `model`, which must outlive it. All scratch memory is taken here; steps allocate nothing. */
+/* A session over `model`, which must outlive it. All scratch memory is taken here; steps allocate nothing. On
+ * success `*out` is owned by the caller, else NULL. Closing it closes its sequences. Errors: ARGUMENT
+ * (options, vocab_only), MEMORY (with the bytes asked). */
 KVANT_API kvant_status kvant_session_open(struct kvant_session **out, const struct kvant_model *model,
                                           const struct kvant_session_options *opt, struct kvant_error *err);
 KVANT_API void kvant_session_close(struct kvant_session *session);
 
 /* Bytes of scratch that a session with these options takes (opened or not). */
-KVANT_API size_t kvant_session_scratch_bytes(const struct kvant_model *model, const struct kvant_session_options *opt);
+KVANT_API size_t kvant_session_scratch_bytes(const struct kvant_model *model,
+                                             const struct kvant_session_options *opt);
 
-/* Opens an empty sequence with room for n_tokens_max tokens under `plan` (borrowed until the sequence is closed).
- * `*seq` identifies it. Errors: FULL (no slot), MEMORY (with the bytes asked), ARGUMENT (needs calibration; longer than
- * the model's context is allowed). */
+/* Opens an empty sequence with room for n_tokens_max tokens under `plan` (borrowed until the sequence is
+ * closed). `*seq` identifies it until it is closed, -1 on failure. More tokens than the model was trained for
+ * are allowed. Errors: FULL (no slot), MEMORY (with the bytes asked), ARGUMENT (a plan that needs
+ * calibration; n_tokens_max below 1), MISMATCH (a plan of other dimensions). */
 KVANT_API kvant_status kvant_sequence_open(struct kvant_session *session, const struct kvant_plan *plan,
                                            int64_t n_tokens_max, int *seq, struct kvant_error *err);
 KVANT_API void kvant_sequence_close(struct kvant_session *session, int seq);
 
-/* A new sequence with the same tokens. Sealed pages are shared, a partly filled page is copied on write. */
+/* A new sequence with the same tokens and room. Sealed pages are shared, a partly filled one is copied when
+ * it is written. Errors: FULL (no slot), MEMORY, ARGUMENT (no such sequence, or one that failed). */
 KVANT_API kvant_status kvant_sequence_fork(struct kvant_session *session, int seq, int *forked,
                                            struct kvant_error *err);
 
-/* Drops all tokens from position n_tokens on. Rows of a sealed page that is cut re-enter the tail dequantized;
- * `n_requantizable` in the statistics counts them. ARGUMENT when n_tokens exceeds the length. */
+/* Drops all tokens from position n_tokens on. Rows of a sealed page that is cut re-enter the tail dequantized
+ * and may be quantized again; `n_inexact_tail` in the statistics counts them. Errors: ARGUMENT (n_tokens
+ * exceeds the length; no such sequence, or one that failed), MEMORY. */
 KVANT_API kvant_status kvant_sequence_truncate(struct kvant_session *session, int seq, int64_t n_tokens,
                                                struct kvant_error *err);
 
 struct kvant_sequence_stats {
     int64_t n_tokens, n_tokens_max;
-    int64_t n_sealed;          /* tokens held in pages                                                        */
-    int64_t n_exact;           /* sinks and tail                                                              */
-    int64_t n_inexact_tail;    /* rows of the tail that came back from a page by truncation                   */
+    int64_t n_sealed;          /* tokens held in pages                                      */
+    int64_t n_exact;           /* sinks and tail                                            */
+    int64_t n_inexact_tail;    /* rows of the tail that came back from a page by truncation */
     int64_t n_pages, n_pages_shared;
-    size_t cache_bytes;        /* held now: pages + sinks + tail                                              */
+    size_t cache_bytes;        /* held now: pages + sinks + tail */
 };
+/* ARGUMENT when there is no such sequence. */
 KVANT_API kvant_status kvant_sequence_get_stats(const struct kvant_session *session, int seq,
                                                 struct kvant_sequence_stats *out);
 
-/* One token of one sequence. Tokens of the same sequence follow each other in order within a batch; sequences may be of different
- * plans and lengths. */
+/* One token of one sequence. Tokens of the same sequence follow each other in order within a batch; sequences
+ * may be of different plans and lengths. */
 struct kvant_batch_entry {
     int seq;
     kvant_token token;
     bool want_logits;
 };
 
-/* Appends the entries to their sequences and computes logits for those that want them: row i of kvant_session_logits
- * is the i-th such entry. All entries are checked before anything is changed. The results do not depend on the number
- * of threads. Errors: ARGUMENT (unknown sequence or token; n_logits exceeded), FULL, NUMERIC (names the layer; the sequence is
- * unusable then). n == 0 is allowed and does nothing. */
-KVANT_API kvant_status kvant_session_step(struct kvant_session *session, const struct kvant_batch_entry *entries,
-                                          size_t n, struct kvant_error *err);
+/* Appends the entries to their sequences and computes logits for those that want them: row i of
+ * kvant_session_logits is the i-th such entry. All entries are checked before anything is changed. The
+ * results do not depend on the number of threads. n == 0 is allowed: no row of logits is left.
+ * Errors, before any change: ARGUMENT (unknown sequence or token; a sequence that failed; n_logits exceeded),
+ * FULL. NUMERIC: a sequence got keys or values that are not finite or that its plan cannot hold. The message
+ * names the first such sequence and its layer; it can only be closed. The other sequences have their entries
+ * of all forward passes (n_batch entries each) up to that one, and the passes after it are not run. */
+KVANT_API kvant_status kvant_session_step(struct kvant_session *session,
+                                          const struct kvant_batch_entry *entries, size_t n,
+                                          struct kvant_error *err);
 
-/* Row of logits of the last step, (n_vocab) float32, valid until the next step; NULL when i is out of range. */
+/* Row of logits of the last step, (n_vocab) float32, valid until the next step; NULL: no row i. */
 KVANT_API const float *kvant_session_logits(const struct kvant_session *session, int i);
 
 /* --------------------------------------------------------------------------------------------- sampler -- */
@@ -286,89 +329,111 @@ struct kvant_sampler;
 
 struct kvant_sampler_options {
     size_t size;
-    float temperature;    /* 0 = greedy: the largest logit, the lowest id among equals                        */
-    int top_k;            /* 0 = off                                                                          */
-    float top_p;          /* 0 or 1 = off                                                                     */
-    float min_p;          /* 0 = off                                                                          */
-    float repeat_penalty; /* 0 or 1 = off; over the last 64 tokens                                            */
-    uint64_t seed;        /* the same seed gives the same tokens                                              */
+    float temperature;    /* 0 = greedy: the largest logit, the lowest id among equals */
+    int top_k;            /* 0 = off                                                   */
+    float top_p;          /* 0 or 1 = off                                              */
+    float min_p;          /* 0 = off                                                   */
+    float repeat_penalty; /* 0 or 1 = off; over the last 64 tokens                     */
+    uint64_t seed;        /* the same seed gives the same tokens                       */
 };
 #define KVANT_SAMPLER_OPTIONS_INIT { sizeof(struct kvant_sampler_options), 0.0f, 0, 0.0f, 0.0f, 0.0f, 0 }
 
+/* `*out` is owned by the caller, NULL on failure. opt NULL: greedy. The penalty comes first, then
+ * top_k, top_p and min_p on the probabilities before the temperature, which applies last. Errors: ARGUMENT
+ * (an option out of range), MEMORY. */
 KVANT_API kvant_status kvant_sampler_open(struct kvant_sampler **out, int n_vocab,
                                           const struct kvant_sampler_options *opt, struct kvant_error *err);
 KVANT_API void kvant_sampler_close(struct kvant_sampler *sampler);
-/* Chooses a token from (n_vocab) logits, remembers it for the penalty, and gives its log-probability under the
- * unmodified logits if logprob is not NULL. */
+/* Chooses a token from (n_vocab) logits, remembers it for the penalty, and gives its log-probability under
+ * the unmodified logits if logprob is not NULL. A NaN counts as minus infinity. Takes from 0.5 ms (greedy,
+ * top_k) to 3 ms (top_p alone) for a vocabulary of 152k. */
 KVANT_API kvant_token kvant_sampler_next(struct kvant_sampler *sampler, const float *logits, float *logprob);
 
 /* -------------------------------------------------------------------------------------- eval and tune -- */
 
-/* One plan against the 16-bit cache on the same tokens, error accumulation on (every position reads the quantized
- * cache of the positions before it). KL(base || plan) over the whole vocabulary, nats, per scored position. */
+/* One plan against the 16-bit cache on the same tokens, error accumulation on (every position reads the
+ * quantized cache of the positions before it). KLD: KL(16 bits || plan) over the whole vocabulary, in nats,
+ * per scored position; a position where the plan has no finite logits counts as infinite. */
 struct kvant_eval_result {
-    double ppl, ppl_ratio;
-    double kld_mean, kld_median, kld_p99, kld_p999, kld_max;
-    double same_top_p;   /* percent */
-    double page_bits, true_bits, bytes_per_token;
-    int64_t n_scored;
+    double ppl, ppl_ratio;  /* perplexity; divided by that of the 16-bit cache               */
+    double kld_mean, kld_median, kld_p99, kld_p999, kld_max; /* quantiles: .5, .99, .999     */
+    double same_top_p;      /* percent of positions where both have the same likeliest token */
+    double page_bits;       /* as in struct kvant_plan_memory, at the tokens of one chunk    */
+    double true_bits, bytes_per_token;
+    int64_t n_scored;       /* positions */
 };
 
 struct kvant_eval_options {
     size_t size;
-    int64_t n_ctx;        /* tokens per chunk; 0 = the smaller of 2048 and the model's context                  */
-    int64_t n_chunks;     /* most chunks; 0 = the whole text                                                   */
+    int64_t n_ctx;        /* tokens per chunk; 0 = the smaller of 2048 and the model's context */
+    int64_t n_chunks;     /* most chunks; 0 = the whole text                                   */
     kvant_progress_fn progress;
     void *user;
-    /* Called with the logits of plans[0] (or of the 16-bit cache, if n_plans is 0): n_rows rows of n_vocab, in order
-     * of position. NULL = none. Return false to stop. */
+    /* Called with the logits of plans[0] (or of the 16-bit cache, if n_plans is 0): (n_rows, n_vocab), in
+     * order of position, each chunk's first and last token included. NULL = none. Return false to stop:
+     * CANCELLED. */
     bool (*on_logits)(void *user, const float *logits, int n_rows, int n_vocab);
 };
 #define KVANT_EVAL_OPTIONS_INIT { sizeof(struct kvant_eval_options), 0, 0, NULL, NULL, NULL }
 
-/* Every position but the first of each chunk is scored. results: (n_plans). base: the 16-bit cache's own numbers, may be NULL.
- * Memory: below 500 MB beside the weights whatever the length. */
+/* The text is cut into chunks of n_ctx tokens, each on empty caches; every token but the first of each chunk
+ * is scored, by the logits before it. plans: (n_plans), at most 511, calibrated; NULL with n_plans 0.
+ * results: (n_plans). base: the 16-bit cache's own numbers, may be NULL. Memory beside the weights: the
+ * caches of one chunk under all plans, some 200 MB of logits and scratch, and 9 bytes per plan and scored
+ * position. A plan whose cache fails (NUMERIC of kvant_session_step) has collapsed: the rest of that chunk
+ * counts as infinite KLD, and the other plans go on. Errors: ARGUMENT (options, fewer than 2 tokens, an
+ * unknown token, a plan that needs calibration), MISMATCH, NUMERIC (the 16-bit cache itself fails, or
+ * plans[0] while on_logits is set), CANCELLED, MEMORY. */
 KVANT_API kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans,
                                       int n_plans, const kvant_token *tokens, size_t n_tokens,
                                       const struct kvant_eval_options *opt, struct kvant_eval_result *results,
                                       struct kvant_eval_result *base, struct kvant_error *err);
 
-/* Text of the model's own making from fixed seed prompts, for calibration without data: n_wanted tokens (fewer if the
- * model ends). Deterministic. */
+/* Text of the model's own making from fixed seed prompts, for calibration without data: n_wanted tokens, 1 to
+ * 2^20 (fewer if the model ends its texts), into tokens of capacity cap >= n_wanted. Deterministic.
+ * Errors: ARGUMENT, SPACE, CANCELLED, MEMORY, those of a session. */
 KVANT_API kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, kvant_token *tokens,
                                        size_t cap, size_t *n_out, kvant_progress_fn progress, void *user,
                                        struct kvant_error *err);
 
 struct kvant_tune_options {
     size_t size;
-    const double *budgets;   /* page bits wanted, ascending; NULL = 2.5 2.75 3 3.25 3.5 4 5 */
-    int n_budgets;
-    int64_t n_ctx;           /* context at which true bits are stated; 0 = the smaller of 8192 and the model's   */
-    int64_t n_tokens;        /* calibration tokens used; 0 = 512                                                 */
-    bool no_mix;             /* no channel classes                                                              */
+    const double *budgets;   /* (n_budgets) page bits wanted, 1 to 32, ascending */
+    int n_budgets;           /* at most 64; 0 = the default 2.5 2.75 3 3.25 3.5 4 5 */
+    int64_t n_ctx;           /* where true bits are stated; 0 = the smaller of 8192 and the model's */
+    int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 512; at most half of the text */
+    bool no_mix;             /* no channel classes (x) */
     kvant_progress_fn progress;
     void *user;
 };
 #define KVANT_TUNE_OPTIONS_INIT { sizeof(struct kvant_tune_options), NULL, 0, 0, 0, false, NULL, NULL }
 
 struct kvant_tune_point {
-    struct kvant_plan *plan;            /* owned by the caller: kvant_plan_close                                 */
-    struct kvant_eval_result measured;  /* on the held-back part of the calibration text                         */
-    double kld_predicted;               /* the additive surrogate                                               */
-    bool uniform;                       /* one of the strong uniform recipes, listed for comparison              */
-    bool dominated;                     /* another point is no larger and no worse                              */
+    struct kvant_plan *plan;            /* owned by the caller: kvant_plan_close                       */
+    struct kvant_eval_result measured;  /* on at most 512 held-back tokens; bits at the options' n_ctx */
+    double kld_predicted;               /* sum of the KLDs of single layers; NaN for a uniform
+                                         * recipe that the search did not find */
+    bool uniform;                       /* one of the strong uniform recipes, listed for comparison */
+    bool dominated;                     /* another point is no larger and no worse                  */
 };
 
-/* Finds plans for the budgets. tokens NULL: on text of the model's own making. points: capacity cap; at most
- * n_budgets + 16 are made, ascending in true bits. */
-KVANT_API kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *tokens, size_t n_tokens,
-                                      const struct kvant_tune_options *opt, struct kvant_tune_point *points,
-                                      size_t cap, size_t *n_out, struct kvant_error *err);
+/* Finds plans for the budgets: calibrates, measures the KLD of single layers on the first part of the text,
+ * allocates bits exactly under the assumption that those add up, and measures every plan as a whole, beside
+ * the strong uniform recipes, on the tokens after that part. A budget that no plan meets makes none; equal
+ * plans are listed once. tokens: at least 136; NULL: text of the model's own making, n_tokens + 512 of them.
+ * points: capacity cap, at least the number of budgets + 16; `*n_out` are made, ascending in true bits. A
+ * model that was opened with KVANT_ACT_INT8 is tuned in KVANT_ACT_INT16: the noise of 8 bits is larger than
+ * what most layers cost. Errors: ARGUMENT, SPACE, CANCELLED, NUMERIC (the 16-bit cache itself fails), MEMORY;
+ * no point is then left to close. */
+KVANT_API kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *tokens,
+                                      size_t n_tokens, const struct kvant_tune_options *opt,
+                                      struct kvant_tune_point *points, size_t cap, size_t *n_out,
+                                      struct kvant_error *err);
 
 /* --------------------------------------------------------------------------------------------- machine -- */
 
-/* Read bandwidth of this machine with the model's threads, in 1e9 bytes per second: the best of several passes over a
- * buffer much larger than the caches. Takes about half a second. 0 when memory is short. */
+/* Read bandwidth of this machine with the model's threads, in 1e9 bytes per second: the best of several
+ * passes over a buffer much larger than the caches. Takes about half a second. 0 when memory is short. */
 KVANT_API double kvant_machine_read_gb_per_s(const struct kvant_model *model);
 
 /* Attention alone: one layer's cache under each plan, filled with random rows, no model. */
@@ -410,8 +475,8 @@ struct kvant_attention_machine {
 /* Measures each plan (in the layer grammar) at each length, first prefill, then decode. rows: capacity cap,
  * in order of length, mode and plan; 2 * n_specs * n_lengths are needed. opt NULL: the defaults. Centres are
  * random, channel classes those of a head whose channels differ 1000-fold in importance: neither time nor
- * bytes depend on their values. Before each measurement the processor's caches are emptied, as the other layers
- * of a model would do.
+ * bytes depend on their values. Before each measurement the processor's caches are emptied, as the other
+ * layers of a model would do.
  * Errors: SPACE, ARGUMENT, FORMAT, MISMATCH and UNSUPPORTED (a specification, named in the message), MEMORY,
  * CANCELLED. */
 KVANT_API kvant_status kvant_bench_attention(const char *const *specs, int n_specs,
