@@ -1,6 +1,6 @@
 /*
- * generate MODEL PROMPT [PLAN]: goes on from a prompt, greedily, with a compressed cache. The whole use of kvant.h that
- * text needs: model, plan, session, sequence, step, sampler.
+ * generate MODEL PROMPT [PLAN]: goes on from a prompt, greedily, with a compressed cache. The whole use of
+ * kvant.h that text needs: model, plan, session, sequence, step, sampler.
  *
  *     cc generate.c $(pkg-config --cflags --libs kvant) -o generate
  *     ./generate model.gguf "The capital of France is" k4c64v3h
@@ -21,7 +21,8 @@ struct generation {
     int seq;
 };
 
-static kvant_status open_all(struct generation *g, const char *path, const char *plan, struct kvant_error *err)
+static kvant_status open_all(struct generation *g, const char *path, const char *plan,
+                             struct kvant_error *err)
 {
     struct kvant_model_info info;
     struct kvant_sampler_options greedy = KVANT_SAMPLER_OPTIONS_INIT;
@@ -51,8 +52,8 @@ static kvant_status generate(struct generation *g, const char *prompt, struct kv
     kvant_token ids[N_PROMPT_MAX];
     struct kvant_batch_entry batch[N_PROMPT_MAX];
     size_t n = 0;
-    kvant_status status = kvant_tokenize(g->model, prompt, strlen(prompt), KVANT_TOKENIZE_BOS, ids, N_PROMPT_MAX, &n,
-                                         err);
+    kvant_status status = kvant_tokenize(g->model, prompt, strlen(prompt), KVANT_TOKENIZE_BOS, ids,
+                                         N_PROMPT_MAX, &n, err);
     if (status == KVANT_OK && n == 0) {
         snprintf(err->message, sizeof err->message, "the prompt is empty: give some text");
         return err->status = KVANT_ERR_ARGUMENT;
@@ -87,8 +88,8 @@ int main(int argc, char **argv)
     if (status == KVANT_OK) status = generate(&g, argv[2], &err);
     if (status != KVANT_OK) fprintf(stderr, "generate: %s\n", err.message);
     else if (kvant_sequence_get_stats(g.session, g.seq, &stats) == KVANT_OK)
-        fprintf(stderr, "%lld tokens in %zu bytes of cache under %s\n", (long long)stats.n_tokens, stats.cache_bytes,
-                kvant_plan_name(g.plan));
+        fprintf(stderr, "%lld tokens in %zu bytes of cache under %s\n", (long long)stats.n_tokens,
+                stats.cache_bytes, kvant_plan_name(g.plan));
     close_all(&g);
     return status == KVANT_OK ? 0 : 1;
 }

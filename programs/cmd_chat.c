@@ -71,7 +71,8 @@ static const char *read_line(struct chat *chat)
         if (!text || count <= 0) return NULL;
         if (chat->history && text[0] != '\n') history(chat->history, &event, H_ENTER, text);
         n = count;
-        if (chat->line_cap < (size_t)n + 1) chat->line = reallocate(chat->line, chat->line_cap = (size_t)n + 1, 1);
+        if (chat->line_cap < (size_t)n + 1)
+            chat->line = reallocate(chat->line, chat->line_cap = (size_t)n + 1, 1);
         memcpy(chat->line, text, (size_t)n + 1);
     } else {
         n = getline(&chat->line, &chat->line_cap, stdin);
@@ -109,11 +110,12 @@ static int print_turn_json(const struct chat *chat, const struct answer *a)
     struct cache_report cache;
     int code = generator_cache(&chat->generator, chat->plan, &cache);
     if (code != EXIT_OK) return code;
-    return json_finish_compact(json_pack(
-        "{s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:s}", "text", json_text(a->text, a->n_bytes), "prompt_tokens",
-        (json_int_t)a->n_prompt, "tokens", (json_int_t)a->n_ids, "prompt_tokens_per_s",
-        json_number(answer_prompt_rate(a)), "tokens_per_s", json_number(answer_generation_rate(a)), "cache_bytes",
-        (json_int_t)cache.bytes, "f16_bytes", (json_int_t)cache.f16_bytes, "finish_reason", a->finish_reason));
+    return json_finish_compact(
+        json_pack("{s:o, s:I, s:I, s:o, s:o, s:I, s:I, s:s}", "text", json_text(a->text, a->n_bytes),
+                  "prompt_tokens", (json_int_t)a->n_prompt, "tokens", (json_int_t)a->n_ids,
+                  "prompt_tokens_per_s", json_number(answer_prompt_rate(a)), "tokens_per_s",
+                  json_number(answer_generation_rate(a)), "cache_bytes", (json_int_t)cache.bytes, "f16_bytes",
+                  (json_int_t)cache.f16_bytes, "finish_reason", a->finish_reason));
 }
 
 /* A turn that does not fit, or whose text is refused, leaves the conversation as it was. */
@@ -125,12 +127,14 @@ static int take_turn(struct chat *chat, const char *text)
     if (turn_tokens(chat, text, &ids, &n_ids) != EXIT_OK) return EXIT_OK;
     if ((int64_t)n_ids > g->n_ctx - g->n_tokens) {
         free(ids);
-        fail_text("the context of %lld tokens is full; /reset begins anew, -c gives more", (long long)g->n_ctx);
+        fail_text("the context of %lld tokens is full; /reset begins anew, -c gives more",
+                  (long long)g->n_ctx);
         return EXIT_OK;
     }
     struct answer answer;
     bool json = chat->flags->model.json;
-    int code = generator_answer(g, ids, n_ids, chat->flags->sampling.n_predict, json ? NULL : stdout, &answer);
+    int code = generator_answer(g, ids, n_ids, chat->flags->sampling.n_predict, json ? NULL : stdout,
+                                &answer);
     free(ids);
     if (code == EXIT_OK) {
         bool is_cut = strcmp(answer.finish_reason, "stop") != 0 && answer.n_ids > 0;
@@ -148,9 +152,10 @@ static int print_stats(const struct chat *chat)
     struct cache_report cache;
     int code = generator_cache(&chat->generator, chat->plan, &cache);
     if (code != EXIT_OK) return code;
-    printf("%lld of %lld tokens; cache %s in %s (%.2f bits), %s in f16\n\n", (long long)chat->generator.n_tokens,
-           (long long)chat->generator.n_ctx, bytes_text(a, (double)cache.bytes), kvant_plan_name(chat->plan),
-           cache.memory.true_bits, bytes_text(b, (double)cache.f16_bytes));
+    printf("%lld of %lld tokens; cache %s in %s (%.2f bits), %s in f16\n\n",
+           (long long)chat->generator.n_tokens, (long long)chat->generator.n_ctx,
+           bytes_text(a, (double)cache.bytes), kvant_plan_name(chat->plan), cache.memory.true_bits,
+           bytes_text(b, (double)cache.f16_bytes));
     return finish_output();
 }
 
@@ -186,10 +191,13 @@ static int run(int argc, char **argv)
     struct command_line line = {
         .command = "chat",
         .arguments = "MODEL",
-        .about = "Keeps a conversation; its cache is kept too, so that each turn evaluates only what is new.\n"
-                 "/exit ends, /reset begins anew, /stats shows the cache, Ctrl-C ends an answer. Without a terminal\n"
-                 "each line of standard input is a turn; with --json each answer is one line of JSON.",
-        .examples = "  kvant chat model.gguf\n  kvant chat model.gguf -sys 'Answer in one sentence.' --kv k3c64v2h",
+        .about =
+            "Keeps a conversation; its cache is kept too, so that each turn evaluates only what is new.\n"
+            "/exit ends, /reset begins anew, /stats shows the cache, Ctrl-C ends an answer. Without a "
+            "terminal\n"
+            "each line of standard input is a turn; with --json each answer is one line of JSON.",
+        .examples =
+            "  kvant chat model.gguf\n  kvant chat model.gguf -sys 'Answer in one sentence.' --kv k3c64v2h",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };

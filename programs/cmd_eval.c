@@ -70,7 +70,8 @@ static int read_text(struct evaluation *e, const struct eval_flags *flags)
     size_t n_bytes;
     char *text = file_read(flags->text_path, &n_bytes);
     if (!text) return EXIT_FAILED;
-    kvant_status status = tokens_of_text(e->model, text, n_bytes, KVANT_TOKENIZE_BOS, &e->ids, &e->n_ids, &err);
+    kvant_status status = tokens_of_text(e->model, text, n_bytes, KVANT_TOKENIZE_BOS, &e->ids, &e->n_ids,
+                                         &err);
     free(text);
     if (status != KVANT_OK) return fail(&err);
     if (e->n_ids < 2) return fail_text("%s: a text of at least two tokens is needed", flags->text_path);
@@ -103,8 +104,8 @@ static int measure(struct evaluation *e, const struct eval_flags *flags)
     }
     interrupt_catch();
     progress_begin(&observer.progress);
-    kvant_status status = kvant_eval_run(e->model, (const struct kvant_plan *const *)e->plans, e->n_plans, e->ids,
-                                         e->n_ids, &options, e->results, &e->base, &err);
+    kvant_status status = kvant_eval_run(e->model, (const struct kvant_plan *const *)e->plans, e->n_plans,
+                                         e->ids, e->n_ids, &options, e->results, &e->base, &err);
     progress_end(&observer.progress);
     int code = status == KVANT_OK ? EXIT_OK : observer.has_failed ? EXIT_FAILED : fail(&err);
     if (code == EXIT_OK) e->n_evaluated = tokens_evaluated(e, flags);
@@ -120,12 +121,13 @@ static int report_json(const struct evaluation *e, const char *path)
     json_t *results = json_array();
     for (int i = 0; i < e->n_plans; i++) {
         const struct kvant_eval_result *r = &e->results[i];
-        json_array_append_new(results, json_pack(
-            "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kv", e->names[i], "ppl", json_number(r->ppl),
-            "ppl_ratio", json_number(r->ppl_ratio), "kld_mean", json_number(r->kld_mean), "kld_median",
-            json_number(r->kld_median), "kld_p999", json_number(r->kld_p999), "same_top_p",
-            json_number(r->same_top_p), "page_bits", json_number(r->page_bits), "true_bits",
-            json_number(r->true_bits), "bytes_per_token", json_number(r->bytes_per_token)));
+        json_array_append_new(
+            results, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kv", e->names[i], "ppl",
+                               json_number(r->ppl), "ppl_ratio", json_number(r->ppl_ratio), "kld_mean",
+                               json_number(r->kld_mean), "kld_median", json_number(r->kld_median), "kld_p999",
+                               json_number(r->kld_p999), "same_top_p", json_number(r->same_top_p),
+                               "page_bits", json_number(r->page_bits), "true_bits", json_number(r->true_bits),
+                               "bytes_per_token", json_number(r->bytes_per_token)));
     }
     return json_finish(json_pack("{s:s, s:I, s:o}", "model", path, "tokens", (json_int_t)e->n_evaluated,
                                  "results", results));
@@ -139,9 +141,9 @@ static int report_text(const struct evaluation *e)
            "same top", "page bits", "true bits", "B/token");
     for (int i = 0; i < e->n_plans; i++) {
         const struct kvant_eval_result *r = &e->results[i];
-        printf("%-24s %9.4f %9.4f %9.6f %9.6f %9.5f %7.2f%% %9.3f %9.3f %9.1f\n", e->names[i], r->ppl, r->ppl_ratio,
-               r->kld_mean, r->kld_median, r->kld_p999, r->same_top_p, r->page_bits, r->true_bits,
-               r->bytes_per_token);
+        printf("%-24s %9.4f %9.4f %9.6f %9.6f %9.5f %7.2f%% %9.3f %9.3f %9.1f\n", e->names[i], r->ppl,
+               r->ppl_ratio, r->kld_mean, r->kld_median, r->kld_p999, r->same_top_p, r->page_bits,
+               r->true_bits, r->bytes_per_token);
     }
     return finish_output();
 }
@@ -171,16 +173,15 @@ static int run(int argc, char **argv)
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
          "tokens per chunk; 0 = the smaller of 2048 and the\nmodel's context (default)", 0, 1e9},
         {"--chunks", OPTION_INT, "N", &f.n_chunks, "most chunks; 0 = the whole text (default)", 0, 1e9},
-        {"--kv", OPTION_LIST, "SPEC", &f.kv, "a plan: grammar or file; may be given several times", 0, 0},
-        {"--kv-plan", OPTION_NAME, "FILE", &f.plan.kv_plan,
-         "plan file, when there is no --kv; default as for run", 0, 0},
+        PLAN_LIST_OPTIONS(&f.kv, &f.plan),
         {"--logits", OPTION_NAME, "FILE.npy", &f.logits_path,
          "write the logits of the first plan, float32 (tokens,\nvocabulary)", 0, 0},
     };
     struct command_line line = {
         .command = "eval",
         .arguments = "MODEL --text FILE",
-        .about = "Compares plans with the 16-bit cache on the same tokens; every position reads the quantized cache\n"
+        .about = "Compares plans with the 16-bit cache on the same tokens; every position reads the "
+                 "quantized cache\n"
                  "of the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.",
         .examples = "  kvant eval model.gguf --text wiki.txt --kv k8v8 --kv k4v4 --kv model.kvplan.yaml\n"
                     "  kvant eval model.gguf --text wiki.txt -c 512 --chunks 2 --kv f16 --logits logits.npy",

@@ -5,7 +5,8 @@
 #include "json.h"
 #include "setup.h"
 
-/* A key bias beyond this makes 4-bit keys per token collapse; ordinary layers stay below 10 (design: section 1). */
+/* A key bias beyond this makes 4-bit keys per token collapse; ordinary layers stay below 10 (design: section
+ * 1). */
 #define OUTLIER_KEY_BIAS 20.0f
 
 struct memory_row {
@@ -42,12 +43,13 @@ static json_t *memory_json(const struct report *r)
     for (int i = 0; i < r->n_rows; i++) {
         const struct kvant_plan_memory *m = &r->rows[i].memory;
         size_t cache = m->total_bytes + m->tables_bytes;
-        json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "kv", r->rows[i].name,
-            "weights_bytes", (json_int_t)r->info.weights_bytes, "cache_bytes", (json_int_t)cache,
-            "scratch_bytes", (json_int_t)r->scratch_bytes,
-            "total_bytes", (json_int_t)(r->info.weights_bytes + cache + r->scratch_bytes),
-            "page_bits", json_number(m->page_bits), "true_bits", json_number(m->true_bits),
-            "bytes_per_token", json_number(m->bytes_per_token)));
+        json_array_append_new(
+            list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "kv", r->rows[i].name,
+                            "weights_bytes", (json_int_t)r->info.weights_bytes, "cache_bytes",
+                            (json_int_t)cache, "scratch_bytes", (json_int_t)r->scratch_bytes, "total_bytes",
+                            (json_int_t)(r->info.weights_bytes + cache + r->scratch_bytes), "page_bits",
+                            json_number(m->page_bits), "true_bits", json_number(m->true_bits),
+                            "bytes_per_token", json_number(m->bytes_per_token)));
     }
     return list;
 }
@@ -59,8 +61,8 @@ static json_t *weights_json(const struct kvant_model *model)
     int64_t n;
     size_t bytes;
     for (int i = 0; kvant_model_weight_type(model, i, &name, &n, &bytes); i++)
-        json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "type", name, "tensors", (json_int_t)n, "bytes",
-                                              (json_int_t)bytes));
+        json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "type", name, "tensors", (json_int_t)n,
+                                              "bytes", (json_int_t)bytes));
     return list;
 }
 
@@ -70,7 +72,8 @@ static json_t *outliers_json(const struct report *r)
     for (int i = 0; i < r->info.n_layer; i++) {
         float bias = kvant_model_key_bias(r->model, i);
         if (bias > OUTLIER_KEY_BIAS)
-            json_array_append_new(list, json_pack("{s:i, s:o}", "layer", i, "bias", json_number((double)bias)));
+            json_array_append_new(list,
+                                  json_pack("{s:i, s:o}", "layer", i, "bias", json_number((double)bias)));
     }
     return list;
 }
@@ -79,17 +82,18 @@ static int report_json(const struct report *r)
 {
     const struct kvant_model_info *m = &r->info;
     return json_finish(json_pack(
-        "{s:s, s:o, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I,"
+        "{s:s, s:o, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, "
+        "s:I, s:I, s:I,"
         " s:o, s:o, s:s, s:I, s:o}",
         "path", m->path, "name", json_text(m->name, strlen(m->name)), "architecture", m->architecture,
         "fingerprint", m->fingerprint, "tokenizer", m->tokenizer, "pre_tokenizer", m->pre_tokenizer,
         "chat_format", m->chat_format, "cpu", m->cpu, "quantization", m->quantization, "layers", m->n_layer,
         "heads", m->n_head, "kv_heads", m->n_head_kv, "head_dim", m->head_dim, "embedding", m->n_embd,
-        "feed_forward", m->n_ff, "vocabulary", m->n_vocab, "context_trained", m->n_ctx_train, "threads", m->n_threads,
-        "parameters", (json_int_t)m->n_params, "tensors", (json_int_t)m->n_tensors,
-        "weights_bytes", (json_int_t)m->weights_bytes, "file_bytes", (json_int_t)m->file_bytes,
-        "weights", weights_json(r->model), "key_bias_outliers", outliers_json(r), "plan", r->plan_name,
-        "context", (json_int_t)r->n_ctx, "memory", memory_json(r)));
+        "feed_forward", m->n_ff, "vocabulary", m->n_vocab, "context_trained", m->n_ctx_train, "threads",
+        m->n_threads, "parameters", (json_int_t)m->n_params, "tensors", (json_int_t)m->n_tensors,
+        "weights_bytes", (json_int_t)m->weights_bytes, "file_bytes", (json_int_t)m->file_bytes, "weights",
+        weights_json(r->model), "key_bias_outliers", outliers_json(r), "plan", r->plan_name, "context",
+        (json_int_t)r->n_ctx, "memory", memory_json(r)));
 }
 
 static void print_outliers(const struct report *r)
@@ -111,11 +115,11 @@ static int report_text(const struct report *r)
            (long long)m->n_tensors);
     printf("name            %s\n", m->name[0] ? m->name : "(none)");
     printf("architecture    %s, %.1f M parameters\n", m->architecture, (double)m->n_params / 1e6);
-    printf("dimensions      %d layers, %d heads, %d KV heads of %d, embedding %d, feed-forward %d\n", m->n_layer,
-           m->n_head, m->n_head_kv, m->head_dim, m->n_embd, m->n_ff);
+    printf("dimensions      %d layers, %d heads, %d KV heads of %d, embedding %d, feed-forward %d\n",
+           m->n_layer, m->n_head, m->n_head_kv, m->head_dim, m->n_embd, m->n_ff);
     printf("context         %d tokens trained\n", m->n_ctx_train);
-    printf("tokenizer       %s%s%s, %d tokens; chat format %s\n", m->tokenizer, m->pre_tokenizer[0] ? " / " : "",
-           m->pre_tokenizer, m->n_vocab, m->chat_format);
+    printf("tokenizer       %s%s%s, %d tokens; chat format %s\n", m->tokenizer,
+           m->pre_tokenizer[0] ? " / " : "", m->pre_tokenizer, m->n_vocab, m->chat_format);
     const char *name;
     int64_t n;
     size_t bytes;
@@ -129,8 +133,8 @@ static int report_text(const struct report *r)
     printf("cache plan      %s, %s\n", r->plan_name, r->plan_source);
 
     printf("\nmemory of one sequence of %lld tokens\n", (long long)r->n_ctx);
-    printf("  %-8s %10s %12s %12s %12s %12s %10s %10s\n", "plan", "page bits", "true bits", "weights", "cache",
-           "scratch", "total", "per token");
+    printf("  %-8s %10s %12s %12s %12s %12s %10s %10s\n", "plan", "page bits", "true bits", "weights",
+           "cache", "scratch", "total", "per token");
     for (int i = 0; i < r->n_rows; i++) {
         const struct kvant_plan_memory *p = &r->rows[i].memory;
         char per_token[32];
@@ -141,7 +145,8 @@ static int report_text(const struct report *r)
                bytes_text(d, (double)(m->weights_bytes + cache + r->scratch_bytes)),
                bytes_text(per_token, p->bytes_per_token));
     }
-    puts("page bits: of an element of the cache, with scales and minima; true bits: with the exact sinks and tail, too");
+    puts("page bits: of an element of the cache, with scales and minima; true bits: with the exact sinks and "
+         "tail, too");
     return finish_output();
 }
 
@@ -167,8 +172,9 @@ static int run(int argc, char **argv)
     struct command_line line = {
         .command = "info",
         .arguments = "MODEL",
-        .about = "Shows what a model is, and the exact memory of weights, cache and scratch for a 16-bit cache,\n"
-                 "8/8, 4/4 and the plan that would be used.",
+        .about =
+            "Shows what a model is, and the exact memory of weights, cache and scratch for a 16-bit cache,\n"
+            "8/8, 4/4 and the plan that would be used.",
         .examples = "  kvant info model.gguf\n  kvant info model.gguf --kv k3c64v2h -c 32768 --json",
         .options = options,
         .n_options = sizeof options / sizeof *options,

@@ -52,18 +52,21 @@ static int plan_check(const struct kvant_plan *plan, const struct kvant_model *m
     struct kvant_plan_memory memory;
     kvant_model_get_info(model, &info);
     kvant_plan_get_memory(plan, setup_context(model, 0), &memory);
-    printf("%s: fits %s: %d layers, %.3f page bits%s\n", path, info.name[0] ? info.name : info.path, info.n_layer,
-           memory.page_bits, kvant_plan_needs_calibration(plan) ? "; calibrated when it is used" : "");
+    printf("%s: fits %s: %d layers, %.3f page bits%s\n", path, info.name[0] ? info.name : info.path,
+           info.n_layer, memory.page_bits,
+           kvant_plan_needs_calibration(plan) ? "; calibrated when it is used" : "");
     return finish_output();
 }
 
-static int plan_kept(const struct kvant_plan *plan, const struct kvant_model *model, const char *path, bool json)
+static int plan_kept(const struct kvant_plan *plan, const struct kvant_model *model, const char *path,
+                     bool json)
 {
     struct kvant_plan_memory memory;
     if (json) return plan_json(plan, model);
     kvant_plan_get_memory(plan, setup_context(model, 0), &memory);
     fprintf(stderr, "%s: %.3f page bits%s\n", path, memory.page_bits,
-            kvant_plan_needs_calibration(plan) ? "; calibrated when it is used (--calibrate does it now)" : "");
+            kvant_plan_needs_calibration(plan) ? "; calibrated when it is used (--calibrate does it now)"
+                                               : "");
     return EXIT_OK;
 }
 
@@ -81,8 +84,9 @@ static int execute(const char *verb, const char *input, const char *output, bool
         code = setup_plan_open(&plan, model, input);
     if (code == EXIT_OK) {
         if (strcmp(verb, "convert") == 0)
-            code = kvant_plan_save(plan, output, &err) == KVANT_OK ? plan_kept(plan, model, output, flags->json)
-                                                                   : fail(&err);
+            code = kvant_plan_save(plan, output, &err) == KVANT_OK
+                       ? plan_kept(plan, model, output, flags->json)
+                       : fail(&err);
         else if (flags->json)
             code = plan_json(plan, model);
         else
@@ -100,7 +104,8 @@ static int run(int argc, char **argv)
     const char *output = NULL;
     bool calibrate = false;
     const struct option options[] = {
-        {"-m, --model", OPTION_NAME, "FILE", &flags.path, "the model that the plan is for: a GGUF file", 0, 0},
+        {"-m, --model", OPTION_NAME, "FILE", &flags.path, "the model that the plan is for: a GGUF file", 0,
+         0},
         {"-o, --output", OPTION_NAME, "FILE", &output, "convert: the plan file to write", 0, 0},
         {"--calibrate", OPTION_FLAG, NULL, &calibrate,
          "measure key means and channel classes first, where the\nplan asks for them", 0, 0},

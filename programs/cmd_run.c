@@ -48,14 +48,15 @@ static int pass_run(struct pass *pass, const struct kvant_model *model, const st
 static json_t *pass_json(const struct pass *p)
 {
     const struct answer *a = &p->answer;
-    return json_pack("{s:s, s:o, s:I, s:o, s:s, s:{s:I, s:o, s:o, s:o, s:o}, s:{s:I, s:I, s:o, s:o}}", "kv", p->kv,
-                     "text", json_text(a->text, a->n_bytes), "tokens", (json_int_t)a->n_ids, "token_ids",
-                     json_tokens(a->ids, a->n_ids), "finish_reason", a->finish_reason, "timings", "prompt_tokens",
-                     (json_int_t)a->n_prompt, "prompt_s", json_number(a->prompt_s), "generation_s",
-                     json_number(a->generation_s), "prompt_tokens_per_s", json_number(answer_prompt_rate(a)),
-                     "tokens_per_s", json_number(answer_generation_rate(a)), "cache", "bytes",
-                     (json_int_t)p->cache.bytes, "f16_bytes", (json_int_t)p->cache.f16_bytes, "page_bits",
-                     json_number(p->cache.memory.page_bits), "true_bits", json_number(p->cache.memory.true_bits));
+    return json_pack(
+        "{s:s, s:o, s:I, s:o, s:s, s:{s:I, s:o, s:o, s:o, s:o}, s:{s:I, s:I, s:o, s:o}}", "kv", p->kv, "text",
+        json_text(a->text, a->n_bytes), "tokens", (json_int_t)a->n_ids, "token_ids",
+        json_tokens(a->ids, a->n_ids), "finish_reason", a->finish_reason, "timings", "prompt_tokens",
+        (json_int_t)a->n_prompt, "prompt_s", json_number(a->prompt_s), "generation_s",
+        json_number(a->generation_s), "prompt_tokens_per_s", json_number(answer_prompt_rate(a)),
+        "tokens_per_s", json_number(answer_generation_rate(a)), "cache", "bytes", (json_int_t)p->cache.bytes,
+        "f16_bytes", (json_int_t)p->cache.f16_bytes, "page_bits", json_number(p->cache.memory.page_bits),
+        "true_bits", json_number(p->cache.memory.true_bits));
 }
 
 static void print_phase(const char *name, size_t n_tokens, double seconds, double rate)
@@ -113,8 +114,8 @@ static size_t tokens_alike(const struct answer *a, const struct answer *b)
     return n;
 }
 
-/* Two greedy answers of a small model part at the first near-tie; what a cache is worth shows when both read the same
- * text. So the plan reads the 16-bit answer, and its first choices are counted. */
+/* Two greedy answers of a small model part at the first near-tie; what a cache is worth shows when both read
+ * the same text. So the plan reads the 16-bit answer, and its first choices are counted. */
 static int count_same(struct comparison *c, const struct kvant_model *model, const struct run_flags *greedy,
                       const kvant_token *prompt, size_t n_prompt)
 {
@@ -141,20 +142,25 @@ static int print_comparison(const struct comparison *c)
     const struct answer *f16 = &c->f16.answer, *plan = &c->plan.answer;
     const struct cache_report *of_f16 = &c->f16.cache, *of_plan = &c->plan.cache;
     printf("\n%-26s %14s %14.40s\n", "", "f16", short_name(c->plan.kv));
-    printf("%-26s %14s %14s\n", "cache", bytes_text(a, (double)of_f16->bytes), bytes_text(b, (double)of_plan->bytes));
+    printf("%-26s %14s %14s\n", "cache", bytes_text(a, (double)of_f16->bytes),
+           bytes_text(b, (double)of_plan->bytes));
     printf("%-26s %14.2f %14.2f\n", "bits per element", of_f16->memory.true_bits, of_plan->memory.true_bits);
     printf("%-26s %14.2f %14.2f\n", "  in full pages", of_f16->memory.page_bits, of_plan->memory.page_bits);
     printf("%-26s %14.1f %14.1f\n", "prompt tokens/s", answer_prompt_rate(f16), answer_prompt_rate(plan));
-    printf("%-26s %14.1f %14.1f\n", "generated tokens/s", answer_generation_rate(f16), answer_generation_rate(plan));
+    printf("%-26s %14.1f %14.1f\n", "generated tokens/s", answer_generation_rate(f16),
+           answer_generation_rate(plan));
     printf("%-26s %14zu %14zu\n", "generated tokens", f16->n_ids, plan->n_ids);
-    printf("\nAfter the same text, the plan's first choice is that of 16 bits for %zu of %zu tokens.\n", c->n_same, f16->n_ids);
+    printf("\nAfter the same text, the plan's first choice is that of 16 bits for %zu of %zu tokens.\n",
+           c->n_same, f16->n_ids);
     if (c->n_alike == f16->n_ids && c->n_alike == plan->n_ids) printf("The two answers are the same.\n");
-    else printf("Left to themselves, the answers agree for %zu token%s.\n", c->n_alike, c->n_alike == 1 ? "" : "s");
+    else
+        printf("Left to themselves, the answers agree for %zu token%s.\n", c->n_alike,
+               c->n_alike == 1 ? "" : "s");
     return finish_output();
 }
 
-static int compare(struct pass *pass, const struct kvant_model *model, const struct run_flags *flags, const char *text,
-                   size_t n_bytes, const kvant_token *ids, size_t n_ids)
+static int compare(struct pass *pass, const struct kvant_model *model, const struct run_flags *flags,
+                   const char *text, size_t n_bytes, const kvant_token *ids, size_t n_ids)
 {
     struct kvant_error err;
     struct kvant_plan *f16;
@@ -172,9 +178,10 @@ static int compare(struct pass *pass, const struct kvant_model *model, const str
     if (code == EXIT_OK && !interrupted()) code = count_same(&c, model, &greedy, ids, n_ids);
     if (code == EXIT_OK && !flags->model.json && !interrupted()) code = print_comparison(&c);
     if (code == EXIT_OK && flags->model.json)
-        code = json_finish(json_pack("{s:o, s:I, s:I, s:o, s:o}", "prompt", json_text(text, n_bytes), "tokens_same",
-                                     (json_int_t)c.n_same, "tokens_alike", (json_int_t)c.n_alike, "f16",
-                                     pass_json(&c.f16), "plan", pass_json(&c.plan)));
+        code = json_finish(json_pack("{s:o, s:I, s:I, s:o, s:o}", "prompt", json_text(text, n_bytes),
+                                     "tokens_same", (json_int_t)c.n_same, "tokens_alike",
+                                     (json_int_t)c.n_alike, "f16", pass_json(&c.f16), "plan",
+                                     pass_json(&c.plan)));
     answer_close(&c.f16.answer);
     pass->answer = c.plan.answer;
     kvant_plan_close(f16);
@@ -216,20 +223,23 @@ static int run(int argc, char **argv)
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"-p, --prompt", OPTION_TEXT, "TEXT", &f.prompt, "the prompt", 0, 0},
-        {"-f, --file", OPTION_NAME, "FILE", &f.prompt_path, "the prompt from a file; - is standard input", 0, 0},
+        {"-f, --file", OPTION_NAME, "FILE", &f.prompt_path, "the prompt from a file; - is standard input", 0,
+         0},
         {"-sys, --system-prompt", OPTION_TEXT, "TEXT", &f.system, "system message", 0, 0},
         {"--raw", OPTION_FLAG, NULL, &f.raw, "the prompt as it is, without the model's chat format", 0, 0},
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
          "context; 0 = the smaller of 8192 and the model's (default)", 0, 1e9},
         SAMPLING_OPTIONS(&f.sampling),
         PLAN_OPTIONS(&f.plan),
-        {"--compare", OPTION_FLAG, NULL, &f.compare, "answer greedily with a 16-bit cache, then with the plan", 0, 0},
+        {"--compare", OPTION_FLAG, NULL, &f.compare,
+         "answer greedily with a 16-bit cache, then with the plan", 0, 0},
     };
     struct command_line line = {
         .command = "run",
         .arguments = "MODEL",
-        .about = "Answers a prompt. Text goes to standard output as it comes, speed and bytes of the cache to\n"
-                 "standard error. Ctrl-C ends the answer.",
+        .about =
+            "Answers a prompt. Text goes to standard output as it comes, speed and bytes of the cache to\n"
+            "standard error. Ctrl-C ends the answer.",
         .examples = "  kvant run model.gguf -p 'Why is the sky blue?'\n"
                     "  kvant run model.gguf -f question.txt -n 200 --temp 0 --kv k3c64v2h\n"
                     "  kvant run model.gguf -p 'Once upon a time' --raw --compare",

@@ -11,7 +11,8 @@ static int print_tokens(const struct kvant_model *model, const kvant_token *ids,
     for (size_t i = 0; i < n_ids; i++) {
         char piece[4096];
         size_t n;
-        if (kvant_detokenize(model, &ids[i], 1, true, piece, sizeof piece, &n, &err) != KVANT_OK) return fail(&err);
+        if (kvant_detokenize(model, &ids[i], 1, true, piece, sizeof piece, &n, &err) != KVANT_OK)
+            return fail(&err);
         printf("%7d -> '", ids[i]);
         for (size_t j = 0; j < n; j++) {
             unsigned char byte = (unsigned char)piece[j];
@@ -35,7 +36,8 @@ static int run(int argc, char **argv)
          "the model (or the first argument); its weights are not\nneeded", 0, 0},
         {"-p, --prompt, --text", OPTION_TEXT, "TEXT", &text, "the text", 0, 0},
         {"-f, --file", OPTION_NAME, "FILE", &path, "the text from a file; - is standard input", 0, 0},
-        {"--no-bos", OPTION_FLAG, NULL, &no_bos, "without the tokens that the model begins (ends) a text with", 0, 0},
+        {"--no-bos", OPTION_FLAG, NULL, &no_bos,
+         "without the tokens that the model begins (ends) a text with", 0, 0},
         {"--special", OPTION_FLAG, NULL, &special, "<|im_start|> and the like become control tokens", 0, 0},
         {"--json", OPTION_FLAG, NULL, &flags.json, "print a JSON list of ids", 0, 0},
     };
@@ -67,7 +69,8 @@ static int run(int argc, char **argv)
         if (tokens_of_text(model, content ? content : text, n_bytes, how, &ids, &n_ids, &err) != KVANT_OK)
             code = fail(&err);
         else
-            code = flags.json ? json_finish_compact(json_tokens(ids, n_ids)) : print_tokens(model, ids, n_ids);
+            code = flags.json ? json_finish_compact(json_tokens(ids, n_ids))
+                              : print_tokens(model, ids, n_ids);
         free(ids);
     }
     kvant_model_close(model);

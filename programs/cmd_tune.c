@@ -44,12 +44,14 @@ static int search(struct menu *menu, const struct tune_flags *flags)
         size_t n_bytes;
         char *text = file_read(flags->text_path, &n_bytes);
         if (!text) return EXIT_FAILED;
-        kvant_status status = tokens_of_text(menu->model, text, n_bytes, KVANT_TOKENIZE_BOS, &ids, &n_ids, &err);
+        kvant_status status = tokens_of_text(menu->model, text, n_bytes, KVANT_TOKENIZE_BOS, &ids, &n_ids,
+                                             &err);
         free(text);
         if (status != KVANT_OK) return fail(&err);
         if (n_ids < 2) {
             free(ids);
-            return fail_text("%s: the text is too short to tune on; some hundred words are needed", flags->text_path);
+            return fail_text("%s: the text is too short to tune on; some hundred words are needed",
+                             flags->text_path);
         }
     }
     options.budgets = flags->n_budgets ? flags->budgets : NULL;
@@ -63,16 +65,16 @@ static int search(struct menu *menu, const struct tune_flags *flags)
     double started_s = clock_s();
     interrupt_catch();
     progress_begin(&progress);
-    kvant_status status = kvant_tune_run(menu->model, ids, n_ids, &options, menu->points, POINTS_CAP, &menu->n_points,
-                                         &err);
+    kvant_status status = kvant_tune_run(menu->model, ids, n_ids, &options, menu->points, POINTS_CAP,
+                                         &menu->n_points, &err);
     progress_end(&progress);
     menu->seconds = clock_s() - started_s;
     free(ids);
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
-/* --pick: the point nearest in page bits. Otherwise the smallest that is close enough to 16 bits, or, when none is, the
- * closest. The points ascend in true bits. */
+/* --pick: the point nearest in page bits. Otherwise the smallest that is close enough to 16 bits, or, when
+ * none is, the closest. The points ascend in true bits. */
 static int choose(const struct menu *menu, const struct tune_flags *flags)
 {
     int best = -1;
@@ -97,29 +99,32 @@ static json_t *menu_json(const struct menu *menu)
     for (size_t i = 0; i < menu->n_points; i++) {
         const struct kvant_tune_point *p = &menu->points[i];
         const struct kvant_eval_result *m = &p->measured;
-        json_array_append_new(list, json_pack(
-            "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "plan", kvant_plan_name(p->plan), "true_bits",
-            json_number(m->true_bits), "page_bits", json_number(m->page_bits), "bytes_per_token",
-            json_number(m->bytes_per_token), "kld_mean", json_number(m->kld_mean), "kld_p999",
-            json_number(m->kld_p999), "same_top_p", json_number(m->same_top_p), "ppl_ratio",
-            json_number(m->ppl_ratio), "kld_predicted", json_number(p->kld_predicted), "uniform", (int)p->uniform,
-            "dominated", (int)p->dominated));
+        json_array_append_new(
+            list, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "plan",
+                            kvant_plan_name(p->plan), "true_bits", json_number(m->true_bits), "page_bits",
+                            json_number(m->page_bits), "bytes_per_token", json_number(m->bytes_per_token),
+                            "kld_mean", json_number(m->kld_mean), "kld_p999", json_number(m->kld_p999),
+                            "same_top_p", json_number(m->same_top_p), "ppl_ratio", json_number(m->ppl_ratio),
+                            "kld_predicted", json_number(p->kld_predicted), "uniform", (int)p->uniform,
+                            "dominated", (int)p->dominated));
     }
     return list;
 }
 
 static int print_menu(const struct menu *menu, const struct tune_flags *flags)
 {
-    printf("   %9s %9s %9s %10s %9s %8s %9s %10s  %s\n", "true bits", "page bits", "B/token", "KLD mean", "p99.9",
-           "same top", "ppl ratio", "predicted", "plan");
+    printf("   %9s %9s %9s %10s %9s %8s %9s %10s  %s\n", "true bits", "page bits", "B/token", "KLD mean",
+           "p99.9", "same top", "ppl ratio", "predicted", "plan");
     for (size_t i = 0; i < menu->n_points; i++) {
         const struct kvant_tune_point *p = &menu->points[i];
         const struct kvant_eval_result *m = &p->measured;
         char predicted[32] = "";
-        if (!p->uniform && isfinite(p->kld_predicted)) snprintf(predicted, sizeof predicted, "%.5f", p->kld_predicted);
-        printf(" %c %9.3f %9.3f %9.1f %10.5f %9.4f %7.1f%% %9.4f %10s  %.40s%s%s\n", (int)i == menu->chosen ? '*' : ' ',
-               m->true_bits, m->page_bits, m->bytes_per_token, m->kld_mean, m->kld_p999, m->same_top_p, m->ppl_ratio,
-               predicted, p->uniform ? kvant_plan_name(p->plan) : "tuned", p->uniform ? " (uniform)" : "",
+        if (!p->uniform && isfinite(p->kld_predicted))
+            snprintf(predicted, sizeof predicted, "%.5f", p->kld_predicted);
+        printf(" %c %9.3f %9.3f %9.1f %10.5f %9.4f %7.1f%% %9.4f %10s  %.40s%s%s\n",
+               (int)i == menu->chosen ? '*' : ' ', m->true_bits, m->page_bits, m->bytes_per_token,
+               m->kld_mean, m->kld_p999, m->same_top_p, m->ppl_ratio, predicted,
+               p->uniform ? kvant_plan_name(p->plan) : "tuned", p->uniform ? " (uniform)" : "",
                p->dominated ? ", dominated" : "");
     }
     printf("\n%zu plans in %.0f s; KLD: against the 16-bit cache, on text that the search did not see\n",
@@ -127,7 +132,8 @@ static int print_menu(const struct menu *menu, const struct tune_flags *flags)
     if (menu->chosen < 0) return finish_output();
     if (flags->pick > 0) printf("* nearest to %g page bits (--pick)", flags->pick);
     else if (menu->points[menu->chosen].measured.kld_mean <= flags->max_kld)
-        printf("* the smallest with a mean KLD of at most %g (--max-kld; --pick names page bits)", flags->max_kld);
+        printf("* the smallest with a mean KLD of at most %g (--max-kld; --pick names page bits)",
+               flags->max_kld);
     else printf("* the closest; none has a mean KLD of at most %g (--max-kld)", flags->max_kld);
     puts(flags->output ? "" : "; -o FILE keeps it");
     return finish_output();
@@ -141,8 +147,10 @@ static int outputs_prepare(const struct tune_flags *flags)
     if (flags->output && !output_check(flags->output)) return EXIT_FAILED;
     if (!folder || mkdir(folder, 0777) == 0) return EXIT_OK;
     if (errno != EEXIST) return fail_text("%s: %s; choose another folder", folder, strerror(errno));
-    if (stat(folder, &st) != 0 || !S_ISDIR(st.st_mode)) return fail_text("%s: is not a folder; name one", folder);
-    if (access(folder, W_OK | X_OK) != 0) return fail_text("%s: %s; choose another folder", folder, strerror(errno));
+    if (stat(folder, &st) != 0 || !S_ISDIR(st.st_mode))
+        return fail_text("%s: is not a folder; name one", folder);
+    if (access(folder, W_OK | X_OK) != 0)
+        return fail_text("%s: %s; choose another folder", folder, strerror(errno));
     return EXIT_OK;
 }
 
@@ -171,7 +179,8 @@ static int keep(struct menu *menu, const struct tune_flags *flags)
     if (menu->chosen < 0) return fail_text("the search found no plan");
     const struct kvant_tune_point *p = &menu->points[menu->chosen];
     if (kvant_plan_save(p->plan, flags->output, &err) != KVANT_OK) return fail(&err);
-    fprintf(stderr, "%s: %.3f page bits, KLD %.5f%s\n", flags->output, p->measured.page_bits, p->measured.kld_mean,
+    fprintf(stderr, "%s: %.3f page bits, KLD %.5f%s\n", flags->output, p->measured.page_bits,
+            p->measured.kld_mean,
             flags->pick > 0 || p->measured.kld_mean <= flags->max_kld ? "" : "; no plan is below --max-kld");
     return EXIT_OK;
 }
@@ -188,8 +197,8 @@ static int execute(const struct tune_flags *flags)
     }
     if (code == EXIT_OK && !flags->model.json) code = print_menu(menu, flags);
     if (code == EXIT_OK && flags->model.json)
-        code = json_finish(json_pack("{s:s, s:o, s:i, s:o, s:o}", "model", flags->model.path, "menu", menu_json(menu),
-                                     "chosen", menu->chosen, "output",
+        code = json_finish(json_pack("{s:s, s:o, s:i, s:o, s:o}", "model", flags->model.path, "menu",
+                                     menu_json(menu), "chosen", menu->chosen, "output",
                                      flags->output ? json_string(flags->output) : json_null(), "seconds",
                                      json_number(menu->seconds)));
     for (size_t i = 0; i < menu->n_points; i++) kvant_plan_close(menu->points[i].plan);
@@ -213,14 +222,17 @@ static int run(int argc, char **argv)
         {"--no-mix", OPTION_FLAG, NULL, &f.no_mix, "no channel classes (x)", 0, 0},
         {"-o, --output", OPTION_NAME, "PLAN", &f.output, "keep one plan as this file", 0, 0},
         {"--max-kld", OPTION_NUMBER, "X", &f.max_kld,
-         "keep the smallest plan with at most this mean KLD;\ndefault 0.005, near what 8-bit caches cost", 0, 100},
+         "keep the smallest plan with at most this mean KLD;\ndefault 0.005, near what 8-bit caches cost", 0,
+         100},
         {"--pick", OPTION_NUMBER, "B", &f.pick, "keep the plan nearest to these page bits instead", 0.5, 17},
-        {"--menu-dir", OPTION_NAME, "DIR", &f.menu_folder, "keep every plan of the menu in this folder", 0, 0},
+        {"--menu-dir", OPTION_NAME, "DIR", &f.menu_folder, "keep every plan of the menu in this folder", 0,
+         0},
     };
     struct command_line line = {
         .command = "tune",
         .arguments = "MODEL",
-        .about = "Finds how many bits the keys and values of each layer need, and shows the menu of plans. A plan\n"
+        .about = "Finds how many bits the keys and values of each layer need, and shows the menu of plans. A "
+                 "plan\n"
                  "beside its model, MODEL.kvplan.yaml, is used by every command without being named.",
         .examples = "  kvant tune model.gguf -o model.kvplan.yaml\n"
                     "  kvant tune model.gguf --text notes.txt --budget 3,3.25 --pick 3 -o model.kvplan.yaml",

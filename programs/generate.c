@@ -68,7 +68,8 @@ void generator_close(struct generator *g)
 }
 
 /* Evaluates tokens, with logits of the last. CANCELLED after Ctrl-C: the tokens so far are in the cache. */
-static kvant_status evaluate(struct generator *g, const kvant_token *ids, size_t n_ids, struct kvant_error *err)
+static kvant_status evaluate(struct generator *g, const kvant_token *ids, size_t n_ids,
+                             struct kvant_error *err)
 {
     struct kvant_batch_entry entries[PROMPT_CHUNK];
     for (size_t i = 0; i < n_ids;) {
@@ -149,15 +150,15 @@ static kvant_status generate(struct generator *g, int64_t n_predict, FILE *out, 
     return KVANT_OK;
 }
 
-int generator_answer(struct generator *g, const kvant_token *prompt, size_t n_prompt, int64_t n_predict, FILE *out,
-                     struct answer *a)
+int generator_answer(struct generator *g, const kvant_token *prompt, size_t n_prompt, int64_t n_predict,
+                     FILE *out, struct answer *a)
 {
     struct kvant_error err;
     *a = (struct answer){.n_prompt = n_prompt, .finish_reason = "length", .text = allocate(1, 1)};
     if (n_prompt == 0) return fail_text("the prompt is empty: there is nothing to continue; give -p TEXT");
     if ((int64_t)n_prompt > g->n_ctx - g->n_tokens)
-        return fail_text("the prompt has %zu tokens and the context has room for %lld; raise it with -c", n_prompt,
-                         (long long)(g->n_ctx - g->n_tokens));
+        return fail_text("the prompt has %zu tokens and the context has room for %lld; raise it with -c",
+                         n_prompt, (long long)(g->n_ctx - g->n_tokens));
     double started_s = clock_s();
     kvant_status status = evaluate(g, prompt, n_prompt, &err);
     a->prompt_s = clock_s() - started_s;
@@ -173,8 +174,8 @@ int generator_answer(struct generator *g, const kvant_token *prompt, size_t n_pr
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
-int generator_agreement(struct generator *g, const kvant_token *prompt, size_t n_prompt, const kvant_token *ids,
-                        size_t n_ids, size_t *n_same)
+int generator_agreement(struct generator *g, const kvant_token *prompt, size_t n_prompt,
+                        const kvant_token *ids, size_t n_ids, size_t *n_same)
 {
     struct kvant_error err;
     *n_same = 0;

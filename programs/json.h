@@ -16,7 +16,8 @@ json_t *json_text(const char *bytes, size_t n_bytes);
 
 json_t *json_tokens(const kvant_token *ids, size_t n_ids);
 
-/* Prints and releases the value: EXIT_OK, or EXIT_FAILED after a message. NULL (out of memory while building) fails. */
+/* Prints and releases the value: EXIT_OK, or EXIT_FAILED after a message. NULL (out of memory while building)
+ * fails. */
 int json_finish(json_t *value);
 
 /* The same on one line. */

@@ -24,7 +24,8 @@ static void help(FILE *out)
 {
     fputs("kvant runs GGUF language models on CPUs with a KV cache that is compressed by a tuned plan.\n\n"
           "usage: kvant COMMAND [MODEL] [options]\n\ncommands:\n", out);
-    for (int i = 0; i < N_COMMANDS; i++) fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
     fputs("  help       explain a command: kvant help run\n\n"
           "options:\n  -h, --help  this text\n  --version   the version\n\nexamples:\n"
           "  kvant info model.gguf\n"
@@ -39,7 +40,8 @@ static int unknown_command(const char *given)
     const char *names[N_COMMANDS];
     for (int i = 0; i < N_COMMANDS; i++) names[i] = commands[i]->name;
     const char *near = word_nearest(given, names, N_COMMANDS);
-    if (near) fprintf(stderr, "kvant: unknown command '%s' (did you mean %s?); see kvant --help\n", given, near);
+    if (near)
+        fprintf(stderr, "kvant: unknown command '%s' (did you mean %s?); see kvant --help\n", given, near);
     else fprintf(stderr, "kvant: unknown command '%s'; see kvant --help\n", given);
     return EXIT_USAGE;
 }

@@ -3,8 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
-/* Magic, version and length take 10 bytes; data must begin at a multiple of 64. 128 leaves room for any two sizes, so
- * that the header can be written again when the number of rows is known. */
+/* Magic, version and length take 10 bytes; data must begin at a multiple of 64. 128 leaves room for any two
+ * sizes, so that the header can be written again when the number of rows is known. */
 #define HEADER_BYTES 128
 
 static bool header_write(struct npy_file *npy)

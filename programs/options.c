@@ -128,8 +128,8 @@ static bool choice_parse(const char *text, const char *choices)
     }
 }
 
-static enum options_result wrong_value(const struct command_line *line, const struct option *option, const char *name,
-                                       const char *value)
+static enum options_result wrong_value(const struct command_line *line, const struct option *option,
+                                       const char *name, const char *value)
 {
     const char *noun = option->kind == OPTION_INT ? "a whole number" : "a number";
     if (option->kind == OPTION_CHOICE)
@@ -137,14 +137,16 @@ static enum options_result wrong_value(const struct command_line *line, const st
     else if (option->min == 0 && option->max == 0)
         fail_usage(line->command, "%s: '%s' is not %s", name, value, noun);
     else if (option->kind == OPTION_INT)
-        fail_usage(line->command, "%s: '%s' is not %s from %.0f to %.0f", name, value, noun, option->min, option->max);
+        fail_usage(line->command, "%s: '%s' is not %s from %.0f to %.0f", name, value, noun, option->min,
+                   option->max);
     else
-        fail_usage(line->command, "%s: '%s' is not %s from %g to %g", name, value, noun, option->min, option->max);
+        fail_usage(line->command, "%s: '%s' is not %s from %g to %g", name, value, noun, option->min,
+                   option->max);
     return OPTIONS_WRONG;
 }
 
-static enum options_result option_set(const struct command_line *line, const struct option *option, const char *name,
-                                      const char *value)
+static enum options_result option_set(const struct command_line *line, const struct option *option,
+                                      const char *name, const char *value)
 {
     bool ok = true;
     if ((option->kind == OPTION_NAME || option->kind == OPTION_LIST) && !*value) {

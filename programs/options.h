@@ -47,11 +47,12 @@ struct command_line {
 
 enum options_result { OPTIONS_RUN, OPTIONS_HELP, OPTIONS_WRONG };
 
-/* Reads argv[1..]. OPTIONS_HELP: the help was asked for and printed. OPTIONS_WRONG: one line on stderr. "--" ends the
- * options; a lone "-" is an argument. */
+/* Reads argv[1..]. OPTIONS_HELP: the help was asked for and printed. OPTIONS_WRONG: one line on stderr. "--"
+ * ends the options; a lone "-" is an argument. */
 enum options_result options_parse(struct command_line *line, int argc, char **argv);
 
-/* Reads "0,4096" into numbers, each in [min, max]: how many, or -1 when it is not such a list or has more than cap. */
+/* Reads "0,4096" into numbers, each in [min, max]: how many, or -1 when it is not such a list or has more
+ * than cap. */
 int numbers_parse(const char *text, double min, double max, double *numbers, int cap);
 
 /* The word of `words` (n of them) that `given` was most likely meant to be; NULL when none is near. */

@@ -135,7 +135,8 @@ kvant_status tokens_of_text(const struct kvant_model *model, const char *text, s
 {
     *ids = NULL;
     *n_ids = 0;
-    /* A token is at least one byte of text nearly always, so that the first try fits; if not, the second does. */
+    /* A token is at least one byte of text nearly always, so that the first try fits; if not, the second
+     * does. */
     size_t cap = n_bytes + 16;
     kvant_status status = KVANT_ERR_SPACE;
     for (int i = 0; i < 2 && status == KVANT_ERR_SPACE; i++) {

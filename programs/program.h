@@ -1,6 +1,6 @@
 /*
- * What the commands of the program share: exit codes, one-line errors, interruption, files and small conversions.
- * Everything else comes through kvant.h, as it does for any other user of the library.
+ * What the commands of the program share: exit codes, one-line errors, interruption, files and small
+ * conversions. Everything else comes through kvant.h, as it does for any other user of the library.
  */
 #ifndef PROGRAM_H
 #define PROGRAM_H
@@ -20,8 +20,8 @@ struct command {
     int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns an exit code */
 };
 
-extern const struct command command_info, command_run, command_chat, command_eval, command_tune, command_bench,
-    command_tokenize, command_plan;
+extern const struct command command_info, command_run, command_chat, command_eval, command_tune,
+    command_bench, command_tokenize, command_plan;
 
 /* "kvant: ..." on stderr; both return EXIT_FAILED so that they can stand in a return statement. */
 int fail(const struct kvant_error *err);
@@ -56,8 +56,8 @@ kvant_status tokens_of_text(const struct kvant_model *model, const char *text, s
 /* "12.3 MB" (1e6); the text lives in the caller's buffer. */
 const char *bytes_text(char text[32], double n_bytes);
 
-/* Writes a file beside its name and renames it when complete, so that no partial file is ever seen under that name.
- * Only regular files: a pipe or device cannot be renamed over and stay what it is. */
+/* Writes a file beside its name and renames it when complete, so that no partial file is ever seen under that
+ * name. Only regular files: a pipe or device cannot be renamed over and stay what it is. */
 struct output_file {
     FILE *stream;
     const char *path;

@@ -26,15 +26,15 @@ static char *render(const struct kvant_model *model, const struct kvant_message 
     return text;
 }
 
-static int tokenize(const struct kvant_model *model, const char *text, size_t n_bytes, int flags, kvant_token **ids,
-                    size_t *n_ids)
+static int tokenize(const struct kvant_model *model, const char *text, size_t n_bytes, int flags,
+                    kvant_token **ids, size_t *n_ids)
 {
     struct kvant_error err;
     return tokens_of_text(model, text, n_bytes, flags, ids, n_ids, &err) == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
-int prompt_tokens(const struct kvant_model *model, const char *system, const char *text, size_t n_bytes, bool raw,
-                  kvant_token **ids, size_t *n_ids)
+int prompt_tokens(const struct kvant_model *model, const char *system, const char *text, size_t n_bytes,
+                  bool raw, kvant_token **ids, size_t *n_ids)
 {
     *ids = NULL;
     *n_ids = 0;
@@ -51,9 +51,9 @@ int prompt_tokens(const struct kvant_model *model, const char *system, const cha
 
 int prompt_tokens_next(const struct kvant_model *model, const char *text, kvant_token **ids, size_t *n_ids)
 {
-    /* What a format puts after an answer does not depend on what the answer says: render a conversation whose answer
-     * is empty, and the same one up to that answer; what is longer in the first is wanted. The answer itself keeps
-     * the tokens that were generated, which may differ from those of its text. */
+    /* What a format puts after an answer does not depend on what the answer says: render a conversation whose
+     * answer is empty, and the same one up to that answer; what is longer in the first is wanted. The answer
+     * itself keeps the tokens that were generated, which may differ from those of its text. */
     *ids = NULL;
     *n_ids = 0;
     const struct kvant_message messages[3] = {{"user", "x"}, {"assistant", ""}, {"user", text}};

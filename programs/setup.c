@@ -5,7 +5,8 @@
 
 #include "progress.h"
 
-/* As many as kvant_plan_calibrate would write by itself: a plan is the same whichever command calibrates it. */
+/* As many as kvant_plan_calibrate would write by itself: a plan is the same whichever command calibrates
+ * it. */
 #define OWN_TEXT_TOKENS 512
 
 int setup_model_path(struct command_line *line, struct model_flags *flags, int n_more)
@@ -17,7 +18,8 @@ int setup_model_path(struct command_line *line, struct model_flags *flags, int n
         memmove(list->items, list->items + 1, (size_t)list->n * sizeof *list->items);
     }
     if (!flags->path || !*flags->path)
-        return fail_usage(line->command, "no model: name a GGUF file, as in kvant %s model.gguf", line->command);
+        return fail_usage(line->command, "no model: name a GGUF file, as in kvant %s model.gguf",
+                          line->command);
     if (list->n > n_more)
         return fail_usage(line->command, "'%s' is one argument too many", list->items[list->n - 1]);
     return EXIT_OK;
@@ -54,8 +56,9 @@ static int choose_types(const struct plan_flags *flags, char spec[4096])
     for (int i = 0; i < 2; i++) {
         if (types[i]) bits[i] = cache_type_bits(types[i]);
         if (bits[i] == 0) {
-            fail_text("%s %s: not a type of this cache; use f16, q8_0 or q4_0, or --kv for 2, 3, 4, 8 and 16 bits",
-                      i == 0 ? "-ctk" : "-ctv", types[i]);
+            fail_text(
+                "%s %s: not a type of this cache; use f16, q8_0 or q4_0, or --kv for 2, 3, 4, 8 and 16 bits",
+                i == 0 ? "-ctk" : "-ctv", types[i]);
             return EXIT_USAGE;
         }
     }
@@ -112,8 +115,8 @@ static int calibrate(struct kvant_plan *plan, const struct kvant_model *model, s
                         "       (kvant plan convert --calibrate keeps the result as a file)\n",
                 kvant_plan_name(plan));
         text->ids = allocate(OWN_TEXT_TOKENS, sizeof *text->ids);
-        status = kvant_tune_text(model, OWN_TEXT_TOKENS, text->ids, OWN_TEXT_TOKENS, &text->n_ids, progress_update,
-                                 &progress, &err);
+        status = kvant_tune_text(model, OWN_TEXT_TOKENS, text->ids, OWN_TEXT_TOKENS, &text->n_ids,
+                                 progress_update, &progress, &err);
     }
     if (status == KVANT_OK)
         status = kvant_plan_calibrate(plan, model, text->ids, text->n_ids, progress_update, &progress, &err);
@@ -176,6 +179,7 @@ void setup_context_note(const struct kvant_model *model, int64_t n_asked)
     struct kvant_model_info info;
     kvant_model_get_info(model, &info);
     if (n_asked > info.n_ctx_train)
-        fprintf(stderr, "kvant: -c %lld is beyond the %d tokens that this model was trained for: expect worse text\n",
+        fprintf(stderr,
+                "kvant: -c %lld is beyond the %d tokens that this model was trained for: expect worse text\n",
                 (long long)n_asked, info.n_ctx_train);
 }

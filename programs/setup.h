@@ -36,6 +36,12 @@ struct plan_flags {
     {"-ctv, --cache-type-v", OPTION_NAME, "TYPE", &(f)->type_v, "values, likewise", 0, 0},                       \
     {"--save-plan", OPTION_NAME, "FILE", &(f)->save_path, "keep the plan, calibrated, as a file", 0, 0}
 
+/* Of commands that compare plans: a list, or one plan as above. */
+#define PLAN_LIST_OPTIONS(list, f)                                                                            \
+    {"--kv", OPTION_LIST, "SPEC", (list), "a plan: grammar or file; may be given several times", 0, 0},        \
+    {"--kv-plan", OPTION_NAME, "FILE", &(f)->kv_plan,                                                         \
+     "plan file, when there is no --kv; default as for run", 0, 0}
+
 /* Takes the model from the arguments if no -m named it; any argument beyond `n_more` others is refused.
  * EXIT_USAGE when there is no model. */
 int setup_model_path(struct command_line *line, struct model_flags *flags, int n_more);
@@ -49,8 +55,8 @@ struct own_text {
 };
 void own_text_close(struct own_text *text);
 
-/* The plan that the flags ask for, in the order --kv, --kv-plan, the file beside the model, default; calibrated, with
- * progress, if it needs that. name: how it was asked for, for reports. */
+/* The plan that the flags ask for, in the order --kv, --kv-plan, the file beside the model, default;
+ * calibrated, with progress, if it needs that. name: how it was asked for, for reports. */
 int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
                char name[256]);
 
@@ -59,13 +65,15 @@ int setup_plan_open(struct kvant_plan **out, const struct kvant_model *model, co
 int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec,
                     struct own_text *text);
 
-/* The name of the specification that the flags lead to, without opening it; NULL is the default plan. */
+/* The specification that the flags lead to, without opening it; "default" where nothing names one. */
 int setup_plan_choose(const struct kvant_model *model, const struct plan_flags *flags, char spec[4096]);
 
-/* --ctx-size: n_asked, or, if that is 0, the smaller of 8192 and the context that the model was trained for. */
+/* --ctx-size: n_asked, or, if that is 0, the smaller of 8192 and the context that the model was trained
+ * for. */
 int64_t setup_context(const struct kvant_model *model, int64_t n_asked);
 
-/* A line on stderr when n_asked is beyond what the model was trained for: allowed, but the answers get worse. */
+/* A line on stderr when n_asked is beyond what the model was trained for: allowed, but the answers get
+ * worse. */
 void setup_context_note(const struct kvant_model *model, int64_t n_asked);
 
 #endif

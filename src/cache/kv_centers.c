@@ -1,4 +1,5 @@
-/* R_i μ for the 64 positions inside a page: what a page's keys have in common once its own start is turned away. */
+/* R_i μ for the 64 positions inside a page: what a page's keys have in common once its own start is turned
+ * away. */
 #include "base/half.h"
 #include "base/memory.h"
 #include "cache/kv_codec.h"
@@ -32,15 +33,17 @@ size_t kv_centers_bytes(const struct kvant_plan *plan)
     return carve_centers(NULL, plan, &table, &tiles);
 }
 
-kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan, const struct kv_rope *rope,
-                             struct kvant_error *err)
+kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan,
+                             const struct kv_rope *rope, struct kvant_error *err)
 {
     *out = (struct kv_centers){ NULL };
     size_t bytes = kv_centers_bytes(plan);
     if (bytes == 0) return KVANT_OK;
     if (!plan->center)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: centred keys without their means; calibrate the plan first");
-    if (rope->head_dim != plan->head_dim || rope->n_rot < 0 || rope->n_rot > rope->head_dim || rope->n_rot % 2) {
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "plan: centred keys without their means; calibrate the plan first");
+    if (rope->head_dim != plan->head_dim || rope->n_rot < 0 || rope->n_rot > rope->head_dim ||
+        rope->n_rot % 2) {
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "rope: %d of %d channels turn, but the plan's head size is %d",
                 rope->n_rot, rope->head_dim, plan->head_dim);
     }

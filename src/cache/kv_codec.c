@@ -55,8 +55,8 @@ static bool grid_finite(const struct grid *g)
     return f16_finite(g->scale_f16) && f16_finite(g->min_f16);
 }
 
-/* rintf((x - min) / scale) inside 0 .. levels. Adding 1.5·2^23 leaves the integer, rounded to nearest even, in the
- * low bits of the sum: the same as rintf, but the compiler can vectorize it for every x86-64. */
+/* rintf((x - min) / scale) inside 0 .. levels. Adding 1.5·2^23 leaves the integer, rounded to nearest even,
+ * in the low bits of the sum: the same as rintf, but the compiler can vectorize it for every x86-64. */
 static inline uint8_t grid_code(float x, float min, float scale, float levels)
 {
     float t = (x - min) / scale;
@@ -113,20 +113,22 @@ static kvant_status check_finite(const struct job *j, const float *x, const char
     int i = 0;
     while (isfinite(x[i])) i++;
     KV_FAIL(j->err, KVANT_ERR_NUMERIC, -1,
-            "layer %d, KV head %d, position %lld: %s channel %d is %s; the model's arithmetic failed", j->layer,
-            j->head_kv, (long long)(j->position + i / j->head_dim), what, i % j->head_dim,
+            "layer %d, KV head %d, position %lld: %s channel %d is %s; the model's arithmetic failed",
+            j->layer, j->head_kv, (long long)(j->position + i / j->head_dim), what, i % j->head_dim,
             isnan(x[i]) ? "NaN" : "infinite");
 }
 
 static kvant_status fail_range(const struct job *j, int row, const char *what)
 {
     KV_FAIL(j->err, KVANT_ERR_NUMERIC, -1,
-            "layer %d, KV head %d, position %lld: %s are too large for float16 after the plan's transforms; use a "
+            "layer %d, KV head %d, position %lld: %s are too large for float16 after the plan's transforms; "
+            "use a "
             "recipe without m and h",
             j->layer, j->head_kv, (long long)(j->position + row), what);
 }
 
-/* rows -= R_t μ, by the identity that expanding uses: R_{t0 + i} μ = R_{t0} (R_i μ), t0 the page's first position. */
+/* rows -= R_t μ, by the identity that expanding uses: R_{t0 + i} μ = R_{t0} (R_i μ), t0 the page's first
+ * position. */
 static void subtract_centers(const struct job *j, float *rows /* (n, head_dim) */)
 {
     const struct kv_rope *rope = j->codec->rope;
@@ -166,9 +168,10 @@ static void min_max(const float *x, int n, float *lo, float *hi)
     }
 }
 
-/* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (n, head_dim / group) */
-static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group, uint16_t *scale,
-                                  uint16_t *min, const char *what)
+/* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (n, head_dim /
+ * group) */
+static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group,
+                                  uint16_t *scale, uint16_t *min, const char *what)
 {
     float levels = (float)((1 << bits) - 1);
     int n_groups = j->head_dim / group;
@@ -249,7 +252,8 @@ static const float *stored_order(const struct job *j, const float *rows)
     return j->scratch.ordered;
 }
 
-static kvant_status encode_keys_per_channel(const struct job *j, const float *rows, const struct kv_side_layout *side)
+static kvant_status encode_keys_per_channel(const struct job *j, const float *rows,
+                                            const struct kv_side_layout *side)
 {
     int group = j->recipe->key_scheme;
     const float *x = stored_order(j, rows);
@@ -277,7 +281,8 @@ static kvant_status encode_keys_per_channel(const struct job *j, const float *ro
     return KVANT_OK;
 }
 
-static kvant_status encode_keys_per_token(const struct job *j, const float *rows, const struct kv_side_layout *side)
+static kvant_status encode_keys_per_token(const struct job *j, const float *rows,
+                                          const struct kv_side_layout *side)
 {
     int bits = j->recipe->key_bits;
     uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row,
@@ -340,7 +345,8 @@ static kvant_status encode_values(const struct job *j, const float *v)
         }
         return KVANT_OK;
     }
-    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale), *min = (uint16_t *)(void *)(j->page + side->min);
+    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale),
+             *min = (uint16_t *)(void *)(j->page + side->min);
     KV_TRY(quantize_rows(j, rows, bits, group, scale + j->row * n_groups, min + j->row * n_groups, "values"));
     for (int i = 0; i < j->n; i++)
         kv_pack(codes + i * row_bytes, 0, bits, j->scratch.codes + i * j->head_dim, 1, j->head_dim);
@@ -348,7 +354,8 @@ static kvant_status encode_values(const struct job *j, const float *v)
 }
 
 kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n,
-                             int64_t position, const float *k, const float *v, void *scratch, struct kvant_error *err)
+                             int64_t position, const float *k, const float *v, void *scratch,
+                             struct kvant_error *err)
 {
     const struct kvant_plan *plan = c->plan;
     struct job j = {
@@ -392,12 +399,13 @@ void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int lay
                           int64_t position, float *kt)
 {
     float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2];
-    if (kv_plan_recipe_at(c->plan, layer, head_kv)->key_centered) kv_rope_angles(c->rope, position, cos_t0, sin_t0);
+    if (kv_plan_recipe_at(c->plan, layer, head_kv)->key_centered)
+        kv_rope_angles(c->rope, position, cos_t0, sin_t0);
     kv_codec_expand_keys_turned(c, page, layer, head_kv, n_tokens, cos_t0, sin_t0, kt);
 }
 
-void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
-                                 const float *cos_t0, const float *sin_t0, float *kt)
+void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,
+                                 int n_tokens, const float *cos_t0, const float *sin_t0, float *kt)
 {
     int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
     const struct kv_recipe *r = &c->plan->recipe[i_head];
@@ -418,12 +426,12 @@ void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, 
     else c->kernels->key_tile_expand(&tile, kt);
     if (r->key_rotated) c->kernels->key_tile_hadamard(kt, head_dim);
     if (r->key_centered)
-        c->kernels->key_tile_add_center(kt, c->centers->tile[i_head], cos_t0, sin_t0, head_dim, c->rope->n_rot,
-                                        c->rope->neox, n_tokens);
+        c->kernels->key_tile_add_center(kt, c->centers->tile[i_head], cos_t0, sin_t0, head_dim,
+                                        c->rope->n_rot, c->rope->neox, n_tokens);
 }
 
-void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
-                            float *v)
+void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,
+                            int n_tokens, float *v)
 {
     int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
     const struct kv_recipe *r = &c->plan->recipe[i_head];

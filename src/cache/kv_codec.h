@@ -3,13 +3,14 @@
  *
  *     x ≈ code·scale + min      unsigned codes of b bits; scale and min in f16
  *
- * Statistics are float32; codes are rintf((x - min) / scale) against the *stored* (rounded) scale and min, so that
- * the decoder's grid is the encoder's. min is rounded down and scale to nearest, which keeps |x - x̂| <= scale/2
- * for every element: below min nothing can lie, and above the grid lies less than levels·2^-11 <= 1/8 of a scale.
- * (Rounding min to nearest would clip by up to half an f16 step, a whole scale for narrow groups around a large
- * key bias.) A constant group stores scale 0, codes 0 and its value rounded to nearest; so does a class of 0 bits
- * with its mean.
- * Keys: k' = k − R_t μ (m), then Hk' (h), then per token, per channel, or in classes. Values: v' = Hv (h), per token.
+ * Statistics are float32; codes are rintf((x - min) / scale) against the *stored* (rounded) scale and min, so
+ * that the decoder's grid is the encoder's. min is rounded down and scale to nearest, which keeps |x - x̂| <=
+ * scale/2 for every element: below min nothing can lie, and above the grid lies less than levels·2^-11 <= 1/8
+ * of a scale. (Rounding min to nearest would clip by up to half an f16 step, a whole scale for narrow groups
+ * around a large key bias.) A constant group stores scale 0, codes 0 and its value rounded to nearest; so
+ * does a class of 0 bits with its mean.
+ * Keys: k' = k − R_t μ (m), then Hk' (h), then per token, per channel, or in classes. Values: v' = Hv (h),
+ * per token.
  */
 #ifndef KV_CACHE_KV_CODEC_H
 #define KV_CACHE_KV_CODEC_H
@@ -17,12 +18,13 @@
 #include "cache/kv_layout.h"
 #include "cache/rope.h"
 
-/* Constants of one plan on one model: R_i μ for i < 64 as key tiles, made once when the plan is first used. */
+/* Constants of one plan on one model: R_i μ for i < 64 as key tiles, made once when the plan is first
+ * used. */
 struct kv_centers {
     const float **tile; /* (n_layer, n_head_kv) -> (head_dim, 64), NULL where nothing is centred; NULL if nowhere */
 };
-kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan, const struct kv_rope *rope,
-                             struct kvant_error *err);
+kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan,
+                             const struct kv_rope *rope, struct kvant_error *err);
 void kv_centers_close(struct kv_centers *c);
 size_t kv_centers_bytes(const struct kvant_plan *plan); /* what kv_centers_open takes */
 
@@ -34,26 +36,28 @@ struct kv_codec { /* what encode and expand need beside the page; borrowed */
     const struct kv_rope *rope;
 };
 
-/* Encodes rows [row, row + n) of a page from keys and values (n, head_dim) in float32 after RoPE; the page's other
- * rows keep their bits. Per-channel recipes: row and n are multiples of the group. position: of the first row (for
- * centring). scratch: kv_codec_scratch_bytes, aligned to 64. Errors: NUMERIC for a NaN, an infinity or a group that
- * float16 cannot hold (names layer, head, position); the page's rows are undefined then. */
+/* Encodes rows [row, row + n) of a page from keys and values (n, head_dim) in float32 after RoPE; the page's
+ * other rows keep their bits. Per-channel recipes: row and n are multiples of the group. position: of the
+ * first row (for centring). scratch: kv_codec_scratch_bytes, aligned to 64. Errors: NUMERIC for a NaN, an
+ * infinity or a group that float16 cannot hold (names layer, head, position); the page's rows are undefined
+ * then. */
 kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n,
                              int64_t position, const float *k, const float *v, void *scratch,
                              struct kvant_error *err);
 size_t kv_codec_scratch_bytes(int head_dim);
 
-/* Keys of a page's first n_tokens rows to a float tile (head_dim, 64), in the plain domain: rotation undone, centres
- * added. position: of the page's first token. */
+/* Keys of a page's first n_tokens rows to a float tile (head_dim, 64), in the plain domain: rotation undone,
+ * centres added. position: of the page's first token. */
 void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
                           int64_t position, float *kt);
-/* The same with cos and sin of the position at hand, (n_rot / 2) each; unused (NULL) where the recipe does not centre. One
- * turn's angles cost 1 µs, as much as expanding the tile, so attention takes them from the sequence's table. */
-void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
-                                 const float *cos_t0, const float *sin_t0, float *kt);
-/* Values (64, head_dim), *in the rotated domain* if the recipe rotates: Σ p·v is turned back once per output, not per
- * row. */
-void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
-                            float *v);
+/* The same with cos and sin of the position at hand, (n_rot / 2) each; unused (NULL) where the recipe does
+ * not centre. One turn's angles cost 1 µs, as much as expanding the tile, so attention takes them from the
+ * sequence's table. */
+void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,
+                                 int n_tokens, const float *cos_t0, const float *sin_t0, float *kt);
+/* Values (64, head_dim), *in the rotated domain* if the recipe rotates: Σ p·v is turned back once per output,
+ * not per row. */
+void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,
+                            int n_tokens, float *v);
 
 #endif

@@ -59,10 +59,11 @@ static struct kv_side_layout place_side(struct kv_carve *c, struct side_size siz
     return side;
 }
 
-/* Measures a page and, where the arrays are not NULL, places its sides. A page is at most 2·KV_PAGE_TOKENS·2 bytes
- * per (layer, KV head, channel) and three alignments per side: far from overflow for dimensions that check_dims
- * accepts. */
-static size_t layout_page(const struct kvant_plan *plan, struct kv_side_layout *key, struct kv_side_layout *value)
+/* Measures a page and, where the arrays are not NULL, places its sides. A page is at most 2·KV_PAGE_TOKENS·2
+ * bytes per (layer, KV head, channel) and three alignments per side: far from overflow for dimensions that
+ * check_dims accepts. */
+static size_t layout_page(const struct kvant_plan *plan, struct kv_side_layout *key,
+                          struct kv_side_layout *value)
 {
     struct kv_carve page = { NULL, 0, false };
     for (int layer = 0; layer < plan->n_layer; layer++) {
@@ -118,37 +119,40 @@ size_t kv_layout_table_bytes(const struct kvant_plan *plan)
 }
 
 /* The codec trusts these tables with memory accesses, so they are checked here whoever made the plan. */
-static kvant_status check_channels(const struct kvant_plan *plan, int layer, int head_kv, struct kvant_error *err)
+static kvant_status check_channels(const struct kvant_plan *plan, int layer, int head_kv,
+                                   struct kvant_error *err)
 {
     const struct kv_channels *ch = &plan->channels[layer * plan->n_head_kv + head_kv];
     int sum = 0;
     for (int i = 0; i < KV_N_CLASSES; i++) {
         if (ch->count[i] % 8) {
             KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
-                    "plan: layer %d, KV head %d: class of %d bits has %d channels; must be a multiple of 8", layer,
-                    head_kv, kv_class_bits[i], ch->count[i]);
+                    "plan: layer %d, KV head %d: class of %d bits has %d channels; must be a multiple of 8",
+                    layer, head_kv, kv_class_bits[i], ch->count[i]);
         }
         sum += ch->count[i];
     }
     if (sum != plan->head_dim) {
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
-                "plan: layer %d, KV head %d: channel classes sum to %d, but the head size is %d", layer, head_kv, sum,
-                plan->head_dim);
+                "plan: layer %d, KV head %d: channel classes sum to %d, but the head size is %d", layer,
+                head_kv, sum, plan->head_dim);
     }
     bool seen[KV_HEAD_DIM_MAX] = { false };
     for (int i = 0; i < plan->head_dim; i++) {
         int channel = ch->order[i];
         if (channel >= plan->head_dim || seen[channel]) {
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
-                    "plan: layer %d, KV head %d: channel order is no permutation of %d channels (entry %d is %d)",
-                    layer, head_kv, plan->head_dim, i, channel);
+            KV_FAIL(
+                err, KVANT_ERR_ARGUMENT, -1,
+                "plan: layer %d, KV head %d: channel order is no permutation of %d channels (entry %d is %d)",
+                layer, head_kv, plan->head_dim, i, channel);
         }
         seen[channel] = true;
     }
     return KVANT_OK;
 }
 
-static kvant_status check_recipe(const struct kvant_plan *plan, int layer, int head_kv, struct kvant_error *err)
+static kvant_status check_recipe(const struct kvant_plan *plan, int layer, int head_kv,
+                                 struct kvant_error *err)
 {
     const struct kv_recipe *r = kv_plan_recipe_at(plan, layer, head_kv);
     bool per_channel = r->key_scheme == KV_KEY_C32 || r->key_scheme == KV_KEY_C64;
@@ -166,24 +170,26 @@ static kvant_status check_recipe(const struct kvant_plan *plan, int layer, int h
     else if (r->key_scheme > plan->granule && r->key_bits != 16)
         wrong = "the key group is longer than the plan's granule";
     if (wrong)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: layer %d, KV head %d: %s; change the recipe", layer, head_kv,
-                wrong);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: layer %d, KV head %d: %s; change the recipe", layer,
+                head_kv, wrong);
     return r->key_mixed && plan->channels ? check_channels(plan, layer, head_kv, err) : KVANT_OK;
 }
 
 static kvant_status check_dims(const struct kvant_plan *plan, struct kvant_error *err)
 {
     if (plan->head_dim < 8 || plan->head_dim > KV_HEAD_DIM_MAX || plan->head_dim % 8) {
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "plan: layers 0-%d: head size %d is no multiple of 8 up to %d",
-                plan->n_layer - 1, plan->head_dim, KV_HEAD_DIM_MAX);
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
+                "plan: layers 0-%d: head size %d is no multiple of 8 up to %d", plan->n_layer - 1,
+                plan->head_dim, KV_HEAD_DIM_MAX);
     }
     if (plan->n_layer < 1 || plan->n_layer > 65536 || plan->n_head_kv < 1 || plan->n_head_kv > 65536) {
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: %d layers of %d KV heads; both must be in 1 .. 65536",
                 plan->n_layer, plan->n_head_kv);
     }
     if (plan->sinks < 0 || plan->sinks > 64 || plan->tail < 0 || plan->tail > 4096) {
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: sinks=%d, tail=%d; sinks must be in 0 .. 64, tail in 0 .. 4096",
-                plan->sinks, plan->tail);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "plan: sinks=%d, tail=%d; sinks must be in 0 .. 64, tail in 0 .. 4096", plan->sinks,
+                plan->tail);
     }
     if (plan->granule != 1 && plan->granule != 32 && plan->granule != 64) {
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: granule %d is none of 1, 32, 64", plan->granule);
@@ -201,7 +207,8 @@ kvant_status kv_layout_open(struct kv_layout *out, const struct kvant_plan *plan
     size_t n = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
     struct kv_carve c = { kv_alloc(1, kv_layout_table_bytes(plan)), 0, false };
     if (!c.base)
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "page layout: no memory for %zu bytes", kv_layout_table_bytes(plan));
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "page layout: no memory for %zu bytes",
+                kv_layout_table_bytes(plan));
     out->n_layer = plan->n_layer;
     out->n_head_kv = plan->n_head_kv;
     out->head_dim = plan->head_dim;

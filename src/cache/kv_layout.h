@@ -12,10 +12,11 @@
  *   V of one (layer, KV head):  codes token-major, head_dim·b/8 bytes a token | scales (64, head_dim / group) | minima
  *   codes, scales and minima of each side start at multiples of 64 bytes
  *
- * Sealing: of n tokens, the query's own included, the first `sinks` are exact, the next kv_sealed_tokens(plan, n) are
- * read from pages, the rest is exact. It depends on n alone, so any split of a text into batches gives the same cache
- * and the same reads. With a tail of 0 and a granule of 1 (the per-token setting of the paper) every token is read from
- * its codes, a query's own too: each row is quantized when it is appended.
+ * Sealing: of n tokens, the query's own included, the first `sinks` are exact, the next
+ * kv_sealed_tokens(plan, n) are read from pages, the rest is exact. It depends on n alone, so any split of a
+ * text into batches gives the same cache and the same reads. With a tail of 0 and a granule of 1 (the
+ * per-token setting of the paper) every token is read from its codes, a query's own too: each row is
+ * quantized when it is appended.
  */
 #ifndef KV_CACHE_KV_LAYOUT_H
 #define KV_CACHE_KV_LAYOUT_H
@@ -29,28 +30,30 @@ struct kv_side_layout { /* keys or values of one (layer, KV head), byte offsets 
 };
 struct kv_layout {
     int n_layer, n_head_kv, head_dim;
-    size_t page_bytes;              /* multiple of 64                                                         */
-    struct kv_side_layout *key;     /* (n_layer, n_head_kv)                                                   */
-    struct kv_side_layout *value;   /* (n_layer, n_head_kv)                                                   */
+    size_t page_bytes;              /* multiple of 64       */
+    struct kv_side_layout *key;     /* (n_layer, n_head_kv) */
+    struct kv_side_layout *value;   /* (n_layer, n_head_kv) */
 };
-/* Errors: UNSUPPORTED (head size), ARGUMENT (a recipe or table that does not fit, with layer and head), MEMORY. */
+/* Errors: UNSUPPORTED (head size), ARGUMENT (a recipe or table that does not fit, with layer and head),
+ * MEMORY. */
 kvant_status kv_layout_open(struct kv_layout *out, const struct kvant_plan *plan, struct kvant_error *err);
 void kv_layout_close(struct kv_layout *layout);
 
-/* Sizes without a layout, for plans that kv_layout_open accepts (mixed keys without their tables count by their
- * average). */
+/* Sizes without a layout, for plans that kv_layout_open accepts (mixed keys without their tables count by
+ * their average). */
 size_t kv_layout_page_bytes(const struct kvant_plan *plan);
 size_t kv_layout_payload_bytes(const struct kvant_plan *plan); /* codes, scales and minima of a page, no alignment */
-size_t kv_layout_table_bytes(const struct kvant_plan *plan);   /* what kv_layout_open takes                        */
-double kv_layout_code_bits(const struct kvant_plan *plan);     /* mean over keys and values                        */
+size_t kv_layout_table_bytes(const struct kvant_plan *plan);   /* what kv_layout_open takes */
+double kv_layout_code_bits(const struct kvant_plan *plan);     /* mean over keys and values */
 
-/* Tokens read from pages once n tokens have been appended, by the query of the last of them: the largest multiple of granule that leaves at least `tail` of the n - sinks others exact; 0 if there is none. */
+/* Tokens read from pages once n tokens have been appended, by the query of the last of them: the largest
+ * multiple of granule that leaves at least `tail` of the n - sinks others exact; 0 if there is none. */
 int64_t kv_sealed_tokens(const struct kvant_plan *plan, int64_t n_tokens);
 /* Most tokens that the tail can hold: tail + granule - 1. */
 int kv_tail_cap(const struct kvant_plan *plan);
 
-/* As kvant_plan_get_memory; the same arithmetic as the allocator's (kv_memory.c). Uncalibrated mixed plans are
- * counted by their average. Sizes that do not fit saturate at SIZE_MAX. */
+/* As kvant_plan_get_memory; the same arithmetic as the allocator's (kv_memory.c). Uncalibrated mixed plans
+ * are counted by their average. Sizes that do not fit saturate at SIZE_MAX. */
 void kv_plan_memory(const struct kvant_plan *plan, int64_t n_tokens, struct kvant_plan_memory *out);
 
 #endif

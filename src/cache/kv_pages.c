@@ -36,16 +36,17 @@ kvant_status kv_page_pool_promise(struct kv_page_pool *pool, size_t n_pages, str
     if (n_new) {
         size_t bytes;
         if (n_new > UINT32_MAX || !kv_mul_size(n_new, pool->page_bytes, &bytes)) {
-            KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: %zu pages of %zu bytes are more than memory can be addressed",
-                    n_new, pool->page_bytes);
+            KV_FAIL(err, KVANT_ERR_MEMORY, -1,
+                    "cache: %zu pages of %zu bytes are more than memory can be addressed", n_new,
+                    pool->page_bytes);
         }
         struct kv_page_slab *s = kv_alloc(1, kv_page_table_bytes(n_new));
         uint8_t *pages = s ? kv_pages_alloc(bytes) : NULL;
         if (!pages) {
             kv_free(s);
             KV_FAIL(err, KVANT_ERR_MEMORY, -1,
-                    "cache: no memory for %zu bytes (%zu pages of %zu); use fewer tokens or fewer bits", bytes, n_new,
-                    pool->page_bytes);
+                    "cache: no memory for %zu bytes (%zu pages of %zu); use fewer tokens or fewer bits",
+                    bytes, n_new, pool->page_bytes);
         }
         carve_slab(s, s, n_new);
         s->pages = pages;

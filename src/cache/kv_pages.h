@@ -1,11 +1,11 @@
 /*
  * The pages of one plan: equal pieces of memory with a reference count each.
  *
- * Whoever will hold pages first promises the most that it ever holds at once; the pool maps a slab for what the
- * promises exceed its capacity by. However pages are shared and returned afterwards, the distinct pages in use
- * never outnumber the promises, so kv_page_take cannot fail and costs no system call. Slabs without a page in use
- * go back to the system as soon as the remaining promises fit without them. Untouched pages cost address space
- * only.
+ * Whoever will hold pages first promises the most that it ever holds at once; the pool maps a slab for what
+ * the promises exceed its capacity by. However pages are shared and returned afterwards, the distinct pages
+ * in use never outnumber the promises, so kv_page_take cannot fail and costs no system call. Slabs without a
+ * page in use go back to the system as soon as the remaining promises fit without them. Untouched pages cost
+ * address space only.
  *
  * One thread at a time.
  */

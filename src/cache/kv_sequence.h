@@ -3,12 +3,13 @@
  *
  *   store ── plan cache (layout, centres, codec, pages) ── sequences of that plan
  *
- * A plan cache lives from the first to the last of its sequences, the store until it is closed and has none left.
+ * A plan cache lives from the first to the last of its sequences, the store until it is closed and has none
+ * left.
  *
- * The tail is one contiguous window [tail_first, tail_first + n) of its rows, so that attention reads it as one
- * segment. Sealing moves the window's start; the window is moved to the front when its end meets the end of the
- * rows. With a granule of 32 or 64 tokens the rows that a granule brings pay for that. Plans that seal token by
- * token get tail / 4 rows more: about four rows are then moved per token, not the whole tail.
+ * The tail is one contiguous window [tail_first, tail_first + n) of its rows, so that attention reads it as
+ * one segment. Sealing moves the window's start; the window is moved to the front when its end meets the end
+ * of the rows. With a granule of 32 or 64 tokens the rows that a granule brings pay for that. Plans that seal
+ * token by token get tail / 4 rows more: about four rows are then moved per token, not the whole tail.
  */
 #ifndef KV_CACHE_KV_SEQUENCE_H
 #define KV_CACHE_KV_SEQUENCE_H

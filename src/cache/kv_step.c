@@ -1,9 +1,10 @@
 /*
- * One step of a sequence: begin decides what will be sealed and takes the pages, write encodes it head by head,
- * attention reads, commit_head moves the rows that stay exact, commit makes the sequence longer.
+ * One step of a sequence: begin decides what will be sealed and takes the pages, write encodes it head by
+ * head, attention reads, commit_head moves the rows that stay exact, commit makes the sequence longer.
  *
- * Between write and commit_head the rows that were just sealed are still in the tail too: queries early in the
- * step read them exactly, later ones from the page. What each query reads follows from its own position alone.
+ * Between write and commit_head the rows that were just sealed are still in the tail too: queries early in
+ * the step read them exactly, later ones from the page. What each query reads follows from its own position
+ * alone.
  */
 #include <string.h>
 
@@ -16,7 +17,9 @@ static struct kv_seq_step plan_step(const struct kv_seq *seq, int64_t n)
 {
     const struct kvant_plan *plan = seq->cache->plan;
     int64_t sealed = kv_seq_n_sealed(seq), n_tail = seq->n_tokens - kv_seq_tail_position(seq);
-    struct kv_seq_step step = { .active = true, .n = n, .sealed_after = kv_sealed_tokens(plan, seq->n_tokens + n) };
+    struct kv_seq_step step = { .active = true,
+                                .n = n,
+                                .sealed_after = kv_sealed_tokens(plan, seq->n_tokens + n) };
     int64_t n_newly_sealed = step.sealed_after - sealed;
     step.n_tail_drop = (int)(n_newly_sealed < n_tail ? n_newly_sealed : n_tail);
     step.n_tail_keep = (int)n_tail - step.n_tail_drop;
@@ -32,11 +35,13 @@ kvant_status kv_seq_begin(struct kv_seq *seq, int64_t n, struct kvant_error *err
 {
     struct kv_page_pool *pool = &seq->cache->pool;
     if (seq->failed) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: a step after a failed step; close it");
-    if (seq->step.active) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: a step inside a step; commit the first");
+    if (seq->step.active)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: a step inside a step; commit the first");
     if (n < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: a step of %lld tokens", (long long)n);
     if (n > seq->n_tokens_max - seq->n_tokens) {
-        KV_FAIL(err, KVANT_ERR_FULL, -1, "sequence: no room for %lld more tokens, it has %lld of at most %lld",
-                (long long)n, (long long)seq->n_tokens, (long long)seq->n_tokens_max);
+        KV_FAIL(err, KVANT_ERR_FULL, -1,
+                "sequence: no room for %lld more tokens, it has %lld of at most %lld", (long long)n,
+                (long long)seq->n_tokens, (long long)seq->n_tokens_max);
     }
     struct kv_seq_step step = plan_step(seq, n);
     int64_t sealed = kv_seq_n_sealed(seq);
@@ -114,8 +119,8 @@ kvant_status kv_seq_write(struct kv_seq *seq, int layer, int head_kv, const uint
         int n = left < KV_PAGE_TOKENS - row ? (int)left : KV_PAGE_TOKENS - row;
         gather(seq, seq->tail_k + tail, k, row_stride, position, n, s.k);
         gather(seq, seq->tail_v + tail, v, row_stride, position, n, s.v);
-        KV_TRY(kv_codec_encode(codec, seq->pages[sealed / KV_PAGE_TOKENS], layer, head_kv, row, n, position, s.k, s.v,
-                               s.codec, err));
+        KV_TRY(kv_codec_encode(codec, seq->pages[sealed / KV_PAGE_TOKENS], layer, head_kv, row, n, position,
+                               s.k, s.v, s.codec, err));
         sealed += n;
     }
     return KVANT_OK;
@@ -132,8 +137,8 @@ void kv_seq_get_view(const struct kv_seq *seq, int layer, int head_kv, const uin
     bool active = seq->step.active;
     out->exact[0] = (struct kv_exact_segment){seq->sink_k + sinks, seq->sink_v + sinks, head_dim, 0,
                                               kv_seq_n_sinks(seq)};
-    out->exact[1] = (struct kv_exact_segment){ seq->tail_k + tail, seq->tail_v + tail, head_dim, tail_position,
-                                               seq->n_tokens - tail_position };
+    out->exact[1] = (struct kv_exact_segment){ seq->tail_k + tail, seq->tail_v + tail, head_dim,
+                                               tail_position, seq->n_tokens - tail_position };
     out->exact[2] = (struct kv_exact_segment){ k, v, row_stride, seq->n_tokens, active ? seq->step.n : 0 };
     out->pages = seq->pages;
     out->page_angles = seq->page_angles;

@@ -15,8 +15,8 @@ struct kv_store {
 
 /* ---------------------------------------------------------------------------------------------- store -- */
 
-kvant_status kv_store_open(struct kv_store **out, const struct kv_kernels *kernels, const struct kv_rope *rope,
-                           struct kvant_error *err)
+kvant_status kv_store_open(struct kv_store **out, const struct kv_kernels *kernels,
+                           const struct kv_rope *rope, struct kvant_error *err)
 {
     *out = kv_alloc(1, sizeof **out);
     if (!*out) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: no memory for its store");
@@ -39,8 +39,8 @@ static void plan_cache_close(struct kv_plan_cache *c)
     kv_free(c);
 }
 
-static kvant_status plan_cache_open(struct kv_plan_cache **out, struct kv_store *store, const struct kvant_plan *plan,
-                                    struct kvant_error *err)
+static kvant_status plan_cache_open(struct kv_plan_cache **out, struct kv_store *store,
+                                    const struct kvant_plan *plan, struct kvant_error *err)
 {
     struct kv_plan_cache *c = kv_alloc(1, sizeof *c);
     if (!c) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: no memory for a plan's tables");
@@ -60,8 +60,8 @@ static kvant_status plan_cache_open(struct kv_plan_cache **out, struct kv_store 
     return KVANT_OK;
 }
 
-static kvant_status plan_cache_get(struct kv_plan_cache **out, struct kv_store *store, const struct kvant_plan *plan,
-                                   struct kvant_error *err)
+static kvant_status plan_cache_get(struct kv_plan_cache **out, struct kv_store *store,
+                                   const struct kvant_plan *plan, struct kvant_error *err)
 {
     for (*out = store->caches; *out; *out = (*out)->next) {
         if ((*out)->plan == plan) return KVANT_OK;
@@ -94,7 +94,8 @@ static int smaller(int64_t rows, int64_t n_tokens)
     return (int)(rows < n_tokens ? rows : n_tokens);
 }
 
-/* Sizes of a sequence of up to n_tokens_max tokens, and its arrays behind itself in one block; base NULL measures. */
+/* Sizes of a sequence of up to n_tokens_max tokens, and its arrays behind itself in one block; base NULL
+ * measures. */
 static size_t carve_seq(struct kv_seq *s, void *base, const struct kvant_plan *plan, int64_t n_tokens_max)
 {
     struct kv_carve c = { base, 0, false };
@@ -107,7 +108,9 @@ static size_t carve_seq(struct kv_seq *s, void *base, const struct kvant_plan *p
     size_t sink_elements = row_elements * (size_t)s->n_sink_rows,
            tail_elements = row_elements * (size_t)s->n_tail_rows;
     kv_carve(&c, 1, sizeof *s);
-    s->page_angles = kv_plan_centers_keys(plan) ? kv_carve(&c, s->n_pages_max * (size_t)plan->head_dim, sizeof(float)) : NULL;
+    s->page_angles = kv_plan_centers_keys(plan)
+                         ? kv_carve(&c, s->n_pages_max * (size_t)plan->head_dim, sizeof(float))
+                         : NULL;
     s->pages = kv_carve(&c, s->n_pages_max, sizeof *s->pages);
     s->sink_k = kv_carve(&c, sink_elements, sizeof *s->sink_k);
     s->sink_v = kv_carve(&c, sink_elements, sizeof *s->sink_v);
@@ -122,8 +125,8 @@ size_t kv_seq_block_bytes(const struct kvant_plan *plan, int64_t n_tokens_max)
     return carve_seq(&s, NULL, plan, n_tokens_max);
 }
 
-/* Refuses what can never fit before anything is taken: mapping alone would succeed, and the kernel would end the
- * process later. */
+/* Refuses what can never fit before anything is taken: mapping alone would succeed, and the kernel would end
+ * the process later. */
 static kvant_status check_size(const struct kvant_plan *plan, int64_t n_tokens_max, struct kvant_error *err)
 {
     struct kvant_plan_memory memory;
@@ -131,7 +134,8 @@ static kvant_status check_size(const struct kvant_plan *plan, int64_t n_tokens_m
     size_t host_bytes = kv_host_memory_bytes();
     if (memory.total_bytes <= host_bytes && memory.total_bytes < SIZE_MAX) return KVANT_OK;
     KV_FAIL(err, KVANT_ERR_MEMORY, -1,
-            "cache: %lld tokens under plan %s take %.1f MB (%.0f bytes per token), but this machine has %.1f MB of "
+            "cache: %lld tokens under plan %s take %.1f MB (%.0f bytes per token), but this machine has %.1f "
+            "MB of "
             "memory; "
             "use fewer tokens or a plan of fewer bits",
             (long long)n_tokens_max, plan->name ? plan->name : "(unnamed)", (double)memory.total_bytes / 1e6,
@@ -154,8 +158,8 @@ static kvant_status seq_open(struct kv_seq **out, struct kv_plan_cache *cache, i
     size_t bytes = kv_seq_block_bytes(cache->plan, n_tokens_max);
     struct kv_seq *s = kv_alloc(1, bytes);
     if (!s)
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: no memory for %zu bytes of sinks and tail of %lld tokens", bytes,
-                (long long)n_tokens_max);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "cache: no memory for %zu bytes of sinks and tail of %lld tokens",
+                bytes, (long long)n_tokens_max);
     carve_seq(s, s, cache->plan, n_tokens_max);
     fill_page_angles(s, &cache->store->rope, cache->plan);
     kvant_status status = kv_page_pool_promise(&cache->pool, s->n_pages_max, err);
@@ -228,7 +232,8 @@ kvant_status kv_seq_fork(struct kv_seq **out, struct kv_seq *seq, struct kvant_e
         kv_page_share(&cache->pool, seq->pages[i]);
     }
     const struct kvant_plan *plan = cache->plan;
-    size_t row_bytes = (size_t)plan->n_layer * (size_t)plan->n_head_kv * (size_t)plan->head_dim * sizeof(uint16_t);
+    size_t row_bytes = (size_t)plan->n_layer * (size_t)plan->n_head_kv * (size_t)plan->head_dim *
+                       sizeof(uint16_t);
     memcpy(s->sink_k, seq->sink_k, (size_t)seq->n_sink_rows * row_bytes);
     memcpy(s->sink_v, seq->sink_v, (size_t)seq->n_sink_rows * row_bytes);
     memcpy(s->tail_k, seq->tail_k, (size_t)seq->n_tail_rows * row_bytes);
@@ -239,7 +244,8 @@ kvant_status kv_seq_fork(struct kv_seq **out, struct kv_seq *seq, struct kvant_e
 
 /* ------------------------------------------------------------------------------------------- truncate -- */
 
-/* What a cut does to the tail: n_back rows of pages come back before the n_keep rows of the old tail that stay. */
+/* What a cut does to the tail: n_back rows of pages come back before the n_keep rows of the old tail that
+ * stay. */
 struct cut {
     int64_t sealed_after;
     int64_t n_back, n_keep;
@@ -256,8 +262,8 @@ static struct cut plan_cut(const struct kv_seq *seq, int64_t n_tokens)
     return cut;
 }
 
-/* Rows [sealed_after, sealed_after + n_back) of the pages, to the front of one head's tail. They lie in at most
- * tail / 64 + 2 pages, each expanded as a whole. */
+/* Rows [sealed_after, sealed_after + n_back) of the pages, to the front of one head's tail. They lie in at
+ * most tail / 64 + 2 pages, each expanded as a whole. */
 static void bring_back(struct kv_seq *seq, int layer, int head_kv, const struct cut *cut, float *tile)
 {
     const struct kv_codec *codec = &seq->cache->codec;
@@ -285,7 +291,8 @@ static void bring_back(struct kv_seq *seq, int layer, int head_kv, const struct 
 
 static bool recipe_is_exact(const struct kv_recipe *r)
 {
-    return r->key_bits == 16 && r->value_bits == 16 && !r->key_centered && !r->key_rotated && !r->value_rotated;
+    return r->key_bits == 16 && r->value_bits == 16 && !r->key_centered && !r->key_rotated &&
+           !r->value_rotated;
 }
 
 static bool plan_is_exact(const struct kvant_plan *plan)
@@ -304,7 +311,8 @@ static void cut_tail(struct kv_seq *seq, const struct cut *cut, float *tile)
     for (int layer = 0; layer < plan->n_layer; layer++) {
         for (int h = 0; h < plan->n_head_kv; h++) {
             size_t first = kv_seq_rows_first(seq, layer, h, seq->n_tail_rows);
-            size_t to = first + (size_t)cut->n_back * head_dim, from = first + (size_t)seq->tail_first * head_dim;
+            size_t to = first + (size_t)cut->n_back * head_dim,
+                   from = first + (size_t)seq->tail_first * head_dim;
             size_t keep_bytes = (size_t)cut->n_keep * head_dim * sizeof(uint16_t);
             memmove(seq->tail_k + to, seq->tail_k + from, keep_bytes);
             memmove(seq->tail_v + to, seq->tail_v + from, keep_bytes);
@@ -318,8 +326,9 @@ kvant_status kv_seq_truncate(struct kv_seq *seq, int64_t n_tokens, struct kvant_
 {
     KV_TRY(check_idle(seq, "truncate", err));
     if (n_tokens < 0 || n_tokens > seq->n_tokens) {
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence: truncate to %lld of %lld tokens; only shorter is possible",
-                (long long)n_tokens, (long long)seq->n_tokens);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "sequence: truncate to %lld of %lld tokens; only shorter is possible", (long long)n_tokens,
+                (long long)seq->n_tokens);
     }
     struct kv_plan_cache *cache = seq->cache;
     struct cut cut = plan_cut(seq, n_tokens);
@@ -329,7 +338,8 @@ kvant_status kv_seq_truncate(struct kv_seq *seq, int64_t n_tokens, struct kvant_
         if (!tile) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "truncate: no memory for one page in float32");
         cut_tail(seq, &cut, tile);
         kv_free(tile);
-        if (!plan_is_exact(cache->plan) && seq->inexact_end < from_pages_end) seq->inexact_end = from_pages_end;
+        if (!plan_is_exact(cache->plan) && seq->inexact_end < from_pages_end)
+            seq->inexact_end = from_pages_end;
     } else if (cut.n_keep == 0) {
         seq->tail_first = 0;
     }
@@ -353,10 +363,12 @@ void kv_seq_get_stats(const struct kv_seq *seq, struct kvant_sequence_stats *out
         .n_exact = seq->n_tokens - sealed,
         .n_inexact_tail = inexact > 0 ? inexact : 0,
         .n_pages = (int64_t)seq->n_pages,
-        .cache_bytes = seq->n_pages * cache->layout.page_bytes + kv_seq_block_bytes(cache->plan, seq->n_tokens_max)
-                       + kv_page_table_bytes(seq->n_pages_max),
+        .cache_bytes = seq->n_pages * cache->layout.page_bytes +
+                       kv_seq_block_bytes(cache->plan, seq->n_tokens_max) +
+                       kv_page_table_bytes(seq->n_pages_max),
     };
-    for (size_t i = 0; i < seq->n_pages; i++) out->n_pages_shared += kv_page_is_shared(&cache->pool, seq->pages[i]);
+    for (size_t i = 0; i < seq->n_pages; i++)
+        out->n_pages_shared += kv_page_is_shared(&cache->pool, seq->pages[i]);
 }
 
 const struct kv_codec *kv_seq_codec(const struct kv_seq *seq)

@@ -1,6 +1,6 @@
 /*
- * The plan as an object: making, copying, checking. Owns every allocation of struct kvant_plan. A plan is immutable
- * once handed out, except that kvant_plan_calibrate fills its tables.
+ * The plan as an object: making, copying, checking. Owns every allocation of struct kvant_plan. A plan is
+ * immutable once handed out, except that kvant_plan_calibrate fills its tables.
  */
 #include "cache/plan.h"
 
@@ -19,9 +19,11 @@ static size_t n_recipes(const struct kvant_plan *plan)
 
 bool kv_recipe_equal(const struct kv_recipe *a, const struct kv_recipe *b)
 {
-    return a->key_bits == b->key_bits && a->key_quarters == b->key_quarters && a->key_scheme == b->key_scheme &&
-           a->key_mixed == b->key_mixed && a->key_centered == b->key_centered && a->key_rotated == b->key_rotated &&
-           a->value_bits == b->value_bits && a->value_group == b->value_group && a->value_rotated == b->value_rotated;
+    return a->key_bits == b->key_bits && a->key_quarters == b->key_quarters &&
+           a->key_scheme == b->key_scheme && a->key_mixed == b->key_mixed &&
+           a->key_centered == b->key_centered && a->key_rotated == b->key_rotated &&
+           a->value_bits == b->value_bits && a->value_group == b->value_group &&
+           a->value_rotated == b->value_rotated;
 }
 
 static char *copy_clean(const char *s)
@@ -35,7 +37,8 @@ kvant_status kv_plan_alloc(struct kvant_plan **out, const struct kv_plan_dims *d
 {
     *out = NULL;
     if (dims->n_layer < 1 || dims->n_layer > KV_PLAN_LAYERS_MAX)
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "a plan for %d layers: 1 to %d", dims->n_layer, KV_PLAN_LAYERS_MAX);
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "a plan for %d layers: 1 to %d", dims->n_layer,
+                KV_PLAN_LAYERS_MAX);
     if (dims->n_head_kv < 1 || dims->n_head_kv > KV_PLAN_HEADS_MAX)
         KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "a plan for %d KV heads: 1 to %d", dims->n_head_kv,
                 KV_PLAN_HEADS_MAX);
@@ -76,8 +79,8 @@ void kvant_plan_close(struct kvant_plan *plan)
     kv_free(plan);
 }
 
-kvant_status kv_plan_uniform(struct kvant_plan **out, const struct kv_plan_dims *dims, const struct kv_recipe *recipe,
-                             int sinks, int tail, struct kvant_error *err)
+kvant_status kv_plan_uniform(struct kvant_plan **out, const struct kv_plan_dims *dims,
+                             const struct kv_recipe *recipe, int sinks, int tail, struct kvant_error *err)
 {
     KV_TRY(kv_plan_alloc(out, dims, err));
     struct kvant_plan *p = *out;
@@ -130,7 +133,7 @@ void kv_plan_settle(struct kvant_plan *plan)
     plan->granule = c64 ? 64 : c32 ? 32 : quantized ? 1 : 64;
 }
 
-/* ------------------------------------------------------------------------------------------------- check -- */
+/* ----------------------------------------------------------------------------------------------- check -- */
 
 static bool plain_bits(int bits)
 {
@@ -179,7 +182,8 @@ static kvant_status check_tables(const struct kvant_plan *plan, int layer, int h
         return KVANT_OK;
     }
     const char *problem = kv_channels_problem(ch, plan->head_dim);
-    if (problem) KV_FAIL(err, KVANT_ERR_FORMAT, -1, "layer %d, KV head %d: channels: %s", layer, head, problem);
+    if (problem)
+        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "layer %d, KV head %d: channels: %s", layer, head, problem);
     if (!r->key_mixed) return KVANT_OK;
     int bits = 0;
     for (int k = 0; k < KV_N_CLASSES; k++) bits += ch->count[k] * kv_class_bits[k];
@@ -209,20 +213,20 @@ kvant_status kv_plan_check(const struct kvant_plan *plan, struct kvant_error *er
     return KVANT_OK;
 }
 
-kvant_status kv_plan_check_covered(const struct kvant_plan *plan, const bool *covered, struct kv_text_place place,
-                                   struct kvant_error *err)
+kvant_status kv_plan_check_covered(const struct kvant_plan *plan, const bool *covered,
+                                   struct kv_text_place place, struct kvant_error *err)
 {
     for (int first = 0; first < plan->n_layer; first++) {
         if (covered[first]) continue;
         int last = first;
         while (last + 1 < plan->n_layer && !covered[last + 1]) last++;
-        return kv_text_refuse(err, place, "layers %d to %d have no recipe; the model has layers 0 to %d", first, last,
-                              plan->n_layer - 1);
+        return kv_text_refuse(err, place, "layers %d to %d have no recipe; the model has layers 0 to %d",
+                              first, last, plan->n_layer - 1);
     }
     return KVANT_OK;
 }
 
-/* ------------------------------------------------------------------------------------- public, no model -- */
+/* ------------------------------------------------------------------------------------ public, no model -- */
 
 bool kv_plan_centers_keys(const struct kvant_plan *plan)
 {
@@ -235,7 +239,8 @@ bool kvant_plan_needs_calibration(const struct kvant_plan *plan)
 {
     for (size_t i = 0; i < n_recipes(plan); i++) {
         if (plan->recipe[i].key_centered && !plan->center) return true;
-        if (plan->recipe[i].key_mixed && (!plan->channels || kv_channels_empty(&plan->channels[i]))) return true;
+        if (plan->recipe[i].key_mixed && (!plan->channels || kv_channels_empty(&plan->channels[i])))
+            return true;
     }
     return false;
 }
@@ -244,8 +249,8 @@ kvant_status kvant_plan_recipe(const struct kvant_plan *plan, int layer, int hea
                                struct kvant_error *err)
 {
     if (layer < 0 || layer >= plan->n_layer || head_kv < 0 || head_kv >= plan->n_head_kv)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "layer %d, KV head %d: the plan has %d layers of %d heads", layer,
-                head_kv, plan->n_layer, plan->n_head_kv);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "layer %d, KV head %d: the plan has %d layers of %d heads",
+                layer, head_kv, plan->n_layer, plan->n_head_kv);
     char buffer[32];
     kv_recipe_print(kv_plan_recipe_at(plan, layer, head_kv), buffer, sizeof buffer);
     size_t n = strlen(buffer) + 1;

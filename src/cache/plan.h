@@ -1,5 +1,6 @@
 /*
- * The plan in memory: how each (layer, KV head) of a cache is stored. docs/format-plan.md specifies the text forms.
+ * The plan in memory: how each (layer, KV head) of a cache is stored. docs/format-plan.md specifies the text
+ * forms.
  */
 #ifndef KV_CACHE_PLAN_H
 #define KV_CACHE_PLAN_H
@@ -49,18 +50,18 @@ struct kv_plan_measured {
 
 struct kvant_plan {
     int n_layer, n_head_kv, head_dim;
-    char *model_name, *architecture, *fingerprint; /* of the model that it was opened for                         */
-    char *name;                                    /* short, for tables                                          */
-    int sinks;                                     /* 0 .. 64                                                    */
-    int tail;                                      /* R, 0 .. 4096                                               */
+    char *model_name, *architecture, *fingerprint; /* of the model that it was opened for */
+    char *name;                                    /* short, for tables                   */
+    int sinks;                                     /* 0 .. 64                             */
+    int tail;                                      /* R, 0 .. 4096                        */
     int granule;                                   /* tokens sealed together: 64 if any recipe has c64, else 32 if
                                                     * any has c32, else 1 if any is quantized (per token: each row
-                                                    * stands alone), else 64 (f16)                               */
-    struct kv_recipe *recipe;                      /* (n_layer, n_head_kv)                                       */
+                                                    * stands alone), else 64 (f16) */
+    struct kv_recipe *recipe;                      /* (n_layer, n_head_kv)         */
     uint16_t *center;                              /* f16 (n_layer, n_head_kv, head_dim), before RoPE; NULL until
-                                                    * loaded or calibrated; needed when a recipe centres           */
+                                                    * loaded or calibrated; needed when a recipe centres */
     struct kv_channels *channels;                  /* (n_layer, n_head_kv); NULL until loaded or calibrated; needed
-                                                    * when a recipe mixes                                         */
+                                                    * when a recipe mixes */
     struct kv_plan_measured measured;
 };
 
@@ -68,8 +69,8 @@ struct kvant_plan {
 kvant_status kv_plan_open(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *spec,
                           struct kvant_error *err);
 /* All recipes the same. */
-kvant_status kv_plan_uniform(struct kvant_plan **out, const struct kv_plan_dims *dims, const struct kv_recipe *recipe,
-                             int sinks, int tail, struct kvant_error *err);
+kvant_status kv_plan_uniform(struct kvant_plan **out, const struct kv_plan_dims *dims,
+                             const struct kv_recipe *recipe, int sinks, int tail, struct kvant_error *err);
 kvant_status kv_plan_clone(struct kvant_plan **out, const struct kvant_plan *plan, struct kvant_error *err);
 /* Sets granule from the recipes; call after changing recipes by hand. */
 void kv_plan_settle(struct kvant_plan *plan);
@@ -80,7 +81,8 @@ kvant_status kv_plan_set_name(struct kvant_plan *plan, const char *base, struct 
 kvant_status kv_plan_check(const struct kvant_plan *plan, struct kvant_error *err);
 
 /* One recipe: "k4c64 v3h". parse: position is the column (1-based) in `text`. n_bytes: exactly one recipe. */
-kvant_status kv_recipe_parse(struct kv_recipe *out, const char *text, size_t n_bytes, struct kvant_error *err);
+kvant_status kv_recipe_parse(struct kv_recipe *out, const char *text, size_t n_bytes,
+                             struct kvant_error *err);
 /* cap of at least 32 is always enough. */
 void kv_recipe_print(const struct kv_recipe *r, char *text, size_t cap);
 bool kv_recipe_equal(const struct kv_recipe *a, const struct kv_recipe *b);

@@ -98,7 +98,8 @@ static void add_number(struct kv_text *t, double x)
 static bool same_row(const struct kvant_plan *plan, int a, int b)
 {
     for (int head = 0; head < plan->n_head_kv; head++)
-        if (!kv_recipe_equal(kv_plan_recipe_at(plan, a, head), kv_plan_recipe_at(plan, b, head))) return false;
+        if (!kv_recipe_equal(kv_plan_recipe_at(plan, a, head), kv_plan_recipe_at(plan, b, head)))
+            return false;
     return true;
 }
 
@@ -116,7 +117,8 @@ static void add_row(struct kv_text *t, const struct kvant_plan *plan, int layer)
     if (!one) kv_text_add(t, "]");
 }
 
-/* "0-3:k8tm v8,4-23:k4c64 v4h", with what stands before the first and the next ranges and after the layers. */
+/* "0-3:k8tm v8,4-23:k4c64 v4h", with what stands before the first and the next ranges and after the
+ * layers. */
 static void add_layers(struct kv_text *t, const struct kvant_plan *plan, const char *first_mark,
                        const char *next_mark, const char *colon)
 {
@@ -156,7 +158,8 @@ static void add_measured(struct kv_text *t, const struct kv_plan_measured *m)
     if (between[0] == ',') kv_text_add(t, "}\n");
 }
 
-kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_t *n_bytes, struct kvant_error *err)
+kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_t *n_bytes,
+                                struct kvant_error *err)
 {
     /* Numbers are written with a point whatever the caller's locale. */
     locale_t c_locale = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
@@ -168,7 +171,8 @@ kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_
     add_quoted(&t, plan->model_name);
     kv_text_add(&t, ", architecture: ");
     add_quoted(&t, plan->architecture);
-    kv_text_add(&t, ", layers: %d, kv_heads: %d, head_dim: %d", plan->n_layer, plan->n_head_kv, plan->head_dim);
+    kv_text_add(&t, ", layers: %d, kv_heads: %d, head_dim: %d", plan->n_layer, plan->n_head_kv,
+                plan->head_dim);
     if (plan->fingerprint) {
         kv_text_add(&t, ", fingerprint: ");
         add_quoted(&t, plan->fingerprint);
@@ -201,7 +205,8 @@ kvant_status kvant_plan_print(const struct kvant_plan *plan, char *text, size_t 
     bool fits = cap > n_bytes;
     if (fits) memcpy(text, yaml, n_bytes + 1);
     kv_free(yaml);
-    if (!fits) KV_FAIL(err, KVANT_ERR_SPACE, -1, "the plan takes %zu bytes, the buffer has %zu", n_bytes + 1, cap);
+    if (!fits)
+        KV_FAIL(err, KVANT_ERR_SPACE, -1, "the plan takes %zu bytes, the buffer has %zu", n_bytes + 1, cap);
     return KVANT_OK;
 }
 

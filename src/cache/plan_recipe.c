@@ -127,7 +127,8 @@ static kvant_status parse_key(struct scan *s, struct kv_recipe *r, bool *lettere
 
     if (r->key_mixed) {
         if (quarters < 4 || quarters > 32)
-            return kv_text_refuse(s->err, place_at(s, bits_at), "mixed keys (x) average 1 to 8 bits in steps of .25");
+            return kv_text_refuse(s->err, place_at(s, bits_at),
+                                  "mixed keys (x) average 1 to 8 bits in steps of .25");
         if (r->key_scheme == KV_KEY_TOKEN)
             return kv_text_refuse(s->err, place_at(s, letters_at),
                                   "mixed keys (x) are per channel: write c32x or c64x");
@@ -153,8 +154,9 @@ static kvant_status parse_value(struct scan *s, struct kv_recipe *r, bool *lette
     if (!take(s, "v"))
         return kv_text_refuse(
             s->err, place_at(s, s->i), "%s",
-            s->i == s->n ? "the value's bits are missing, as in k4c64 v3h"
-                         : "expected v and the value's bits (key letters stand in the order t|c32|c64, x, m, h)");
+            s->i == s->n
+                ? "the value's bits are missing, as in k4c64 v3h"
+                : "expected v and the value's bits (key letters stand in the order t|c32|c64, x, m, h)");
     size_t bits_at = s->i;
     int quarters;
     if (!take_quarters(s, &quarters) || !plain_bits(quarters))
@@ -165,7 +167,8 @@ static kvant_status parse_value(struct scan *s, struct kv_recipe *r, bool *lette
     r->value_rotated = take(s, "h");
     *lettered = s->i != letters_at;
     if (r->value_bits == 16 && *lettered)
-        return kv_text_refuse(s->err, place_at(s, letters_at), "16-bit values are stored as they are: no g32 or h");
+        return kv_text_refuse(s->err, place_at(s, letters_at),
+                              "16-bit values are stored as they are: no g32 or h");
     return KVANT_OK;
 }
 
@@ -191,13 +194,15 @@ static kvant_status parse_alias(struct scan *s, struct kv_recipe *out)
             continue;
         if (aliases[i].refusal)
             return kv_text_refuse(s->err, place_at(s, first), "%s: %s", aliases[i].name, aliases[i].refusal);
-        return kv_recipe_parse_at(out, aliases[i].recipe, strlen(aliases[i].recipe), place_at(s, first), s->err);
+        return kv_recipe_parse_at(out, aliases[i].recipe, strlen(aliases[i].recipe), place_at(s, first),
+                                  s->err);
     }
-    return kv_text_refuse(s->err, place_at(s, first), "not a recipe: write one as in k4c64 v3h, k8v8, f16 or q8_0");
+    return kv_text_refuse(s->err, place_at(s, first),
+                          "not a recipe: write one as in k4c64 v3h, k8v8, f16 or q8_0");
 }
 
-kvant_status kv_recipe_parse_at(struct kv_recipe *out, const char *text, size_t n_bytes, struct kv_text_place place,
-                                struct kvant_error *err)
+kvant_status kv_recipe_parse_at(struct kv_recipe *out, const char *text, size_t n_bytes,
+                                struct kv_text_place place, struct kvant_error *err)
 {
     struct scan s = { text, n_bytes, 0, place, err };
     struct kv_recipe r = { 0 };
@@ -233,8 +238,11 @@ kvant_status kv_layer_range_parse(const char *text, size_t n_bytes, struct kv_te
     bool ok = kv_text_int(text, n_first, 999999999, first);
     if (ok && dash) ok = kv_text_int(dash + 1, n_bytes - n_first - 1, 999999999, last);
     if (ok && !dash) *last = *first;
-    if (!ok) return kv_text_refuse(err, place, "layers: a number or a range such as 0-3, from 0 to %d", n_layer - 1);
-    if (*first > *last) return kv_text_refuse(err, place, "layers %d-%d: the first is above the last", *first, *last);
+    if (!ok)
+        return kv_text_refuse(err, place, "layers: a number or a range such as 0-3, from 0 to %d",
+                              n_layer - 1);
+    if (*first > *last)
+        return kv_text_refuse(err, place, "layers %d-%d: the first is above the last", *first, *last);
     if (*last >= n_layer)
         return kv_text_refuse(err, place, "layer %d: the model has layers 0 to %d", *last, n_layer - 1);
     return KVANT_OK;

@@ -9,8 +9,8 @@
 #include "base/os.h"
 #include "cache/plan_text.h"
 
-/* Safe on any model without calibration: per-channel keys survive huge key biases, 64 tokens of them cost half
- * a bit, and rotated 4-bit values are nearly exact. 4.5 page bits. */
+/* Safe on any model without calibration: per-channel keys survive huge key biases, 64 tokens of them cost
+ * half a bit, and rotated 4-bit values are nearly exact. 4.5 page bits. */
 #define DEFAULT_RECIPE "k4c64 v4h"
 
 struct spec {
@@ -49,19 +49,20 @@ static size_t find_stop(const struct spec *s, const char *stops)
     return i;
 }
 
-/* ---------------------------------------------------------------------------------------------- settings -- */
+/* -------------------------------------------------------------------------------------------- settings -- */
 
 static bool word_equal(const char *text, size_t n, const char *word)
 {
     return strlen(word) == n && memcmp(text, word, n) == 0;
 }
 
-static kvant_status parse_count(struct spec *s, const char *name, const char *text, size_t n, int max, int *out)
+static kvant_status parse_count(struct spec *s, const char *name, const char *text, size_t n, int max,
+                                int *out)
 {
     if (*out >= 0) return kv_text_refuse(s->err, place_at(s->i), "%s is set twice", name);
     if (!kv_text_int(text, n, max, out))
-        return kv_text_refuse(s->err, place_at((size_t)(text - s->text)), "%s: a whole number from 0 to %d", name,
-                              max);
+        return kv_text_refuse(s->err, place_at((size_t)(text - s->text)), "%s: a whole number from 0 to %d",
+                              name, max);
     return KVANT_OK;
 }
 
@@ -73,14 +74,17 @@ static kvant_status parse_setting(struct spec *s, size_t end, struct settings *o
     const char *name = s->text + s->i;
     size_t n_name = name_end - s->i;
     if (equals >= end || n_name == 0)
-        return kv_text_refuse(s->err, place_at(s->i), "a setting is written as sinks=4, tail=32 or preset=kivi");
+        return kv_text_refuse(s->err, place_at(s->i),
+                              "a setting is written as sinks=4, tail=32 or preset=kivi");
     while (value < end && is_blank(s->text[value])) value++;
     while (value_end > value && is_blank(s->text[value_end - 1])) value_end--;
     const char *text = s->text + value;
     size_t n = value_end - value;
 
-    if (word_equal(name, n_name, "sinks")) return parse_count(s, "sinks", text, n, KV_PLAN_SINKS_MAX, &out->sinks);
-    if (word_equal(name, n_name, "tail")) return parse_count(s, "tail", text, n, KV_PLAN_TAIL_MAX, &out->tail);
+    if (word_equal(name, n_name, "sinks"))
+        return parse_count(s, "sinks", text, n, KV_PLAN_SINKS_MAX, &out->sinks);
+    if (word_equal(name, n_name, "tail"))
+        return parse_count(s, "tail", text, n, KV_PLAN_TAIL_MAX, &out->tail);
     if (!word_equal(name, n_name, "preset"))
         return kv_text_refuse(s->err, place_at(s->i), "unknown setting; there are sinks, tail and preset");
     if (out->preset != KV_PRESET_AUTO) return kv_text_refuse(s->err, place_at(s->i), "preset is set twice");
@@ -104,7 +108,7 @@ static kvant_status parse_settings(struct spec *s, struct settings *out)
     return KVANT_OK;
 }
 
-/* ------------------------------------------------------------------------------------------------ grammar -- */
+/* --------------------------------------------------------------------------------------------- grammar -- */
 
 /* "[k4c64 v3h, k2c64 v2h]": one recipe for each KV head. s->i stands on the bracket. */
 static kvant_status parse_head_list(struct spec *s, struct kvant_plan *plan, struct kv_recipe *row /* (n_head_kv) */)
@@ -115,12 +119,14 @@ static kvant_status parse_head_list(struct spec *s, struct kvant_plan *plan, str
             return kv_text_refuse(s->err, place_at(s->i), "more recipes than the model's %d KV heads",
                                   plan->n_head_kv);
         size_t end = find_stop(s, ",]");
-        if (end == s->n) return kv_text_refuse(s->err, place_at(open), "the list of recipes is not closed by ]");
+        if (end == s->n)
+            return kv_text_refuse(s->err, place_at(open), "the list of recipes is not closed by ]");
         KV_TRY(kv_recipe_parse_at(&row[head], s->text + s->i, end - s->i, place_at(s->i), s->err));
         s->i = end + 1;
         if (s->text[end] == ',') continue;
         if (head + 1 != plan->n_head_kv)
-            return kv_text_refuse(s->err, place_at(open), "%d recipes for %d KV heads", head + 1, plan->n_head_kv);
+            return kv_text_refuse(s->err, place_at(open), "%d recipes for %d KV heads", head + 1,
+                                  plan->n_head_kv);
         skip_blanks(s);
         return KVANT_OK;
     }
@@ -143,7 +149,8 @@ static kvant_status parse_row(struct spec *s, struct kvant_plan *plan, struct kv
     return KVANT_OK;
 }
 
-static kvant_status parse_ranges(struct spec *s, struct kvant_plan *plan, bool *covered, struct kv_recipe *row)
+static kvant_status parse_ranges(struct spec *s, struct kvant_plan *plan, bool *covered,
+                                 struct kv_recipe *row)
 {
     for (;;) {
         skip_blanks(s);
@@ -151,11 +158,13 @@ static kvant_status parse_ranges(struct spec *s, struct kvant_plan *plan, bool *
         if (colon == s->n || s->text[colon] != ':')
             return kv_text_refuse(s->err, place_at(at), "expected layers and a colon, as in 0-3:k8v4");
         int first, last;
-        KV_TRY(kv_layer_range_parse(s->text + at, colon - at, place_at(at), plan->n_layer, &first, &last, s->err));
+        KV_TRY(kv_layer_range_parse(s->text + at, colon - at, place_at(at), plan->n_layer, &first, &last,
+                                    s->err));
         s->i = colon + 1;
         KV_TRY(parse_row(s, plan, row));
         for (int layer = first; layer <= last; layer++) {
-            if (covered[layer]) return kv_text_refuse(s->err, place_at(at), "layer %d already has a recipe", layer);
+            if (covered[layer])
+                return kv_text_refuse(s->err, place_at(at), "layer %d already has a recipe", layer);
             covered[layer] = true;
             memcpy(&plan->recipe[(size_t)layer * (size_t)plan->n_head_kv], row,
                    (size_t)plan->n_head_kv * sizeof *row);
@@ -173,7 +182,8 @@ static kvant_status parse_grammar(struct spec *s, struct kvant_plan *plan)
     bool *covered = kv_alloc((size_t)plan->n_layer, sizeof *covered);
     kvant_status status = KVANT_OK;
     if (!row || !covered) status = kv_error_set(s->err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
-    else if (s->i < s->n && isdigit((unsigned char)s->text[s->i])) status = parse_ranges(s, plan, covered, row);
+    else if (s->i < s->n && isdigit((unsigned char)s->text[s->i]))
+        status = parse_ranges(s, plan, covered, row);
     else {
         status = parse_row(s, plan, row);
         if (status == KVANT_OK && s->i < s->n)
@@ -193,7 +203,8 @@ static kvant_status parse_grammar(struct spec *s, struct kvant_plan *plan)
 
 static bool starts_with_alias(const char *text, size_t n)
 {
-    static const char *const names[] = { "f16", "f32", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl" };
+    static const char *const names[] = { "f16",  "f32",  "bf16", "q8_0",  "q4_0",
+                                         "q4_1", "q5_0", "q5_1", "iq4_nl" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (word_equal(text, n, names[i])) return true;
     return false;
@@ -220,10 +231,12 @@ static kvant_status read_file(struct kvant_plan **out, const struct kv_plan_dims
     char *text = NULL;
     size_t n_bytes;
     if (strcmp(path, "-") != 0 && !kv_file_exists(path))
-        KV_FAIL(err, KVANT_ERR_IO, -1, "%s: no such plan file, nor a recipe such as k4c64v3h, k8v8 or f16", path);
+        KV_FAIL(err, KVANT_ERR_IO, -1, "%s: no such plan file, nor a recipe such as k4c64v3h, k8v8 or f16",
+                path);
     KV_TRY(kv_file_read(path, KV_PLAN_FILE_BYTES_MAX, &text, &n_bytes, err));
     bool is_preset = false;
-    kvant_status status = kv_plan_read_yaml(out, dims, text, n_bytes, path, settings->preset, &is_preset, err);
+    kvant_status status = kv_plan_read_yaml(out, dims, text, n_bytes, path, settings->preset, &is_preset,
+                                            err);
     kv_free(text);
     if (status != KVANT_OK) return kv_error_prefix(err, status, "%s", path);
     if (settings->preset != KV_PRESET_AUTO && !is_preset) {
@@ -236,8 +249,9 @@ static kvant_status read_file(struct kvant_plan **out, const struct kv_plan_dims
 }
 
 /* The body text[0, n): a plan without a name. */
-static kvant_status open_body(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *text, size_t n,
-                              const struct settings *settings, const char **file_name, struct kvant_error *err)
+static kvant_status open_body(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *text,
+                              size_t n, const struct settings *settings, const char **file_name,
+                              struct kvant_error *err)
 {
     struct spec body = { text, n, 0, err };
     skip_blanks(&body);

@@ -77,7 +77,7 @@ void kv_plan_write_channels(struct kv_text *t, const struct kvant_plan *plan)
     put_end(&w);
 }
 
-/* -------------------------------------------------------------------------------------------------- read -- */
+/* ------------------------------------------------------------------------------------------------ read -- */
 
 static int digit_value(char c)
 {
@@ -103,7 +103,8 @@ static kvant_status decode(const char *text, size_t n_bytes, struct kv_text_plac
         }
         int value = digit_value(c);
         if (value < 0)
-            return kv_text_refuse(err, place, "%s: byte 0x%02x is not base64", what, (unsigned)(unsigned char)c);
+            return kv_text_refuse(err, place, "%s: byte 0x%02x is not base64", what,
+                                  (unsigned)(unsigned char)c);
         if (n_padding) return kv_text_refuse(err, place, "%s: base64 goes on after its padding", what);
         bits = bits << 6 | (uint32_t)value;
         n_digits++;
@@ -187,8 +188,8 @@ kvant_status kv_plan_read_channels(struct kvant_plan *plan, const char *text, si
         for (int k = 0; k < KV_N_CLASSES; k++) c->count[k] = (uint16_t)(8 * row[plan->head_dim + k]);
         const char *problem = zero ? NULL : kv_channels_problem(c, plan->head_dim);
         if (problem)
-            status = kv_text_refuse(err, place, "channels: layer %zu, KV head %zu: %s", i / (size_t)plan->n_head_kv,
-                                    i % (size_t)plan->n_head_kv, problem);
+            status = kv_text_refuse(err, place, "channels: layer %zu, KV head %zu: %s",
+                                    i / (size_t)plan->n_head_kv, i % (size_t)plan->n_head_kv, problem);
     }
     kv_free(raw);
     return status;

@@ -1,6 +1,6 @@
 /*
- * What the text forms of a plan share: positions in messages, the recipe parser at a position, the YAML reader and
- * writer, and the base64 tables. Internal to src/cache/plan*.c.
+ * What the text forms of a plan share: positions in messages, the recipe parser at a position, the YAML
+ * reader and writer, and the base64 tables. Internal to src/cache/plan*.c.
  */
 #ifndef KV_CACHE_PLAN_TEXT_H
 #define KV_CACHE_PLAN_TEXT_H
@@ -26,8 +26,8 @@ kvant_status kv_text_refuse(struct kvant_error *err, struct kv_text_place place,
     __attribute__((format(printf, 3, 4)));
 
 /* kv_recipe_parse of a text that begins at `place`. */
-kvant_status kv_recipe_parse_at(struct kv_recipe *out, const char *text, size_t n_bytes, struct kv_text_place place,
-                                struct kvant_error *err);
+kvant_status kv_recipe_parse_at(struct kv_recipe *out, const char *text, size_t n_bytes,
+                                struct kv_text_place place, struct kvant_error *err);
 /* "7" or "3-12" in text[0, n_bytes): layers first..last below n_layer. */
 kvant_status kv_layer_range_parse(const char *text, size_t n_bytes, struct kv_text_place place, int n_layer,
                                   int *first, int *last, struct kvant_error *err);
@@ -37,18 +37,20 @@ bool kv_text_int(const char *text, size_t n_bytes, int max, int *out);
 /* A plan of the right size with default sinks and tail, recipes zeroed. */
 kvant_status kv_plan_alloc(struct kvant_plan **out, const struct kv_plan_dims *dims, struct kvant_error *err);
 /* FORMAT, naming the first gap, unless each layer has got its recipes. */
-kvant_status kv_plan_check_covered(const struct kvant_plan *plan, const bool *covered, struct kv_text_place place,
-                                   struct kvant_error *err);
+kvant_status kv_plan_check_covered(const struct kvant_plan *plan, const bool *covered,
+                                   struct kv_text_place place, struct kvant_error *err);
 
-/* Which faithful setting a KVTuner preset asks for; AUTO: kivi if its file name holds that word, else per token. */
+/* Which faithful setting a KVTuner preset asks for; AUTO: kivi if its file name holds that word, else per
+ * token. */
 enum kv_preset_mode { KV_PRESET_AUTO = 0, KV_PRESET_PERTOKEN, KV_PRESET_KIVI };
-/* A kvant plan or a KVTuner preset as YAML. name: used in messages, and for the mode of a preset. *is_preset may be
- * NULL. */
+/* A kvant plan or a KVTuner preset as YAML. name: used in messages, and for the mode of a preset. *is_preset
+ * may be NULL. */
 kvant_status kv_plan_read_yaml(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *text,
                                size_t n_bytes, const char *name, enum kv_preset_mode mode, bool *is_preset,
                                struct kvant_error *err);
 /* The YAML text, terminated; free with kv_free. n_bytes without the terminator. */
-kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_t *n_bytes, struct kvant_error *err);
+kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_t *n_bytes,
+                                struct kvant_error *err);
 
 /* In place: bytes that are not printable UTF-8 become '?', so that any string can stand in YAML. */
 void kv_text_sanitise(char *s);

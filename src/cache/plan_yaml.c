@@ -1,9 +1,9 @@
 /*
  * Reading plans: kvant's own YAML and KVTuner's presets. docs/format-plan.md sections 4 and 6 specify both.
  *
- * A recursive descent over libyaml's events: the grammar is fixed, so nesting is bounded by the code that reads
- * it, and anything that is not expected where it stands is refused with its line and column. Aliases, anchors,
- * tags and further documents are never needed, so they are refused wherever they appear.
+ * A recursive descent over libyaml's events: the grammar is fixed, so nesting is bounded by the code that
+ * reads it, and anything that is not expected where it stands is refused with its line and column. Aliases,
+ * anchors, tags and further documents are never needed, so they are refused wherever they appear.
  */
 #include <locale.h>
 #include <math.h>
@@ -38,8 +38,9 @@ static kvant_status next(struct reader *r)
             KV_FAIL(r->err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
         /* the reader (bytes that are not UTF-8) knows no line, only an offset */
         if (r->parser.error == YAML_READER_ERROR)
-            KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->parser.problem_offset, "byte %zu: %s; a plan is UTF-8 text",
-                    r->parser.problem_offset, r->parser.problem ? r->parser.problem : "not text");
+            KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->parser.problem_offset,
+                    "byte %zu: %s; a plan is UTF-8 text", r->parser.problem_offset,
+                    r->parser.problem ? r->parser.problem : "not text");
         return kv_text_refuse(r->err, place_of(r->parser.problem_mark), "not YAML: %s",
                               r->parser.problem ? r->parser.problem : "syntax error");
     }
@@ -80,7 +81,8 @@ static kvant_status next_scalar(struct reader *r, const char *what)
 static kvant_status next_mapping(struct reader *r, const char *what)
 {
     KV_TRY(next(r));
-    if (r->event.type != YAML_MAPPING_START_EVENT) REFUSE(r, "%s: a mapping (key: value) is expected here", what);
+    if (r->event.type != YAML_MAPPING_START_EVENT)
+        REFUSE(r, "%s: a mapping (key: value) is expected here", what);
     return KVANT_OK;
 }
 
@@ -98,7 +100,8 @@ static kvant_status next_key(struct reader *r, const char *what, bool *end)
 static kvant_status next_int(struct reader *r, const char *what, int max, int *out)
 {
     KV_TRY(next_scalar(r, what));
-    if (!kv_text_int(text_of(r), bytes_of(r), max, out)) REFUSE(r, "%s: a whole number from 0 to %d", what, max);
+    if (!kv_text_int(text_of(r), bytes_of(r), max, out))
+        REFUSE(r, "%s: a whole number from 0 to %d", what, max);
     return KVANT_OK;
 }
 
@@ -148,7 +151,7 @@ static kvant_status find_key(const struct reader *r, const char *what, const cha
     REFUSE(r, "%s: unknown key '%.40s'", what, text_of(r));
 }
 
-/* ------------------------------------------------------------------------------------------------- model -- */
+/* ----------------------------------------------------------------------------------------------- model -- */
 
 static kvant_status expect_int(struct reader *r, const char *what, int wanted)
 {
@@ -166,14 +169,16 @@ static kvant_status expect_string(struct reader *r, const char *what, const char
     KV_TRY(next_scalar(r, what));
     if (!wanted || !wanted[0] || key_is(r, wanted)) return KVANT_OK;
     KV_FAIL(r->err, KVANT_ERR_MISMATCH, place_of(r->event.start_mark).line,
-            "line %lld: %s: the plan says '%.80s', this model has '%.80s': it is a plan for another model; tune or "
+            "line %lld: %s: the plan says '%.80s', this model has '%.80s': it is a plan for another model; "
+            "tune or "
             "convert one for this model",
             (long long)place_of(r->event.start_mark).line, what, text_of(r), wanted);
 }
 
 static kvant_status read_model(struct reader *r)
 {
-    static const char *const names[] = { "name", "architecture", "layers", "kv_heads", "head_dim", "fingerprint" };
+    static const char *const names[] = { "name",     "architecture", "layers",
+                                         "kv_heads", "head_dim",     "fingerprint" };
     unsigned seen = 0;
     KV_TRY(next_mapping(r, "model"));
     for (;;) {
@@ -193,7 +198,7 @@ static kvant_status read_model(struct reader *r)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ layers -- */
+/* ---------------------------------------------------------------------------------------------- layers -- */
 
 static kvant_status recipe_here(struct reader *r, struct kv_recipe *out)
 {
@@ -212,7 +217,8 @@ static kvant_status read_row(struct reader *r, struct kv_recipe *row /* (n_head_
         for (int head = 1; head < n; head++) row[head] = row[0];
         return KVANT_OK;
     }
-    if (r->event.type != YAML_SEQUENCE_START_EVENT) REFUSE(r, "a recipe or a list of %d recipes is expected here", n);
+    if (r->event.type != YAML_SEQUENCE_START_EVENT)
+        REFUSE(r, "a recipe or a list of %d recipes is expected here", n);
     for (int head = 0;; head++) {
         KV_TRY(next(r));
         if (r->event.type == YAML_SEQUENCE_END_EVENT) {
@@ -252,14 +258,15 @@ static kvant_status read_layers(struct reader *r)
 {
     bool *covered = kv_alloc((size_t)r->plan->n_layer, sizeof *covered);
     struct kv_recipe *row = kv_alloc((size_t)r->plan->n_head_kv, sizeof *row);
-    kvant_status status = covered && row ? read_layer_rows(r, covered, row)
-                                         : kv_error_set(r->err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
+    kvant_status status = covered && row
+                              ? read_layer_rows(r, covered, row)
+                              : kv_error_set(r->err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
     kv_free(covered);
     kv_free(row);
     return status;
 }
 
-/* ---------------------------------------------------------------------------------- measured and tables -- */
+/* --------------------------------------------------------------------------------- measured and tables -- */
 
 static kvant_status read_measured(struct reader *r)
 {
@@ -283,8 +290,8 @@ static kvant_status read_measured(struct reader *r)
 }
 
 static kvant_status read_table(struct reader *r, const char *what,
-                               kvant_status (*read)(struct kvant_plan *, const char *, size_t, struct kv_text_place,
-                                                    struct kvant_error *))
+                               kvant_status (*read)(struct kvant_plan *, const char *, size_t,
+                                                    struct kv_text_place, struct kvant_error *))
 {
     KV_TRY(next_scalar(r, what));
     struct kv_text_place place = place_of(r->event.start_mark);
@@ -292,7 +299,7 @@ static kvant_status read_table(struct reader *r, const char *what,
     return read(r->plan, text_of(r), bytes_of(r), place, r->err);
 }
 
-/* ------------------------------------------------------------------------------------------------- kvplan -- */
+/* ---------------------------------------------------------------------------------------------- kvplan -- */
 
 /* From behind the key `kvplan` to the end of the mapping. */
 static kvant_status read_kvplan(struct reader *r)
@@ -327,7 +334,7 @@ static kvant_status read_kvplan(struct reader *r)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------- preset -- */
+/* ---------------------------------------------------------------------------------------------- preset -- */
 
 struct preset_layer {
     int key_bits, value_bits; /* -1 = absent */
@@ -336,7 +343,8 @@ struct preset_layer {
 static kvant_status next_bits(struct reader *r, const char *what, int *bits)
 {
     KV_TRY(next_int(r, what, 16, bits));
-    if (*bits != 2 && *bits != 3 && *bits != 4 && *bits != 8 && *bits != 16) REFUSE(r, "%s: 2, 3, 4, 8 or 16", what);
+    if (*bits != 2 && *bits != 3 && *bits != 4 && *bits != 8 && *bits != 16)
+        REFUSE(r, "%s: 2, 3, 4, 8 or 16", what);
     return KVANT_OK;
 }
 
@@ -356,8 +364,8 @@ static kvant_status read_preset_layer(struct reader *r, struct preset_layer *out
     }
 }
 
-/* The faithful settings: KIVI groups keys per channel over 32 tokens and values per 32 channels and keeps the last 32
- * tokens; per token takes whole heads and keeps nothing. */
+/* The faithful settings: KIVI groups keys per channel over 32 tokens and values per 32 channels and keeps the
+ * last 32 tokens; per token takes whole heads and keeps nothing. */
 static struct kv_recipe preset_recipe(enum kv_preset_mode mode, const struct preset_layer *layer)
 {
     bool kivi = mode == KV_PRESET_KIVI;
@@ -393,8 +401,8 @@ static kvant_status read_preset_rows(struct reader *r, struct preset_layer *laye
     plan->tail = mode == KV_PRESET_KIVI ? 32 : 0;
     for (int layer = 0; layer < plan->n_layer; layer++)
         for (int head = 0; head < plan->n_head_kv; head++)
-            plan->recipe[(size_t)layer * (size_t)plan->n_head_kv + (size_t)head] = preset_recipe(mode,
-                                                                                                 &layers[layer]);
+            plan->recipe[(size_t)layer * (size_t)plan->n_head_kv + (size_t)head] = preset_recipe(
+                mode, &layers[layer]);
     return KVANT_OK;
 }
 
@@ -413,7 +421,7 @@ static kvant_status read_preset(struct reader *r, const char *name, enum kv_pres
     return status;
 }
 
-/* --------------------------------------------------------------------------------------------- document -- */
+/* -------------------------------------------------------------------------------------------- document -- */
 
 static kvant_status read_stream(struct reader *r, const char *name, enum kv_preset_mode mode, bool *is_preset)
 {
@@ -425,7 +433,8 @@ static kvant_status read_stream(struct reader *r, const char *name, enum kv_pres
     if (r->event.data.document_start.tag_directives.start != r->event.data.document_start.tag_directives.end)
         REFUSE(r, "tag directives are not allowed in a plan");
     KV_TRY(next(r));
-    if (r->event.type != YAML_MAPPING_START_EVENT) REFUSE(r, "not a plan: it begins with the line 'kvplan: 1'");
+    if (r->event.type != YAML_MAPPING_START_EVENT)
+        REFUSE(r, "not a plan: it begins with the line 'kvplan: 1'");
     KV_TRY(next_key(r, "plan", &end));
     if (!end && key_is(r, "kvplan")) {
         KV_TRY(read_kvplan(r));
@@ -448,9 +457,11 @@ kvant_status kv_plan_read_yaml(struct kvant_plan **out, const struct kv_plan_dim
 {
     *out = NULL;
     if (n_bytes > KV_PLAN_FILE_BYTES_MAX)
-        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%zu bytes: a plan has at most %zu", n_bytes, KV_PLAN_FILE_BYTES_MAX);
+        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%zu bytes: a plan has at most %zu", n_bytes,
+                KV_PLAN_FILE_BYTES_MAX);
     struct reader r = { .err = err };
-    if (!yaml_parser_initialize(&r.parser)) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
+    if (!yaml_parser_initialize(&r.parser))
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for reading a plan");
     yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, n_bytes);
     yaml_parser_set_encoding(&r.parser, YAML_UTF8_ENCODING);
 

@@ -1,5 +1,6 @@
 /*
- * Rotary position embedding, as the cache needs it: keys are stored after RoPE, key centres are defined before it.
+ * Rotary position embedding, as the cache needs it: keys are stored after RoPE, key centres are defined
+ * before it.
  */
 #ifndef KV_CACHE_ROPE_H
 #define KV_CACHE_ROPE_H
@@ -7,9 +8,9 @@
 #include "base/error.h"
 
 struct kv_rope {
-    int head_dim, n_rot;        /* channels 0 .. n_rot-1 turn                                                        */
-    bool neox;                  /* channel c pairs with c + n_rot/2; otherwise 2i with 2i+1                           */
-    const float *inv_freq;      /* (n_rot / 2), scaling (linear, llama-3) folded in; borrowed                         */
+    int head_dim, n_rot;        /* channels 0 .. n_rot-1 turn                                 */
+    bool neox;                  /* channel c pairs with c + n_rot/2; otherwise 2i with 2i+1   */
+    const float *inv_freq;      /* (n_rot / 2), scaling (linear, llama-3) folded in; borrowed */
 };
 
 /* cos and sin of position · inv_freq, each (n_rot / 2), computed in double. */

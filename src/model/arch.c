@@ -50,13 +50,15 @@ static kvant_status read_count(struct reader *r, const char *suffix, int64_t max
     return KVANT_OK;
 }
 
-static kvant_status read_float(struct reader *r, const char *suffix, double fallback, double min, double max, float *out)
+static kvant_status read_float(struct reader *r, const char *suffix, double fallback, double min, double max,
+                               float *out)
 {
     double value = fallback;
     bool found = false;
     KV_TRY(kv_gguf_get_f64(r->g, key_of(r, suffix), &value, &found, r->err));
     if (!(value >= min && value <= max))
-        KV_FAIL(r->err, KVANT_ERR_FORMAT, -1, "%s: %s is %g, outside [%g, %g]", kv_gguf_path(r->g), r->key, value, min, max);
+        KV_FAIL(r->err, KVANT_ERR_FORMAT, -1, "%s: %s is %g, outside [%g, %g]", kv_gguf_path(r->g), r->key,
+                value, min, max);
     *out = (float)value;
     return KVANT_OK;
 }
@@ -72,11 +74,12 @@ static kvant_status read_head_count_kv(struct reader *r, int n_head, int *out)
     KV_TRY(kv_gguf_get_array(r->g, r->key, type, &a, &found, r->err));
     for (uint64_t i = 0; i < a.n; i++)
         if (a.type == KV_GGUF_STRING || kv_gguf_array_i64(&a, i) != kv_gguf_array_i64(&a, 0))
-            KV_FAIL(r->err, KVANT_ERR_UNSUPPORTED, -1, "%s: %s differs between layers; only one value is supported",
-                    kv_gguf_path(r->g), r->key);
+            KV_FAIL(r->err, KVANT_ERR_UNSUPPORTED, -1,
+                    "%s: %s differs between layers; only one value is supported", kv_gguf_path(r->g), r->key);
     int64_t value = a.n ? kv_gguf_array_i64(&a, 0) : 0;
     if (value < 1 || value > 1024)
-        KV_FAIL(r->err, KVANT_ERR_FORMAT, -1, "%s: %s is %lld, outside [1, 1024]", kv_gguf_path(r->g), r->key, (long long)value);
+        KV_FAIL(r->err, KVANT_ERR_FORMAT, -1, "%s: %s is %lld, outside [1, 1024]", kv_gguf_path(r->g), r->key,
+                (long long)value);
     *out = (int)value;
     return KVANT_OK;
 }
@@ -85,7 +88,8 @@ static kvant_status read_rope(struct reader *r, struct kv_hparams *h)
 {
     KV_TRY(read_count(r, "rope.dimension_count", h->head_dim, h->head_dim, &h->n_rot));
     if (h->n_rot % 2)
-        KV_FAIL(r->err, KVANT_ERR_FORMAT, -1, "%s: %s is %d, but must be even", kv_gguf_path(r->g), r->key, h->n_rot);
+        KV_FAIL(r->err, KVANT_ERR_FORMAT, -1, "%s: %s is %d, but must be even", kv_gguf_path(r->g), r->key,
+                h->n_rot);
     KV_TRY(read_float(r, "rope.freq_base", 10000.0, 1.0, 1e12, &h->rope_freq_base));
     KV_TRY(read_float(r, "rope.scale_linear", 1.0, 1e-6, 1e6, &h->rope_scale)); /* the old name */
 
@@ -95,20 +99,25 @@ static kvant_status read_rope(struct reader *r, struct kv_hparams *h)
     if (type.n_bytes == 6 && memcmp(type.data, "linear", 6) == 0)
         return read_float(r, "rope.scaling.factor", h->rope_scale, 1e-6, 1e6, &h->rope_scale);
     if (type.n_bytes != 4 || memcmp(type.data, "none", 4) != 0)
-        KV_FAIL(r->err, KVANT_ERR_UNSUPPORTED, -1, "%s: %s is %.*s; supported are none, linear and llama-3 factors",
-                kv_gguf_path(r->g), r->key, (int)(type.n_bytes < 32 ? type.n_bytes : 32), type.data);
+        KV_FAIL(r->err, KVANT_ERR_UNSUPPORTED, -1,
+                "%s: %s is %.*s; supported are none, linear and llama-3 factors", kv_gguf_path(r->g), r->key,
+                (int)(type.n_bytes < 32 ? type.n_bytes : 32), type.data);
     return KVANT_OK;
 }
 
-static kvant_status check_shape(const struct kv_hparams *h, int value_dim, const char *path, struct kvant_error *err)
+static kvant_status check_shape(const struct kv_hparams *h, int value_dim, const char *path,
+                                struct kvant_error *err)
 {
     if (h->n_head % h->n_head_kv)
-        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%s: %d attention heads are not a multiple of %d KV heads", path, h->n_head, h->n_head_kv);
+        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%s: %d attention heads are not a multiple of %d KV heads", path,
+                h->n_head, h->n_head_kv);
     if (value_dim != h->head_dim)
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "%s: key heads of %d and value heads of %d channels; only equal sizes are supported",
-                path, h->head_dim, value_dim);
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
+                "%s: key heads of %d and value heads of %d channels; only equal sizes are supported", path,
+                h->head_dim, value_dim);
     if (h->head_dim > KV_HEAD_DIM_MAX || h->head_dim % 8)
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "%s: heads of %d channels; supported are multiples of 8 up to %d", path, h->head_dim,
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
+                "%s: heads of %d channels; supported are multiples of 8 up to %d", path, h->head_dim,
                 KV_HEAD_DIM_MAX);
     return KVANT_OK;
 }
@@ -119,17 +128,19 @@ kvant_status kv_hparams_read(struct kv_hparams *out, const struct kv_gguf *g, st
     struct kv_str name = { "", 0 };
     bool found = false;
     KV_TRY(kv_gguf_get_str(g, "general.architecture", &name, &found, err));
-    if (!found) KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%s: the key general.architecture is missing", kv_gguf_path(g));
+    if (!found)
+        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%s: the key general.architecture is missing", kv_gguf_path(g));
     h.arch = kv_arch_find(name.data, name.n_bytes);
     if (!h.arch)
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "%s: unknown architecture %.*s; this build knows %s", kv_gguf_path(g),
-                (int)(name.n_bytes < 48 ? name.n_bytes : 48), name.data, kv_arch_list());
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "%s: unknown architecture %.*s; this build knows %s",
+                kv_gguf_path(g), (int)(name.n_bytes < 48 ? name.n_bytes : 48), name.data, kv_arch_list());
 
     struct reader r = { .g = g, .prefix = h.arch->name, .err = err };
     int64_t n_expert = 0;
     KV_TRY(kv_gguf_get_i64(g, key_of(&r, "expert_count"), 0, 1 << 20, &n_expert, &found, err));
     if (n_expert > 0)
-        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "%s: a mixture of %lld experts; mixture models are not supported", kv_gguf_path(g),
+        KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
+                "%s: a mixture of %lld experts; mixture models are not supported", kv_gguf_path(g),
                 (long long)n_expert);
 
     int value_dim;

@@ -1,5 +1,6 @@
 /*
- * Architectures as descriptor rows: what the forward pass needs to know, so that it has no branch per model family.
+ * Architectures as descriptor rows: what the forward pass needs to know, so that it has no branch per model
+ * family.
  */
 #ifndef KV_MODEL_ARCH_H
 #define KV_MODEL_ARCH_H
@@ -7,11 +8,11 @@
 #include "format/gguf.h"
 
 struct kv_arch {
-    const char *name;     /* general.architecture                                                               */
+    const char *name;     /* general.architecture */
     bool rope_neox;       /* channel c pairs with c + n_rot/2 (Hugging Face order); otherwise 2i with 2i+1: the
-                           * converter permuted the rows of wq and wk                                           */
-    bool qkv_bias;        /* attn_{q,k,v}.bias must be there; where false they may be                           */
-    bool qk_norm;         /* RMS norm of each query and key head before RoPE (qwen3)                            */
+                           * converter permuted the rows of wq and wk                 */
+    bool qkv_bias;        /* attn_{q,k,v}.bias must be there; where false they may be */
+    bool qk_norm;         /* RMS norm of each query and key head before RoPE (qwen3)  */
 };
 
 /* NULL for an architecture that this build does not know. */

@@ -5,20 +5,21 @@
  *
  *     | sinks | pages: [sinks, sinks + sealed(s)) in chunks of 16 ... | exact: [sinks + sealed(s), s] |
  *
- * and sealed(s) is a function of s alone, so the queries of one batch see different borders. Softmax is folded from
- * partial states (maximum, sum, Σ e^(s − max)·v), one of each chunk and one of everything exact, in the order of
- * positions:
+ * and sealed(s) is a function of s alone, so the queries of one batch see different borders. Softmax is
+ * folded from partial states (maximum, sum, Σ e^(s − max)·v), one of each chunk and one of everything exact,
+ * in the order of positions:
  *
  *     chunk 0 ─┐
  *     chunk 1 ─┴ fold ─ ... ─ fold ─ turn back (rotated values) ─┐
  *     sinks, tail, this step's rows ─────────────────────────────┴ fold ─ divide by the sum
  *
- * A chunk's state starts empty whether chunks are worked on side by side (few queries, as in decoding) or one after
- * the other (prompts), and the folds are the same, so both ways, and any number of threads, give equal bits.
+ * A chunk's state starts empty whether chunks are worked on side by side (few queries, as in decoding) or one
+ * after the other (prompts), and the folds are the same, so both ways, and any number of threads, give equal
+ * bits.
  *
- * Queries come in blocks of up to 32 tokens times the query heads of a group, which share every expanded tile.
- * Memory is taken once and bounded: states of chunks wait for each other only within PART_ROWS query rows a head; a
- * call with more works through its chunks in sequence.
+ * Queries come in blocks of up to 32 tokens times the query heads of a group, which share every expanded
+ * tile. Memory is taken once and bounded: states of chunks wait for each other only within PART_ROWS query
+ * rows a head; a call with more works through its chunks in sequence.
  */
 #include "model/attention.h"
 
@@ -29,9 +30,9 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define BLOCK_TOKENS 32 /* an expansion costs as much as 2 to 8 query rows: 32 tokens make it small             */
+#define BLOCK_TOKENS 32 /* an expansion costs as much as 2 to 8 query rows: 32 tokens make it small */
 #define CHUNK_PAGES 16  /* 1024 tokens: tens of microseconds of work, against well below one for handing it out */
-#define PART_ROWS 2048  /* (query tokens × parts) of a head that may wait: 2 M tokens of cache in all decoding    */
+#define PART_ROWS 2048  /* (query tokens × parts) of a head that may wait: 2 M tokens of cache in all decoding */
 
 /* Softmax states of some query rows. */
 struct partial {
@@ -88,8 +89,8 @@ static struct worker place_worker(struct kv_carve *c, size_t n, size_t head_dim)
 }
 
 /* Measures (c->base NULL: gives NULL) or places all of it. Products stay far below 2^63: head_dim is at most 256. */
-static struct kv_attn_scratch *place_scratch(struct kv_carve *c, int n_threads, int64_t n_rows_max, int n_runs_max,
-                                             int n_head, int n_head_kv, int head_dim)
+static struct kv_attn_scratch *place_scratch(struct kv_carve *c, int n_threads, int64_t n_rows_max,
+                                             int n_runs_max, int n_head, int n_head_kv, int head_dim)
 {
     size_t d = (size_t)head_dim, n_tokens = (size_t)(n_rows_max < BLOCK_TOKENS ? n_rows_max : BLOCK_TOKENS);
     size_t n_block = n_tokens * (size_t)(n_head / n_head_kv);
@@ -109,13 +110,15 @@ static struct kv_attn_scratch *place_scratch(struct kv_carve *c, int n_threads, 
     return s;
 }
 
-static bool dims_are_sound(int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv, int head_dim)
+static bool dims_are_sound(int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv,
+                           int head_dim)
 {
     return n_threads > 0 && n_rows_max > 0 && n_runs_max > 0 && n_head_kv > 0 && n_head >= n_head_kv &&
            n_head % n_head_kv == 0 && head_dim > 0 && head_dim <= KV_HEAD_DIM_MAX && head_dim % 8 == 0;
 }
 
-size_t kv_attn_scratch_bytes(int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv, int head_dim)
+size_t kv_attn_scratch_bytes(int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv,
+                             int head_dim)
 {
     if (!dims_are_sound(n_threads, n_rows_max, n_runs_max, n_head, n_head_kv, head_dim)) return 0;
     struct kv_carve c = { NULL, 0, false };
@@ -123,20 +126,23 @@ size_t kv_attn_scratch_bytes(int n_threads, int64_t n_rows_max, int n_runs_max, 
     return c.overflow ? SIZE_MAX : c.used;
 }
 
-kvant_status kv_attn_scratch_open(struct kv_attn_scratch **out, int n_threads, int64_t n_rows_max, int n_runs_max,
-                                  int n_head, int n_head_kv, int head_dim, struct kvant_error *err)
+kvant_status kv_attn_scratch_open(struct kv_attn_scratch **out, int n_threads, int64_t n_rows_max,
+                                  int n_runs_max, int n_head, int n_head_kv, int head_dim,
+                                  struct kvant_error *err)
 {
     *out = NULL;
     if (!dims_are_sound(n_threads, n_rows_max, n_runs_max, n_head, n_head_kv, head_dim))
         KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
-                "attention: %d query heads over %d KV heads of size %d: heads must divide evenly, their size be a "
+                "attention: %d query heads over %d KV heads of size %d: heads must divide evenly, their size "
+                "be a "
                 "multiple of 8 up to %d",
                 n_head, n_head_kv, head_dim, KV_HEAD_DIM_MAX);
     size_t n_bytes = kv_attn_scratch_bytes(n_threads, n_rows_max, n_runs_max, n_head, n_head_kv, head_dim);
     /* Pages: states of parts that no call ever needs cost no memory. */
     struct kv_carve c = { n_bytes < SIZE_MAX ? kv_pages_alloc(n_bytes) : NULL, 0, false };
     if (!c.base)
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "attention: no memory for %zu bytes of scratch; use fewer threads", n_bytes);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "attention: no memory for %zu bytes of scratch; use fewer threads",
+                n_bytes);
     *out = place_scratch(&c, n_threads, n_rows_max, n_runs_max, n_head, n_head_kv, head_dim);
     (*out)->n_bytes = n_bytes;
     return KVANT_OK;
@@ -186,7 +192,8 @@ struct job {
     struct kv_attn_scratch *scratch;
 };
 
-/* Tokens [token, token + n_tokens) of a run, with the query heads of one KV head: row (token, head of the group). */
+/* Tokens [token, token + n_tokens) of a run, with the query heads of one KV head: row (token, head of the
+ * group). */
 struct block {
     const struct job *job;
     const struct kv_attn_run *run;
@@ -245,14 +252,24 @@ static void attend_tile(const struct block *b, const struct partial *state, int 
 {
     const struct worker *w = b->worker;
     const struct kv_attn_tile tile = {
-        .q = w->q, .kt = w->kt, .v = w->v, .n_q = b->n_rows, .head_dim = b->job->call->head_dim, .n_tokens = n_tokens,
-        .first = w->first, .last = w->last, .max = state->max, .sum = state->sum, .out = state->out, .score = w->score,
+        .q = w->q,
+        .kt = w->kt,
+        .v = w->v,
+        .n_q = b->n_rows,
+        .head_dim = b->job->call->head_dim,
+        .n_tokens = n_tokens,
+        .first = w->first,
+        .last = w->last,
+        .max = state->max,
+        .sum = state->sum,
+        .out = state->out,
+        .score = w->score,
     };
     b->job->kernels->attn_tile(&tile);
 }
 
-/* A head's keys or values in a page are a few KB and the next page is elsewhere: too short a stream for the hardware to
- * run ahead of. So the next page's are asked for while this one's are worked on. */
+/* A head's keys or values in a page are a few KB and the next page is elsewhere: too short a stream for the
+ * hardware to run ahead of. So the next page's are asked for while this one's are worked on. */
 static void prefetch(const uint8_t *page, const struct kv_side_layout *side)
 {
     size_t end = side->min + (side->min - side->scale); /* codes, scales, and as many minima */
@@ -292,14 +309,16 @@ static void attend_rows(const struct block *b, const struct kv_exact_segment *s,
         int64_t n = clamp(to - p, 0, KV_TILE);
         bool seen = false;
         for (int i = 0; i < b->n_tokens; i++) {
-            int64_t first = are_sinks ? 0 : clamp(sinks + b->sealed[i] - p, 0, n), last = clamp(own + i + 1 - p, 0, n);
+            int64_t first = are_sinks ? 0 : clamp(sinks + b->sealed[i] - p, 0, n),
+                    last = clamp(own + i + 1 - p, 0, n);
             set_visible(b, i, first, last);
             seen |= first < last;
         }
         if (!seen) continue;
         int64_t row = (p - s->position) * s->row_stride;
         b->job->kernels->key_tile_from_rows(s->k + row, s->row_stride, (int)n, call->head_dim, b->worker->kt);
-        b->job->kernels->value_tile_from_rows(s->v + row, s->row_stride, (int)n, call->head_dim, b->worker->v);
+        b->job->kernels->value_tile_from_rows(s->v + row, s->row_stride, (int)n, call->head_dim,
+                                              b->worker->v);
         attend_tile(b, state, (int)n);
     }
 }
@@ -319,7 +338,8 @@ static void finish(const struct block *b, const struct partial *total, const str
 {
     const struct kv_attn_call *call = b->job->call;
     int head_dim = call->head_dim;
-    bool turned = b->sealed[b->n_tokens - 1] > 0 && kv_plan_recipe_at(b->plan, call->layer, b->head_kv)->value_rotated;
+    bool turned = b->sealed[b->n_tokens - 1] > 0 &&
+                  kv_plan_recipe_at(b->plan, call->layer, b->head_kv)->value_rotated;
     if (turned) b->job->kernels->hadamard(total->out, b->n_rows, head_dim);
     partial_fold(total, exact, b->n_rows, head_dim);
     for (int r = 0; r < b->n_rows; r++) {

@@ -25,13 +25,16 @@ struct kv_attn_call {
 };
 
 struct kv_attn_scratch;      /* buffers for a largest call; laid out once */
-kvant_status kv_attn_scratch_open(struct kv_attn_scratch **out, int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv,
-                                  int head_dim, struct kvant_error *err);
+kvant_status kv_attn_scratch_open(struct kv_attn_scratch **out, int n_threads, int64_t n_rows_max,
+                                  int n_runs_max, int n_head, int n_head_kv, int head_dim,
+                                  struct kvant_error *err);
 void kv_attn_scratch_close(struct kv_attn_scratch *s);
-size_t kv_attn_scratch_bytes(int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv, int head_dim);
+size_t kv_attn_scratch_bytes(int n_threads, int64_t n_rows_max, int n_runs_max, int n_head, int n_head_kv,
+                             int head_dim);
 
-/* The result does not depend on the number of threads: the chunks in which a long sequence is split, and the order in which their
- * partial results are merged, follow from positions alone. */
-void kv_attention(struct kv_pool *pool, const struct kv_kernels *kernels, const struct kv_attn_call *call, struct kv_attn_scratch *scratch);
+/* The result does not depend on the number of threads: the chunks in which a long sequence is split, and the
+ * order in which their partial results are merged, follow from positions alone. */
+void kv_attention(struct kv_pool *pool, const struct kv_kernels *kernels, const struct kv_attn_call *call,
+                  struct kv_attn_scratch *scratch);
 
 #endif

@@ -10,10 +10,12 @@ static int max_int(int a, int b)
     return a > b ? a : b;
 }
 
-void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const struct kvant_model *m, int n_batch, int n_runs_max, int n_threads)
+void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const struct kvant_model *m,
+                       int n_batch, int n_runs_max, int n_threads)
 {
     const struct kv_hparams *h = &m->hp;
-    size_t n = (size_t)n_batch, n_q = (size_t)(h->n_head * h->head_dim), n_kv = (size_t)(h->n_head_kv * h->head_dim);
+    size_t n = (size_t)n_batch, n_q = (size_t)(h->n_head * h->head_dim),
+           n_kv = (size_t)(h->n_head_kv * h->head_dim);
     int widest = max_int(max_int(h->n_embd, h->n_ff), (int)n_q);
     b->x = kv_carve(c, n * (size_t)h->n_embd, sizeof(float));
     b->normed = kv_carve(c, n * (size_t)max_int(h->n_embd, (int)n_q), sizeof(float));
@@ -86,7 +88,8 @@ static void embed_block(void *user, int64_t i_block, int i_thread)
                              m->hp.n_embd, call->buffers->x + (size_t)row * (size_t)m->hp.n_embd, scratch);
 }
 
-static void norm_heads(const struct kv_kernels *kernels, float *x, int n_heads, int head_dim, const float *weight, float eps)
+static void norm_heads(const struct kv_kernels *kernels, float *x, int n_heads, int head_dim,
+                       const float *weight, float eps)
 {
     for (int i = 0; i < n_heads; i++, x += head_dim) kernels->rms_norm(x, weight, head_dim, eps, x);
 }
@@ -98,11 +101,15 @@ static void position_row(const struct by_rows *job, int row)
     const struct kvant_model *m = call->model;
     const struct kv_hparams *h = &m->hp;
     struct kv_forward_buffers *b = call->buffers;
-    size_t n_q = (size_t)(h->n_head * h->head_dim), n_kv = (size_t)(h->n_head_kv * h->head_dim), i = (size_t)row;
+    size_t n_q = (size_t)(h->n_head * h->head_dim), n_kv = (size_t)(h->n_head_kv * h->head_dim),
+           i = (size_t)row;
     float *q = b->q + i * n_q, *k = b->k + i * n_kv;
-    const float *cos_t = b->cos_t + i * (size_t)(h->n_rot / 2), *sin_t = b->sin_t + i * (size_t)(h->n_rot / 2);
-    if (job->layer->q_norm) norm_heads(&m->kernels, q, h->n_head, h->head_dim, job->layer->q_norm, h->norm_eps);
-    if (job->layer->k_norm) norm_heads(&m->kernels, k, h->n_head_kv, h->head_dim, job->layer->k_norm, h->norm_eps);
+    const float *cos_t = b->cos_t + i * (size_t)(h->n_rot / 2),
+                *sin_t = b->sin_t + i * (size_t)(h->n_rot / 2);
+    if (job->layer->q_norm)
+        norm_heads(&m->kernels, q, h->n_head, h->head_dim, job->layer->q_norm, h->norm_eps);
+    if (job->layer->k_norm)
+        norm_heads(&m->kernels, k, h->n_head_kv, h->head_dim, job->layer->k_norm, h->norm_eps);
     if (call->capture) memcpy(b->k_raw + i * n_kv, k, n_kv * sizeof *k);
     kv_rope_apply(&m->rope, cos_t, sin_t, q, h->n_head);
     kv_rope_apply(&m->rope, cos_t, sin_t, k, h->n_head_kv);
@@ -114,7 +121,8 @@ static void norm_row(const struct by_rows *job, int row, const float *weight)
 {
     const struct kvant_model *m = job->call->model;
     size_t at = (size_t)row * (size_t)m->hp.n_embd;
-    m->kernels.rms_norm(job->call->buffers->x + at, weight, m->hp.n_embd, m->hp.norm_eps, job->call->buffers->normed + at);
+    m->kernels.rms_norm(job->call->buffers->x + at, weight, m->hp.n_embd, m->hp.norm_eps,
+                        job->call->buffers->normed + at);
 }
 
 static void attn_norm_row(const struct by_rows *job, int row)
@@ -149,13 +157,14 @@ static void output_norm_row(const struct by_rows *job, int i)
 {
     const struct kvant_model *m = job->call->model;
     size_t n_embd = (size_t)m->hp.n_embd;
-    m->kernels.rms_norm(job->call->buffers->x + (size_t)job->call->logits_rows[i] * n_embd, m->output_norm, m->hp.n_embd, m->hp.norm_eps,
-                        job->call->buffers->normed + (size_t)i * n_embd);
+    m->kernels.rms_norm(job->call->buffers->x + (size_t)job->call->logits_rows[i] * n_embd, m->output_norm,
+                        m->hp.n_embd, m->hp.norm_eps, job->call->buffers->normed + (size_t)i * n_embd);
 }
 
 /* --------------------------------------------------------------------------------------- products -- */
 
-static void multiply(const struct kv_forward_call *call, const float *x, int64_t n_rows, int64_t k, const struct kv_product *products, int n_products)
+static void multiply(const struct kv_forward_call *call, const float *x, int64_t n_rows, int64_t k,
+                     const struct kv_product *products, int n_products)
 {
     const struct kvant_model *m = call->model;
     struct kv_activations a;
@@ -163,7 +172,8 @@ static void multiply(const struct kv_forward_call *call, const float *x, int64_t
     bool integers = m->act != KVANT_ACT_F32 && k % KV_ACT_BLOCK == 0;
     kv_activations_set(&a, call->pool, &m->kernels, x, n_rows, k, integers ? call->buffers->int_memory : NULL,
                        m->act == KVANT_ACT_INT8 ? 1 : 2);
-    kv_products(call->pool, &m->kernels, &a, products, n_products, call->buffers->matmul_scratch, call->buffers->matmul_stride);
+    kv_products(call->pool, &m->kernels, &a, products, n_products, call->buffers->matmul_scratch,
+                call->buffers->matmul_stride);
 }
 
 /* ------------------------------------------------------------------------------------- the cache -- */
@@ -185,7 +195,8 @@ static void write_head(void *user, int64_t item, int i_thread)
     size_t at = (size_t)(run->row * stride + (int64_t)head * h->head_dim);
     struct kvant_error *err = &b->run_errors[item];
     if (err->status != KVANT_OK) return; /* failed in an earlier layer */
-    kv_seq_write(run->seq, job->layer, head, b->k16 + at, b->v16 + at, stride, (char *)b->kv_scratch + (size_t)i_thread * b->kv_stride, err);
+    kv_seq_write(run->seq, job->layer, head, b->k16 + at, b->v16 + at, stride,
+                 (char *)b->kv_scratch + (size_t)i_thread * b->kv_stride, err);
 }
 
 static void commit_head(void *user, int64_t item, int i_thread)
@@ -202,7 +213,8 @@ static void commit_head(void *user, int64_t item, int i_thread)
     kv_seq_commit_head(run->seq, job->layer, head, call->buffers->k16 + at, call->buffers->v16 + at, stride);
 }
 
-static void each_head(const struct kv_forward_call *call, int layer, void (*fn)(void *user, int64_t item, int i_thread))
+static void each_head(const struct kv_forward_call *call, int layer,
+                      void (*fn)(void *user, int64_t item, int i_thread))
 {
     struct cache_job job = { call, layer };
     int64_t n_items = (int64_t)call->n_runs * call->model->hp.n_head_kv;
@@ -239,7 +251,8 @@ static void run_capture(const struct kv_forward_call *call, int layer)
 {
     for (int r = 0; r < call->n_runs; r++)
         for (int64_t i = 0; i < call->runs[r].n; i++)
-            call->capture(call->capture_user, layer, r, (int)(call->runs[r].row + i), call->runs[r].n_before + i);
+            call->capture(call->capture_user, layer, r, (int)(call->runs[r].row + i),
+                          call->runs[r].n_before + i);
 }
 
 static void run_layer(const struct kv_forward_call *call, int i)
@@ -251,7 +264,9 @@ static void run_layer(const struct kv_forward_call *call, int i)
     int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
 
     each_row(call, l, n, attn_norm_row);
-    const struct kv_product qkv[] = { { l->wq, l->bq, b->q, n_q }, { l->wk, l->bk, b->k, n_kv }, { l->wv, l->bv, b->v, n_kv } };
+    const struct kv_product qkv[] = { { l->wq, l->bq, b->q, n_q },
+                                      { l->wk, l->bk, b->k, n_kv },
+                                      { l->wv, l->bv, b->v, n_kv } };
     multiply(call, b->normed, n, h->n_embd, qkv, 3);
     each_row(call, l, n, position_row);
     if (call->capture) run_capture(call, i);
@@ -260,7 +275,8 @@ static void run_layer(const struct kv_forward_call *call, int i)
     multiply(call, b->mixed, n, n_q, &out, 1);
 
     each_row(call, l, n, residual_ffn_norm_row);
-    const struct kv_product gate_up[] = { { l->gate, l->b_gate, b->gate, h->n_ff }, { l->up, l->b_up, b->up, h->n_ff } };
+    const struct kv_product gate_up[] = { { l->gate, l->b_gate, b->gate, h->n_ff },
+                                          { l->up, l->b_up, b->up, h->n_ff } };
     multiply(call, b->normed, n, h->n_embd, gate_up, 2);
     each_row(call, l, n, silu_row);
     const struct kv_product down = { l->down, l->b_down, b->normed, h->n_embd };
@@ -275,7 +291,8 @@ static void prepare_positions(const struct kv_forward_call *call)
     for (int r = 0; r < call->n_runs; r++)
         for (int64_t i = 0; i < call->runs[r].n; i++) {
             size_t at = (size_t)(call->runs[r].row + i) * half;
-            kv_rope_angles(&m->rope, call->runs[r].n_before + i, call->buffers->cos_t + at, call->buffers->sin_t + at);
+            kv_rope_angles(&m->rope, call->runs[r].n_before + i, call->buffers->cos_t + at,
+                           call->buffers->sin_t + at);
         }
 }
 
@@ -295,7 +312,8 @@ static kvant_status settle_sequences(const struct kv_forward_call *call, struct 
             continue;
         }
         kv_seq_fail(call->runs[r].seq);
-        if (status == KVANT_OK) status = kv_error_set(err, first->status, first->position, "%s", first->message);
+        if (status == KVANT_OK)
+            status = kv_error_set(err, first->status, first->position, "%s", first->message);
     }
     return status;
 }

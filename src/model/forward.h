@@ -1,5 +1,6 @@
 /*
- * The forward pass over one batch of rows (tokens) of any sequences. It reads top to bottom; it allocates nothing.
+ * The forward pass over one batch of rows (tokens) of any sequences. It reads top to bottom; it allocates
+ * nothing.
  */
 #ifndef KV_MODEL_FORWARD_H
 #define KV_MODEL_FORWARD_H
@@ -26,7 +27,8 @@ struct kv_forward_buffers {
     size_t kv_stride;
     struct kvant_error *run_errors; /* (n_runs_max, n_head_kv)                                       */
 };
-void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const struct kvant_model *m, int n_batch, int n_runs_max, int n_threads);
+void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const struct kvant_model *m,
+                       int n_batch, int n_runs_max, int n_threads);
 
 struct kv_forward_call {
     const struct kvant_model *model;
@@ -42,7 +44,8 @@ struct kv_forward_call {
     void (*capture)(void *user, int layer, int run, int row, int64_t position); /* after RoPE of a layer, or NULL */
     void *capture_user;
 };
-/* Runs the batch. kv_seq_begin was called for each run; commits or, after NUMERIC, fails each sequence: the others are complete. */
+/* Runs the batch. kv_seq_begin was called for each run; commits or, after NUMERIC, fails each sequence: the
+ * others are complete. */
 kvant_status kv_forward(const struct kv_forward_call *call, struct kvant_error *err);
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * Several products over the same activations are one list of rows, cut into units of UNIT_ROWS rows that workers take
- * from a shared counter. A taker always gets about the same bytes of weights: units of wide rows are handed out one by
- * one, units of narrow rows several at a time. Taking beats a fixed split as soon as one core is busy elsewhere, and
- * since no result depends on the split, nothing else changes.
+ * Several products over the same activations are one list of rows, cut into units of UNIT_ROWS rows that
+ * workers take from a shared counter. A taker always gets about the same bytes of weights: units of wide rows
+ * are handed out one by one, units of narrow rows several at a time. Taking beats a fixed split as soon as
+ * one core is busy elsewhere, and since no result depends on the split, nothing else changes.
  */
 #include "model/matmul.h"
 
@@ -10,9 +10,9 @@
 
 #include <stdatomic.h>
 
-#define UNIT_ROWS 32         /* rows that kernels unpack together                                              */
-#define TAKES_PER_THREAD 8   /* enough to even out the ends of a run, few enough to keep the counter quiet     */
-#define QUANTIZE_ELEMENTS 32768 /* a few µs of work: fewer are quantized by the caller alone                   */
+#define UNIT_ROWS 32         /* rows that kernels unpack together                                          */
+#define TAKES_PER_THREAD 8   /* enough to even out the ends of a run, few enough to keep the counter quiet */
+#define QUANTIZE_ELEMENTS 32768 /* a few µs of work: fewer are quantized by the caller alone               */
 
 static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
 {
@@ -51,7 +51,8 @@ static void quantize_item(void *user, int64_t i_item, int i_thread)
         .sum = a->i.sum + first * (a->k / KV_WEIGHT_GROUP),
         .k = a->k,
     };
-    job->kernels->act_quantize(a->f32 + first * a->k, left < job->rows_per_item ? left : job->rows_per_item, &part);
+    job->kernels->act_quantize(a->f32 + first * a->k, left < job->rows_per_item ? left : job->rows_per_item,
+                               &part);
 }
 
 void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels,
@@ -69,10 +70,10 @@ struct products_job {
     const struct kv_activations *a;
     const struct kv_product *products;
     int n_products;
-    size_t take_bytes;       /* weights handed out at a time, rounded up to units                            */
+    size_t take_bytes;       /* weights handed out at a time, rounded up to units */
     char *scratch;
     size_t scratch_stride;
-    atomic_llong next;       /* the first take that nobody has                                               */
+    atomic_llong next;       /* the first take that nobody has */
 };
 
 static int64_t take_rows(const struct products_job *job, const struct kv_gguf_tensor *w)
@@ -81,8 +82,8 @@ static int64_t take_rows(const struct products_job *job, const struct kv_gguf_te
     return UNIT_ROWS * (int64_t)(1 + job->take_bytes / unit_bytes);
 }
 
-static void multiply(const struct products_job *job, const struct kv_product *p, int64_t row_begin, int64_t row_end,
-                     void *scratch)
+static void multiply(const struct products_job *job, const struct kv_product *p, int64_t row_begin,
+                     int64_t row_end, void *scratch)
 {
     const struct kv_gguf_tensor *w = p->w;
     bool integers = job->a->i.high && w->type->code_format >= 0;

@@ -15,9 +15,10 @@ struct kv_activations {
 };
 /* Bytes that n rows of k need as integers of two digits (a multiple of 64). */
 size_t kv_activations_bytes(int64_t n, int64_t k);
-/* Points at x and, if int_memory is not NULL, quantizes it there in 1 or 2 digits (in parallel when n is large). */
-void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels, const float *x,
-                        int64_t n, int64_t k, void *int_memory, int n_digits);
+/* Points at x and, if int_memory is not NULL, quantizes it there in 1 or 2 digits (in parallel when n is
+ * large). */
+void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels,
+                        const float *x, int64_t n, int64_t k, void *int_memory, int n_digits);
 
 struct kv_product {
     const struct kv_gguf_tensor *w; /* (n_rows, k)                       */
@@ -25,8 +26,9 @@ struct kv_product {
     float *y;                       /* (n, ldy)                          */
     int64_t ldy;
 };
-/* All products in one run of the pool (QKV, gate and up): rows are split over threads by bytes. The result of one output does not
- * depend on the number of threads. scratch: n_threads × kv_matmul_scratch_bytes(k). Float weights use the float activations. */
+/* All products in one run of the pool (QKV, gate and up): rows are split over threads by bytes. The result of
+ * one output does not depend on the number of threads. scratch: n_threads × kv_matmul_scratch_bytes(k). Float
+ * weights use the float activations. */
 void kv_products(struct kv_pool *pool, const struct kv_kernels *kernels, const struct kv_activations *a,
                  const struct kv_product *products, int n_products, void *scratch, size_t scratch_stride);
 

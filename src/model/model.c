@@ -10,8 +10,8 @@
 
 /* ------------------------------------------------------------------------------------- tensors by role -- */
 
-/* Finds tensors by name, checks their shape, and remembers which were used: a tensor without a role means that the
- * model is not the one this forward pass computes, so it is refused rather than ignored. */
+/* Finds tensors by name, checks their shape, and remembers which were used: a tensor without a role means
+ * that the model is not the one this forward pass computes, so it is refused rather than ignored. */
 struct binder {
     struct kvant_model *model;
     const struct kv_gguf_tensor **used;
@@ -37,36 +37,40 @@ static kvant_status missing(struct binder *b)
 }
 
 /* A matrix (n_rows, n_columns); n_rows < 0: any number. */
-static kvant_status bind_matrix(struct binder *b, int layer, const char *role, int64_t n_rows, int64_t n_columns,
-                                const struct kv_gguf_tensor **out)
+static kvant_status bind_matrix(struct binder *b, int layer, const char *role, int64_t n_rows,
+                                int64_t n_columns, const struct kv_gguf_tensor **out)
 {
     const struct kv_gguf_tensor *t = find(b, layer, role);
     if (!t) return missing(b);
-    if (t->dims[0] != n_columns || (n_rows >= 0 && t->dims[1] != n_rows) || t->dims[2] != 1 || t->dims[3] != 1) {
+    if (t->dims[0] != n_columns || (n_rows >= 0 && t->dims[1] != n_rows) || t->dims[2] != 1 ||
+        t->dims[3] != 1) {
         char want[32] = "any number of";
         if (n_rows >= 0) snprintf(want, sizeof want, "%lld", (long long)n_rows);
         KV_FAIL(b->err, KVANT_ERR_FORMAT, (int64_t)t->directory_offset,
-                "%s: %s has the shape (%lld, %lld) instead of (%s, %lld)", kv_gguf_path(b->model->gguf), b->name,
-                (long long)t->dims[1], (long long)t->dims[0], want, (long long)n_columns);
+                "%s: %s has the shape (%lld, %lld) instead of (%s, %lld)", kv_gguf_path(b->model->gguf),
+                b->name, (long long)t->dims[1], (long long)t->dims[0], want, (long long)n_columns);
     }
     if (t->type->code_format >= 0 && n_columns % KV_ACT_BLOCK)
-        KV_FAIL(b->err, KVANT_ERR_UNSUPPORTED, (int64_t)t->directory_offset, "%s: %s has rows of %lld elements, not a multiple of %d",
-                kv_gguf_path(b->model->gguf), b->name, (long long)n_columns, KV_ACT_BLOCK);
+        KV_FAIL(b->err, KVANT_ERR_UNSUPPORTED, (int64_t)t->directory_offset,
+                "%s: %s has rows of %lld elements, not a multiple of %d", kv_gguf_path(b->model->gguf),
+                b->name, (long long)n_columns, KV_ACT_BLOCK);
     *out = t;
     return KVANT_OK;
 }
 
 /* A vector of n, converted to float32 into model->vectors (only counted while that is NULL). */
-static kvant_status bind_vector(struct binder *b, int layer, const char *role, int64_t n, bool required, const float **out)
+static kvant_status bind_vector(struct binder *b, int layer, const char *role, int64_t n, bool required,
+                                const float **out)
 {
     const struct kv_gguf_tensor *t = find(b, layer, role);
     if (!t) return required ? missing(b) : KVANT_OK;
     if (t->dims[0] != n || t->dims[1] != 1 || t->dims[2] != 1 || t->dims[3] != 1)
-        KV_FAIL(b->err, KVANT_ERR_FORMAT, (int64_t)t->directory_offset, "%s: %s has %lld elements instead of %lld",
-                kv_gguf_path(b->model->gguf), b->name, (long long)t->dims[0], (long long)n);
+        KV_FAIL(b->err, KVANT_ERR_FORMAT, (int64_t)t->directory_offset,
+                "%s: %s has %lld elements instead of %lld", kv_gguf_path(b->model->gguf), b->name,
+                (long long)t->dims[0], (long long)n);
     if (t->type->float_format < 0)
-        KV_FAIL(b->err, KVANT_ERR_UNSUPPORTED, (int64_t)t->directory_offset, "%s: %s is a quantized vector (%s)",
-                kv_gguf_path(b->model->gguf), b->name, t->type->name);
+        KV_FAIL(b->err, KVANT_ERR_UNSUPPORTED, (int64_t)t->directory_offset,
+                "%s: %s is a quantized vector (%s)", kv_gguf_path(b->model->gguf), b->name, t->type->name);
     float *base = b->model->vectors;
     if (base) {
         kv_weight_row_to_f32(&b->model->kernels, t->type, t->data, n, base + b->vectors_used, NULL);
@@ -122,10 +126,12 @@ static kvant_status bind_all(struct binder *b)
 /* Tables that converters write and this engine computes itself. */
 static bool is_ignorable(const struct kv_gguf_tensor *t)
 {
-    static const char *const endings[] = { "rope_freqs.weight", "attn_rot_embd.weight", "rotary_emb.inv_freq" };
+    static const char *const endings[] = { "rope_freqs.weight", "attn_rot_embd.weight",
+                                           "rotary_emb.inv_freq" };
     for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
         size_t n = strlen(endings[i]);
-        if (t->name.n_bytes >= n && memcmp(t->name.data + t->name.n_bytes - n, endings[i], n) == 0) return true;
+        if (t->name.n_bytes >= n && memcmp(t->name.data + t->name.n_bytes - n, endings[i], n) == 0)
+            return true;
     }
     return false;
 }
@@ -139,8 +145,8 @@ static kvant_status refuse_unused(struct binder *b)
         for (int64_t j = 0; j < b->n_used && !used; j++) used = b->used[j] == t;
         if (!used)
             KV_FAIL(b->err, KVANT_ERR_UNSUPPORTED, (int64_t)t->directory_offset,
-                    "%s: the tensor %.*s has no place in a %s model as this build knows it", kv_gguf_path(g), (int)t->name.n_bytes,
-                    t->name.data, b->model->hp.arch->name);
+                    "%s: the tensor %.*s has no place in a %s model as this build knows it", kv_gguf_path(g),
+                    (int)t->name.n_bytes, t->name.data, b->model->hp.arch->name);
     }
     return KVANT_OK;
 }
@@ -159,42 +165,49 @@ static kvant_status open_weights(struct kvant_model *m, struct kvant_error *err)
     if (status == KVANT_OK) {
         m->vectors = kv_alloc(b.vectors_used, sizeof(float));
         status = m->vectors ? bind_all(&b)
-                            : kv_error_set(err, KVANT_ERR_MEMORY, -1, "%s: no memory for norms and biases", kv_gguf_path(m->gguf));
+                            : kv_error_set(err, KVANT_ERR_MEMORY, -1, "%s: no memory for norms and biases",
+                                           kv_gguf_path(m->gguf));
     }
     if (status == KVANT_OK) status = refuse_unused(&b);
     kv_free(b.used);
     KV_TRY(status);
     if (kv_tokenizer_n_vocab(m->tokenizer) > m->n_vocab)
-        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%s: %d tokens, but token_embd.weight has only %d rows", kv_gguf_path(m->gguf),
-                kv_tokenizer_n_vocab(m->tokenizer), m->n_vocab);
+        KV_FAIL(err, KVANT_ERR_FORMAT, -1, "%s: %d tokens, but token_embd.weight has only %d rows",
+                kv_gguf_path(m->gguf), kv_tokenizer_n_vocab(m->tokenizer), m->n_vocab);
     return KVANT_OK;
 }
 
 /* --------------------------------------------------------------------------------------- opening -- */
 
-/* θ_i = base^(-2i / n_rot), divided by the linear factor and, where the file carries them, by llama-3's factors. */
+/* θ_i = base^(-2i / n_rot), divided by the linear factor and, where the file carries them, by llama-3's
+ * factors. */
 static kvant_status open_rope(struct kvant_model *m, struct kvant_error *err)
 {
     int half = m->hp.n_rot / 2;
     m->inv_freq = kv_alloc((size_t)half, sizeof(float));
-    if (!m->inv_freq) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "%s: no memory for RoPE frequencies", kv_gguf_path(m->gguf));
+    if (!m->inv_freq)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "%s: no memory for RoPE frequencies", kv_gguf_path(m->gguf));
     for (int i = 0; i < half; i++)
-        m->inv_freq[i] = (float)(pow((double)m->hp.rope_freq_base, -2.0 * i / m->hp.n_rot) / (double)m->hp.rope_scale);
+        m->inv_freq[i] = (float)(pow((double)m->hp.rope_freq_base, -2.0 * i / m->hp.n_rot) /
+                                 (double)m->hp.rope_scale);
     const struct kv_gguf_tensor *factors = kv_gguf_tensor_find(m->gguf, "rope_freqs.weight");
     if (factors && !m->vocab_only) {
         if (factors->dims[0] != half || factors->type->float_format != KV_FLOAT_F32)
-            KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)factors->directory_offset, "%s: rope_freqs.weight must be %d float32 factors",
-                    kv_gguf_path(m->gguf), half);
+            KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)factors->directory_offset,
+                    "%s: rope_freqs.weight must be %d float32 factors", kv_gguf_path(m->gguf), half);
         for (int i = 0; i < half; i++) {
             float f;
             memcpy(&f, factors->data + 4 * (size_t)i, sizeof f);
             if (!(f > 0.0f) || !isfinite(f))
-                KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)factors->directory_offset, "%s: rope_freqs.weight[%d] is %g",
-                        kv_gguf_path(m->gguf), i, (double)f);
+                KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)factors->directory_offset,
+                        "%s: rope_freqs.weight[%d] is %g", kv_gguf_path(m->gguf), i, (double)f);
             m->inv_freq[i] /= f;
         }
     }
-    m->rope = (struct kv_rope){ .head_dim = m->hp.head_dim, .n_rot = m->hp.n_rot, .neox = m->hp.arch->rope_neox, .inv_freq = m->inv_freq };
+    m->rope = (struct kv_rope){ .head_dim = m->hp.head_dim,
+                                .n_rot = m->hp.n_rot,
+                                .neox = m->hp.arch->rope_neox,
+                                .inv_freq = m->inv_freq };
     return KVANT_OK;
 }
 
@@ -216,7 +229,8 @@ static void fingerprint(struct kvant_model *m)
 static kvant_status count_shares(struct kvant_model *m, struct kvant_error *err)
 {
     m->shares = kv_alloc((size_t)kv_weight_type_count(), sizeof *m->shares);
-    if (!m->shares) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "%s: no memory for the type table", kv_gguf_path(m->gguf));
+    if (!m->shares)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "%s: no memory for the type table", kv_gguf_path(m->gguf));
     for (int64_t i = 0; i < kv_gguf_n_tensors(m->gguf); i++) {
         const struct kv_gguf_tensor *t = kv_gguf_tensor_at(m->gguf, i);
         int j = 0;
@@ -234,15 +248,18 @@ static kvant_status read_name(struct kvant_model *m, struct kvant_error *err)
     bool found;
     KV_TRY(kv_gguf_get_str(m->gguf, "general.name", &name, &found, err));
     m->name = kv_strndup(name.data, name.n_bytes < 256 ? name.n_bytes : 256);
-    return m->name ? KVANT_OK : kv_error_set(err, KVANT_ERR_MEMORY, -1, "%s: no memory", kv_gguf_path(m->gguf));
+    return m->name ? KVANT_OK
+                   : kv_error_set(err, KVANT_ERR_MEMORY, -1, "%s: no memory", kv_gguf_path(m->gguf));
 }
 
-static kvant_status read_options(struct kvant_model *m, const struct kvant_model_options *opt, struct kvant_error *err)
+static kvant_status read_options(struct kvant_model *m, const struct kvant_model_options *opt,
+                                 struct kvant_error *err)
 {
     static const struct kvant_model_options defaults = KVANT_MODEL_OPTIONS_INIT;
     if (!opt) opt = &defaults;
     if (opt->size != sizeof *opt)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_model_options.size is not set; use KVANT_MODEL_OPTIONS_INIT");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_model_options.size is not set; use KVANT_MODEL_OPTIONS_INIT");
     if (opt->n_threads < 0 || opt->n_threads > 256)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_threads is %d, outside [0, 256]", opt->n_threads);
     if (opt->act != KVANT_ACT_INT16 && opt->act != KVANT_ACT_INT8 && opt->act != KVANT_ACT_F32)
@@ -255,16 +272,20 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
     const char *wanted = opt->cpu ? opt->cpu : getenv("KVANT_CPU");
     if (wanted && *wanted) {
         int mask = kv_cpu_level_parse(wanted);
-        if (mask < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "cpu level \"%s\" is not one of scalar, avx2, avx512", wanted);
+        if (mask < 0)
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "cpu level \"%s\" is not one of scalar, avx2, avx512",
+                    wanted);
         if (mask > (int)level)
-            KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "this CPU has no %s; its highest level is %s", wanted, kv_cpu_level_name(level));
+            KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "this CPU has no %s; its highest level is %s", wanted,
+                    kv_cpu_level_name(level));
         level = (enum kv_cpu_level)mask;
     }
     kv_kernels_select(&m->kernels, level);
     return KVANT_OK;
 }
 
-static kvant_status open_into(struct kvant_model *m, const char *path, const struct kvant_model_options *opt, struct kvant_error *err)
+static kvant_status open_into(struct kvant_model *m, const char *path, const struct kvant_model_options *opt,
+                              struct kvant_error *err)
 {
     KV_TRY(read_options(m, opt, err));
     KV_TRY(kv_gguf_open(&m->gguf, path, err));
@@ -283,7 +304,8 @@ static kvant_status open_into(struct kvant_model *m, const char *path, const str
     return open_weights(m, err);
 }
 
-kvant_status kvant_model_open(struct kvant_model **out, const char *path, const struct kvant_model_options *opt, struct kvant_error *err)
+kvant_status kvant_model_open(struct kvant_model **out, const char *path,
+                              const struct kvant_model_options *opt, struct kvant_error *err)
 {
     *out = NULL;
     struct kvant_model *m = kv_alloc(1, sizeof *m);
@@ -369,7 +391,8 @@ const char *kvant_act_name(kvant_act act)
     return act == KVANT_ACT_F32 ? "f32" : act == KVANT_ACT_INT8 ? "int8" : "int16";
 }
 
-bool kvant_model_weight_type(const struct kvant_model *m, int i, const char **name, int64_t *n_tensors, size_t *bytes)
+bool kvant_model_weight_type(const struct kvant_model *m, int i, const char **name, int64_t *n_tensors,
+                             size_t *bytes)
 {
     if (i < 0 || i >= m->n_shares) return false;
     *name = m->shares[i].type->name;
@@ -382,20 +405,21 @@ float kvant_model_key_bias(const struct kvant_model *m, int layer)
 {
     if (!m->layers || layer < 0 || layer >= m->hp.n_layer || !m->layers[layer].bk) return 0.0f;
     float largest = 0.0f;
-    for (int i = 0; i < m->hp.n_head_kv * m->hp.head_dim; i++) largest = fmaxf(largest, fabsf(m->layers[layer].bk[i]));
+    for (int i = 0; i < m->hp.n_head_kv * m->hp.head_dim; i++)
+        largest = fmaxf(largest, fabsf(m->layers[layer].bk[i]));
     return largest;
 }
 
 /* ------------------------------------------------------------------------- text and plans of a model -- */
 
-kvant_status kvant_tokenize(const struct kvant_model *m, const char *text, size_t n_bytes, int flags, kvant_token *ids, size_t cap,
-                            size_t *n_out, struct kvant_error *err)
+kvant_status kvant_tokenize(const struct kvant_model *m, const char *text, size_t n_bytes, int flags,
+                            kvant_token *ids, size_t cap, size_t *n_out, struct kvant_error *err)
 {
     return kv_tokenizer_encode(m->tokenizer, text, n_bytes, flags, ids, cap, n_out, err);
 }
 
-kvant_status kvant_detokenize(const struct kvant_model *m, const kvant_token *ids, size_t n_ids, bool special, char *text, size_t cap,
-                              size_t *n_out, struct kvant_error *err)
+kvant_status kvant_detokenize(const struct kvant_model *m, const kvant_token *ids, size_t n_ids, bool special,
+                              char *text, size_t cap, size_t *n_out, struct kvant_error *err)
 {
     return kv_tokenizer_decode(m->tokenizer, ids, n_ids, special, text, cap, n_out, err);
 }
@@ -405,16 +429,21 @@ bool kvant_token_is_end(const struct kvant_model *m, kvant_token id)
     return kv_tokenizer_is_end(m->tokenizer, id);
 }
 
-kvant_status kvant_chat_render(const struct kvant_model *m, const struct kvant_message *messages, size_t n_messages, bool add_assistant,
-                               char *text, size_t cap, size_t *n_out, struct kvant_error *err)
+kvant_status kvant_chat_render(const struct kvant_model *m, const struct kvant_message *messages,
+                               size_t n_messages, bool add_assistant, char *text, size_t cap, size_t *n_out,
+                               struct kvant_error *err)
 {
-    return kv_chat_render(m->chat_format, m->chat_default_system, m->tokenizer, messages, n_messages, add_assistant, text, cap, n_out, err);
+    return kv_chat_render(m->chat_format, m->chat_default_system, m->tokenizer, messages, n_messages,
+                          add_assistant, text, cap, n_out, err);
 }
 
-kvant_status kvant_plan_open(struct kvant_plan **out, const struct kvant_model *m, const char *spec, struct kvant_error *err)
+kvant_status kvant_plan_open(struct kvant_plan **out, const struct kvant_model *m, const char *spec,
+                             struct kvant_error *err)
 {
     *out = NULL;
-    if (m->vocab_only) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%s was opened for its vocabulary only; a plan needs its dimensions", kv_gguf_path(m->gguf));
+    if (m->vocab_only)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "%s was opened for its vocabulary only; a plan needs its dimensions", kv_gguf_path(m->gguf));
     struct kv_plan_dims dims = kv_model_plan_dims(m);
     return kv_plan_open(out, &dims, spec, err);
 }
