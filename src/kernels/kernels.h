@@ -109,6 +109,9 @@ struct kv_kernels {
 
 /* Fills the table with the best kernels up to `level`. */
 void kv_kernels_select(struct kv_kernels *table, enum kv_cpu_level level);
+/* The same up to the level that a caller names; NULL: what the environment's KVANT_CPU names; "": the best of this CPU.
+ * Errors: ARGUMENT (no such level), UNSUPPORTED (this CPU lacks it). */
+kvant_status kv_kernels_open(struct kv_kernels *table, const char *wanted, struct kvant_error *err);
 
 /* One filler per file: area × level. A file that was built without its instruction set leaves the table alone
  * and returns false, so that the kernel checker can fail instead of passing with nothing checked. */

@@ -5,7 +5,6 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ------------------------------------------------------------------------------------- tensors by role -- */
@@ -267,21 +266,7 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
     m->n_threads = opt->n_threads ? opt->n_threads : kv_cpu_count();
     m->act = opt->act;
     m->vocab_only = opt->vocab_only;
-
-    enum kv_cpu_level level = kv_cpu_detect();
-    const char *wanted = opt->cpu ? opt->cpu : getenv("KVANT_CPU");
-    if (wanted && *wanted) {
-        int mask = kv_cpu_level_parse(wanted);
-        if (mask < 0)
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "cpu level \"%s\" is not one of scalar, avx2, avx512",
-                    wanted);
-        if (mask > (int)level)
-            KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "this CPU has no %s; its highest level is %s", wanted,
-                    kv_cpu_level_name(level));
-        level = (enum kv_cpu_level)mask;
-    }
-    kv_kernels_select(&m->kernels, level);
-    return KVANT_OK;
+    return kv_kernels_open(&m->kernels, opt->cpu, err);
 }
 
 static kvant_status open_into(struct kvant_model *m, const char *path, const struct kvant_model_options *opt,

@@ -16,7 +16,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define STEP 512              /* rows of a step, as a session's                                             */
@@ -64,24 +63,6 @@ static float next_random(struct bench *b)
 
 /* --------------------------------------------------------------------------------------------- options -- */
 
-static kvant_status select_kernels(struct bench *b, const char *wanted, struct kvant_error *err)
-{
-    enum kv_cpu_level level = kv_cpu_detect();
-    if (!wanted) wanted = getenv("KVANT_CPU");
-    if (wanted && *wanted) {
-        int mask = kv_cpu_level_parse(wanted);
-        if (mask < 0)
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "cpu level \"%s\" is not one of scalar, avx2, avx512",
-                    wanted);
-        if (mask > (int)level)
-            KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1, "this CPU has no %s; its highest level is %s", wanted,
-                    kv_cpu_level_name(level));
-        level = (enum kv_cpu_level)mask;
-    }
-    kv_kernels_select(&b->kernels, level);
-    return KVANT_OK;
-}
-
 static kvant_status read_options(struct bench *b, const struct kvant_attention_options *opt,
                                  struct kvant_error *err)
 {
@@ -111,7 +92,7 @@ static kvant_status read_options(struct bench *b, const struct kvant_attention_o
         if (b->lengths[i] < 1 || b->lengths[i] > LENGTH_MAX)
             KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a cache of %lld tokens: use 1 .. %lld",
                     (long long)b->lengths[i], (long long)LENGTH_MAX);
-    return select_kernels(b, opt->cpu, err);
+    return kv_kernels_open(&b->kernels, opt->cpu, err);
 }
 
 /* ----------------------------------------------------------------------------------------------- plans -- */
