@@ -8,7 +8,7 @@
 #include "program.h"
 
 struct model_flags {
-    const char *path, *cpu, *act;
+    const char *path, *cpu, *act, *attn;
     int64_t n_threads;
     bool json;
 };
@@ -20,6 +20,8 @@ struct model_flags {
      "highest kernel level; default: the best of this CPU\n(also KVANT_CPU in the environment)", 0, 0},          \
     {"--act", OPTION_CHOICE, "int16|int8|f32", &(f)->act,                                                              \
      "activations in matrix products: int16 (default), int8\n(prompts faster, less exact), or f32 (slow)", 0, 0},                           \
+    {"--attn", OPTION_CHOICE, "codes|f32", &(f)->attn,                                                                \
+     "attention over the codes of the cache (default), or over\nkeys and values expanded to float32 (slow, for checking)", 0, 0},          \
     {"--json", OPTION_FLAG, NULL, &(f)->json, "print JSON for machines", 0, 0}
 
 struct plan_flags {

@@ -1,6 +1,7 @@
 #include "cache/kv_codec.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/half.h"
 #include "base/memory.h"
@@ -168,8 +169,8 @@ static void min_max(const float *x, int n, float *lo, float *hi)
     }
 }
 
-/* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (n, head_dim /
- * group) */
+/* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (head_dim / group, 64),
+ * at the first row. */
 static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group,
                                   uint16_t *scale, uint16_t *min, const char *what)
 {
@@ -183,8 +184,9 @@ static kvant_status quantize_rows(const struct job *j, const float *rows, int bi
         struct grid g = grid_make(lo, hi, bits);
         if (!grid_finite(&g)) return fail_range(j, i / n_groups, what);
         for (int c = 0; c < group; c++) codes[c] = grid_code(x[c], g.min, g.scale, levels);
-        scale[i] = g.scale_f16;
-        min[i] = g.min_f16;
+        int at = i % n_groups * KV_PAGE_TOKENS + i / n_groups;
+        scale[at] = g.scale_f16;
+        min[at] = g.min_f16;
     }
     return KVANT_OK;
 }
@@ -235,9 +237,7 @@ static kvant_status quantize_block(const struct job *j, const struct block *b)
         uint8_t *codes = j->scratch.codes + i * b->n_channels;
         for (int c = 0; c < b->n_channels; c++) codes[c] = grid_code(x[c], min[c], scale[c], levels);
     }
-    for (int c = 0; c < b->n_channels; c++) {
-        kv_pack(b->codes + c * 8 * b->bits, b->row, b->bits, j->scratch.codes + c, b->n_channels, b->n);
-    }
+    kv_pack_keys(b->codes, b->bits, b->n_channels, b->row, b->n, j->scratch.codes);
     return KVANT_OK;
 }
 
@@ -288,22 +288,30 @@ static kvant_status encode_keys_per_token(const struct job *j, const float *rows
     uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row,
              *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
     KV_TRY(quantize_rows(j, rows, bits, j->head_dim, scale, min, "keys"));
-    for (int c = 0; c < j->head_dim; c++) {
-        kv_pack(j->page + side->codes + c * 8 * bits, j->row, bits, j->scratch.codes + c, j->head_dim, j->n);
-    }
+    kv_pack_keys(j->page + side->codes, bits, j->head_dim, j->row, j->n, j->scratch.codes);
     return KVANT_OK;
+}
+
+/* Rows to halves, all of them finite. */
+static kvant_status to_halves(const struct job *j, const float *rows, uint16_t *halves, const char *what)
+{
+    int n = j->n * j->head_dim;
+    j->codec->kernels->f32_to_f16(rows, n, halves);
+    uint32_t infinite = 0;
+    for (int i = 0; i < n; i++) infinite |= (halves[i] & 0x7fffu) >= 0x7c00u;
+    if (!infinite) return KVANT_OK;
+    int i = 0;
+    while (f16_finite(halves[i])) i++;
+    return fail_range(j, i / j->head_dim, what);
 }
 
 static kvant_status encode_keys_f16(const struct job *j, const float *rows, const struct kv_side_layout *side)
 {
-    uint16_t *codes = (uint16_t *)(void *)(j->page + side->codes); /* (head_dim, 64) */
-    for (int i = 0; i < j->n; i++) {
-        for (int c = 0; c < j->head_dim; c++) {
-            uint16_t h = kv_f32_to_f16(rows[i * j->head_dim + c]);
-            if (!f16_finite(h)) return fail_range(j, i, "keys");
-            codes[c * KV_PAGE_TOKENS + j->row + i] = h;
-        }
-    }
+    uint16_t *codes = (uint16_t *)(void *)(j->page + side->codes) + j->row; /* (head_dim, 64) */
+    uint16_t *halves = (uint16_t *)(void *)j->scratch.ordered;
+    KV_TRY(to_halves(j, rows, halves, "keys"));
+    for (int c = 0; c < j->head_dim; c++)
+        for (int i = 0; i < j->n; i++) codes[c * KV_PAGE_TOKENS + i] = halves[i * j->head_dim + c];
     return KVANT_OK;
 }
 
@@ -329,27 +337,18 @@ static kvant_status encode_values(const struct job *j, const float *v)
     size_t i_head = (size_t)(j->layer * j->codec->plan->n_head_kv + j->head_kv);
     const struct kv_side_layout *side = &j->codec->layout->value[i_head];
     int bits = j->recipe->value_bits, group = j->recipe->value_group ? j->recipe->value_group : j->head_dim;
-    int row_bytes = j->head_dim * bits / 8, n_groups = j->head_dim / group;
-    uint8_t *codes = j->page + side->codes + j->row * row_bytes;
+    uint8_t *codes = j->page + side->codes;
     const float *rows = v;
     if (j->recipe->value_rotated) {
         memcpy(j->scratch.rows, v, (size_t)(j->n * j->head_dim) * sizeof *v);
         j->codec->kernels->hadamard(j->scratch.rows, j->n, j->head_dim);
         rows = j->scratch.rows;
     }
-    if (bits == 16) {
-        uint16_t *halves = (uint16_t *)(void *)codes;
-        for (int i = 0; i < j->n * j->head_dim; i++) {
-            halves[i] = kv_f32_to_f16(rows[i]);
-            if (!f16_finite(halves[i])) return fail_range(j, i / j->head_dim, "values");
-        }
-        return KVANT_OK;
-    }
-    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale),
-             *min = (uint16_t *)(void *)(j->page + side->min);
-    KV_TRY(quantize_rows(j, rows, bits, group, scale + j->row * n_groups, min + j->row * n_groups, "values"));
-    for (int i = 0; i < j->n; i++)
-        kv_pack(codes + i * row_bytes, 0, bits, j->scratch.codes + i * j->head_dim, 1, j->head_dim);
+    if (bits == 16) return to_halves(j, rows, (uint16_t *)(void *)codes + j->row * j->head_dim, "values");
+    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row,
+             *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
+    KV_TRY(quantize_rows(j, rows, bits, group, scale, min, "values"));
+    kv_pack_values(codes, bits, j->head_dim, j->row, j->n, j->scratch.codes);
     return KVANT_OK;
 }
 
@@ -379,6 +378,15 @@ kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer,
 }
 
 /* ------------------------------------------------------------------------------------------ expanding -- */
+
+static void expand_half_keys(const struct kv_kernels *kernels, const uint16_t *halves, int head_dim, int n_tokens,
+                             float *kt)
+{
+    kernels->f16_to_f32(halves, (int64_t)head_dim * KV_PAGE_TOKENS, kt);
+    if (n_tokens == KV_PAGE_TOKENS) return;
+    for (int c = 0; c < head_dim; c++)
+        memset(kt + c * KV_PAGE_TOKENS + n_tokens, 0, (size_t)(KV_PAGE_TOKENS - n_tokens) * sizeof *kt);
+}
 
 static void expand_classes(const struct kv_kernels *kernels, const struct kv_channels *channels,
                            struct kv_key_tile tile, float *kt)
@@ -422,7 +430,8 @@ void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, 
         .n_channels = head_dim,
         .order = NULL,
     };
-    if (r->key_mixed) expand_classes(c->kernels, &c->plan->channels[i_head], tile, kt);
+    if (r->key_bits == 16) expand_half_keys(c->kernels, (const uint16_t *)(const void *)tile.codes, head_dim, n_tokens, kt);
+    else if (r->key_mixed) expand_classes(c->kernels, &c->plan->channels[i_head], tile, kt);
     else c->kernels->key_tile_expand(&tile, kt);
     if (r->key_rotated) c->kernels->key_tile_hadamard(kt, head_dim);
     if (r->key_centered)
@@ -445,5 +454,7 @@ void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int l
         .group = r->value_group ? r->value_group : head_dim,
         .n_tokens = n_tokens,
     };
-    c->kernels->value_tile_expand(&tile, v);
+    if (r->value_bits == 16)
+        c->kernels->value_tile_from_rows((const uint16_t *)(const void *)tile.codes, head_dim, n_tokens, head_dim, v);
+    else c->kernels->value_tile_expand(&tile, v);
 }

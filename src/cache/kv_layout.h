@@ -3,13 +3,14 @@
  *
  *   sequence:  | sinks, exact | page 0 | page 1 | ... | page n-1 (may be half sealed) | tail, exact |
  *   page:      64 tokens of all layers: [layer 0: K head 0, K head 1, ..., V head 0, ...][layer 1: ...]...
- *   K of one (layer, KV head):  codes channel-major  | scales | minima
- *        uniform: channel c's 64 codes of b bits are 8·b contiguous bytes, little-endian along tokens
- *                 (token i in bits [i·b, i·b + b) of the channel's bytes)
+ *   K of one (layer, KV head):  codes | scales | minima
+ *        codes of 2, 3, 4 and 8 bits in units of 8 channels and 64 tokens (kernels/code_layout.h draws them)
  *        16 bits: f16 (head_dim, 64), no scales
- *        mixed:   channels in stored order, class after class (8 4 3 2 0 bits), each channel 8·b bytes
+ *        mixed:   channels in stored order, class after class (8 4 3 2 0 bits)
  *        scales, minima: f16; per channel (64 / group, head_dim) in stored order; per token (64)
- *   V of one (layer, KV head):  codes token-major, head_dim·b/8 bytes a token | scales (64, head_dim / group) | minima
+ *   V of one (layer, KV head):  codes | scales | minima
+ *        codes in columns of 16 channels and 64 tokens (kernels/code_layout.h); 16 bits: f16 (64, head_dim)
+ *        scales, minima: f16 (head_dim / group, 64)
  *   codes, scales and minima of each side start at multiples of 64 bytes
  *
  * Sealing: of n tokens, the query's own included, the first `sinks` are exact, the next

@@ -1,11 +1,7 @@
 /*
- * The attention kernels in the vocabulary of an instruction set (simd_avx2.h, simd_avx512.h). Its file adds,
- * before it includes this:
- *     WIDE                                  vectors side by side in a block of panel_multiply
- *     vf_load_part, vf_store_part           as the _n forms, n == LANES included
- *     EXP_LOWEST, exp_scale(p, n, x)        p · 2^n, the last step of e^x; x >= EXP_LOWEST or the result is 0
- *     struct spread, spread_of(bits)        what unpacking codes needs and can be prepared once
- *     expand_half, expand_shared, expand_keys   codes to floats
+ * Attention over float tiles in the vocabulary of an instruction set (simd_avx2.h, simd_avx512.h), after
+ * softmax.inc.h and half.inc.h. Its file adds
+ *     WIDE     vectors side by side in a block of panel_multiply
  *
  * attn_tile is two small matrix products around a softmax. Both are panels C (rows, columns) = A·B in which a
  * block of ROWS queries shares every load of B, WIDE vectors at a time; ROWS · WIDE accumulators fill the
@@ -67,47 +63,6 @@ static void panel_multiply(const struct panel *p, int rows, int n_columns)
     case 5: panel_rows(p, 5, n_columns); break;
     default: panel_rows(p, ROWS, n_columns);
     }
-}
-
-/* e^x for x <= 0; NaN stays, and far below it is 0. x = n·ln2 + r, |r| <= ln2 / 2, ln2 in two parts so that r
- * is exact to 2^-32; e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding makes
- * it 8.5e-8 in all, measured over every float from -87.3 to -0.03. */
-KV_INLINE vf exp_nonpositive(vf x)
-{
-    vf y = vf_max(vf_set(EXP_LOWEST), x);
-    vf n = vf_round(vf_mul(y, vf_set(0x1.715476p+0f)));
-    vf r = vf_fma(n, vf_set(-0x1.62e400p-1f), y);
-    r = vf_fma(n, vf_set(-0x1.7f7d1cp-20f), r);
-    vf p = vf_fma(vf_set(0x1.6a2352p-10f), r, vf_set(0x1.123a6cp-7f));
-    p = vf_fma(p, r, vf_set(0x1.5558f4p-5f));
-    p = vf_fma(p, r, vf_set(0x1.555490p-3f));
-    p = vf_fma(p, r, vf_set(0x1.fffffcp-2f));
-    p = vf_fma(p, vf_mul(r, r), r);
-    return exp_scale(vf_add(p, vf_set(1.0f)), n, x);
-}
-
-/* Scores of tile tokens [begin, end) (multiples of LANES) to exponentials, 0 outside of [first, last). Moves
- * the query's maximum and returns the factor by which its sum and output shrink. 0 stands for a maximum of
- * −∞, so that no ∞ − ∞ arises; a NaN score is left out of the maximum but reaches the sum. */
-static float soften(float *score, int begin, int end, int first, int last, float *max, float *sum)
-{
-    vf top = vf_set(*max);
-    for (int t = begin; t < end; t += LANES) {
-        vf s = vf_in_range(vf_load(score + t), t, first, last, -INFINITY);
-        vf_store(score + t, s);
-        top = vf_max(s, top);
-    }
-    float new_max = vf_largest(top), origin = new_max == -INFINITY ? 0.0f : new_max;
-    vf total = vf_set(0.0f), shift = vf_set(origin);
-    for (int t = begin; t < end; t += LANES) {
-        vf e = exp_nonpositive(vf_sub(vf_load(score + t), shift));
-        vf_store(score + t, e);
-        total = vf_add(total, e);
-    }
-    float keep = expf(*max - origin);
-    *max = new_max;
-    *sum = *sum * keep + vf_sum(total);
-    return keep;
 }
 
 /* Queries [i, i + rows), each of which sees something. */
@@ -212,55 +167,11 @@ static void key_tile_add_center(float *kt, const float *centers, const float *co
         for (int t = 0; t < n_tokens; t++) kt[c * KV_TILE + t] += centers[c * KV_TILE + t];
 }
 
-/* Each number of bits has its own loop: `bits` is a constant in expand_keys and expand_values. */
-static void key_tile_expand(const struct kv_key_tile *in, float *kt)
-{
-    switch (in->bits) {
-    case 0: expand_keys(0, in, kt); break;
-    case 2: expand_keys(2, in, kt); break;
-    case 3: expand_keys(3, in, kt); break;
-    case 4: expand_keys(4, in, kt); break;
-    case 8: expand_keys(8, in, kt); break;
-    default: expand_keys(16, in, kt);
-    }
-}
-
-KV_INLINE void expand_values(int bits, const struct kv_value_tile *in, float *v)
-{
-    const struct spread s = spread_of(bits);
-    const uint8_t *codes = in->codes;
-    for (int t = 0, g = 0; t < in->n_tokens; t++) {
-        if (bits == 16) {
-            expand_half(codes, in->head_dim, v);
-            codes += 2 * in->head_dim;
-            v += in->head_dim;
-            continue;
-        }
-        for (int c = 0; c < in->head_dim; c += in->group, g++) {
-            expand_shared(bits, &s, codes, in->group, in->scale[g], in->min[g], v);
-            codes += in->group * bits / 8;
-            v += in->group;
-        }
-    }
-    memset(v, 0, (size_t)((KV_TILE - in->n_tokens) * in->head_dim) * sizeof *v);
-}
-
-static void value_tile_expand(const struct kv_value_tile *in, float *v)
-{
-    switch (in->bits) {
-    case 2: expand_values(2, in, v); break;
-    case 3: expand_values(3, in, v); break;
-    case 4: expand_values(4, in, v); break;
-    case 8: expand_values(8, in, v); break;
-    default: expand_values(16, in, v);
-    }
-}
-
 static void fill_attention(struct kv_kernels *table)
 {
     table->attn_tile = attn_tile;
-    table->key_tile_expand = key_tile_expand;
-    table->value_tile_expand = value_tile_expand;
+    table->qk_half = qk_half;
+    table->pv_half = pv_half;
     table->key_tile_hadamard = key_tile_hadamard;
     table->key_tile_add_center = key_tile_add_center;
 }

@@ -1,5 +1,5 @@
 /*
- * The attention kernels in plain C: their definition.
+ * Attention over float tiles and over rows of 16 bits in plain C: the definition.
  *
  * One tile is a page of 64 tokens. Keys are met channel by channel, values token by token, so the float
  * tiles are
@@ -15,6 +15,7 @@
  * there is one rounding, with or without FMA, and every level gives equal bits.
  */
 #include "base/half.h"
+#include "kernels/code_layout.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -35,35 +36,16 @@ static void value_tile_from_rows_ref(const uint16_t *rows, int64_t row_stride, i
             v[t * head_dim + c] = t < n_tokens ? kv_f16_to_f32(rows[t * row_stride + c]) : 0.0f;
 }
 
-/* Code i of a little-endian stream; 3-bit codes may lie in two bytes. 0 bits: there is no stream. */
-static float code_at(const uint8_t *codes, int i, int bits)
-{
-    if (bits == 0) return 0.0f;
-    int bit = i * bits, byte = bit / 8, shift = bit % 8;
-    unsigned window = codes[byte];
-    if (shift + bits > 8) window |= (unsigned)codes[byte + 1] << 8;
-    return (float)(window >> shift & ((1u << bits) - 1));
-}
-
-static float half_at(const uint8_t *codes, int i)
-{
-    uint16_t h;
-    memcpy(&h, codes + 2 * i, sizeof h);
-    return kv_f16_to_f32(h);
-}
-
 static void key_tile_expand_ref(const struct kv_key_tile *in, float *kt)
 {
     for (int i = 0; i < in->n_channels; i++) {
         int stored = in->channel_first + i, c = in->order ? in->order[stored] : stored;
-        const uint8_t *codes = in->codes + (size_t)i * 8 * (size_t)in->bits;
         for (int t = 0; t < KV_TILE; t++) {
             float x = 0.0f;
-            if (t < in->n_tokens && in->bits == 16) {
-                x = half_at(codes, t);
-            } else if (t < in->n_tokens) {
-                int g = in->group ? t / in->group * in->head_dim + stored : t;
-                x = code_at(codes, t, in->bits) * kv_f16_to_f32(in->scale[g]) + kv_f16_to_f32(in->min[g]);
+            if (t < in->n_tokens) {
+                int g = in->group == 0 ? t : t / in->group * in->head_dim + stored;
+                unsigned code = in->bits ? kv_code_get(in->codes, in->bits, kv_key_place(in->bits, i, t)) : 0;
+                x = (float)code * kv_f16_to_f32(in->scale[g]) + kv_f16_to_f32(in->min[g]);
             }
             kt[c * KV_TILE + t] = x;
         }
@@ -73,17 +55,39 @@ static void key_tile_expand_ref(const struct kv_key_tile *in, float *kt)
 static void value_tile_expand_ref(const struct kv_value_tile *in, float *v)
 {
     for (int t = 0; t < KV_TILE; t++) {
-        const uint8_t *codes = in->codes + (size_t)t * (size_t)(in->head_dim * in->bits / 8);
         for (int c = 0; c < in->head_dim; c++) {
             float x = 0.0f;
-            if (t < in->n_tokens && in->bits == 16) {
-                x = half_at(codes, c);
-            } else if (t < in->n_tokens) {
-                int g = (t * in->head_dim + c) / in->group;
-                x = code_at(codes, c, in->bits) * kv_f16_to_f32(in->scale[g]) + kv_f16_to_f32(in->min[g]);
+            if (t < in->n_tokens) {
+                int g = c / in->group * KV_TILE + t;
+                unsigned code = kv_code_get(in->codes, in->bits, kv_value_place(in->bits, in->head_dim, c, t));
+                x = (float)code * kv_f16_to_f32(in->scale[g]) + kv_f16_to_f32(in->min[g]);
             }
             v[t * in->head_dim + c] = x;
         }
+    }
+}
+
+static void qk_half_ref(const struct kv_qk_half *a)
+{
+    for (int row = 0; row < a->n_rows; row++) {
+        const float *q = a->q + row * a->head_dim;
+        for (int j = 0; j < a->n_tokens; j++) {
+            float s = 0.0f;
+            for (int c = 0; c < a->head_dim; c++)
+                s += q[c] * kv_f16_to_f32(a->stride ? a->k[j * a->stride + c] : a->k[c * KV_TILE + j]);
+            a->score[row * KV_TILE + j] = s;
+        }
+    }
+}
+
+static void pv_half_ref(const struct kv_pv_half *a)
+{
+    for (int row = 0; row < a->n_rows; row++) {
+        float *out = a->out + row * a->head_dim;
+        for (int c = 0; c < a->head_dim; c++) out[c] *= a->keep[row];
+        for (int j = 0; j < a->n_tokens; j++)
+            for (int c = 0; c < a->head_dim; c++)
+                out[c] += a->p[row * KV_TILE + j] * kv_f16_to_f32(a->v[j * a->stride + c]);
     }
 }
 
@@ -152,6 +156,8 @@ static void attn_tile_ref(const struct kv_attn_tile *tile)
 
 void kv_fill_attention_ref(struct kv_kernels *table)
 {
+    table->qk_half = qk_half_ref;
+    table->pv_half = pv_half_ref;
     table->attn_tile = attn_tile_ref;
     table->key_tile_from_rows = key_tile_from_rows_ref;
     table->value_tile_from_rows = value_tile_from_rows_ref;

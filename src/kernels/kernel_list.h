@@ -24,7 +24,20 @@ X(hadamard, void, (float *x /* (n_rows, head_dim) */, int n_rows, int head_dim))
 /* log Σ exp(x) in double, of n floats */
 X(log_sum_exp, double, (const float *x, int64_t n))
 
-/* --- attention --- */
+/* --- attention over codes --- */
+X(attn_fold, void, (const struct kv_fold *call))
+X(qk_codes, void, (const struct kv_qk_codes *call))
+X(qk_center, void, (const struct kv_qk_center *call))
+/* exp within 3e-7, relative; the sum follows */
+X(attn_soften, void, (const struct kv_soften *call))
+X(attn_weigh, void, (const struct kv_weigh *call))
+X(pv_codes, void, (const struct kv_pv_codes *call))
+
+/* --- attention over 16-bit rows --- */
+X(qk_half, void, (const struct kv_qk_half *call))
+X(pv_half, void, (const struct kv_pv_half *call))
+
+/* --- attention over float tiles --- */
 X(attn_tile, void, (const struct kv_attn_tile *tile))
 /* Rows of f16 keys (n_tokens, head_dim) with a row stride to the transposed float tile (head_dim, 64). */
 X(key_tile_from_rows, void, (const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *kt))

@@ -18,11 +18,10 @@
 #define KV_KERNELS_H
 
 #include "base/os.h"
+#include "kernels/attention_calls.h"
 
 #define KV_ACT_BLOCK 32    /* activations per scale                                      */
 #define KV_WEIGHT_GROUP 16 /* weights per (scale, minimum) after unpacking               */
-#define KV_TILE 64         /* tokens in a page, hence in one attention tile              */
-#define KV_HEAD_DIM_MAX 256
 
 /* Weight formats that hold codes (the float formats F32, F16, BF16 need no unpacking to codes). The order is
  * that of the unpack slots. */
@@ -62,42 +61,6 @@ struct kv_matmul {
     int64_t ldy;
 };
 
-/* A tile of up to 64 keys or values in float32.
- *   keys   kt: (head_dim, 64), channel-major: one query channel meets 64 keys without a horizontal sum
- *   values v:  (64, head_dim)
- * Columns (rows) from n_tokens on are zero. */
-struct kv_attn_tile {
-    const float *q;          /* (n_q, head_dim), already scaled by 1/sqrt(head_dim) */
-    const float *kt;         /* (head_dim, 64) */
-    const float *v;          /* (64, head_dim) */
-    int n_q, head_dim, n_tokens;
-    const int *first, *last; /* (n_q): query i sees tile tokens first[i] <= j < last[i]; may be empty */
-    float *max, *sum;        /* (n_q) running maximum (start: -INFINITY) and sum of exponentials (start: 0) */
-    float *out;              /* (n_q, head_dim) running Σ exp(s − max)·v (start: 0) */
-    float *score;            /* (n_q, 64) scratch */
-};
-
-/* One quantized granule side of a page, for one (layer, KV head). The layouts are drawn in cache/kv_layout.h.
- * Keys: codes channel-major, (head_dim, 64) of `bits` each, packed little-endian along tokens: 8·bits bytes a
- * channel. Values: codes token-major, (64, head_dim), head_dim·bits/8 bytes a token. */
-struct kv_key_tile {
-    const uint8_t *codes;        /* (n_channels, 8 · bits): of the range only */
-    const uint16_t *scale, *min; /* f16, of the whole head; per token: (64); per channel: (64 / group,
-                                  * head_dim) in stored order */
-    int head_dim, bits;          /* 2 3 4 8; 16: codes are f16 and scale, min unused; 0: no codes, x = min */
-    int group;                   /* 0 = per token; 32 or 64 = per channel over that many tokens */
-    int n_tokens;                /* sealed tokens in the page: the rest is zeroed in the output */
-    int channel_first, n_channels; /* the range of stored channels that codes hold (mixed keys: one class) */
-    const uint8_t *order;        /* (head_dim) stored channel -> channel of the head, or NULL: the same */
-};
-struct kv_value_tile {
-    const uint8_t *codes;
-    const uint16_t *scale, *min; /* f16; (64, head_dim / group) */
-    int head_dim, bits;
-    int group;                   /* head_dim or 32 channels */
-    int n_tokens;
-};
-
 struct kv_kernels {
     enum kv_cpu_level level;
 #define X(name, ret, params) ret (*name) params;
@@ -115,7 +78,7 @@ kvant_status kv_kernels_open(struct kv_kernels *table, const char *wanted, struc
 
 /* One filler per file: area × level. A file that was built without its instruction set leaves the table alone
  * and returns false, so that the kernel checker can fail instead of passing with nothing checked. */
-#define KV_KERNEL_AREAS(X) X(weights) X(vectors) X(attention)
+#define KV_KERNEL_AREAS(X) X(weights) X(vectors) X(codes) X(attention)
 #define X(area)                                            \
     void kv_fill_##area##_ref(struct kv_kernels *table);    \
     bool kv_fill_##area##_avx2(struct kv_kernels *table);   \

@@ -6,6 +6,7 @@
 #define KV_KERNELS_SIMD_AVX2_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define KV_INLINE static inline __attribute__((always_inline))
@@ -221,6 +222,69 @@ KV_INLINE vi vi_fifth_bits(vi x, int i)
 KV_INLINE vi vi_lookup(const uint8_t table[16], vi code)
 {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), code);
+}
+
+/* head sizes are multiples of 8: a vector of channels is never partly used */
+KV_INLINE vf vf_load_part(const float *p, int n)
+{
+    (void)n;
+    return vf_load(p);
+}
+KV_INLINE void vf_store_part(float *p, vf x, int n)
+{
+    (void)n;
+    vf_store(p, x);
+}
+KV_INLINE vf vf_load_f16_part(const uint16_t *p, int n)
+{
+    (void)n;
+    return vf_load_f16(p);
+}
+
+/* p · 2^n for e^x, x >= EXP_LOWEST or the result is 0 */
+#define EXP_LOWEST -0x1.5d589ep+6f /* -126 · ln2: below it 2^n is no normal number */
+KV_INLINE vf exp_scale(vf p, vf n, vf x)
+{
+    vi exponent = _mm256_slli_epi32(_mm256_add_epi32(vf_to_int(n), _mm256_set1_epi32(127)), 23);
+    vf e = vf_mul(p, _mm256_castsi256_ps(exponent));
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, vf_set(EXP_LOWEST), _CMP_LT_OQ), e);
+}
+
+/* What codes.inc.h needs. A line of 64 bytes is two vectors. Products of narrow digits are added in 16 bits:
+ * 32767 / (2 · 255 · 15) = 4 dot products fit for 4 bits, 9 for 3, 21 for 2; then they must be widened. */
+#define PARTS 2
+#define GROUPS 2  /* of tokens and COLUMNS of channels side by side: times 4 rows, 8 of 16 registers are sums */
+#define COLUMNS 2
+#define KEY_SPAN(bits) ((bits) == 4 ? 8 : (bits) == 3 ? 18 : 43) /* |Q| <= 127 */
+#define VALUE_SPAN(bits) ((bits) == 4 ? 4 : (bits) == 3 ? 8 : 16)
+KV_INLINE vi vi_load_line(const uint8_t *p, bool half)
+{
+    (void)half;
+    return vi_load(p);
+}
+KV_INLINE vi vi_set_words(int x) { return _mm256_set1_epi16((short)x); }
+KV_INLINE vi vi_shift16(vi x, int n) { return _mm256_srli_epi16(x, n); }
+KV_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+KV_INLINE vi vi_dot_narrow(vi acc, vi u, vi s) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(u, s)); }
+KV_INLINE vi vi_widen(vi acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
+KV_INLINE vi vi_dot_wide(vi acc, vi a, vi b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
+{
+    (void)n;
+    vi_store_bytes(p, x);
+}
+KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
+{
+    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+}
+/* 16-bit words in the order of kv_wide_place */
+KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
+{
+    (void)n;
+    vi y = _mm256_shuffle_epi32(x, 0xd8);
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+    _mm_storeu_si128((__m128i *)p, words);
 }
 
 #endif

@@ -6,6 +6,7 @@
 #define KV_KERNELS_SIMD_AVX512_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Without optimization gcc's own intrinsics are macros that convert their masks loudly. */
@@ -182,6 +183,53 @@ KV_INLINE vi vi_fifth_bits(vi x, int i)
 KV_INLINE vi vi_lookup(const uint8_t table[16], vi code)
 {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), code);
+}
+
+/* as the _n forms, n == LANES included */
+KV_INLINE vf vf_load_part(const float *p, int n) { return vf_load_n(p, n); }
+KV_INLINE void vf_store_part(float *p, vf x, int n) { vf_store_n(p, x, n); }
+KV_INLINE vf vf_load_f16_part(const uint16_t *p, int n) { return vf_load_f16_n(p, n); }
+
+/* p · 2^n for e^x, x >= EXP_LOWEST or the result is 0 */
+#define EXP_LOWEST -128.0f /* e^-128 is 0 in float; keeps infinity out of the remainder */
+KV_INLINE vf exp_scale(vf p, vf n, vf x)
+{
+    (void)x;
+    return vf_scale2(p, n);
+}
+
+/* What codes.inc.h needs. A line is one vector; dot products are added in 32 bits. */
+#define PARTS 1
+#define GROUPS 4  /* of tokens and COLUMNS of channels side by side: times 4 rows, 16 of 32 registers are sums */
+#define COLUMNS 4
+#define KEY_SPAN(bits) (1 << 20)
+#define VALUE_SPAN(bits) 16
+KV_INLINE vi vi_load_line(const uint8_t *p, bool half)
+{
+    return half ? _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)p)) : vi_load(p);
+}
+KV_INLINE vi vi_set_words(int x) { return _mm512_set1_epi16((short)x); }
+KV_INLINE vi vi_shift16(vi x, int n) { return _mm512_srli_epi16(x, n); }
+KV_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+KV_INLINE vi vi_dot_narrow(vi acc, vi u, vi s) { return vi_dot4(acc, u, s, 0); }
+KV_INLINE vi vi_widen(vi acc) { return acc; }
+KV_INLINE vi vi_dot_wide(vi acc, vi a, vi b)
+{
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b)); /* in assembly as vi_dot4 */
+    return acc;
+}
+KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
+{
+    _mm512_mask_cvtsepi32_storeu_epi8(p, lanes_below(n), x);
+}
+KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
+}
+/* 16-bit words in the order of kv_wide_place */
+KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
+{
+    _mm512_mask_cvtsepi32_storeu_epi16(p, lanes_below(n), _mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8));
 }
 
 #endif

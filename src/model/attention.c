@@ -21,31 +21,15 @@
  * tile. Memory is taken once and bounded: states of chunks wait for each other only within PART_ROWS query
  * rows a head; a call with more works through its chunks in sequence.
  */
-#include "model/attention.h"
-
-#include "base/memory.h"
+#include "model/attention_block.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
-#define BLOCK_TOKENS 32 /* an expansion costs as much as 2 to 8 query rows: 32 tokens make it small */
 #define CHUNK_PAGES 16  /* 1024 tokens: tens of microseconds of work, against well below one for handing it out */
 #define PART_ROWS 2048  /* (query tokens × parts) of a head that may wait: 2 M tokens of cache in all decoding */
-
-/* Softmax states of some query rows. */
-struct partial {
-    float *max, *sum; /* (n)           */
-    float *out;       /* (n, head_dim) */
-};
-
-struct worker {
-    float *q;               /* (BLOCK_TOKENS · group, head_dim), scaled */
-    float *kt, *v, *score;  /* (head_dim, 64), (64, head_dim), (BLOCK_TOKENS · group, 64) */
-    int *first, *last;      /* (BLOCK_TOKENS · group) */
-    struct partial total, part;
-};
 
 /* What a run of the call asks for. */
 struct run_work {
@@ -59,30 +43,31 @@ struct run_work {
 struct kv_attn_scratch {
     size_t n_bytes;
     int n_threads, n_runs_max, n_head, n_head_kv, head_dim;
-    struct worker *workers;   /* (n_threads)                                    */
+    struct kv_attn_worker *workers;   /* (n_threads)                                    */
     struct run_work *runs;    /* (n_runs_max)                                   */
     _Atomic int64_t *left;    /* (n_runs_max, n_head_kv): parts not yet done    */
-    struct partial parts;     /* (PART_ROWS · n_head)                           */
+    struct kv_partial parts;     /* (PART_ROWS · n_head)                           */
 };
 
-static struct partial place_partial(struct kv_carve *c, size_t n, size_t head_dim)
+static struct kv_partial place_partial(struct kv_carve *c, size_t n, size_t head_dim)
 {
-    struct partial p;
+    struct kv_partial p;
     p.max = kv_carve(c, n, sizeof *p.max);
     p.sum = kv_carve(c, n, sizeof *p.sum);
     p.out = kv_carve(c, n * head_dim, sizeof *p.out);
     return p;
 }
 
-static struct worker place_worker(struct kv_carve *c, size_t n, size_t head_dim)
+static struct kv_attn_worker place_worker(struct kv_carve *c, size_t n, size_t head_dim)
 {
-    struct worker w;
+    struct kv_attn_worker w;
     w.q = kv_carve(c, n * head_dim, sizeof *w.q);
     w.kt = kv_carve(c, head_dim * KV_TILE, sizeof *w.kt);
     w.v = kv_carve(c, head_dim * KV_TILE, sizeof *w.v);
     w.score = kv_carve(c, n * KV_TILE, sizeof *w.score);
     w.first = kv_carve(c, n, sizeof *w.first);
     w.last = kv_carve(c, n, sizeof *w.last);
+    w.page = kv_page_scratch_place(c, n, head_dim);
     w.total = place_partial(c, n, head_dim);
     w.part = place_partial(c, n, head_dim);
     return w;
@@ -92,17 +77,17 @@ static struct worker place_worker(struct kv_carve *c, size_t n, size_t head_dim)
 static struct kv_attn_scratch *place_scratch(struct kv_carve *c, int n_threads, int64_t n_rows_max,
                                              int n_runs_max, int n_head, int n_head_kv, int head_dim)
 {
-    size_t d = (size_t)head_dim, n_tokens = (size_t)(n_rows_max < BLOCK_TOKENS ? n_rows_max : BLOCK_TOKENS);
+    size_t d = (size_t)head_dim, n_tokens = (size_t)(n_rows_max < KV_BLOCK_TOKENS ? n_rows_max : KV_BLOCK_TOKENS);
     size_t n_block = n_tokens * (size_t)(n_head / n_head_kv);
     struct kv_attn_scratch *s = kv_carve(c, 1, sizeof *s);
-    struct worker *workers = kv_carve(c, (size_t)n_threads, sizeof *workers);
+    struct kv_attn_worker *workers = kv_carve(c, (size_t)n_threads, sizeof *workers);
     struct run_work *runs = kv_carve(c, (size_t)n_runs_max, sizeof *runs);
     _Atomic int64_t *left = kv_carve(c, (size_t)n_runs_max * (size_t)n_head_kv, sizeof *left);
     for (int i = 0; i < n_threads; i++) {
-        struct worker w = place_worker(c, n_block, d);
+        struct kv_attn_worker w = place_worker(c, n_block, d);
         if (workers) workers[i] = w;
     }
-    struct partial parts = place_partial(c, PART_ROWS * (size_t)n_head, d);
+    struct kv_partial parts = place_partial(c, PART_ROWS * (size_t)n_head, d);
     if (s)
         *s = (struct kv_attn_scratch){ .n_threads = n_threads, .n_runs_max = n_runs_max, .n_head = n_head,
                                        .n_head_kv = n_head_kv, .head_dim = head_dim, .workers = workers,
@@ -155,7 +140,7 @@ void kv_attn_scratch_close(struct kv_attn_scratch *s)
 
 /* --------------------------------------------------------------------------------- softmax states -- */
 
-static void partial_clear(const struct partial *p, int n, int head_dim)
+static void partial_clear(const struct kv_partial *p, int n, int head_dim)
 {
     for (int i = 0; i < n; i++) {
         p->max[i] = -INFINITY;
@@ -165,7 +150,7 @@ static void partial_clear(const struct partial *p, int n, int head_dim)
 }
 
 /* into += from, at the larger maximum. Two empty states (−∞ both) stay empty: 0 stands for their maximum. */
-static void partial_fold(const struct partial *into, const struct partial *from, int n, int head_dim)
+static void partial_fold(const struct kv_partial *into, const struct kv_partial *from, int n, int head_dim)
 {
     for (int i = 0; i < n; i++) {
         float max = into->max[i] > from->max[i] ? into->max[i] : from->max[i];
@@ -179,9 +164,9 @@ static void partial_fold(const struct partial *into, const struct partial *from,
     }
 }
 
-static struct partial partial_from(const struct partial *p, size_t row, int head_dim)
+static struct kv_partial partial_from(const struct kv_partial *p, size_t row, int head_dim)
 {
-    return (struct partial){ p->max + row, p->sum + row, p->out + row * (size_t)head_dim };
+    return (struct kv_partial){ p->max + row, p->sum + row, p->out + row * (size_t)head_dim };
 }
 
 /* -------------------------------------------------------------------------------- one block of queries -- */
@@ -192,40 +177,29 @@ struct job {
     struct kv_attn_scratch *scratch;
 };
 
-/* Tokens [token, token + n_tokens) of a run, with the query heads of one KV head: row (token, head of the
- * group). */
-struct block {
-    const struct job *job;
-    const struct kv_attn_run *run;
-    struct worker *worker;
-    const struct kv_codec *codec;
-    const struct kvant_plan *plan;
-    struct kv_seq_view view;
-    int64_t token, sealed[BLOCK_TOKENS]; /* of each query; ascending */
-    int n_tokens, group, n_rows, head_kv;
-};
-
 static int64_t clamp(int64_t x, int64_t lo, int64_t hi)
 {
     return x < lo ? lo : x > hi ? hi : x;
 }
 
-static void block_open(struct block *b, const struct job *job, int i_run, int head_kv, int64_t token,
-                       struct worker *worker)
+static void block_open(struct kv_attn_block *b, const struct job *job, int i_run, int head_kv, int64_t token,
+                       struct kv_attn_worker *worker)
 {
     const struct kv_attn_call *call = job->call;
     const struct kv_attn_run *run = &call->runs[i_run];
     int64_t stride = (int64_t)call->n_head_kv * call->head_dim;
     int64_t own = run->row * stride + (int64_t)head_kv * call->head_dim;
     int group = call->n_head / call->n_head_kv;
-    b->job = job;
+    b->kernels = job->kernels;
+    b->call = call;
     b->run = run;
     b->worker = worker;
     b->codec = kv_seq_codec(run->seq);
     b->plan = kv_seq_plan(run->seq);
+    b->recipe = kv_plan_recipe_at(b->plan, call->layer, head_kv);
     kv_seq_get_view(run->seq, call->layer, head_kv, call->k + own, call->v + own, stride, &b->view);
     b->token = token;
-    b->n_tokens = (int)clamp(run->n - token, 0, BLOCK_TOKENS);
+    b->n_tokens = (int)clamp(run->n - token, 0, KV_BLOCK_TOKENS);
     b->group = group;
     b->n_rows = b->n_tokens * group;
     b->head_kv = head_kv;
@@ -239,35 +213,6 @@ static void block_open(struct block *b, const struct job *job, int i_run, int he
     assert(b->sealed[b->n_tokens - 1] <= b->view.n_pages_sealed_tokens);
 }
 
-/* Query token i sees [first, last) of the tile at hand. */
-static void set_visible(const struct block *b, int i, int64_t first, int64_t last)
-{
-    for (int g = 0; g < b->group; g++) {
-        b->worker->first[i * b->group + g] = (int)first;
-        b->worker->last[i * b->group + g] = (int)last;
-    }
-}
-
-static void attend_tile(const struct block *b, const struct partial *state, int n_tokens)
-{
-    const struct worker *w = b->worker;
-    const struct kv_attn_tile tile = {
-        .q = w->q,
-        .kt = w->kt,
-        .v = w->v,
-        .n_q = b->n_rows,
-        .head_dim = b->job->call->head_dim,
-        .n_tokens = n_tokens,
-        .first = w->first,
-        .last = w->last,
-        .max = state->max,
-        .sum = state->sum,
-        .out = state->out,
-        .score = w->score,
-    };
-    b->job->kernels->attn_tile(&tile);
-}
-
 /* A head's keys or values in a page are a few KB and the next page is elsewhere: too short a stream for the
  * hardware to run ahead of. So the next page's are asked for while this one's are worked on. */
 static void prefetch(const uint8_t *page, const struct kv_side_layout *side)
@@ -276,71 +221,31 @@ static void prefetch(const uint8_t *page, const struct kv_side_layout *side)
     for (size_t i = side->codes; i < end; i += KV_ALIGN) __builtin_prefetch(page + i);
 }
 
-static void attend_chunk(const struct block *b, int64_t chunk, const struct partial *state)
+static void attend_chunk(const struct kv_attn_block *b, int64_t chunk, const struct kv_partial *state)
 {
-    const struct kv_attn_call *call = b->job->call;
     const struct kv_layout *layout = b->codec->layout;
-    size_t i_head = (size_t)call->layer * (size_t)layout->n_head_kv + (size_t)b->head_kv;
+    size_t i_head = (size_t)b->call->layer * (size_t)layout->n_head_kv + (size_t)b->head_kv;
     int64_t sealed = b->sealed[b->n_tokens - 1], end = (sealed + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     if (end > (chunk + 1) * CHUNK_PAGES) end = (chunk + 1) * CHUNK_PAGES;
     for (int64_t p = chunk * CHUNK_PAGES; p < end; p++) {
-        int64_t begin = p * KV_PAGE_TOKENS, n = clamp(sealed - begin, 0, KV_PAGE_TOKENS);
-        for (int i = 0; i < b->n_tokens; i++) set_visible(b, i, 0, clamp(b->sealed[i] - begin, 0, n));
-        if (p + 1 < end) prefetch(b->view.pages[p + 1], &layout->key[i_head]);
-        const float *cos_t0 = b->view.page_angles ? b->view.page_angles + p * call->head_dim : NULL;
-        kv_codec_expand_keys_turned(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, cos_t0,
-                                    cos_t0 ? cos_t0 + call->head_dim / 2 : NULL, b->worker->kt);
-        if (p + 1 < end) prefetch(b->view.pages[p + 1], &layout->value[i_head]);
-        kv_codec_expand_values(b->codec, b->view.pages[p], call->layer, b->head_kv, (int)n, b->worker->v);
-        attend_tile(b, state, (int)n);
-    }
-}
-
-/* Exact rows of a segment at positions [from, to), which lie on one side of the end of the sinks. */
-static void attend_rows(const struct block *b, const struct kv_exact_segment *s, int64_t from, int64_t to,
-                        const struct partial *state)
-{
-    const struct kv_attn_call *call = b->job->call;
-    int64_t sinks = b->plan->sinks, own = b->run->n_before + b->token;
-    bool are_sinks = from < sinks;
-    if (!are_sinks && from < sinks + b->sealed[0]) from = sinks + b->sealed[0]; /* no query sees what lies before */
-    if (to > own + b->n_tokens) to = own + b->n_tokens;
-    for (int64_t p = from; p < to; p += KV_TILE) {
-        int64_t n = clamp(to - p, 0, KV_TILE);
-        bool seen = false;
-        for (int i = 0; i < b->n_tokens; i++) {
-            int64_t first = are_sinks ? 0 : clamp(sinks + b->sealed[i] - p, 0, n),
-                    last = clamp(own + i + 1 - p, 0, n);
-            set_visible(b, i, first, last);
-            seen |= first < last;
+        int n = (int)clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS);
+        if (p + 1 < end) {
+            prefetch(b->view.pages[p + 1], &layout->key[i_head]);
+            prefetch(b->view.pages[p + 1], &layout->value[i_head]);
         }
-        if (!seen) continue;
-        int64_t row = (p - s->position) * s->row_stride;
-        b->job->kernels->key_tile_from_rows(s->k + row, s->row_stride, (int)n, call->head_dim, b->worker->kt);
-        b->job->kernels->value_tile_from_rows(s->v + row, s->row_stride, (int)n, call->head_dim,
-                                              b->worker->v);
-        attend_tile(b, state, (int)n);
-    }
-}
-
-static void attend_exact(const struct block *b, const struct partial *state)
-{
-    for (int i = 0; i < 3; i++) {
-        const struct kv_exact_segment *s = &b->view.exact[i];
-        int64_t end = s->position + s->n, border = clamp(b->plan->sinks, s->position, end);
-        attend_rows(b, s, s->position, border, state);
-        attend_rows(b, s, border, end, state);
+        if (b->call->in_float) kv_block_attend_tile_page(b, p, n, state);
+        else kv_block_attend_page(b, p, n, state);
     }
 }
 
 /* total: the folded chunks. */
-static void finish(const struct block *b, const struct partial *total, const struct partial *exact)
+static void finish(const struct kv_attn_block *b, const struct kv_partial *total, const struct kv_partial *exact)
 {
-    const struct kv_attn_call *call = b->job->call;
+    const struct kv_attn_call *call = b->call;
     int head_dim = call->head_dim;
     bool turned = b->sealed[b->n_tokens - 1] > 0 &&
-                  kv_plan_recipe_at(b->plan, call->layer, b->head_kv)->value_rotated;
-    if (turned) b->job->kernels->hadamard(total->out, b->n_rows, head_dim);
+                  b->recipe->value_rotated;
+    if (turned) b->kernels->hadamard(total->out, b->n_rows, head_dim);
     partial_fold(total, exact, b->n_rows, head_dim);
     for (int r = 0; r < b->n_rows; r++) {
         size_t token = (size_t)(b->run->row + b->token + r / b->group);
@@ -370,7 +275,7 @@ static int64_t plan_items(const struct kv_attn_call *call, struct kv_attn_scratc
         int64_t n_tokens = run->n_before + run->n; /* what the last query sees, its own token included */
         int64_t n_chunks = run->n > 0 ? chunks_of(kv_sealed_tokens(kv_seq_plan(run->seq), n_tokens)) : 0;
         w->first_item = n_items;
-        w->n_blocks = (run->n + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+        w->n_blocks = (run->n + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
         w->n_parts = n_chunks + 1;
         w->split = w->n_blocks == 1 && n_chunks > 0 && w->n_parts <= (PART_ROWS - part_rows) / run->n;
         w->part_row = part_rows * call->n_head;
@@ -394,11 +299,12 @@ static int run_of_item(const struct run_work *runs, int n_runs, int64_t item)
 }
 
 /* All parts of a block, one after the other. */
-static void attend_in_sequence(const struct block *b)
+static void attend_in_sequence(const struct kv_attn_block *b)
 {
-    const struct worker *w = b->worker;
-    int head_dim = b->job->call->head_dim;
+    const struct kv_attn_worker *w = b->worker;
+    int head_dim = b->call->head_dim;
     int64_t n_chunks = chunks_of(b->sealed[b->n_tokens - 1]);
+    if (n_chunks > 0) kv_block_prepare_pages(b);
     partial_clear(&w->total, b->n_rows, head_dim);
     for (int64_t chunk = 0; chunk < n_chunks; chunk++) {
         partial_clear(&w->part, b->n_rows, head_dim);
@@ -406,28 +312,30 @@ static void attend_in_sequence(const struct block *b)
         partial_fold(&w->total, &w->part, b->n_rows, head_dim);
     }
     partial_clear(&w->part, b->n_rows, head_dim);
-    attend_exact(b, &w->part);
+    kv_block_attend_exact(b, &w->part);
     finish(b, &w->total, &w->part);
 }
 
 /* One part of a split run; whoever does the last one folds them all. */
-static void attend_part(const struct block *b, const struct run_work *w, int64_t part, _Atomic int64_t *left)
+static void attend_part(const struct kv_attn_block *b, const struct kv_partial *all, const struct run_work *w, int64_t part, _Atomic int64_t *left)
 {
-    int head_dim = b->job->call->head_dim;
-    const struct partial *all = &b->job->scratch->parts, *total = &b->worker->total;
+    int head_dim = b->call->head_dim;
+    const struct kv_partial *total = &b->worker->total;
     size_t first = (size_t)w->part_row + (size_t)(b->head_kv * w->n_parts) * (size_t)b->n_rows;
-    struct partial own = partial_from(all, first + (size_t)part * (size_t)b->n_rows, head_dim);
+    struct kv_partial own = partial_from(all, first + (size_t)part * (size_t)b->n_rows, head_dim);
     partial_clear(&own, b->n_rows, head_dim);
-    if (part < w->n_parts - 1) attend_chunk(b, part, &own);
-    else attend_exact(b, &own);
+    if (part < w->n_parts - 1) {
+        kv_block_prepare_pages(b);
+        attend_chunk(b, part, &own);
+    } else kv_block_attend_exact(b, &own);
     if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) > 1) return;
 
     partial_clear(total, b->n_rows, head_dim);
     for (int64_t i = 0; i < w->n_parts - 1; i++) {
-        struct partial p = partial_from(all, first + (size_t)i * (size_t)b->n_rows, head_dim);
+        struct kv_partial p = partial_from(all, first + (size_t)i * (size_t)b->n_rows, head_dim);
         partial_fold(total, &p, b->n_rows, head_dim);
     }
-    struct partial exact = partial_from(all, first + (size_t)(w->n_parts - 1) * (size_t)b->n_rows, head_dim);
+    struct kv_partial exact = partial_from(all, first + (size_t)(w->n_parts - 1) * (size_t)b->n_rows, head_dim);
     finish(b, total, &exact);
 }
 
@@ -439,12 +347,12 @@ static void attend_item(void *user, int64_t item, int i_thread)
     const struct run_work *w = &s->runs[i_run];
     int head_kv = (int)((item - w->first_item) % n_head_kv);
     int64_t i = (item - w->first_item) / n_head_kv;
-    struct block b;
+    struct kv_attn_block b;
     if (w->split) {
         block_open(&b, job, i_run, head_kv, 0, &s->workers[i_thread]);
-        attend_part(&b, w, i, &s->left[i_run * n_head_kv + head_kv]);
+        attend_part(&b, &s->parts, w, i, &s->left[i_run * n_head_kv + head_kv]);
     } else { /* the last block sees most: it goes first, so that threads end together */
-        block_open(&b, job, i_run, head_kv, (w->n_blocks - 1 - i) * BLOCK_TOKENS, &s->workers[i_thread]);
+        block_open(&b, job, i_run, head_kv, (w->n_blocks - 1 - i) * KV_BLOCK_TOKENS, &s->workers[i_thread]);
         attend_in_sequence(&b);
     }
 }

@@ -235,6 +235,7 @@ static void attend(const struct kv_forward_call *call, int layer)
         .n_head = h->n_head,
         .n_head_kv = h->n_head_kv,
         .head_dim = h->head_dim,
+        .in_float = call->model->attn == KVANT_ATTN_F32,
         .scale = 1.0f / sqrtf((float)h->head_dim),
         .q = b->q,
         .k = b->k16,

@@ -264,7 +264,10 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
     if (opt->act != KVANT_ACT_INT16 && opt->act != KVANT_ACT_INT8 && opt->act != KVANT_ACT_F32)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "act is %d; use KVANT_ACT_INT16, _INT8 or _F32", (int)opt->act);
     m->n_threads = opt->n_threads ? opt->n_threads : kv_cpu_count();
+    if (opt->attn != KVANT_ATTN_CODES && opt->attn != KVANT_ATTN_F32)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "attn is %d; use KVANT_ATTN_CODES or _F32", (int)opt->attn);
     m->act = opt->act;
+    m->attn = opt->attn;
     m->vocab_only = opt->vocab_only;
     return kv_kernels_open(&m->kernels, opt->cpu, err);
 }

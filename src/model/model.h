@@ -47,6 +47,7 @@ struct kvant_model {
     float *vectors;                                 /* all norms and biases, owned                    */
     int n_vocab, n_threads;
     kvant_act act;
+    kvant_attn attn;
     bool vocab_only;
     enum kv_chat_format chat_format;
     const char *chat_default_system;

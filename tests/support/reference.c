@@ -47,12 +47,13 @@ kvant_token *reference_tokens(const json_t *array, int *n)
     return tokens;
 }
 
-struct kvant_model *reference_open_model(const char *path, kvant_act act)
+struct kvant_model *reference_open_model(const char *path, kvant_act act, kvant_attn attn)
 {
     struct kvant_model_options opt = KVANT_MODEL_OPTIONS_INIT;
     struct kvant_model *model = NULL;
     struct kvant_error err = { .message = "" };
     opt.act = act;
+    opt.attn = attn;
     check(kvant_model_open(&model, path, &opt, &err), path, &err);
     return model;
 }

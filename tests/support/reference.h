@@ -18,7 +18,7 @@ json_t *reference_load(const char *path);
 /* An array of integers; the caller frees. */
 kvant_token *reference_tokens(const json_t *array, int *n);
 
-struct kvant_model *reference_open_model(const char *path, kvant_act act);
+struct kvant_model *reference_open_model(const char *path, kvant_act act, kvant_attn attn);
 struct kvant_plan *reference_open_plan(const struct kvant_model *model, const char *spec);
 
 /* Logits of rows [row_first, n) of a text, in one step of one new sequence: (n - row_first, n_vocab). */

@@ -138,7 +138,7 @@ static double value_bound(const struct bench *b, int layer, int head_kv, int row
     const struct kv_recipe *r = kv_plan_recipe_at(b->rig.plan, layer, head_kv);
     if (r->value_bits == 16) return fabs(x) * 0x1p-11 + 0x1p-25;
     int head_dim = b->rig.plan->head_dim, group = r->value_group ? r->value_group : head_dim;
-    return f16_at(b->page, b->layout.value[layer * N_HEAD + head_kv].scale, (row * head_dim + channel) / group) / 2.0;
+    return f16_at(b->page, b->layout.value[layer * N_HEAD + head_kv].scale, channel / group * ROWS + row) / 2.0;
 }
 
 /* Float arithmetic of the transforms: a few roundings at the size of the largest term (centres up to 100, keys to

@@ -83,7 +83,7 @@ static void greedy_text_is_llama_cpps(const char *file, const char *reference, k
     int n_wrong = 0;
     if (!reference_find_model(file, path, sizeof path)) skip();
     json_t *root = reference_load(reference), *prompts = json_object_get(root, "prompts");
-    struct kvant_model *model = reference_open_model(path, act);
+    struct kvant_model *model = reference_open_model(path, act, KVANT_ATTN_CODES);
     struct kvant_plan *plan = reference_open_plan(model, "f16");
     kvant_model_get_info(model, &info);
     assert_int_equal(json_array_size(prompts), 4);

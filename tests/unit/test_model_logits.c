@@ -44,7 +44,7 @@ static void open_run(struct run *r, const struct real_model *m, kvant_act act)
 {
     struct kvant_model_info info;
     if (!reference_find_model(m->file, r->path, sizeof r->path)) skip();
-    r->model = reference_open_model(r->path, act);
+    r->model = reference_open_model(r->path, act, KVANT_ATTN_CODES);
     r->plan = reference_open_plan(r->model, "f16");
     r->reference = reference_load(m->reference);
     kvant_model_get_info(r->model, &info);

@@ -43,7 +43,7 @@ static void open_pair(struct pair *p, const struct tiny_gguf_options *opt)
     if (tiny_gguf_write(scratch_path(path, MODEL_FILE), opt, &err) != KVANT_OK) fail_msg("%s", err.message);
     p->oracle = oracle_open(path, message, sizeof message);
     if (!p->oracle) fail_msg("%s", message);
-    p->model = reference_open_model(path, KVANT_ACT_F32);
+    p->model = reference_open_model(path, KVANT_ACT_F32, KVANT_ATTN_F32);
     p->dims = oracle_get_dims(p->oracle);
     p->expected = new_logits(p);
     p->actual = new_logits(p);

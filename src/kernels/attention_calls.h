@@ -1,0 +1,171 @@
+/*
+ * The calls of the attention kernels. There are two ways through a page.
+ *
+ * Over codes (every plan, by default). For a query row, all of it in the domain in which the page stores:
+ *
+ *     fold      a_c = q_c · scale_c                         per channel; once per page
+ *               Q_c = round(a_c / δ)                        int8, or int16 against codes of 8 bits
+ *               bias = Σ q_c · min_c + mid · Σ (a_c − δ Q_c)
+ *     qk_codes  s_j = bias + δ · Σ_c Q_c · code_cj          exact in int32
+ *     soften    p_j = exp(s_j − max)
+ *     weigh     w_j = p_j · scale_j, P_j = round(w_j / δ'), bias' = Σ p_j · min_j + mid · Σ (w_j − δ' P_j)
+ *     pv_codes  out_c = keep · out_c + bias' + δ' · Σ_j P_j · code_cj
+ *
+ * Rounding Q leaves an error of Σ (a_c − δ Q_c)·code_c. Codes are 0 .. 2^b − 1: about their middle, `mid`, it
+ * is a third of that, so the middle's share is added back exactly, in `bias`. What remains is, for int8 and 4
+ * bits, below 2 % of the squared error that the codes have themselves (docs/attention.md has it measured at
+ * the logits); against codes of 8 bits it would be of their size, so there Q and P have 15 bits.
+ *
+ * Over float tiles (`kvant_attention` F32, and all exact rows): codes are expanded as code·scale + min and
+ * multiplied in float32: the reference for the first way, and the faster one for rows of 16 bits.
+ */
+#ifndef KV_KERNELS_ATTENTION_CALLS_H
+#define KV_KERNELS_ATTENTION_CALLS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define KV_TILE 64 /* tokens in a page, hence in one attention tile */
+#define KV_HEAD_DIM_MAX 256
+
+/* ------------------------------------------------------------------------------------------ over codes -- */
+
+#define KV_NARROW_BITS 4   /* codes of up to so many bits meet int8 queries and uint8 probabilities        */
+#define KV_Q_NARROW 127    /* largest |Q|                                                                  */
+#define KV_Q_WIDE 16383    /* 255 · 16383 · 256 channels = 1.07e9                                          */
+#define KV_P_NARROW 255    /* P is not negative, so int8's sign is one more bit                            */
+#define KV_P_WIDE 32767    /* 255 · 32767 · 64 tokens = 5.3e8                                              */
+
+static inline bool kv_codes_are_wide(int bits) { return bits > KV_NARROW_BITS; }
+static inline float kv_codes_middle(int bits) { return 0.5f * (float)((1 << bits) - 1); }
+
+/* Digits lie as the dot products take them: narrow ones in order; of wide ones, 4 neighbours 0 1 2 3 as
+ * 0 2 1 3, since a mask and a shift turn 4 bytes of codes into the 16-bit pairs (0, 2) and (1, 3). */
+static inline int kv_wide_place(int i) { return (i & ~3) | ((i & 1) << 1) | ((i >> 1) & 1); }
+
+/* Query rows times the scales of a range of stored channels, as digits. */
+struct kv_fold {
+    const float *q;              /* (n_rows, q_stride), at the range's first channel                         */
+    size_t q_stride;
+    int n_rows, n_channels;      /* n_channels: a multiple of 8                                              */
+    int bits;                    /* of the codes; 0: there are none, only bias                               */
+    const uint16_t *scale, *min; /* f16 (n_channels); NULL, both: 1 and 0 (keys per token)                   */
+    void *digits;                /* int8 or int16 (n_rows, n_channels), rows digits_stride bytes apart       */
+    size_t digits_stride;
+    float *delta;                /* (n_rows)                                                                 */
+    float *bias;                 /* (n_rows) +=                                                              */
+    float *sum;                  /* (n_rows) Σ q, or NULL                                                    */
+};
+
+/* Scores of a page from the codes of a range of stored channels. */
+struct kv_qk_codes {
+    const uint8_t *codes;        /* n_channels / 8 units (code_layout.h)                                     */
+    int bits, n_channels;
+    const void *digits[2];       /* of tokens 0 .. 31 and 32 .. 63; equal where one scale holds for 64       */
+    size_t digits_stride;
+    const float *delta[2];       /* (n_rows)                                                                 */
+    const float *bias[2];        /* (n_rows), or NULL: adds to the scores that are there                     */
+    const uint16_t *scale, *min; /* f16 (64) of keys per token: s = scale_j · s + min_j · sum; NULL: s       */
+    const float *sum;            /* (n_rows)                                                                 */
+    int n_rows;
+    float *score;                /* (n_rows, 64)                                                             */
+};
+
+/* score_j += q · R_{t0 + j} μ for keys that are stored without their centres: R_{t0 + j} μ = R_{t0} (R_j μ). */
+struct kv_qk_center {
+    const float *q;              /* (n_rows, head_dim), neither rotated nor reordered                        */
+    const float *centers;        /* (head_dim, 64): R_j μ                                                    */
+    const float *cos_t0, *sin_t0; /* (n_rot / 2): of the page's first position                               */
+    int head_dim, n_rot;
+    bool neox;                   /* channel c pairs with c + n_rot / 2, otherwise 2i with 2i + 1             */
+    int n_rows;
+    float *score;                /* (n_rows, 64) +=                                                          */
+};
+
+/* Scores to exponentials. Query i sees tokens first[i] <= j < last[i]; the others get 0. */
+struct kv_soften {
+    float *score;                /* (n_rows, 64)                                                             */
+    int n_rows;
+    const int *first, *last;     /* (n_rows)                                                                 */
+    float *max, *sum;            /* (n_rows) running maximum (start: -INFINITY) and sum (start: 0)           */
+    float *keep;                 /* (n_rows) out: what remains of earlier sums                               */
+};
+
+/* Exponentials times the scales of values, as digits. */
+struct kv_weigh {
+    const float *p;              /* (n_rows, 64), 0 from n_tokens on                                         */
+    int n_rows, n_groups, bits, n_tokens;
+    const uint16_t *scale, *min; /* f16 (n_groups, 64); not used from n_tokens on                            */
+    void *digits;                /* uint8 or int16 (n_rows, n_groups, 64)                                    */
+    float *delta, *bias;         /* (n_rows, n_groups)                                                       */
+};
+
+/* out = keep · out + Σ p·v of a page. */
+struct kv_pv_codes {
+    const uint8_t *codes;        /* columns (code_layout.h)                                                  */
+    int bits, head_dim, n_groups, n_tokens;
+    const void *digits;          /* as struct kv_weigh                                                       */
+    const float *delta, *bias;   /* (n_rows, n_groups)                                                       */
+    const float *keep;           /* (n_rows)                                                                 */
+    int n_rows;
+    float *out;                  /* (n_rows, head_dim)                                                       */
+};
+
+/* ------------------------------------------------------------------------------------- over 16-bit rows -- */
+
+/* score = q · k for n_tokens keys of float16; the rest of the 64 scores is not written. Keys of a page are
+ * channel-major, sinks and tail are rows. */
+struct kv_qk_half {
+    const uint16_t *k;           /* page: (head_dim, 64); rows: (n_tokens, stride)                           */
+    int64_t stride;              /* of rows; 0: a page                                                       */
+    int head_dim, n_tokens, n_rows;
+    const float *q;              /* (n_rows, head_dim)                                                       */
+    float *score;                /* (n_rows, 64)                                                             */
+};
+struct kv_pv_half {
+    const uint16_t *v;           /* (n_tokens, stride)                                                       */
+    int64_t stride;
+    int head_dim, n_tokens, n_rows;
+    const float *p;              /* (n_rows, 64)                                                             */
+    const float *keep;           /* (n_rows)                                                                 */
+    float *out;                  /* (n_rows, head_dim)                                                       */
+};
+
+/* ------------------------------------------------------------------------------------- over float tiles -- */
+
+/* A tile of up to 64 keys or values in float32.
+ *   keys   kt: (head_dim, 64), channel-major: one query channel meets 64 keys without a horizontal sum
+ *   values v:  (64, head_dim)
+ * Columns (rows) from n_tokens on are zero. */
+struct kv_attn_tile {
+    const float *q;          /* (n_q, head_dim), already scaled by 1/sqrt(head_dim) */
+    const float *kt;         /* (head_dim, 64) */
+    const float *v;          /* (64, head_dim) */
+    int n_q, head_dim, n_tokens;
+    const int *first, *last; /* (n_q): query i sees tile tokens first[i] <= j < last[i]; may be empty */
+    float *max, *sum;        /* (n_q) running maximum (start: -INFINITY) and sum of exponentials (start: 0) */
+    float *out;              /* (n_q, head_dim) running Σ exp(s − max)·v (start: 0) */
+    float *score;            /* (n_q, 64) scratch */
+};
+
+/* One side of a page, for one (layer, KV head), to expand. Codes lie as code_layout.h draws them. */
+struct kv_key_tile {
+    const uint8_t *codes;        /* n_channels / 8 units: of the range only */
+    const uint16_t *scale, *min; /* f16, of the whole head; per token: (64); per channel: (64 / group,
+                                  * head_dim) in stored order */
+    int head_dim, bits;          /* 2 3 4 8; 0: no codes, x = min */
+    int group;                   /* 0 = per token; 32 or 64 = per channel over that many tokens */
+    int n_tokens;                /* sealed tokens in the page: the rest is zeroed in the output */
+    int channel_first, n_channels; /* the range of stored channels that codes hold (mixed keys: one class) */
+    const uint8_t *order;        /* (head_dim) stored channel -> channel of the head, or NULL: the same */
+};
+struct kv_value_tile {
+    const uint8_t *codes;
+    const uint16_t *scale, *min; /* f16; (head_dim / group, 64) */
+    int head_dim, bits;          /* 2 3 4 8 */
+    int group;                   /* head_dim or 32 channels */
+    int n_tokens;
+};
+
+#endif

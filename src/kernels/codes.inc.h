@@ -1,0 +1,380 @@
+/*
+ * Attention over codes in the vocabulary of an instruction set. attention_calls.h has the formulas,
+ * code_layout.h the order in which codes lie.
+ *
+ * Both products keep a block of sums in registers, 4 query rows times GROUPS (of tokens) or COLUMNS (of
+ * channels), and add dot products of 4 neighbours to them; every plane that is unpacked meets 4 rows. The row
+ * count of a block is a constant, so arrays indexed by it are registers. A row's result does not depend on
+ * the rows beside it.
+ */
+#define BLOCK_ROWS 4
+
+/* Plane i of a unit: 64 codes in bytes, or the 32 of this part. */
+KV_INLINE vi unit_plane(int bits, const uint8_t *unit, int line, bool half, int i)
+{
+    if (bits == 8) return vi_load_line(unit + i * line, half);
+    if (bits == 4) {
+        vi x = vi_load_line(unit + i / 2 * line, half);
+        return vi_and(i % 2 ? vi_shift16(x, 4) : x, vi_set_bytes(15));
+    }
+    if (bits == 2) {
+        vi x = vi_load_line(unit + i / 4 * line, half);
+        return vi_and(i % 4 ? vi_shift16(x, i % 4 * 2) : x, vi_set_bytes(3));
+    }
+    static const int first[KV_PLANES] = { 0, 0, 1, 0, 2, 2, 1, 2 }, shift[KV_PLANES] = { 0, 3, 0, 6, 0, 3, 3, 6 };
+    vi x = vi_load_line(unit + first[i] * line, half);
+    if (shift[i]) x = vi_shift16(x, shift[i]);
+    if (i % 4 != 3) return vi_and(x, vi_set_bytes(7));
+    vi top = vi_shift16(vi_load_line(unit + line, half), i == 3 ? 4 : 5);
+    return vi_or(vi_and(x, vi_set_bytes(3)), vi_and(top, vi_set_bytes(4)));
+}
+
+KV_INLINE vi even_words(vi x) { return vi_and(x, vi_set_words(0x00ff)); }
+KV_INLINE vi odd_words(vi x) { return vi_shift16(x, 8); }
+
+/* -------------------------------------------------------------------------------------------------- keys -- */
+
+/* Sums of the dot products of rows [row, row + rows) with token groups [group, group + GROUPS), LANES tokens
+ * of each. same: both halves of the page have the same digits. */
+KV_INLINE void qk_dots(const struct kv_qk_codes *a, int bits, bool same, int rows, int row, int part, int group,
+                       vi total[BLOCK_ROWS][GROUPS])
+{
+    bool wide = kv_codes_are_wide(bits);
+    int n_units = a->n_channels / KV_KEY_UNIT, span = wide ? n_units : KEY_SPAN(bits) / 2;
+    const uint8_t *unit = a->codes + (size_t)part * sizeof(vi);
+    const char *digits[2] = { a->digits[group / 2], a->digits[(group + GROUPS - 1) / 2] };
+    for (int h = 0; h < 2; h++) digits[h] = digits[h] + (size_t)row * a->digits_stride;
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < GROUPS; g++) total[r][g] = vi_zero();
+    for (int u = 0; u < n_units;) {
+        int end = n_units - u < span ? n_units : u + span;
+        vi acc[BLOCK_ROWS][GROUPS];
+        for (int r = 0; r < rows; r++)
+            for (int g = 0; g < GROUPS; g++) acc[r][g] = wide ? total[r][g] : vi_zero();
+        for (; u < end; u++, unit += bits * KV_LINE) {
+#pragma GCC unroll 2
+            for (int pair = 0; pair < 2; pair++) {
+                vi code[GROUPS];
+                size_t at = (size_t)(2 * u + pair) * (wide ? 8 : 4);
+#pragma GCC unroll 4
+                for (int g = 0; g < GROUPS; g++)
+                    code[g] = unit_plane(bits, unit, KV_LINE, false, 4 * pair + group + g);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++) {
+                    const char *d0 = digits[0] + (size_t)r * a->digits_stride + at,
+                               *d1 = digits[1] + (size_t)r * a->digits_stride + at;
+                    vi x0 = vi_set4((const int8_t *)d0), x1 = same ? x0 : vi_set4((const int8_t *)d1);
+                    if (!wide) {
+#pragma GCC unroll 4
+                        for (int g = 0; g < GROUPS; g++)
+                            acc[r][g] = vi_dot_narrow(acc[r][g], code[g], g < (GROUPS + 1) / 2 ? x0 : x1);
+                        continue;
+                    }
+                    vi y0 = vi_set4((const int8_t *)d0 + 4), y1 = same ? y0 : vi_set4((const int8_t *)d1 + 4);
+#pragma GCC unroll 4
+                    for (int g = 0; g < GROUPS; g++) {
+                        bool low = g < (GROUPS + 1) / 2;
+                        acc[r][g] = vi_dot_wide(acc[r][g], even_words(code[g]), low ? x0 : x1);
+                        acc[r][g] = vi_dot_wide(acc[r][g], odd_words(code[g]), low ? y0 : y1);
+                    }
+                }
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int g = 0; g < GROUPS; g++)
+                total[r][g] = wide ? acc[r][g] : vi_add(total[r][g], vi_widen(acc[r][g]));
+    }
+}
+
+KV_INLINE void qk_block(const struct kv_qk_codes *a, int bits, bool same, int rows, int row, int part, int group)
+{
+    vi total[BLOCK_ROWS][GROUPS];
+    qk_dots(a, bits, same, rows, row, part, group, total);
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUPS; g++) {
+        int half = (group + g) / 2, j = (group + g) * 16 + part * LANES;
+        vf scale = a->scale ? vf_load_f16(a->scale + j) : vf_zero(), min = a->scale ? vf_load_f16(a->min + j) : vf_zero();
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            float *score = a->score + (row + r) * KV_TILE + j;
+            vf s = a->bias[half] ? vf_set(a->bias[half][row + r]) : vf_load(score);
+            s = vf_fma(vf_from_int(total[r][g]), vf_set(a->delta[half][row + r]), s);
+            vf_store(score, a->scale ? vf_fma(scale, s, vf_mul(min, vf_set(a->sum[row + r]))) : s);
+        }
+    }
+}
+
+/* Rows in blocks of equal size: 5 as 3 + 2. */
+#define FOR_ROW_BLOCKS(n_rows, call)                                                       \
+    for (int row = 0, n_blocks = ((n_rows) + BLOCK_ROWS - 1) / BLOCK_ROWS; n_blocks > 0; n_blocks--) { \
+        int rows = ((n_rows) - row + n_blocks - 1) / n_blocks;                             \
+        switch (rows) {                                                                    \
+        case 1: { enum { n = 1 }; call; } break;                                           \
+        case 2: { enum { n = 2 }; call; } break;                                           \
+        case 3: { enum { n = 3 }; call; } break;                                           \
+        default: { enum { n = 4 }; call; }                                                 \
+        }                                                                                  \
+        row += rows;                                                                       \
+    }
+
+KV_INLINE void qk_rows(const struct kv_qk_codes *a, int bits, bool same)
+{
+    for (int part = 0; part < PARTS; part++)
+        for (int group = 0; group < 4; group += GROUPS)
+            FOR_ROW_BLOCKS(a->n_rows, qk_block(a, bits, same, n, row, part, group))
+}
+
+static void qk_codes(const struct kv_qk_codes *a)
+{
+    bool same = GROUPS <= 2 || a->digits[0] == a->digits[1];
+    switch (a->bits * 2 + same) {
+    case 4: qk_rows(a, 2, false); break;
+    case 5: qk_rows(a, 2, true); break;
+    case 6: qk_rows(a, 3, false); break;
+    case 7: qk_rows(a, 3, true); break;
+    case 8: qk_rows(a, 4, false); break;
+    case 9: qk_rows(a, 4, true); break;
+    case 16: qk_rows(a, 8, false); break;
+    default: qk_rows(a, 8, true);
+    }
+}
+
+/* n_channels is a multiple of 8: the last vector may be half used. */
+static void attn_fold(const struct kv_fold *f)
+{
+    bool wide = kv_codes_are_wide(f->bits);
+    int n = f->n_channels, largest = wide ? KV_Q_WIDE : KV_Q_NARROW;
+    float scale[KV_HEAD_DIM_MAX + LANES], min[KV_HEAD_DIM_MAX + LANES], a[KV_HEAD_DIM_MAX + LANES];
+    if (f->scale)
+        for (int c = 0; c < n; c += LANES) {
+            int part = n - c < LANES ? n - c : LANES;
+            vf_store(scale + c, vf_load_f16_part(f->scale + c, part));
+            vf_store(min + c, vf_load_f16_part(f->min + c, part));
+        }
+    for (int row = 0; row < f->n_rows; row++) {
+        const float *q = f->q + (size_t)row * f->q_stride;
+        char *digits = (char *)f->digits + (size_t)row * f->digits_stride;
+        vf max = vf_zero(), minima = vf_zero(), sum = vf_zero(), rest = vf_zero();
+        for (int c = 0; c < n; c += LANES) {
+            vf x = vf_load_part(q + c, n - c < LANES ? n - c : LANES), y = x;
+            if (f->scale) {
+                y = vf_mul(x, vf_load(scale + c));
+                minima = vf_fma(x, vf_load(min + c), minima);
+            }
+            vf_store(a + c, y);
+            max = vf_max(vf_abs(y), max);
+            sum = vf_add(sum, x);
+        }
+        if (f->sum) f->sum[row] = vf_sum(sum);
+        if (f->scale) f->bias[row] += vf_sum(minima);
+        if (f->bits == 0) continue;
+        float m = vf_largest(max), delta = m / (float)largest, inverse = m > 0.0f ? (float)largest / m : 0.0f;
+        for (int c = 0; c < n; c += LANES) {
+            int part = n - c < LANES ? n - c : LANES;
+            vf x = vf_load(a + c), r = vf_round(vf_mul(x, vf_set(inverse)));
+            rest = vf_add(rest, vf_sub(x, vf_mul(r, vf_set(delta))));
+            if (wide) vi_store_wide_part((int16_t *)(void *)digits + c, vf_to_int(r), part);
+            else vi_store_bytes_part((int8_t *)digits + c, vf_to_int(r), part);
+        }
+        f->delta[row] = delta;
+        f->bias[row] += kv_codes_middle(f->bits) * vf_sum(rest);
+    }
+}
+
+/* q·R_{t0} x = (R_{−t0} q)·x */
+static void turn_back(const struct kv_qk_center *a, const float *q, float *out)
+{
+    int half = a->n_rot / 2;
+    if (!a->neox || half % LANES) {
+        for (int p = 0; p < half; p++) {
+            int c0 = a->neox ? p : 2 * p, c1 = a->neox ? p + half : 2 * p + 1;
+            out[c0] = q[c0] * a->cos_t0[p] + q[c1] * a->sin_t0[p];
+            out[c1] = q[c1] * a->cos_t0[p] - q[c0] * a->sin_t0[p];
+        }
+    } else {
+        for (int p = 0; p < half; p += LANES) {
+            vf x = vf_load(q + p), y = vf_load(q + p + half), c = vf_load(a->cos_t0 + p), s = vf_load(a->sin_t0 + p);
+            vf_store(out + p, vf_fma(x, c, vf_mul(y, s)));
+            vf_store(out + p + half, vf_sub(vf_mul(y, c), vf_mul(x, s)));
+        }
+    }
+    for (int c = a->n_rot; c < a->head_dim; c++) out[c] = q[c];
+}
+
+KV_INLINE void center_block(const struct kv_qk_center *a, const float *q, int rows, int row, int token)
+{
+    vf acc[BLOCK_ROWS][GROUPS];
+    const float *x = a->centers + token;
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < GROUPS; g++) acc[r][g] = vf_load(a->score + (row + r) * KV_TILE + token + g * LANES);
+    for (int c = 0; c < a->head_dim; c++, x += KV_TILE)
+        for (int r = 0; r < rows; r++) {
+            vf y = vf_set(q[r * KV_HEAD_DIM_MAX + c]);
+            for (int g = 0; g < GROUPS; g++) acc[r][g] = vf_fma(y, vf_load(x + g * LANES), acc[r][g]);
+        }
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < GROUPS; g++) vf_store(a->score + (row + r) * KV_TILE + token + g * LANES, acc[r][g]);
+}
+
+KV_INLINE void center_rows(const struct kv_qk_center *a, int rows, int row)
+{
+    float q[BLOCK_ROWS * KV_HEAD_DIM_MAX];
+    for (int r = 0; r < rows; r++) turn_back(a, a->q + (row + r) * a->head_dim, q + r * KV_HEAD_DIM_MAX);
+    for (int t = 0; t < KV_TILE; t += GROUPS * LANES) center_block(a, q, rows, row, t);
+}
+
+static void qk_center(const struct kv_qk_center *a)
+{
+    FOR_ROW_BLOCKS(a->n_rows, center_rows(a, n, row))
+}
+
+/* -------------------------------------------------------------------------------------------------- softmax -- */
+
+static void attn_soften(const struct kv_soften *a)
+{
+    for (int i = 0; i < a->n_rows; i++)
+        a->keep[i] = soften(a->score + i * KV_TILE, 0, KV_TILE, a->first[i], a->last[i], &a->max[i], &a->sum[i]);
+}
+
+#define TILE_VECTORS (KV_TILE / LANES)
+
+static void weigh_row(const float *p, const float *scale, const float *min, bool wide, float middle, void *digits,
+                      float *delta_out, float *bias_out)
+{
+    int largest = wide ? KV_P_WIDE : KV_P_NARROW;
+    vf w[TILE_VECTORS], max = vf_zero(), minima = vf_zero(), rest = vf_zero();
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_VECTORS; i++) {
+        vf x = vf_load(p + i * LANES);
+        w[i] = vf_mul(x, vf_load(scale + i * LANES));
+        max = vf_max(w[i], max);
+        minima = vf_fma(x, vf_load(min + i * LANES), minima);
+    }
+    float m = vf_largest(max), delta = m / (float)largest;
+    vf inverse = vf_set(m > 0.0f ? (float)largest / m : 0.0f);
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_VECTORS; i++) {
+        vf r = vf_round(vf_mul(w[i], inverse));
+        rest = vf_add(rest, vf_sub(w[i], vf_mul(r, vf_set(delta))));
+        if (wide) vi_store_wide_part((int16_t *)digits + i * LANES, vf_to_int(r), LANES);
+        else vi_store_ubytes((uint8_t *)digits + i * LANES, vf_to_int(r));
+    }
+    *delta_out = delta;
+    *bias_out = vf_sum(vf_fma(rest, vf_set(middle), minima));
+}
+
+static void attn_weigh(const struct kv_weigh *a)
+{
+    bool wide = kv_codes_are_wide(a->bits);
+    float scale[KV_HEAD_DIM_MAX / 32 * KV_TILE], min[KV_HEAD_DIM_MAX / 32 * KV_TILE], middle = kv_codes_middle(a->bits);
+    for (int i = 0; i < a->n_groups * KV_TILE; i += LANES) {
+        int t = i % KV_TILE;
+        vf_store(scale + i, vf_in_range(vf_load_f16(a->scale + i), t, 0, a->n_tokens, 0.0f));
+        vf_store(min + i, vf_in_range(vf_load_f16(a->min + i), t, 0, a->n_tokens, 0.0f));
+    }
+    char *digits = a->digits;
+    for (int row = 0, at = 0; row < a->n_rows; row++)
+        for (int g = 0; g < a->n_groups; g++, at++, digits += KV_TILE * (wide ? 2 : 1))
+            weigh_row(a->p + row * KV_TILE, scale + g * KV_TILE, min + g * KV_TILE, wide, middle, digits,
+                      &a->delta[at], &a->bias[at]);
+}
+
+/* ------------------------------------------------------------------------------------------------- values -- */
+
+/* LANES channels of `columns` neighbouring vectors, from `channel` on, all of one group. */
+KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row, int columns, bool half, int channel,
+                        int group)
+{
+    bool wide = kv_codes_are_wide(bits);
+    int line = half ? KV_LINE / 2 : KV_LINE, row_bytes = KV_TILE * (wide ? 2 : 1);
+    const char *digits = (const char *)a->digits + (size_t)(row * a->n_groups + group) * (size_t)row_bytes;
+    size_t next_row = (size_t)(a->n_groups * row_bytes);
+    const uint8_t *base[COLUMNS];
+    for (int w = 0; w < columns; w++) {
+        int c = channel + w * LANES;
+        base[w] = a->codes + (size_t)(c / KV_COLUMN * 2 * bits) * KV_LINE + c % KV_COLUMN * 4;
+    }
+    int n_units = (a->n_tokens + KV_VALUE_UNIT - 1) / KV_VALUE_UNIT;
+    vi total[BLOCK_ROWS][COLUMNS], acc[BLOCK_ROWS][COLUMNS];
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < columns; w++) total[r][w] = acc[r][w] = vi_zero();
+    for (int u = 0; u < n_units; u++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < KV_PLANES; i++) {
+            const char *d = digits + (size_t)(u * KV_PLANES + i) * (wide ? 8 : 4);
+            vi code[COLUMNS];
+#pragma GCC unroll 4
+            for (int w = 0; w < columns; w++) code[w] = unit_plane(bits, base[w] + u * bits * line, line, half, i);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) {
+                vi x = vi_set4((const int8_t *)d + (size_t)r * next_row);
+                if (!wide) {
+#pragma GCC unroll 4
+                    for (int w = 0; w < columns; w++) acc[r][w] = vi_dot_narrow(acc[r][w], x, code[w]);
+                    continue;
+                }
+                vi y = vi_set4((const int8_t *)d + (size_t)r * next_row + 4);
+#pragma GCC unroll 4
+                for (int w = 0; w < columns; w++) {
+                    acc[r][w] = vi_dot_wide(acc[r][w], even_words(code[w]), x);
+                    acc[r][w] = vi_dot_wide(acc[r][w], odd_words(code[w]), y);
+                }
+            }
+            if (!wide && (i + 1) % VALUE_SPAN(bits) == 0) /* before 16 bits overflow */
+                for (int r = 0; r < rows; r++)
+                    for (int w = 0; w < columns; w++) {
+                        total[r][w] = vi_add(total[r][w], vi_widen(acc[r][w]));
+                        acc[r][w] = vi_zero();
+                    }
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        int at = (row + r) * a->n_groups + group;
+        vf keep = vf_set(a->keep[row + r]), delta = vf_set(a->delta[at]), bias = vf_set(a->bias[at]);
+#pragma GCC unroll 4
+        for (int w = 0; w < columns; w++) {
+            vi sum = wide ? acc[r][w] : VALUE_SPAN(bits) <= KV_PLANES ? total[r][w] : vi_widen(acc[r][w]);
+            float *out = a->out + (row + r) * a->head_dim + channel + w * LANES;
+            int n = half && LANES > 8 ? 8 : LANES;
+            vf x = vf_fma(vf_from_int(sum), delta, bias);
+            vf_store_part(out, vf_fma(keep, vf_load_part(out, n), x), n);
+        }
+    }
+}
+
+KV_INLINE void pv_rows(const struct kv_pv_codes *a, int bits)
+{
+    int n_channels = a->head_dim / a->n_groups, columns_end = a->head_dim / KV_COLUMN * KV_COLUMN;
+    for (int g = 0; g < a->n_groups; g++) {
+        int c = g * n_channels, end = c + n_channels < columns_end ? c + n_channels : columns_end;
+        for (; c + COLUMNS * LANES <= end; c += COLUMNS * LANES)
+            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, COLUMNS, false, c, g))
+        for (; c + COLUMNS / 2 * LANES <= end; c += COLUMNS / 2 * LANES)
+            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, COLUMNS / 2, false, c, g))
+        for (; c + LANES <= end; c += LANES)
+            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, false, c, g))
+    }
+    if (columns_end < a->head_dim)
+        FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, true, columns_end, 0))
+}
+
+static void pv_codes(const struct kv_pv_codes *a)
+{
+    switch (a->bits) {
+    case 2: pv_rows(a, 2); break;
+    case 3: pv_rows(a, 3); break;
+    case 4: pv_rows(a, 4); break;
+    default: pv_rows(a, 8);
+    }
+}
+
+static void fill_codes(struct kv_kernels *table)
+{
+    table->attn_fold = attn_fold;
+    table->qk_codes = qk_codes;
+    table->qk_center = qk_center;
+    table->attn_soften = attn_soften;
+    table->attn_weigh = attn_weigh;
+    table->pv_codes = pv_codes;
+}

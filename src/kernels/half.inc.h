@@ -1,0 +1,116 @@
+/*
+ * Attention over rows of 16 bits, converted as they are loaded: for the few query rows of decoding, where a
+ * float tile would be written and read again for nothing. A block of HALF_ROWS query rows shares every
+ * conversion; the row count is a constant, so arrays indexed by it are registers.
+ */
+#define HALF_ROWS 4
+#define HALF_WIDE (LANES == 16 ? 4 : 2)
+
+/* Keys of a page, channel-major: lanes are tokens. */
+KV_INLINE void qk_page_block(const struct kv_qk_half *a, int rows, int row, int token)
+{
+    vf acc[HALF_ROWS][HALF_WIDE];
+    const uint16_t *k = a->k + token;
+    const float *q = a->q + row * a->head_dim;
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < HALF_WIDE; w++) acc[r][w] = vf_zero();
+    for (int c = 0; c < a->head_dim; c++, k += KV_TILE) {
+        vf x[HALF_WIDE];
+        for (int w = 0; w < HALF_WIDE; w++) x[w] = vf_load_f16(k + w * LANES);
+        for (int r = 0; r < rows; r++) {
+            vf y = vf_set(q[r * a->head_dim + c]);
+            for (int w = 0; w < HALF_WIDE; w++) acc[r][w] = vf_fma(y, x[w], acc[r][w]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < HALF_WIDE; w++)
+            vf_store(a->score + (row + r) * KV_TILE + token + w * LANES, acc[r][w]);
+}
+
+/* Keys in rows: lanes are channels, summed at the end; two tokens at a time, so that additions do not wait
+ * for each other. */
+KV_INLINE void qk_row_block(const struct kv_qk_half *a, int rows, int row, int token, int tokens)
+{
+    vf acc[HALF_ROWS][2];
+    const uint16_t *k = a->k + token * a->stride;
+    const float *q = a->q + row * a->head_dim;
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < tokens; t++) acc[r][t] = vf_zero();
+    for (int c = 0; c < a->head_dim; c += LANES) {
+        int n = a->head_dim - c < LANES ? a->head_dim - c : LANES;
+        vf x[2];
+        for (int t = 0; t < tokens; t++) x[t] = vf_load_f16_part(k + t * a->stride + c, n);
+        for (int r = 0; r < rows; r++) {
+            vf y = vf_load_part(q + r * a->head_dim + c, n);
+            for (int t = 0; t < tokens; t++) acc[r][t] = vf_fma(y, x[t], acc[r][t]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < tokens; t++) a->score[(row + r) * KV_TILE + token + t] = vf_sum(acc[r][t]);
+}
+
+KV_INLINE void qk_half_rows(const struct kv_qk_half *a, int rows, int row)
+{
+    if (a->stride == 0) {
+        for (int t = 0; t < a->n_tokens; t += HALF_WIDE * LANES) qk_page_block(a, rows, row, t);
+        return;
+    }
+    int t = 0;
+    for (; t + 2 <= a->n_tokens; t += 2) qk_row_block(a, rows, row, t, 2);
+    if (t < a->n_tokens) qk_row_block(a, rows, row, t, 1);
+}
+
+/* n: channels of the last vector, LANES unless wide == 1 */
+KV_INLINE void pv_half_block(const struct kv_pv_half *a, int rows, int row, int wide, int channel, int n)
+{
+    vf acc[HALF_ROWS][HALF_WIDE];
+    const uint16_t *v = a->v + channel;
+    const float *p = a->p + row * KV_TILE;
+    float *out = a->out + row * a->head_dim + channel;
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < wide; w++)
+            acc[r][w] = vf_mul(vf_set(a->keep[row + r]), vf_load_part(out + r * a->head_dim + w * LANES, n));
+    for (int t = 0; t < a->n_tokens; t++, v += a->stride) {
+        vf x[HALF_WIDE];
+        for (int w = 0; w < wide; w++) x[w] = vf_load_f16_part(v + w * LANES, n);
+        for (int r = 0; r < rows; r++) {
+            vf y = vf_set(p[r * KV_TILE + t]);
+            for (int w = 0; w < wide; w++) acc[r][w] = vf_fma(y, x[w], acc[r][w]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < wide; w++) vf_store_part(out + r * a->head_dim + w * LANES, acc[r][w], n);
+}
+
+KV_INLINE void pv_half_rows(const struct kv_pv_half *a, int rows, int row)
+{
+    int c = 0;
+    for (; c + HALF_WIDE * LANES <= a->head_dim; c += HALF_WIDE * LANES)
+        pv_half_block(a, rows, row, HALF_WIDE, c, LANES);
+    for (; c < a->head_dim; c += LANES)
+        pv_half_block(a, rows, row, 1, c, a->head_dim - c < LANES ? a->head_dim - c : LANES);
+}
+
+static void qk_half(const struct kv_qk_half *a)
+{
+    int row = 0;
+    for (; row + 4 <= a->n_rows; row += 4) qk_half_rows(a, 4, row);
+    switch (a->n_rows - row) {
+    case 3: qk_half_rows(a, 3, row); break;
+    case 2: qk_half_rows(a, 2, row); break;
+    case 1: qk_half_rows(a, 1, row); break;
+    default: break;
+    }
+}
+
+static void pv_half(const struct kv_pv_half *a)
+{
+    int row = 0;
+    for (; row + 4 <= a->n_rows; row += 4) pv_half_rows(a, 4, row);
+    switch (a->n_rows - row) {
+    case 3: pv_half_rows(a, 3, row); break;
+    case 2: pv_half_rows(a, 2, row); break;
+    case 1: pv_half_rows(a, 1, row); break;
+    default: break;
+    }
+}

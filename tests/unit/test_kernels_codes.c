@@ -1,0 +1,484 @@
+/*
+ * Attention over codes and over 16-bit rows: plain C against the formulas of attention_calls.h in double, every level of
+ * this CPU against plain C. Digits and their scales are bit-equal at all levels; sums in float differ by their order.
+ * Inputs end at a page that must not be touched, outputs too.
+ */
+#include "support/kernel_check.h"
+
+#include "base/half.h"
+#include "kernels/code_layout.h"
+
+#include <math.h>
+#include <string.h>
+
+#define N_OF(a) (int)(sizeof(a) / sizeof((a)[0]))
+
+static const int head_dims[] = { 8, 24, 64, 80, 96, 128, 256 };
+static const int row_counts[] = { 1, 2, 3, 4, 5, 7, 8, 11, 16 };
+static const int all_bits[] = { 2, 3, 4, 8 };
+
+static struct kv_kernels tables[3];
+static int n_levels;
+static struct check_random rnd;
+
+static int setup(void **state)
+{
+    (void)state;
+    n_levels = check_levels(tables);
+    rnd = check_random_open();
+    return 0;
+}
+
+static int below(int n) { return (int)check_random_below(&rnd, n); }
+
+static struct check_buffer bytes(size_t n)
+{
+    struct check_buffer b = check_buffer_open(n, false);
+    for (size_t i = 0; i < n; i++) ((uint8_t *)b.p)[i] = (uint8_t)(check_random_next(&rnd) >> 20);
+    return b;
+}
+
+static struct check_buffer floats(size_t n, float low, float high)
+{
+    struct check_buffer b = check_buffer_open(n * sizeof(float), false);
+    for (size_t i = 0; i < n; i++) ((float *)b.p)[i] = check_random_float(&rnd, low, high);
+    return b;
+}
+
+static struct check_buffer halves(size_t n, float low, float high)
+{
+    struct check_buffer b = check_buffer_open(n * sizeof(uint16_t), false);
+    for (size_t i = 0; i < n; i++) ((uint16_t *)b.p)[i] = kv_f32_to_f16(check_random_float(&rnd, low, high));
+    return b;
+}
+
+static struct check_buffer copy_of(const struct check_buffer *from)
+{
+    struct check_buffer b = check_buffer_open(from->n_bytes, false);
+    memcpy(b.p, from->p, from->n_bytes);
+    return b;
+}
+
+static double half_at(const struct check_buffer *b, int i) { return (double)kv_f16_to_f32(((uint16_t *)b->p)[i]); }
+
+/* |x − y| within `part` of the size of the terms that were added */
+#define CHECK_CLOSE(x, y, part, size, ...) \
+    CHECK(fabs((double)(x) - (double)(y)) <= (part) * (size) + 1e-30, &rnd, __VA_ARGS__)
+
+/* Rounding of a float sum of some hundred terms, at any order. */
+#define SUM 1e-5
+
+/* --------------------------------------------------------------------------------------------- keys -- */
+
+static int digit_at(const void *row, bool wide, bool is_signed, int i)
+{
+    if (wide) return ((const int16_t *)row)[(i & ~3) + (i % 4 == 1 ? 2 : i % 4 == 2 ? 1 : i % 4)];
+    return is_signed ? ((const int8_t *)row)[i] : ((const uint8_t *)row)[i];
+}
+
+/* All of a fold's outputs. */
+struct folded {
+    struct check_buffer digits, delta, bias, sum;
+};
+
+static struct folded fold_at(int level, const struct kv_fold *call)
+{
+    size_t n = (size_t)call->n_rows;
+    struct folded f = { check_buffer_open((n - 1) * call->digits_stride + (size_t)call->n_channels * (call->bits > 4 ? 2 : 1), false),
+                        check_buffer_open(n * 4, false), check_buffer_open(n * 4, false), check_buffer_open(n * 4, false) };
+    struct kv_fold own = *call;
+    own.digits = f.digits.p;
+    own.delta = f.delta.p;
+    own.bias = f.bias.p;
+    own.sum = call->scale ? NULL : f.sum.p;
+    for (size_t i = 0; i < n; i++) own.bias[i] = 3.0f;
+    tables[level].attn_fold(&own);
+    return f;
+}
+
+static void folded_close(struct folded *f)
+{
+    check_buffer_close(&f->digits);
+    check_buffer_close(&f->delta);
+    check_buffer_close(&f->bias);
+    check_buffer_close(&f->sum);
+}
+
+static void check_fold(const struct kv_fold *call)
+{
+    struct folded ref = fold_at(0, call);
+    bool wide = call->bits > 4;
+    for (int row = 0; row < call->n_rows; row++) {
+        double max = 0, rest = 0, minima = 0, sum = 0, size = 3;
+        const float *q = call->q + (size_t)row * call->q_stride;
+        float delta = ((float *)ref.delta.p)[row];
+        const char *digits = (char *)ref.digits.p + (size_t)row * call->digits_stride;
+        for (int c = 0; c < call->n_channels; c++) {
+            double scale = call->scale ? (double)kv_f16_to_f32(call->scale[c]) : 1, a = (double)((float)((double)q[c] * scale));
+            max = fmax(max, fabs(a));
+            sum += (double)q[c];
+            if (call->min) minima += (double)q[c] * (double)kv_f16_to_f32(call->min[c]);
+            size += fabs((double)q[c]) * 4 + fabs(a) * (1 << call->bits);
+            if (!call->bits) continue;
+            int digit = digit_at(digits, wide, true, c);
+            CHECK(fabs(a - (double)delta * digit) <= (double)delta * 0.5002 + 1e-30, &rnd, "channel %d: digit %d of %g", c, digit, a);
+            rest += a - (double)delta * digit;
+        }
+        if (call->bits) CHECK_CLOSE(delta, max / (wide ? 16383 : 127), 1e-6, max, "delta of row %d", row);
+        double middle = call->bits ? 0.5 * ((1 << call->bits) - 1) : 0;
+        CHECK_CLOSE(((float *)ref.bias.p)[row], 3 + minima + middle * rest, SUM, size, "bias of row %d", row);
+        if (!call->scale) CHECK_CLOSE(((float *)ref.sum.p)[row], sum, SUM, size, "sum of row %d", row);
+        for (int l = 1; l < n_levels; l++) {
+            struct folded got = fold_at(l, call);
+            if (call->bits) {
+                CHECK(((float *)got.delta.p)[row] == delta, &rnd, "delta of row %d at level %d", row, l);
+                for (int c = 0; c < call->n_channels; c++)
+                    CHECK(digit_at((char *)got.digits.p + (size_t)row * call->digits_stride, wide, true, c) ==
+                              digit_at(digits, wide, true, c), &rnd, "digit %d of row %d at level %d", c, row, l);
+            }
+            CHECK_CLOSE(((float *)got.bias.p)[row], ((float *)ref.bias.p)[row], SUM, size, "bias of row %d at level %d", row, l);
+            if (!call->scale) CHECK_CLOSE(((float *)got.sum.p)[row], sum, SUM, size, "sum of row %d at level %d", row, l);
+            folded_close(&got);
+        }
+    }
+    folded_close(&ref);
+}
+
+static void queries_fold_into_digits(void **state)
+{
+    (void)state;
+    static const int bits[] = { 0, 2, 3, 4, 8 };
+    for (int d = 0; d < N_OF(head_dims); d++)
+        for (int b = 0; b < N_OF(bits); b++)
+            for (int per_token = 0; per_token < (bits[b] ? 2 : 1); per_token++) {
+                int n_rows = 1 + below(4), n = 8 * (1 + below(head_dims[d] / 8)), stride = head_dims[d];
+                struct check_buffer q = floats((size_t)((n_rows - 1) * stride + n), -3, 3);
+                struct check_buffer scale = halves((size_t)n, 0, 0.5f), min = halves((size_t)n, -2, 2);
+                if (below(4) == 0) memset(q.p, 0, q.n_bytes);
+                check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)stride, .n_rows = n_rows, .n_channels = n, .bits = bits[b],
+                    .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)stride });
+                check_buffer_close(&q);
+                check_buffer_close(&scale);
+                check_buffer_close(&min);
+            }
+}
+
+/* Random bytes are random codes; random digits within their bounds. */
+static struct check_buffer random_digits(size_t n, bool wide, bool is_signed)
+{
+    struct check_buffer b = bytes(n * (wide ? 2 : 1));
+    int largest = is_signed ? (wide ? KV_Q_WIDE : KV_Q_NARROW) : (wide ? KV_P_WIDE : KV_P_NARROW);
+    for (size_t i = 0; i < n; i++) {
+        int x = below(16) ? below(largest + 1) : largest;
+        if (is_signed && below(2)) x = -x;
+        if (wide) ((int16_t *)b.p)[i] = (int16_t)x;
+        else ((uint8_t *)b.p)[i] = (uint8_t)x;
+    }
+    return b;
+}
+
+static void check_qk(int bits, int n_channels, int n_rows, bool same, bool per_token, bool add)
+{
+    bool wide = bits > 4;
+    size_t stride = (size_t)n_channels * (wide ? 2 : 1) + (size_t)(4 * below(3)), n = (size_t)n_rows * KV_TILE;
+    struct check_buffer codes = bytes((size_t)(n_channels * 8 * bits)), scale = halves(64, 0.01f, 1), min = halves(64, -2, 2);
+    struct check_buffer digits[2], delta[2], bias[2], sum = floats((size_t)n_rows, -2, 2), start = floats(n, -5, 5);
+    for (int h = 0; h < 2; h++) {
+        digits[h] = random_digits(stride / (wide ? 2 : 1) * (size_t)n_rows, wide, true);
+        delta[h] = floats((size_t)n_rows, 0, wide ? 1e-5f : 1e-3f);
+        bias[h] = floats((size_t)n_rows, -3, 3);
+    }
+    int high = same ? 0 : 1;
+    struct kv_qk_codes call = { .codes = codes.p, .bits = bits, .n_channels = n_channels, .digits = { digits[0].p, digits[high].p },
+        .digits_stride = stride, .delta = { delta[0].p, delta[high].p }, .n_rows = n_rows, .sum = sum.p };
+    if (!add) call.bias[0] = bias[0].p, call.bias[1] = bias[high].p;
+    if (per_token) call.scale = scale.p, call.min = min.p;
+    for (int l = 0; l < n_levels; l++) {
+        struct check_buffer out = copy_of(&start);
+        call.score = out.p;
+        tables[l].qk_codes(&call);
+        for (int i = 0; i < n_rows * KV_TILE; i++) {
+            int row = i / KV_TILE, j = i % KV_TILE, h = same ? 0 : j / 32;
+            const char *q = (char *)digits[h].p + (size_t)row * stride;
+            int64_t dot = 0;
+            for (int c = 0; c < n_channels; c++)
+                dot += digit_at(q, wide, true, c) * (int)kv_code_get(codes.p, bits, kv_key_place(bits, c, j));
+            double first = add ? ((float *)start.p)[i] : ((float *)bias[h].p)[row], step = ((float *)delta[h].p)[row];
+            double s = first + step * (double)dot, size = fabs(first) + fabs(step * (double)dot);
+            if (per_token) {
+                size = size * half_at(&scale, j) + 5;
+                s = half_at(&scale, j) * s + half_at(&min, j) * (double)((float *)sum.p)[row];
+            }
+            CHECK_CLOSE(((float *)out.p)[i], s, 1e-6, size, "%d bits, %d channels, %d rows, row %d, token %d, level %d", bits,
+                        n_channels, n_rows, row, j, l);
+        }
+        check_buffer_close(&out);
+    }
+    for (int h = 0; h < 2; h++) {
+        check_buffer_close(&digits[h]);
+        check_buffer_close(&delta[h]);
+        check_buffer_close(&bias[h]);
+    }
+    check_buffer_close(&codes);
+    check_buffer_close(&scale);
+    check_buffer_close(&min);
+    check_buffer_close(&sum);
+    check_buffer_close(&start);
+}
+
+static void scores_from_codes(void **state)
+{
+    (void)state;
+    for (int b = 0; b < N_OF(all_bits); b++)
+        for (int d = 0; d < N_OF(head_dims); d++)
+            for (int r = 0; r < N_OF(row_counts); r++)
+                check_qk(all_bits[b], head_dims[d], row_counts[r], (r + d) % 2, below(3) == 0, below(3) == 0);
+    for (int b = 0; b < N_OF(all_bits); b++) check_qk(all_bits[b], 0, 3, true, false, false); /* only channels of 0 bits */
+}
+
+static void check_center(int head_dim, int n_rot, bool neox, int n_rows)
+{
+    size_t n = (size_t)n_rows * KV_TILE;
+    struct check_buffer q = floats((size_t)(n_rows * head_dim), -2, 2), start = floats(n, -5, 5);
+    struct check_buffer centers = floats((size_t)head_dim * KV_TILE, -3, 3), angles = floats((size_t)n_rot, -1, 1);
+    const float *cos_t = angles.p, *sin_t = cos_t + n_rot / 2, *x = centers.p, *q_of = q.p;
+    for (int l = 0; l < n_levels; l++) {
+        struct check_buffer out = copy_of(&start);
+        tables[l].qk_center(&(struct kv_qk_center){ q.p, centers.p, cos_t, sin_t, head_dim, n_rot, neox, n_rows, out.p });
+        for (int i = 0; i < n_rows * KV_TILE; i++) {
+            int row = i / KV_TILE, j = i % KV_TILE;
+            double s = ((float *)start.p)[i], size = fabs(s);
+            for (int c = 0; c < head_dim; c++) { /* q · R_t0 x */
+                int p = neox ? c % (n_rot / 2) : c / 2;
+                int c0 = neox ? p : 2 * p, c1 = neox ? p + n_rot / 2 : 2 * p + 1;
+                double a = x[c0 * KV_TILE + j], b = x[c1 * KV_TILE + j], turned = x[c * KV_TILE + j];
+                if (c < n_rot) turned = c == c0 ? a * (double)cos_t[p] - b * (double)sin_t[p] : a * (double)sin_t[p] + b * (double)cos_t[p];
+                s += turned * (double)q_of[row * head_dim + c];
+                size += fabs(turned * (double)q_of[row * head_dim + c]);
+            }
+            CHECK_CLOSE(((float *)out.p)[i], s, SUM, size, "head %d, %d turn, row %d, token %d, level %d", head_dim, n_rot, row, j, l);
+        }
+        check_buffer_close(&out);
+    }
+    check_buffer_close(&q);
+    check_buffer_close(&start);
+    check_buffer_close(&centers);
+    check_buffer_close(&angles);
+}
+
+static void centres_come_back_at_the_scores(void **state)
+{
+    (void)state;
+    for (int d = 0; d < N_OF(head_dims); d++)
+        for (int neox = 0; neox < 2; neox++) {
+            check_center(head_dims[d], head_dims[d], neox, row_counts[below(N_OF(row_counts))]);
+            check_center(head_dims[d], head_dims[d] / 2, neox, row_counts[below(N_OF(row_counts))]);
+        }
+}
+
+/* ------------------------------------------------------------------------------------------ softmax -- */
+
+static void softmax_moves_the_maximum(void **state)
+{
+    (void)state;
+    enum { ROWS = 12 };
+    for (int round = 0; round < 40; round++) {
+        struct check_buffer start = floats(ROWS * KV_TILE, -30, 30);
+        int first[ROWS], last[ROWS];
+        float max0[ROWS], sum0[ROWS];
+        for (int i = 0; i < ROWS; i++) {
+            first[i] = i < 2 ? 0 : below(64);
+            last[i] = i < 2 ? 64 * i : first[i] + below(65 - first[i]);
+            max0[i] = below(2) ? -INFINITY : check_random_float(&rnd, -40, 40);
+            sum0[i] = max0[i] == -INFINITY ? 0 : check_random_float(&rnd, 1, 10);
+        }
+        for (int l = 0; l < n_levels; l++) {
+            struct check_buffer out = copy_of(&start);
+            float max[ROWS], sum[ROWS], keep[ROWS];
+            memcpy(max, max0, sizeof max);
+            memcpy(sum, sum0, sizeof sum);
+            tables[l].attn_soften(&(struct kv_soften){ out.p, ROWS, first, last, max, sum, keep });
+            for (int i = 0; i < ROWS; i++) {
+                const float *s = (float *)start.p + i * KV_TILE, *p = (float *)out.p + i * KV_TILE;
+                double top = (double)max0[i], total = 0;
+                for (int j = first[i]; j < last[i]; j++) top = fmax(top, (double)s[j]);
+                CHECK((double)max[i] == top, &rnd, "maximum of row %d, level %d", i, l);
+                float origin = isinf(top) ? 0.0f : (float)top; /* differences are float: what e^x makes of them is not */
+                double kept = exp((double)(max0[i] - origin));
+                for (int j = 0; j < KV_TILE; j++) {
+                    double e = j >= first[i] && j < last[i] ? exp((double)(s[j] - origin)) : 0;
+                    total += e;
+                    CHECK(fabs(e - (double)p[j]) <= 3e-7 * e + 1e-37, &rnd, "row %d, token %d: %g, not %g, level %d", i, j, (double)p[j], e, l);
+                }
+                CHECK(fabs(kept - (double)keep[i]) <= 3e-7 * kept + 1e-37, &rnd, "keep of row %d, level %d", i, l);
+                CHECK_CLOSE(sum[i], kept * (double)sum0[i] + total, 2e-6, total + 10, "sum of row %d, level %d", i, l);
+            }
+            check_buffer_close(&out);
+        }
+        check_buffer_close(&start);
+    }
+}
+
+static void check_weigh(int bits, int n_groups, int n_rows, int n_tokens)
+{
+    bool wide = bits > 4;
+    size_t n = (size_t)(n_rows * n_groups), n_digits = n * KV_TILE;
+    struct check_buffer p = floats((size_t)n_rows * KV_TILE, 0, 1), scale = halves((size_t)n_groups * KV_TILE, 0, 0.5f),
+                        min = halves((size_t)n_groups * KV_TILE, -2, 2), ref_digits = check_buffer_open(n_digits * 2, false);
+    for (int i = 0; i < n_rows * KV_TILE; i++)
+        if (i % KV_TILE >= n_tokens || below(9) == 0) ((float *)p.p)[i] = 0;
+    for (int i = 0; i < n_groups * KV_TILE; i++) /* of tokens that are not there: whatever was in memory */
+        if (i % KV_TILE >= n_tokens) ((uint16_t *)scale.p)[i] = ((uint16_t *)min.p)[i] = 0x7e00;
+    for (int l = 0; l < n_levels; l++) {
+        struct check_buffer digits = check_buffer_open(n_digits * (wide ? 2 : 1), false), delta = check_buffer_open(n * 4, false),
+                            bias = check_buffer_open(n * 4, false);
+        tables[l].attn_weigh(&(struct kv_weigh){ p.p, n_rows, n_groups, bits, n_tokens, scale.p, min.p, digits.p, delta.p, bias.p });
+        for (int i = 0; i < (int)n; i++) {
+            int row = i / n_groups, group = i % n_groups;
+            double max = 0, rest = 0, minima = 0, size = 0, step = ((float *)delta.p)[i];
+            for (int j = 0; j < KV_TILE; j++) {
+                double x = ((float *)p.p)[row * KV_TILE + j], w = 0;
+                int digit = digit_at((char *)digits.p + (size_t)i * KV_TILE * (wide ? 2 : 1), wide, false, j);
+                if (j < n_tokens) {
+                    w = (double)((float)(x * half_at(&scale, group * KV_TILE + j)));
+                    minima += x * half_at(&min, group * KV_TILE + j);
+                }
+                max = fmax(max, w);
+                rest += w - step * digit;
+                size += 2 * x + w * (1 << bits);
+                CHECK(fabs(w - step * digit) <= step * 0.5003 + 1e-30, &rnd, "token %d: digit %d of %g, level %d", j, digit, w, l);
+            }
+            CHECK_CLOSE(step, max / (wide ? 32767 : 255), 1e-6, max, "delta %d, level %d", i, l);
+            CHECK_CLOSE(((float *)bias.p)[i], minima + 0.5 * ((1 << bits) - 1) * rest, SUM, size, "bias %d, level %d", i, l);
+        }
+        if (l == 0) memcpy(ref_digits.p, digits.p, digits.n_bytes);
+        CHECK(!memcmp(ref_digits.p, digits.p, digits.n_bytes), &rnd, "digits at level %d", l);
+        check_buffer_close(&digits);
+        check_buffer_close(&delta);
+        check_buffer_close(&bias);
+    }
+    check_buffer_close(&p);
+    check_buffer_close(&scale);
+    check_buffer_close(&min);
+    check_buffer_close(&ref_digits);
+}
+
+static void probabilities_weigh_into_digits(void **state)
+{
+    (void)state;
+    static const int token_counts[] = { 1, 7, 32, 33, 64 }, group_counts[] = { 1, 2, 3, 8 };
+    for (int b = 0; b < N_OF(all_bits); b++)
+        for (int t = 0; t < N_OF(token_counts); t++)
+            for (int g = 0; g < N_OF(group_counts); g++) check_weigh(all_bits[b], group_counts[g], 1 + below(5), token_counts[t]);
+}
+
+/* ------------------------------------------------------------------------------------------- values -- */
+
+static void check_pv(int bits, int head_dim, int n_groups, int n_rows, int n_tokens)
+{
+    bool wide = bits > 4;
+    size_t n = (size_t)(n_rows * n_groups), n_out = (size_t)(n_rows * head_dim);
+    struct check_buffer codes = bytes((size_t)(head_dim * 8 * bits)), digits = random_digits(n * KV_TILE, wide, false),
+                        delta = floats(n, 0, wide ? 1e-5f : 1e-3f), bias = floats(n, -2, 2), keep = floats((size_t)n_rows, 0, 1),
+                        start = floats(n_out, -5, 5);
+    for (size_t i = 0; i < n * KV_TILE; i++) { /* probabilities of tokens that are not there */
+        size_t at = wide ? (i & ~(size_t)3) + (i % 4 == 1 ? 2 : i % 4 == 2 ? 1 : i % 4) : i;
+        if ((int)(i % KV_TILE) < n_tokens) continue;
+        if (wide) ((int16_t *)digits.p)[at] = 0;
+        else ((uint8_t *)digits.p)[at] = 0;
+    }
+    for (int l = 0; l < n_levels; l++) {
+        struct check_buffer out = copy_of(&start);
+        tables[l].pv_codes(&(struct kv_pv_codes){ codes.p, bits, head_dim, n_groups, n_tokens, digits.p, delta.p, bias.p, keep.p, n_rows, out.p });
+        for (int i = 0; i < (int)n_out; i++) {
+            int row = i / head_dim, c = i % head_dim, at = row * n_groups + c / (head_dim / n_groups);
+            int64_t dot = 0;
+            for (int j = 0; j < n_tokens; j++)
+                dot += digit_at((char *)digits.p + (size_t)at * KV_TILE * (wide ? 2 : 1), wide, false, j) *
+                       (int)kv_code_get(codes.p, bits, kv_value_place(bits, head_dim, c, j));
+            double old = (double)((float *)start.p)[i] * (double)((float *)keep.p)[row];
+            double sum = (double)((float *)delta.p)[at] * (double)dot, first = ((float *)bias.p)[at];
+            CHECK_CLOSE(((float *)out.p)[i], old + sum + first, 1e-6, fabs(old) + fabs(sum) + fabs(first),
+                        "%d bits, head %d in %d groups, %d rows, row %d, channel %d, level %d", bits, head_dim, n_groups, n_rows, row, c, l);
+        }
+        check_buffer_close(&out);
+    }
+    check_buffer_close(&codes);
+    check_buffer_close(&digits);
+    check_buffer_close(&delta);
+    check_buffer_close(&bias);
+    check_buffer_close(&keep);
+    check_buffer_close(&start);
+}
+
+static void outputs_from_codes(void **state)
+{
+    (void)state;
+    for (int b = 0; b < N_OF(all_bits); b++)
+        for (int d = 0; d < N_OF(head_dims); d++)
+            for (int r = 0; r < N_OF(row_counts); r++) {
+                int head_dim = head_dims[d], n_groups = head_dim % 32 == 0 && r % 2 ? head_dim / 32 : 1;
+                check_pv(all_bits[b], head_dim, n_groups, row_counts[r], r % 3 ? 64 : 1 + below(64));
+            }
+}
+
+/* ------------------------------------------------------------------------------------- 16-bit rows -- */
+
+static void check_half(int head_dim, int n_rows, int n_tokens, bool page)
+{
+    int stride = page ? head_dim : head_dim + 8 * below(3);
+    size_t n_k = page ? (size_t)head_dim * KV_TILE : (size_t)((n_tokens - 1) * stride + head_dim), n_out = (size_t)(n_rows * head_dim);
+    struct check_buffer k = halves(n_k, -2, 2), v = halves((size_t)((n_tokens - 1) * stride + head_dim), -2, 2),
+                        q = floats(n_out, -2, 2), p = floats((size_t)n_rows * KV_TILE, 0, 1), keep = floats((size_t)n_rows, 0, 1),
+                        start = floats(n_out, -5, 5);
+    for (int l = 0; l < n_levels; l++) {
+        struct check_buffer score = check_buffer_open((size_t)n_rows * KV_TILE * 4, false), out = copy_of(&start);
+        tables[l].qk_half(&(struct kv_qk_half){ k.p, page ? 0 : stride, head_dim, page ? KV_TILE : n_tokens, n_rows, q.p, score.p });
+        tables[l].pv_half(&(struct kv_pv_half){ v.p, stride, head_dim, n_tokens, n_rows, p.p, keep.p, out.p });
+        for (int row = 0; row < n_rows; row++) {
+            for (int j = 0; j < n_tokens; j++) {
+                double s = 0, size = 0;
+                for (int c = 0; c < head_dim; c++) {
+                    double x = half_at(&k, page ? c * KV_TILE + j : j * stride + c) * (double)((float *)q.p)[row * head_dim + c];
+                    s += x;
+                    size += fabs(x);
+                }
+                CHECK_CLOSE(((float *)score.p)[row * KV_TILE + j], s, SUM, size, "head %d, row %d, token %d, level %d", head_dim, row, j, l);
+            }
+            for (int c = 0; c < head_dim; c++) {
+                double x = (double)((float *)start.p)[row * head_dim + c] * (double)((float *)keep.p)[row], size = fabs(x);
+                for (int j = 0; j < n_tokens; j++) {
+                    double y = half_at(&v, j * stride + c) * (double)((float *)p.p)[row * KV_TILE + j];
+                    x += y;
+                    size += fabs(y);
+                }
+                CHECK_CLOSE(((float *)out.p)[row * head_dim + c], x, SUM, size, "head %d, row %d, channel %d, level %d", head_dim, row, c, l);
+            }
+        }
+        check_buffer_close(&score);
+        check_buffer_close(&out);
+    }
+    check_buffer_close(&k);
+    check_buffer_close(&v);
+    check_buffer_close(&q);
+    check_buffer_close(&p);
+    check_buffer_close(&keep);
+    check_buffer_close(&start);
+}
+
+static void rows_of_16_bits(void **state)
+{
+    (void)state;
+    for (int d = 0; d < N_OF(head_dims); d++)
+        for (int r = 0; r < N_OF(row_counts); r++) check_half(head_dims[d], row_counts[r], 1 + below(64), r % 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(queries_fold_into_digits), cmocka_unit_test(scores_from_codes),
+        cmocka_unit_test(centres_come_back_at_the_scores), cmocka_unit_test(softmax_moves_the_maximum),
+        cmocka_unit_test(probabilities_weigh_into_digits), cmocka_unit_test(outputs_from_codes), cmocka_unit_test(rows_of_16_bits),
+    };
+    return cmocka_run_group_tests(tests, setup, NULL);
+}
