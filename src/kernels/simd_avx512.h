@@ -5,7 +5,11 @@
 #ifndef KV_KERNELS_SIMD_AVX512_H
 #define KV_KERNELS_SIMD_AVX512_H
 
+#ifdef KV_EMULATE_AVX512
+#include "kernels/simd_emulated.h"
+#else
 #include <immintrin.h>
+#endif
 #include <stdint.h>
 
 /* Without optimization gcc's own intrinsics are macros that convert their masks loudly. */
@@ -113,7 +117,11 @@ KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
 KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
 {
     (void)wide;
+#ifdef KV_EMULATE_AVX512
+    acc = _mm512_dpbusd_epi32(acc, code, x);
+#else
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(code), "v"(x));
+#endif
     return acc;
 }
 /* q = 128·high + low with low in -64 .. 63, and 128·x */
