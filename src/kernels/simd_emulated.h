@@ -17,15 +17,49 @@
 #include <stdint.h>
 #include <string.h>
 
+/* SIMDe's own names for these take one operand too many, or too few. */
+#undef _mm512_madd_epi16
+#undef _mm512_maskz_madd_epi16
+#undef _mm512_maskz_maddubs_epi16
+#undef _mm512_mask_cmpge_epi8_mask
+#undef _mm512_mask_cmpge_epu8_mask
+#undef _mm512_mask_cmpge_epi16_mask
+#undef _mm512_mask_cmpge_epu16_mask
+#undef _mm512_mask_cmpge_epi32_mask
+#undef _mm512_mask_cmpge_epu32_mask
+#undef _mm512_mask_cmple_epi8_mask
+#undef _mm512_mask_cmple_epu8_mask
+#undef _mm512_mask_cmple_epi16_mask
+#undef _mm512_mask_cmple_epu16_mask
+#undef _mm512_mask_cmple_epi32_mask
+#undef _mm512_mask_cmple_epu32_mask
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
+#define _mm512_maskz_madd_epi16(k, a, b) simde_mm512_maskz_madd_epi16(k, a, b)
+#define _mm512_maskz_maddubs_epi16(k, a, b) simde_mm512_maskz_maddubs_epi16(k, a, b)
+#define _mm512_mask_cmpge_epi8_mask(k, a, b) simde_mm512_mask_cmpge_epi8_mask(k, a, b)
+#define _mm512_mask_cmpge_epu8_mask(k, a, b) simde_mm512_mask_cmpge_epu8_mask(k, a, b)
+#define _mm512_mask_cmpge_epi16_mask(k, a, b) simde_mm512_mask_cmpge_epi16_mask(k, a, b)
+#define _mm512_mask_cmpge_epu16_mask(k, a, b) simde_mm512_mask_cmpge_epu16_mask(k, a, b)
+#define _mm512_mask_cmpge_epi32_mask(k, a, b) simde_mm512_mask_cmpge_epi32_mask(k, a, b)
+#define _mm512_mask_cmpge_epu32_mask(k, a, b) simde_mm512_mask_cmpge_epu32_mask(k, a, b)
+#define _mm512_mask_cmple_epi8_mask(k, a, b) simde_mm512_mask_cmple_epi8_mask(k, a, b)
+#define _mm512_mask_cmple_epu8_mask(k, a, b) simde_mm512_mask_cmple_epu8_mask(k, a, b)
+#define _mm512_mask_cmple_epi16_mask(k, a, b) simde_mm512_mask_cmple_epi16_mask(k, a, b)
+#define _mm512_mask_cmple_epu16_mask(k, a, b) simde_mm512_mask_cmple_epu16_mask(k, a, b)
+#define _mm512_mask_cmple_epi32_mask(k, a, b) simde_mm512_mask_cmple_epi32_mask(k, a, b)
+#define _mm512_mask_cmple_epu32_mask(k, a, b) simde_mm512_mask_cmple_epu32_mask(k, a, b)
+
 /* The compiler declares every intrinsic, to refuse it when it is called; so Intel's name leads to another.
- * Where SIMDe has the intrinsic too: its multishift shifts by 64, scalef drops subnormal numbers, dpbf16
- * neither fuses nor drops them, dpbusd and dpwssd are slow. */
+ * Where SIMDe has the intrinsic too: its abs leaves -0 as it is, multishift shifts by 64, scalef drops
+ * subnormal numbers, dpbf16 neither fuses nor drops them. */
 #undef _kand_mask16
+#undef _mm512_abs_ps
 #undef _mm512_multishift_epi64_epi8
 #undef _mm512_scalef_ps
 #undef _mm512_dpbf16_ps
-#undef _mm512_dpbusd_epi32
-#undef _mm512_dpwssd_epi32
+#ifdef __clang__ /* has many of them as macros */
+#pragma clang diagnostic ignored "-Wmacro-redefined"
+#endif
 #define EMULATED(name) emulated##name
 /* memory under a mask */
 #define _mm512_maskz_loadu_epi8 EMULATED(_mm512_maskz_loadu_epi8)
@@ -134,13 +168,12 @@
 #define _cvtu32_mask16 EMULATED(_cvtu32_mask16)
 #define _kand_mask16 EMULATED(_kand_mask16)
 /* arithmetic */
+#define _mm512_abs_ps EMULATED(_mm512_abs_ps)
 #define _mm512_srai_epi32 EMULATED(_mm512_srai_epi32)
 #define _mm512_srav_epi32 EMULATED(_mm512_srav_epi32)
 #define _mm512_mulhi_epu16 EMULATED(_mm512_mulhi_epu16)
 #define _mm512_multishift_epi64_epi8 EMULATED(_mm512_multishift_epi64_epi8)
 #define _mm512_scalef_ps EMULATED(_mm512_scalef_ps)
-#define _mm512_dpbusd_epi32 EMULATED(_mm512_dpbusd_epi32)
-#define _mm512_dpwssd_epi32 EMULATED(_mm512_dpwssd_epi32)
 #define _mm512_dpbf16_ps EMULATED(_mm512_dpbf16_ps)
 #define _mm512_reduce_add_ps EMULATED(_mm512_reduce_add_ps)
 #define _mm512_reduce_max_ps EMULATED(_mm512_reduce_max_ps)
@@ -460,6 +493,13 @@ EMULATE __mmask16 _kand_mask16(__mmask16 a, __mmask16 b) { return a & b; }
 
 /* --- arithmetic --- */
 
+EMULATE __m512 _mm512_abs_ps(__m512 a)
+{
+    union zmm x = { .f = a };
+    for (int i = 0; i < 16; i++) x.u32[i] &= 0x7fffffff;
+    return x.f;
+}
+
 /* Shifts by more than 31 leave the sign alone. */
 EMULATE __m512i _mm512_srai_epi32(__m512i a, unsigned n)
 {
@@ -508,22 +548,6 @@ EMULATE __m512 _mm512_scalef_ps(__m512 a, __m512 b)
     union zmm x = { .f = a }, y = { .f = b };
     for (int i = 0; i < 16; i++) x.ps[i] = scale_by(x.ps[i], y.ps[i]);
     return x.f;
-}
-
-/* Sums turn round at 2^32. */
-EMULATE __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b)
-{
-    union zmm s = { .i = sum }, x = { .i = a }, y = { .i = b };
-    for (int i = 0; i < 16; i++)
-        for (int j = 4 * i; j < 4 * i + 4; j++) s.u32[i] += (uint32_t)(x.u8[j] * y.i8[j]);
-    return s.i;
-}
-EMULATE __m512i _mm512_dpwssd_epi32(__m512i sum, __m512i a, __m512i b)
-{
-    union zmm s = { .i = sum }, x = { .i = a }, y = { .i = b };
-    for (int i = 0; i < 16; i++)
-        for (int j = 2 * i; j < 2 * i + 2; j++) s.u32[i] += (uint32_t)(x.i16[j] * y.i16[j]);
-    return s.i;
 }
 
 /* The odd product first, then the even one; fused, to nearest, and without subnormal numbers anywhere. */
