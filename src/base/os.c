@@ -291,6 +291,9 @@ enum kv_cpu_level kv_cpu_detect(void)
     if (!__get_cpuid_count(7, 0, &a, &leaf7_b, &leaf7_c, &d)) return KV_CPU_SCALAR;
     uint32_t n_subleaves = a;
     if (!all_bits(leaf7_b, bit_AVX2 | bit_BMI | bit_BMI2)) return KV_CPU_SCALAR;
+#ifdef KV_EMULATE_AVX512
+    return KV_CPU_AVX512; /* config=emulated: AVX2 is all that its AVX-512 kernels need */
+#endif
 
     if (n_subleaves >= 1) __get_cpuid_count(7, 1, &leaf7_1_a, &b, &c, &d);
     bool avx512 = all_bits(xcr0, XCR0_AVX512) &&

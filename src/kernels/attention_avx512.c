@@ -4,7 +4,7 @@
  */
 #include "kernels/kernels.h"
 
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if (defined(__AVX512VBMI__) && defined(__AVX512BW__) && defined(__AVX512VL__)) || defined(KV_EMULATE_AVX512)
 #include <math.h>
 #include <string.h>
 

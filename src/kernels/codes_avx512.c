@@ -1,7 +1,7 @@
 /* Attention over codes with AVX-512 VNNI: 64 int8 products an instruction, added in 32 bits. */
 #include "kernels/kernels.h"
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if (defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)) || defined(KV_EMULATE_AVX512)
 
 #include <math.h>
 

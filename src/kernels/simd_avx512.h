@@ -5,7 +5,11 @@
 #ifndef KV_KERNELS_SIMD_AVX512_H
 #define KV_KERNELS_SIMD_AVX512_H
 
+#ifdef KV_EMULATE_AVX512
+#include "kernels/simd_emulated.h"
+#else
 #include <immintrin.h>
+#endif
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -14,7 +18,11 @@
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 #endif
 
+#ifdef KV_EMULATE_AVX512
+#define KV_INLINE static __attribute__((noinline, unused)) /* each intrinsic is a loop: inlined they compile for minutes */
+#else
 #define KV_INLINE static inline __attribute__((always_inline))
+#endif
 #define LANES 16
 #define ACTS_MAX 6 /* times 2 panels: 12 sums in int32 and 12 in float leave 8 of 32 registers for operands */
 
@@ -114,7 +122,11 @@ KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
 KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
 {
     (void)wide;
+#ifdef KV_EMULATE_AVX512
+    acc = _mm512_dpbusd_epi32(acc, code, x);
+#else
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(code), "v"(x));
+#endif
     return acc;
 }
 /* q = 128·high + low with low in -64 .. 63, and 128·x */
@@ -215,12 +227,16 @@ KV_INLINE vi vi_dot_narrow(vi acc, vi u, vi s) { return vi_dot4(acc, u, s, 0); }
 KV_INLINE vi vi_widen(vi acc) { return acc; }
 KV_INLINE vi vi_dot_wide(vi acc, vi a, vi b)
 {
+#ifdef KV_EMULATE_AVX512
+    acc = _mm512_dpwssd_epi32(acc, a, b);
+#else
     __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b)); /* in assembly as vi_dot4 */
+#endif
     return acc;
 }
 KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
 {
-    _mm512_mask_cvtsepi32_storeu_epi8(p, lanes_below(n), x);
+    _mm_mask_storeu_epi8(p, lanes_below(n), _mm512_cvtepi32_epi8(x));
 }
 KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
 {
@@ -229,7 +245,7 @@ KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
 /* 16-bit words in the order of kv_wide_place */
 KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
 {
-    _mm512_mask_cvtsepi32_storeu_epi16(p, lanes_below(n), _mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8));
+    _mm256_mask_storeu_epi16(p, lanes_below(n), _mm512_cvtepi32_epi16(_mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8)));
 }
 
 #endif

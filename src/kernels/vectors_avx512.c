@@ -1,7 +1,7 @@
 /* Vector kernels in AVX-512: the bodies and their bounds stand in vectors.inc.h. */
 #include "kernels/kernels.h"
 
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__) || defined(KV_EMULATE_AVX512)
 #include <math.h>
 
 #include "kernels/simd_avx512.h"

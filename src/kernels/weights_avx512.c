@@ -1,7 +1,7 @@
 /* Matrix products in AVX-512 with VNNI: the bodies stand in the templates, which this file instantiates. */
 #include "kernels/kernels.h"
 
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__) || defined(KV_EMULATE_AVX512)
 
 #include "kernels/matmul_panel.h"
 #include "kernels/simd_avx512.h"
