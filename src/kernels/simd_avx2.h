@@ -265,9 +265,20 @@ KV_INLINE vi vi_load_line(const uint8_t *p, bool half)
 KV_INLINE vi vi_set_words(int x) { return _mm256_set1_epi16((short)x); }
 KV_INLINE vi vi_shift16(vi x, int n) { return _mm256_srli_epi16(x, n); }
 KV_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
-KV_INLINE vi vi_dot_narrow(vi acc, vi u, vi s) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(u, s)); }
+/* In assembly, because with intrinsics gcc 12 moves the loads of a whole unit together and spills the sums. */
+KV_INLINE vi vi_dot_narrow(vi acc, vi u, vi s)
+{
+    vi product;
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(u), "x"(s));
+    return acc;
+}
 KV_INLINE vi vi_widen(vi acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
-KV_INLINE vi vi_dot_wide(vi acc, vi a, vi b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+KV_INLINE vi vi_dot_wide(vi acc, vi a, vi b)
+{
+    vi product;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
+    return acc;
+}
 KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
 {
     (void)n;

@@ -7,7 +7,8 @@
  *              token is also given to a fork of it, over codes
  *
  * Left to itself a sequence over codes gets other codes: any change, however small, moves some keys over the edge between two
- * codes. That changes the logits more (and is no worse against 16 bits: `whole`, measured over codes from the first token).
+ * codes. That changes the logits more, and is no worse against 16 bits (docs/attention.md). For the same reason the plans here
+ * have a tail: without one a query's own token is read from codes that this step makes.
  */
 #include "model/model.h"
 #include "support/reference.h"
@@ -21,11 +22,11 @@
 
 #include <cmocka.h>
 
-enum { N_TOKENS = 640, N_SCORED = 128 };
+enum { N_TOKENS = 576, N_SCORED = 64 };
 
 static const char *const specs[] = {
-    "f16", "k8tv8;sinks=0;tail=0", "k8v8", "k4v4", "k3c64v3h", "k2c32v2h", "k4tmhv4h", "k4c64v4", "k3c64mv3h",
-    "k3c64xmv3h", "k2.5c64xmv2h", "k2.5c64xv2h", "k16v4h", "k4c64v16", "k8c64v4h", "k4c64hv2g32h", "k2tmhv8",
+    "f16", "k8tv8", "k8v8", "k4v4", "k3c64v3h", "k2c32v2h", "k4tmhv4h", "k4c64v4", "k3c64xmv3h", "k2.5c64xmv2h",
+    "k16v4h", "k4c64v16", "k8c64v4g32", "k4c64hv2g32h",
 };
 
 static double kld(const float *p, const float *q, int n)
@@ -120,12 +121,9 @@ static void check_model(const char *file)
             assert_int_equal(kvant_plan_calibrate(plan, model, tokens, 512, NULL, NULL, NULL), KVANT_OK);
         both_ways(model, plan, tokens, (size_t)info.n_vocab, plain, fast);
         double own = mean_kld(base, plain, info.n_vocab), change = mean_kld(plain, fast, info.n_vocab);
-        model->attn = KVANT_ATTN_CODES;
-        reference_logits(model, plan, tokens, N_TOKENS, N_TOKENS - N_SCORED, fast);
-        double whole = mean_kld(base, fast, info.n_vocab);
         bool missed = i == 0 ? change > 1e-5 || own > 1e-5 : change > 0.02 * own;
-        print_message("%-22s own %.2e  change %.1e = %5.2f %%   whole %.2e%s\n", specs[i], own, change,
-                      own > 1e-12 ? 100 * change / own : 0.0, whole, missed ? "  MISSED" : "");
+        print_message("%-22s own %.2e  change %.1e = %5.2f %%%s\n", specs[i], own, change,
+                      own > 1e-12 ? 100 * change / own : 0.0, missed ? "  MISSED" : "");
         n_missed += missed;
         kvant_plan_close(plan);
     }
