@@ -128,24 +128,21 @@ static kvant_status fail_range(const struct job *j, int row, const char *what)
             j->layer, j->head_kv, (long long)(j->position + row), what);
 }
 
-/* rows -= R_t μ, by the identity that expanding uses: R_{t0 + i} μ = R_{t0} (R_i μ), t0 the page's first
- * position. */
+static void head_mean(const struct kv_codec *c, int layer, int head_kv, float *mean)
+{
+    size_t first = ((size_t)layer * (size_t)c->plan->n_head_kv + (size_t)head_kv) * (size_t)c->plan->head_dim;
+    c->kernels->f16_to_f32(c->plan->center + first, c->plan->head_dim, mean);
+}
+
+/* rows -= R_t μ. */
 static void subtract_centers(const struct job *j, float *rows /* (n, head_dim) */)
 {
-    const struct kv_rope *rope = j->codec->rope;
-    const float *tile = j->codec->centers->tile[j->layer * j->codec->plan->n_head_kv + j->head_kv];
-    float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2];
-    kv_rope_angles(rope, j->position - j->row, cos_t0, sin_t0);
-    int half = rope->n_rot / 2, near = rope->neox ? 1 : 2, far = rope->neox ? half : 1;
+    float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2], mean[KV_HEAD_DIM_MAX], center[KV_HEAD_DIM_MAX];
+    head_mean(j->codec, j->layer, j->head_kv, mean);
+    kv_rope_angles(j->codec->rope, j->position - j->row, cos_t0, sin_t0);
     for (int i = 0; i < j->n; i++, rows += j->head_dim) {
-        const float *column = tile + j->row + i;
-        for (int p = 0; p < half; p++) {
-            int a = near * p, b = a + far;
-            float ca = column[a * KV_PAGE_TOKENS], cb = column[b * KV_PAGE_TOKENS];
-            rows[a] -= ca * cos_t0[p] - cb * sin_t0[p];
-            rows[b] -= ca * sin_t0[p] + cb * cos_t0[p];
-        }
-        for (int c = rope->n_rot; c < j->head_dim; c++) rows[c] -= column[c * KV_PAGE_TOKENS];
+        kv_centers_turned(j->codec->centers, j->codec->rope, mean, cos_t0, sin_t0, j->row + i, center);
+        for (int c = 0; c < j->head_dim; c++) rows[c] -= center[c];
     }
 }
 
@@ -403,6 +400,17 @@ static void expand_classes(const struct kv_kernels *kernels, const struct kv_cha
     }
 }
 
+static void add_centers(const struct kv_codec *c, int layer, int head_kv, int n_tokens, const float *cos_t0,
+                        const float *sin_t0, float *kt)
+{
+    float mean[KV_HEAD_DIM_MAX], center[KV_HEAD_DIM_MAX];
+    head_mean(c, layer, head_kv, mean);
+    for (int i = 0; i < n_tokens; i++) {
+        kv_centers_turned(c->centers, c->rope, mean, cos_t0, sin_t0, i, center);
+        for (int d = 0; d < c->plan->head_dim; d++) kt[d * KV_PAGE_TOKENS + i] += center[d];
+    }
+}
+
 void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
                           int64_t position, float *kt)
 {
@@ -435,8 +443,7 @@ void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, 
     else c->kernels->key_tile_expand(&tile, kt);
     if (r->key_rotated) c->kernels->key_tile_hadamard(kt, head_dim);
     if (r->key_centered)
-        c->kernels->key_tile_add_center(kt, c->centers->tile[i_head], cos_t0, sin_t0, head_dim,
-                                        c->rope->n_rot, c->rope->neox, n_tokens);
+        add_centers(c, layer, head_kv, n_tokens, cos_t0, sin_t0, kt);
 }
 
 void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,

@@ -18,15 +18,26 @@
 #include "cache/kv_layout.h"
 #include "cache/rope.h"
 
-/* Constants of one plan on one model: R_i μ for i < 64 as key tiles, made once when the plan is first
- * used. */
+/* Constants of centred keys of one plan on one model (kv_centers.c); all NULL where no layer centres. */
 struct kv_centers {
-    const float **tile; /* (n_layer, n_head_kv) -> (head_dim, 64), NULL where nothing is centred; NULL if nowhere */
+    float *turn_cos, *turn_sin;     /* (64, n_pairs): of θ_p i                                              */
+    float *middle_cos, *middle_sin; /* (n_pairs): of θ_p times half a page                                  */
+    int n_pairs, n_fast;
+    float *fast;                    /* (n_fast, 2, 64): cos and sin of θ_p τ                                */
+    float *slow;                    /* (KV_CENTER_TERMS, n_pairs − n_fast)                                  */
+    float *polynomials;             /* (KV_CENTER_TERMS, 64): T_m                                           */
 };
 kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan,
                              const struct kv_rope *rope, struct kvant_error *err);
 void kv_centers_close(struct kv_centers *c);
 size_t kv_centers_bytes(const struct kvant_plan *plan); /* what kv_centers_open takes */
+/* R_{t0 + i} μ of a page's i-th token: R_{t0} (R_i μ). mean, out: (head_dim); cos_t0, sin_t0: (n_rot / 2) */
+void kv_centers_turned(const struct kv_centers *c, const struct kv_rope *rope, const float *mean,
+                       const float *cos_t0, const float *sin_t0, int i, float *out);
+/* The query's part of q·R_t μ, as struct kv_qk_center takes it: cos_part, sin_part (n_rot / 2). Returns the
+ * share of the channels that do not turn. */
+float kv_centers_project(const struct kv_centers *c, const struct kv_rope *rope, const float *mean, const float *q,
+                         float *cos_part, float *sin_part);
 
 struct kv_codec { /* what encode and expand need beside the page; borrowed */
     const struct kv_kernels *kernels;

@@ -141,37 +141,10 @@ static void key_tile_hadamard(float *kt, int head_dim)
     }
 }
 
-/* x and y += (a, b) turned by the angle of (cos, sin); without FMA, to give the reference's bits. */
-KV_INLINE void add_turned(float *x, float *y, const float *a, const float *b, float cos_t0, float sin_t0,
-                          int n_tokens)
-{
-    vf c = vf_set(cos_t0), s = vf_set(sin_t0);
-    for (int t = 0; t < n_tokens; t += LANES) {
-        int n = n_tokens - t < LANES ? n_tokens - t : LANES;
-        vf u = vf_load(a + t), w = vf_load(b + t);
-        vf dx = vf_sub(vf_mul(u, c), vf_mul(w, s)), dy = vf_add(vf_mul(u, s), vf_mul(w, c));
-        vf_store(x + t, vf_add(vf_load(x + t), vf_in_range(dx, 0, 0, n, 0.0f)));
-        vf_store(y + t, vf_add(vf_load(y + t), vf_in_range(dy, 0, 0, n, 0.0f)));
-    }
-}
-
-static void key_tile_add_center(float *kt, const float *centers, const float *cos_t0, const float *sin_t0,
-                                     int head_dim, int n_rot, bool neox, int n_tokens)
-{
-    for (int p = 0; p < n_rot / 2; p++) {
-        int c0 = neox ? p : 2 * p, c1 = neox ? p + n_rot / 2 : 2 * p + 1;
-        add_turned(kt + c0 * KV_TILE, kt + c1 * KV_TILE, centers + c0 * KV_TILE, centers + c1 * KV_TILE,
-                   cos_t0[p], sin_t0[p], n_tokens);
-    }
-    for (int c = n_rot; c < head_dim; c++)
-        for (int t = 0; t < n_tokens; t++) kt[c * KV_TILE + t] += centers[c * KV_TILE + t];
-}
-
 static void fill_attention(struct kv_kernels *table)
 {
     table->attn_tile = attn_tile;
     table->qk_half = qk_half;
     table->pv_half = pv_half;
     table->key_tile_hadamard = key_tile_hadamard;
-    table->key_tile_add_center = key_tile_add_center;
 }

@@ -72,13 +72,20 @@ struct kv_qk_codes {
     float *score;                /* (n_rows, 64)                                                             */
 };
 
-/* score_j += q · R_{t0 + j} μ for keys that are stored without their centres: R_{t0 + j} μ = R_{t0} (R_j μ). */
+#define KV_CENTER_TERMS 8 /* of a slow pair's polynomial (cache/kv_centers.c) */
+
+/* score_j += still + Σ_p C_p cos θ_p t + S_p sin θ_p t, what keys lack that are stored without their centres. From
+ * the page's middle: with x_p = C_p cos θ_p t0 + S_p sin θ_p t0 and y_p = S_p cos θ_p t0 − C_p sin θ_p t0, fast
+ * pairs give x cos θτ + y sin θτ, slow ones Σ_m T_m(τ) Σ_p slow_mp · (m even: x_p; odd: y_p). */
 struct kv_qk_center {
-    const float *q;              /* (n_rows, head_dim), neither rotated nor reordered                        */
-    const float *centers;        /* (head_dim, 64): R_j μ                                                    */
-    const float *cos_t0, *sin_t0; /* (n_rot / 2): of the page's first position                               */
-    int head_dim, n_rot;
-    bool neox;                   /* channel c pairs with c + n_rot / 2, otherwise 2i with 2i + 1             */
+    const float *cos_part, *sin_part; /* (n_rows, stride): C and S, turned to the page's middle              */
+    size_t stride;
+    const float *still;          /* (n_rows)                                                                 */
+    const float *cos_t0, *sin_t0; /* (n_pairs): of the page's first position                                 */
+    int n_pairs, n_fast;
+    const float *fast;           /* (n_fast, 2, 64)                                                          */
+    const float *slow;           /* (KV_CENTER_TERMS, n_pairs − n_fast)                                      */
+    const float *polynomials;    /* (KV_CENTER_TERMS, 64)                                                    */
     int n_rows;
     float *score;                /* (n_rows, 64) +=                                                          */
 };

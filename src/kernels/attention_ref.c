@@ -107,22 +107,6 @@ static void key_tile_hadamard_ref(float *kt, int head_dim)
     }
 }
 
-/* R_{t0+i} = R_{t0} R_i: the constant tile holds R_i μ, one more turn by t0 gives the page's own centres. */
-static void key_tile_add_center_ref(float *kt, const float *centers, const float *cos_t0, const float *sin_t0,
-                                    int head_dim, int n_rot, bool neox, int n_tokens)
-{
-    for (int p = 0; p < n_rot / 2; p++) {
-        int c0 = neox ? p : 2 * p, c1 = neox ? p + n_rot / 2 : 2 * p + 1;
-        for (int t = 0; t < n_tokens; t++) {
-            float a = centers[c0 * KV_TILE + t], b = centers[c1 * KV_TILE + t];
-            kt[c0 * KV_TILE + t] += a * cos_t0[p] - b * sin_t0[p];
-            kt[c1 * KV_TILE + t] += a * sin_t0[p] + b * cos_t0[p];
-        }
-    }
-    for (int c = n_rot; c < head_dim; c++)
-        for (int t = 0; t < n_tokens; t++) kt[c * KV_TILE + t] += centers[c * KV_TILE + t];
-}
-
 /* One query of attn_tile. With m' = max(m, max s): out' = e^(m − m') out + Σ e^(s_j − m') v_j, the sum
  * likewise. While m' is −∞ nothing was seen (or every score is −∞): 0 stands for it, so that no ∞ − ∞
  * arises. */
@@ -164,5 +148,4 @@ void kv_fill_attention_ref(struct kv_kernels *table)
     table->key_tile_expand = key_tile_expand_ref;
     table->value_tile_expand = value_tile_expand_ref;
     table->key_tile_hadamard = key_tile_hadamard_ref;
-    table->key_tile_add_center = key_tile_add_center_ref;
 }

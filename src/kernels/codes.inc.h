@@ -181,46 +181,61 @@ static void attn_fold(const struct kv_fold *f)
     }
 }
 
-/* q·R_{t0} x = (R_{−t0} q)·x */
-static void turn_back(const struct kv_qk_center *a, const float *q, float *out)
+/* Rows of coefficients of 64-token functions: (x, y) of each fast pair, then the terms of the polynomials. */
+#define CENTER_FUNCTIONS (KV_HEAD_DIM_MAX + KV_CENTER_TERMS)
+
+KV_INLINE vf load_up_to(const float *p, int n) { return n >= LANES ? vf_load(p) : vf_load_n(p, n); }
+
+static void center_coefficients(const struct kv_qk_center *a, int row, float *fast, float *terms)
 {
-    int half = a->n_rot / 2;
-    if (!a->neox || half % LANES) {
-        for (int p = 0; p < half; p++) {
-            int c0 = a->neox ? p : 2 * p, c1 = a->neox ? p + half : 2 * p + 1;
-            out[c0] = q[c0] * a->cos_t0[p] + q[c1] * a->sin_t0[p];
-            out[c1] = q[c1] * a->cos_t0[p] - q[c0] * a->sin_t0[p];
-        }
-    } else {
-        for (int p = 0; p < half; p += LANES) {
-            vf x = vf_load(q + p), y = vf_load(q + p + half), c = vf_load(a->cos_t0 + p), s = vf_load(a->sin_t0 + p);
-            vf_store(out + p, vf_fma(x, c, vf_mul(y, s)));
-            vf_store(out + p + half, vf_sub(vf_mul(y, c), vf_mul(x, s)));
-        }
+    const float *c = a->cos_part + (size_t)row * a->stride, *s = a->sin_part + (size_t)row * a->stride;
+    int n_slow = a->n_pairs - a->n_fast;
+    vf sum[KV_CENTER_TERMS];
+    for (int p = 0; p < a->n_fast; p++) {
+        fast[2 * p] = c[p] * a->cos_t0[p] + s[p] * a->sin_t0[p];
+        fast[2 * p + 1] = s[p] * a->cos_t0[p] - c[p] * a->sin_t0[p];
     }
-    for (int c = a->n_rot; c < a->head_dim; c++) out[c] = q[c];
+    for (int m = 0; m < KV_CENTER_TERMS; m++) sum[m] = vf_zero();
+    for (int p = 0; p < n_slow; p += LANES) {
+        int at = a->n_fast + p, n = n_slow - p;
+        vf u = load_up_to(c + at, n), v = load_up_to(s + at, n);
+        vf cos_t0 = load_up_to(a->cos_t0 + at, n), sin_t0 = load_up_to(a->sin_t0 + at, n);
+        vf x = vf_fma(u, cos_t0, vf_mul(v, sin_t0)), y = vf_sub(vf_mul(v, cos_t0), vf_mul(u, sin_t0));
+        for (int m = 0; m < KV_CENTER_TERMS; m++)
+            sum[m] = vf_fma(m % 2 ? y : x, load_up_to(a->slow + m * n_slow + p, n), sum[m]);
+    }
+    for (int m = 0; m < KV_CENTER_TERMS; m++) terms[m] = vf_sum(sum[m]);
 }
 
-KV_INLINE void center_block(const struct kv_qk_center *a, const float *q, int rows, int row, int token)
+/* Sums of n functions of 64 tokens onto the scores. */
+KV_INLINE void add_functions(const float *coefficients, const float *functions, int n, int rows, float *score)
 {
-    vf acc[BLOCK_ROWS][GROUPS];
-    const float *x = a->centers + token;
-    for (int r = 0; r < rows; r++)
-        for (int g = 0; g < GROUPS; g++) acc[r][g] = vf_load(a->score + (row + r) * KV_TILE + token + g * LANES);
-    for (int c = 0; c < a->head_dim; c++, x += KV_TILE)
-        for (int r = 0; r < rows; r++) {
-            vf y = vf_set(q[r * KV_HEAD_DIM_MAX + c]);
-            for (int g = 0; g < GROUPS; g++) acc[r][g] = vf_fma(y, vf_load(x + g * LANES), acc[r][g]);
-        }
-    for (int r = 0; r < rows; r++)
-        for (int g = 0; g < GROUPS; g++) vf_store(a->score + (row + r) * KV_TILE + token + g * LANES, acc[r][g]);
+    for (int t = 0; t < KV_TILE; t += GROUPS * LANES) {
+        vf acc[BLOCK_ROWS][GROUPS];
+        const float *f = functions + t;
+        for (int r = 0; r < rows; r++)
+            for (int g = 0; g < GROUPS; g++) acc[r][g] = vf_load(score + r * KV_TILE + t + g * LANES);
+        for (int i = 0; i < n; i++, f += KV_TILE)
+            for (int r = 0; r < rows; r++) {
+                vf y = vf_set(coefficients[r * CENTER_FUNCTIONS + i]);
+                for (int g = 0; g < GROUPS; g++) acc[r][g] = vf_fma(y, vf_load(f + g * LANES), acc[r][g]);
+            }
+        for (int r = 0; r < rows; r++)
+            for (int g = 0; g < GROUPS; g++) vf_store(score + r * KV_TILE + t + g * LANES, acc[r][g]);
+    }
 }
 
 KV_INLINE void center_rows(const struct kv_qk_center *a, int rows, int row)
 {
-    float q[BLOCK_ROWS * KV_HEAD_DIM_MAX];
-    for (int r = 0; r < rows; r++) turn_back(a, a->q + (row + r) * a->head_dim, q + r * KV_HEAD_DIM_MAX);
-    for (int t = 0; t < KV_TILE; t += GROUPS * LANES) center_block(a, q, rows, row, t);
+    float fast[BLOCK_ROWS * CENTER_FUNCTIONS], terms[BLOCK_ROWS * CENTER_FUNCTIONS];
+    float *score = a->score + row * KV_TILE;
+    for (int r = 0; r < rows; r++) {
+        center_coefficients(a, row + r, fast + r * CENTER_FUNCTIONS, terms + r * CENTER_FUNCTIONS);
+        /* T_0 = 1, and so is the share of the channels that do not turn */
+        terms[r * CENTER_FUNCTIONS] += a->still[row + r];
+    }
+    add_functions(terms, a->polynomials, KV_CENTER_TERMS, rows, score);
+    add_functions(fast, a->fast, 2 * a->n_fast, rows, score);
 }
 
 static void qk_center(const struct kv_qk_center *a)

@@ -10,7 +10,6 @@
 #include "kernels/kernels.h"
 
 #include <math.h>
-#include <string.h>
 
 /* Rounds to nearest even within ±largest; what is no number becomes −largest (its row's bias is NaN). */
 static int round_within(float x, int largest)
@@ -81,28 +80,29 @@ static void qk_codes_ref(const struct kv_qk_codes *a)
     }
 }
 
-/* q·R_{t0} x = (R_{−t0} q)·x */
-static void turn_back(const struct kv_qk_center *a, const float *q, float *out)
+static void center_row(const struct kv_qk_center *a, int row)
 {
-    memcpy(out, q, (size_t)a->head_dim * sizeof *q);
-    for (int p = 0; p < a->n_rot / 2; p++) {
-        int c0 = a->neox ? p : 2 * p, c1 = a->neox ? p + a->n_rot / 2 : 2 * p + 1;
-        out[c0] = q[c0] * a->cos_t0[p] + q[c1] * a->sin_t0[p];
-        out[c1] = q[c1] * a->cos_t0[p] - q[c0] * a->sin_t0[p];
+    const float *c = a->cos_part + (size_t)row * a->stride, *s = a->sin_part + (size_t)row * a->stride;
+    float x[KV_HEAD_DIM_MAX / 2], y[KV_HEAD_DIM_MAX / 2], term[KV_CENTER_TERMS] = { 0.0f };
+    for (int p = 0; p < a->n_pairs; p++) {
+        x[p] = c[p] * a->cos_t0[p] + s[p] * a->sin_t0[p];
+        y[p] = s[p] * a->cos_t0[p] - c[p] * a->sin_t0[p];
+    }
+    int n_slow = a->n_pairs - a->n_fast;
+    for (int m = 0; m < KV_CENTER_TERMS; m++)
+        for (int p = 0; p < n_slow; p++) term[m] += (m % 2 ? y : x)[a->n_fast + p] * a->slow[m * n_slow + p];
+    for (int j = 0; j < KV_TILE; j++) {
+        float sum = a->still[row];
+        for (int m = 0; m < KV_CENTER_TERMS; m++) sum += term[m] * a->polynomials[m * KV_TILE + j];
+        for (int p = 0; p < a->n_fast; p++)
+            sum += x[p] * a->fast[2 * p * KV_TILE + j] + y[p] * a->fast[(2 * p + 1) * KV_TILE + j];
+        a->score[row * KV_TILE + j] += sum;
     }
 }
 
 static void qk_center_ref(const struct kv_qk_center *a)
 {
-    float q[KV_HEAD_DIM_MAX];
-    for (int row = 0; row < a->n_rows; row++) {
-        turn_back(a, a->q + row * a->head_dim, q);
-        for (int j = 0; j < KV_TILE; j++) {
-            float s = 0.0f;
-            for (int c = 0; c < a->head_dim; c++) s += q[c] * a->centers[c * KV_TILE + j];
-            a->score[row * KV_TILE + j] += s;
-        }
-    }
+    for (int row = 0; row < a->n_rows; row++) center_row(a, row);
 }
 
 /* With m' = max(m, max s): keep = e^(m − m'), p_j = e^(s_j − m'). While m' is −∞ nothing was seen (or every

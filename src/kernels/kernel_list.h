@@ -49,8 +49,3 @@ X(value_tile_expand, void, (const struct kv_value_tile *in, float *v /* (64, hea
 /* The Hadamard transform over the channels of a key tile, in place: as `hadamard` on each of its 64
  * columns. */
 X(key_tile_hadamard, void, (float *kt /* (head_dim, 64) */, int head_dim))
-/* kt[:, i] += R_{t0 + i} μ for i < n_tokens. centers: R_i μ for i in 0..63, (head_dim, 64); cos_t0, sin_t0:
- * of t0, (n_rot / 2). neox: channel c pairs with c + n_rot / 2, otherwise 2i with 2i + 1. Channels from n_rot
- * on do not turn. */
-X(key_tile_add_center, void, (float *kt, const float *centers, const float *cos_t0, const float *sin_t0,
-                              int head_dim, int n_rot, bool neox, int n_tokens))

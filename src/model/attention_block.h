@@ -26,6 +26,8 @@ struct kv_page_scratch {
     float *delta[2];           /* (KV_N_CLASSES, n) their scales                                                */
     float *bias[2], *sum;      /* (n)                                                                           */
     float *keep;               /* (n)                                                                           */
+    float *cos_part, *sin_part; /* (n, head_dim / 2) of the centres' term                                       */
+    float *still;              /* (n)                                                                           */
     char *p_digits;            /* (n, head_dim / 32, 64) of 2 bytes: of probabilities                           */
     float *p_delta, *p_bias;   /* (n, head_dim / 32)                                                            */
 };

@@ -28,6 +28,9 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     }
     s.sum = kv_carve(c, n_rows, sizeof *s.sum);
     s.keep = kv_carve(c, n_rows, sizeof *s.keep);
+    s.cos_part = kv_carve(c, n_rows * head_dim / 2, sizeof *s.cos_part);
+    s.sin_part = kv_carve(c, n_rows * head_dim / 2, sizeof *s.sin_part);
+    s.still = kv_carve(c, n_rows, sizeof *s.still);
     s.p_digits = kv_carve(c, n_rows * n_groups * KV_TILE, 2);
     s.p_delta = kv_carve(c, n_rows * n_groups, sizeof *s.p_delta);
     s.p_bias = kv_carve(c, n_rows * n_groups, sizeof *s.p_bias);
@@ -98,6 +101,14 @@ void kv_block_prepare_pages(const struct kv_attn_block *b)
         memcpy(s->q, b->worker->q, n * sizeof *s->q);
     }
     if (r->key_rotated) b->kernels->hadamard(s->q, b->n_rows, head_dim);
+    if (r->key_centered) {
+        float mean[KV_HEAD_DIM_MAX];
+        size_t half = (size_t)head_dim / 2;
+        b->kernels->f16_to_f32(b->plan->center + i_head(b) * (size_t)head_dim, head_dim, mean);
+        for (int row = 0; row < b->n_rows; row++)
+            s->still[row] = kv_centers_project(b->codec->centers, b->codec->rope, mean, b->worker->q + row * head_dim,
+                                               s->cos_part + (size_t)row * half, s->sin_part + (size_t)row * half);
+    }
     if (r->key_bits == 16 || r->key_scheme != KV_KEY_TOKEN) return;
     const struct key_class all = { 0, head_dim, r->key_bits, 0 };
     struct kv_fold fold = fold_of(b, &all, 0, 0);
@@ -187,6 +198,30 @@ static void scores_half(const struct kv_attn_block *b, const uint8_t *page, int 
     b->kernels->qk_half(&qk);
 }
 
+static void add_center_scores(const struct kv_attn_block *b, int64_t i_page, int row)
+{
+    const struct kv_page_scratch *s = &b->worker->page;
+    const struct kv_centers *centers = b->codec->centers;
+    size_t stride = (size_t)b->call->head_dim / 2, first = (size_t)row * stride;
+    const float *angles = b->view.page_angles + i_page * b->call->head_dim;
+    const struct kv_qk_center call = {
+        .cos_part = s->cos_part + first,
+        .sin_part = s->sin_part + first,
+        .stride = stride,
+        .still = s->still + row,
+        .cos_t0 = angles,
+        .sin_t0 = angles + stride,
+        .n_pairs = centers->n_pairs,
+        .n_fast = centers->n_fast,
+        .fast = centers->fast,
+        .slow = centers->slow,
+        .polynomials = centers->polynomials,
+        .n_rows = b->n_rows - row,
+        .score = b->worker->score + row * KV_TILE,
+    };
+    b->kernels->qk_center(&call);
+}
+
 /* ---------------------------------------------------------------------------------------------- values -- */
 
 static void add_values(const struct kv_attn_block *b, const uint8_t *page, int row, int n_tokens,
@@ -247,17 +282,7 @@ void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, 
     else if (b->recipe->key_scheme == KV_KEY_TOKEN) scores_per_token(b, page, row);
     else scores_per_channel(b, page, row);
     if (b->recipe->key_centered) {
-        const float *angles = b->view.page_angles + i_page * b->call->head_dim;
-        b->kernels->qk_center(&(struct kv_qk_center){
-            .q = w->q + row * b->call->head_dim,
-            .centers = b->codec->centers->tile[i_head(b)],
-            .cos_t0 = angles,
-            .sin_t0 = angles + b->call->head_dim / 2,
-            .head_dim = b->call->head_dim,
-            .n_rot = b->codec->rope->n_rot,
-            .neox = b->codec->rope->neox,
-            .n_rows = n_rows,
-            .score = w->score + row * KV_TILE });
+        add_center_scores(b, i_page, row);
     }
     b->kernels->attn_soften(&(struct kv_soften){ w->score + row * KV_TILE, n_rows, w->first + row, w->last + row,
                                                  state->max + row, state->sum + row, w->page.keep });

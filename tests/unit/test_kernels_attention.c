@@ -20,7 +20,6 @@
 #define PI 3.14159265358979323846
 
 static const int head_dims[] = { 8, 64, 80, 96, 128, 256 };
-static const int token_counts[] = { 0, 1, 7, 31, 32, 33, 63, 64 };
 #define N_OF(a) ((int)(sizeof(a) / sizeof *(a)))
 
 /* -------------------------------------------------------------------------------------------- support -- */
@@ -237,68 +236,6 @@ static void test_hadamard(void **unused)
     }
 }
 
-static void turn(double *a, double *b, double angle)
-{
-    double x = *a * cos(angle) - *b * sin(angle);
-    *b = *a * sin(angle) + *b * cos(angle);
-    *a = x;
-}
-
-static void check_center(int head_dim, int n_rot, bool neox, int n_tokens, int64_t t0)
-{
-    size_t n = (size_t)head_dim * KV_TILE;
-    struct guarded centers = random_floats(n, 1.0f), tile = random_floats(n, 2.0f), angles = random_floats((size_t)n_rot, 1.0f);
-    double mu[KV_HEAD_DIM_MAX], freq[KV_HEAD_DIM_MAX / 2];
-    static double at[KV_HEAD_DIM_MAX][KV_TILE];
-    for (int c = 0; c < head_dim; c++) mu[c] = (double)uniform(-200.0f, 200.0f);
-    for (int p = 0; p < n_rot / 2; p++) {
-        freq[p] = pow(10000.0, -2.0 * p / n_rot);
-        floats(&angles)[p] = (float)cos(freq[p] * (double)t0);
-        floats(&angles)[n_rot / 2 + p] = (float)sin(freq[p] * (double)t0);
-    }
-    for (int t = 0; t < KV_TILE; t++) {
-        double here[KV_HEAD_DIM_MAX], there[KV_HEAD_DIM_MAX];
-        for (int c = 0; c < head_dim; c++) here[c] = there[c] = mu[c];
-        for (int p = 0; p < n_rot / 2; p++) {
-            int c0 = neox ? p : 2 * p, c1 = neox ? p + n_rot / 2 : 2 * p + 1;
-            turn(&here[c0], &here[c1], freq[p] * t);
-            turn(&there[c0], &there[c1], freq[p] * (double)(t0 + t));
-        }
-        for (int c = 0; c < head_dim; c++) {
-            floats(&centers)[c * KV_TILE + t] = (float)here[c];
-            if (t >= n_tokens) floats(&tile)[c * KV_TILE + t] = 0.0f;
-            at[c][t] = (double)floats(&tile)[c * KV_TILE + t] + (t < n_tokens ? there[c] : 0.0);
-        }
-    }
-    static float out[KV_HEAD_DIM_MAX * KV_TILE];
-    memcpy(out, tile.data, n * sizeof(float));
-    const float *cos_t0 = floats(&angles), *sin_t0 = cos_t0 + n_rot / 2;
-    ref.key_tile_add_center(out, floats(&centers), cos_t0, sin_t0, head_dim, n_rot, neox, n_tokens);
-    for (int c = 0; c < head_dim; c++) /* |μ| <= 283 in a plane: a few roundings of 2^-24 · 283 */
-        for (int t = 0; t < KV_TILE; t++) assert_true(fabs(at[c][t] - (double)out[c * KV_TILE + t]) < 1e-4);
-    for (int l = 0; l < n_levels; l++) {
-        struct guarded copy = guarded_open(n * sizeof(float));
-        memcpy(copy.data, tile.data, n * sizeof(float));
-        level_table[l].key_tile_add_center(floats(&copy), floats(&centers), cos_t0, sin_t0, head_dim, n_rot, neox, n_tokens);
-        assert_memory_equal(copy.data, out, n * sizeof(float));
-        guarded_close(&copy);
-    }
-    guarded_close(&centers);
-    guarded_close(&tile);
-    guarded_close(&angles);
-}
-
-static void test_center(void **unused)
-{
-    (void)unused;
-    for (int d = 0; d < N_OF(head_dims); d++)
-        for (int t = 0; t < N_OF(token_counts); t++)
-            for (int neox = 0; neox < 2; neox++) {
-                check_center(head_dims[d], head_dims[d], neox, token_counts[t], 68);
-                check_center(head_dims[d], head_dims[d] / 2, neox, token_counts[t], 30021);
-            }
-}
-
 /* ------------------------------------------------------------------------------------------ attn_tile -- */
 
 /* A few tiles with a range of visible tokens for each query, and all that attn_tile works on. */
@@ -478,7 +415,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_expand_definition), cmocka_unit_test(test_code_layout),
-        cmocka_unit_test(test_rows), cmocka_unit_test(test_hadamard), cmocka_unit_test(test_center),
+        cmocka_unit_test(test_rows), cmocka_unit_test(test_hadamard),
         cmocka_unit_test(test_attn_tile), cmocka_unit_test(test_attn_tile_blocks),
         cmocka_unit_test(test_attn_tile_extremes),
     };

@@ -6,6 +6,7 @@
 #include "support/kernel_check.h"
 
 #include "base/half.h"
+#include "cache/kv_codec.h"
 #include "kernels/code_layout.h"
 
 #include <math.h>
@@ -236,44 +237,65 @@ static void scores_from_codes(void **state)
     for (int b = 0; b < N_OF(all_bits); b++) check_qk(all_bits[b], 0, 3, true, false, false); /* only channels of 0 bits */
 }
 
-static void check_center(int head_dim, int n_rot, bool neox, int n_rows)
+/* The kernel with the cache's own tables, against cosines and sines in double. */
+static void check_center(int head_dim, int n_rot, bool neox, double base, int n_rows, int64_t t0)
 {
-    size_t n = (size_t)n_rows * KV_TILE;
-    struct check_buffer q = floats((size_t)(n_rows * head_dim), -2, 2), start = floats(n, -5, 5);
-    struct check_buffer centers = floats((size_t)head_dim * KV_TILE, -3, 3), angles = floats((size_t)n_rot, -1, 1);
-    const float *cos_t = angles.p, *sin_t = cos_t + n_rot / 2, *x = centers.p, *q_of = q.p;
+    struct kvant_plan plan = { .n_layer = 1, .n_head_kv = 1, .head_dim = head_dim };
+    struct kv_recipe recipe = { .key_bits = 4, .key_centered = true, .value_bits = 4 };
+    float inv_freq[KV_HEAD_DIM_MAX / 2], cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2], mean[KV_HEAD_DIM_MAX];
+    for (int p = 0; p < n_rot / 2; p++) inv_freq[p] = (float)pow(base, -2.0 * p / n_rot);
+    struct kv_rope rope = { head_dim, n_rot, neox, inv_freq };
+    uint16_t center = 0;
+    struct kv_centers centers;
+    plan.recipe = &recipe;
+    plan.center = &center; /* the tables do not depend on it */
+    assert_int_equal(kv_centers_open(&centers, &plan, &rope, NULL), KVANT_OK);
+    kv_rope_angles(&rope, t0, cos_t0, sin_t0);
+    for (int c = 0; c < head_dim; c++) mean[c] = check_random_float(&rnd, -3, 3);
+    size_t n = (size_t)n_rows * KV_TILE, half = (size_t)n_rot / 2;
+    struct check_buffer q = floats((size_t)(n_rows * head_dim), -2, 2), start = floats(n, -5, 5), still = floats((size_t)n_rows, 0, 1);
+    struct check_buffer x = floats((size_t)n_rows * half, 0, 1), y = floats((size_t)n_rows * half, 0, 1);
+    for (int row = 0; row < n_rows; row++)
+        ((float *)still.p)[row] = kv_centers_project(&centers, &rope, mean, (float *)q.p + row * head_dim,
+                                                     (float *)x.p + (size_t)row * half, (float *)y.p + (size_t)row * half);
     for (int l = 0; l < n_levels; l++) {
         struct check_buffer out = copy_of(&start);
-        tables[l].qk_center(&(struct kv_qk_center){ q.p, centers.p, cos_t, sin_t, head_dim, n_rot, neox, n_rows, out.p });
+        tables[l].qk_center(&(struct kv_qk_center){ x.p, y.p, half, still.p, cos_t0, sin_t0, centers.n_pairs, centers.n_fast,
+            centers.fast, centers.slow, centers.polynomials, n_rows, out.p });
         for (int i = 0; i < n_rows * KV_TILE; i++) {
             int row = i / KV_TILE, j = i % KV_TILE;
+            const float *own = (float *)q.p + row * head_dim;
             double s = ((float *)start.p)[i], size = fabs(s);
-            for (int c = 0; c < head_dim; c++) { /* q · R_t0 x */
-                int p = neox ? c % (n_rot / 2) : c / 2;
-                int c0 = neox ? p : 2 * p, c1 = neox ? p + n_rot / 2 : 2 * p + 1;
-                double a = x[c0 * KV_TILE + j], b = x[c1 * KV_TILE + j], turned = x[c * KV_TILE + j];
-                if (c < n_rot) turned = c == c0 ? a * (double)cos_t[p] - b * (double)sin_t[p] : a * (double)sin_t[p] + b * (double)cos_t[p];
-                s += turned * (double)q_of[row * head_dim + c];
-                size += fabs(turned * (double)q_of[row * head_dim + c]);
+            for (int p = 0; p < n_rot / 2; p++) {
+                int a = neox ? p : 2 * p, b = neox ? p + n_rot / 2 : 2 * p + 1;
+                double angle = (double)(t0 + j) * (double)inv_freq[p], m0 = mean[a], m1 = mean[b];
+                s += (double)own[a] * (m0 * cos(angle) - m1 * sin(angle)) + (double)own[b] * (m0 * sin(angle) + m1 * cos(angle));
+                size += (fabs((double)own[a]) + fabs((double)own[b])) * (fabs(m0) + fabs(m1));
             }
-            CHECK_CLOSE(((float *)out.p)[i], s, SUM, size, "head %d, %d turn, row %d, token %d, level %d", head_dim, n_rot, row, j, l);
+            for (int c = n_rot; c < head_dim; c++) s += (double)own[c] * (double)mean[c];
+            CHECK_CLOSE(((float *)out.p)[i], s, 1e-6, size + 1, "head %d, %d turn, base %g, row %d, token %d, level %d", head_dim, n_rot,
+                        base, row, j, l);
         }
         check_buffer_close(&out);
     }
     check_buffer_close(&q);
     check_buffer_close(&start);
-    check_buffer_close(&centers);
-    check_buffer_close(&angles);
+    check_buffer_close(&still);
+    check_buffer_close(&x);
+    check_buffer_close(&y);
+    kv_centers_close(&centers);
 }
 
 static void centres_come_back_at_the_scores(void **state)
 {
     (void)state;
+    static const double bases[] = { 2, 10000, 1e6 }; /* with 2 all pairs are fast */
     for (int d = 0; d < N_OF(head_dims); d++)
-        for (int neox = 0; neox < 2; neox++) {
-            check_center(head_dims[d], head_dims[d], neox, row_counts[below(N_OF(row_counts))]);
-            check_center(head_dims[d], head_dims[d] / 2, neox, row_counts[below(N_OF(row_counts))]);
-        }
+        for (int b = 0; b < N_OF(bases); b++)
+            for (int neox = 0; neox < 2; neox++) {
+                check_center(head_dims[d], head_dims[d], neox, bases[b], row_counts[below(N_OF(row_counts))], 68);
+                check_center(head_dims[d], head_dims[d] / 2, neox, bases[b], row_counts[below(N_OF(row_counts))], 30020);
+            }
 }
 
 /* ------------------------------------------------------------------------------------------ softmax -- */
