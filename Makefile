@@ -101,7 +101,7 @@ endif
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
-.PHONY: check-emulated bench-kernels bench-recipes install install-files uninstall clean
+.PHONY: check-emulated bench-kernels bench-recipes bench-throughput install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
@@ -117,6 +117,8 @@ help:
 	@echo 'make fuzz                  every reader for 60 seconds with libFuzzer (needs clang; FUZZ_SECONDS=)'
 	@echo 'make bench-kernels         every kernel at every CPU level'
 	@echo 'make bench-recipes         uniform recipes on both models, into docs/recipes.md (some 5 minutes)'
+	@echo 'make bench-throughput      many sequences, prompts and answers, by plan, into docs/throughput.md,'
+	@echo '                           .csv and .svg (15 minutes; the plot needs gnuplot)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
 	@echo 'make clean                 remove build, build-asan, build-debug, build-fuzz, build-emulated'
 	@echo 'V=1 shows the commands; CC=clang works as well'
@@ -236,6 +238,9 @@ fuzz:
 
 bench-recipes: all
 	@KVANT_BUILD=$(BUILD) bench/recipes
+
+bench-throughput: all
+	@KVANT_BUILD=$(BUILD) bench/throughput
 
 bench-kernels: $(BENCH_PROGRAMS)
 	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done

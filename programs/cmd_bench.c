@@ -4,14 +4,13 @@
 #include <string.h>
 
 #include "bench_attention.h"
+#include "bench_end_to_end.h"
+#include "bench_feed.h"
 #include "json.h"
 #include "progress.h"
 #include "setup.h"
 
 #define DEPTHS_CAP 16
-#define REPETITIONS_CAP 100
-#define CHUNK 512
-#define BATCH_CAP 256
 
 struct bench_flags {
     struct model_flags model;
@@ -21,7 +20,7 @@ struct bench_flags {
     double depths[DEPTHS_CAP];
     int n_depths;
     int64_t n_prompt, n_generate, n_repetitions, n_batch; /* -1: not given */
-    bool attention_alone;
+    bool attention_alone, end_to_end;
     struct attention_flags attention;
 };
 
@@ -36,44 +35,21 @@ struct result {
 struct bench {
     struct kvant_model *model;
     struct kvant_model_info info;
-    struct kvant_session *session;
+    struct feeder feeder;
     struct result *results;
     int n_results;
     double read_gb_per_s;
-    int n_batch;          /* sequences */
-    uint32_t random;
+    int n_batch; /* sequences */
     struct progress progress;
     int64_t n_done, n_total; /* timed passes and fills, for the progress line */
 };
 
-/* Any tokens do: speed does not depend on them (as llama-bench). */
-static kvant_token next_token(struct bench *b)
-{
-    b->random = b->random * 1664525u + 1013904223u;
-    return (kvant_token)((b->random >> 8) % (uint32_t)b->info.n_vocab);
-}
-
 static kvant_status feed(struct bench *b, int seq, int64_t n, struct kvant_error *err)
 {
-    struct kvant_batch_entry entries[CHUNK];
-    for (int64_t i = 0; i < n;) {
-        size_t n_now = n - i < CHUNK ? (size_t)(n - i) : CHUNK;
-        i += (int64_t)n_now;
-        for (size_t j = 0; j < n_now; j++)
-            entries[j] = (struct kvant_batch_entry){seq, next_token(b), i == n && j + 1 == n_now};
-        kvant_status status = kvant_session_step(b->session, entries, n_now, err);
-        if (status != KVANT_OK) return status;
-    }
-    return KVANT_OK;
-}
-
-/* One token for every sequence, in one step. */
-static kvant_status feed_each(struct bench *b, const int *seqs, struct kvant_error *err)
-{
-    struct kvant_batch_entry entries[BATCH_CAP];
-    for (int i = 0; i < b->n_batch; i++)
-        entries[i] = (struct kvant_batch_entry){seqs[i], next_token(b), true};
-    return kvant_session_step(b->session, entries, (size_t)b->n_batch, err);
+    kvant_status status = KVANT_OK;
+    for (int64_t i = 0; i < n && status == KVANT_OK; i += PASS_TOKENS)
+        status = feed_prompts(&b->feeder, &seq, n, i, n - i < PASS_TOKENS ? n - i : PASS_TOKENS, err);
+    return status;
 }
 
 /* Seconds for n tokens after what each of the sequences holds: prompt after prompt, or one token of each at a
@@ -84,27 +60,15 @@ static kvant_status time_pass(struct bench *b, const int *seqs, int64_t n, bool 
     int forked[BATCH_CAP], n_forked = 0;
     kvant_status status = KVANT_OK;
     while (status == KVANT_OK && n_forked < b->n_batch) {
-        status = kvant_sequence_fork(b->session, seqs[n_forked], &forked[n_forked], err);
+        status = kvant_sequence_fork(b->feeder.session, seqs[n_forked], &forked[n_forked], err);
         n_forked += status == KVANT_OK;
     }
     double started_s = clock_s();
     for (int64_t i = 0; status == KVANT_OK && i < (one_by_one ? n : b->n_batch); i++)
-        status = one_by_one ? feed_each(b, forked, err) : feed(b, forked[i], n, err);
+        status = one_by_one ? feed_each(&b->feeder, forked, b->n_batch, err) : feed(b, forked[i], n, err);
     *seconds = clock_s() - started_s;
-    while (n_forked > 0) kvant_sequence_close(b->session, forked[--n_forked]);
+    while (n_forked > 0) kvant_sequence_close(b->feeder.session, forked[--n_forked]);
     return status;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int64_t n)
-{
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
-    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
 static bool show_step(struct bench *b, const char *kv)
@@ -130,7 +94,7 @@ static int measure(struct bench *b, const struct bench_flags *flags, const struc
     r->tokens_per_s = (double)(n * b->n_batch) / median(seconds, flags->n_repetitions);
     for (int i = 0; i < b->n_batch; i++) {
         struct kvant_sequence_stats stats;
-        if (kvant_sequence_get_stats(b->session, seqs[i], &stats) == KVANT_OK)
+        if (kvant_sequence_get_stats(b->feeder.session, seqs[i], &stats) == KVANT_OK)
             r->cache_bytes += stats.cache_bytes;
     }
     snprintf(r->kv, sizeof r->kv, "%.255s", kv);
@@ -150,9 +114,10 @@ static int open_filled(struct bench *b, const struct kvant_plan *plan, const cha
 {
     struct kvant_error err;
     if (!show_step(b, kv)) return fail_text("interrupted");
-    if (kvant_sequence_open(b->session, plan, depth + n_more, seq, &err) != KVANT_OK) return fail(&err);
+    kvant_status status = kvant_sequence_open(b->feeder.session, plan, depth + n_more, seq, &err);
+    if (status != KVANT_OK) return fail(&err);
     if (feed(b, *seq, depth, &err) == KVANT_OK) return EXIT_OK;
-    kvant_sequence_close(b->session, *seq);
+    kvant_sequence_close(b->feeder.session, *seq);
     return fail(&err);
 }
 
@@ -170,7 +135,7 @@ static int bench_plan(struct bench *b, const struct bench_flags *flags, const st
         }
         if (code == EXIT_OK) code = measure(b, flags, plan, kv, seqs, depth, false);
         if (code == EXIT_OK) code = measure(b, flags, plan, kv, seqs, depth, true);
-        while (n_open > 0) kvant_sequence_close(b->session, seqs[--n_open]);
+        while (n_open > 0) kvant_sequence_close(b->feeder.session, seqs[--n_open]);
     }
     return code;
 }
@@ -212,22 +177,6 @@ static int report_text(const struct bench *b)
     return finish_output();
 }
 
-/* The first pass reads the weights from the disk and wakes the threads: it is not timed. */
-static int warm_up(struct bench *b)
-{
-    struct kvant_error err;
-    struct kvant_plan *plan = NULL;
-    int seq;
-    kvant_status status = kvant_plan_open(&plan, b->model, "f16", &err);
-    if (status == KVANT_OK) status = kvant_sequence_open(b->session, plan, 64, &seq, &err);
-    if (status == KVANT_OK) {
-        status = feed(b, seq, 32, &err);
-        kvant_sequence_close(b->session, seq);
-    }
-    kvant_plan_close(plan);
-    return status == KVANT_OK ? EXIT_OK : fail(&err);
-}
-
 static int bench_all(struct bench *b, const struct bench_flags *flags)
 {
     struct kvant_error err;
@@ -235,20 +184,15 @@ static int bench_all(struct bench *b, const struct bench_flags *flags)
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
     options.n_sequences = 2 * b->n_batch; /* each one filled, and its fork that is measured */
     options.n_logits = b->n_batch;
-    if (kvant_session_open(&b->session, b->model, &options, &err) != KVANT_OK) return fail(&err);
-    int n_plans = flags->kv.n ? flags->kv.n : 1, code = warm_up(b);
+    if (kvant_session_open(&b->feeder.session, b->model, &options, &err) != KVANT_OK) return fail(&err);
+    int n_plans = flags->kv.n ? flags->kv.n : 1, code = feed_warm_up(&b->feeder, b->model);
     int n_tests = (flags->n_prompt > 0) + (flags->n_generate > 0);
     b->n_total = n_plans * flags->n_depths * (b->n_batch + flags->n_repetitions * n_tests);
     b->results = allocate((size_t)(2 * n_plans * flags->n_depths), sizeof *b->results);
     for (int i = 0; i < n_plans && code == EXIT_OK; i++) {
         struct kvant_plan *plan = NULL;
         char name[256];
-        if (flags->kv.n > 0) {
-            snprintf(name, sizeof name, "%.255s", flags->kv.items[i]);
-            code = setup_plan_spec(&plan, b->model, flags->kv.items[i], &text);
-        } else {
-            code = setup_plan(&plan, b->model, &flags->plan, name);
-        }
+        code = setup_plan_listed(&plan, b->model, &flags->kv, i, &flags->plan, &text, name);
         if (code == EXIT_OK) code = bench_plan(b, flags, plan, name);
         kvant_plan_close(plan);
     }
@@ -258,17 +202,18 @@ static int bench_all(struct bench *b, const struct bench_flags *flags)
 
 static int execute(const struct bench_flags *flags)
 {
-    struct bench b = {.random = 1, .n_batch = (int)flags->n_batch};
+    struct bench b = {.feeder = {.random = 1}, .n_batch = (int)flags->n_batch};
     int code = setup_model(&b.model, &flags->model, false);
     if (code != EXIT_OK) return code;
     kvant_model_get_info(b.model, &b.info);
+    b.feeder.n_vocab = b.info.n_vocab;
     b.read_gb_per_s = kvant_machine_read_gb_per_s(b.model);
     interrupt_catch();
     progress_begin(&b.progress);
     code = bench_all(&b, flags);
     progress_end(&b.progress);
     if (code == EXIT_OK) code = flags->model.json ? report_json(&b, flags) : report_text(&b);
-    kvant_session_close(b.session);
+    kvant_session_close(b.feeder.session);
     kvant_model_close(b.model);
     free(b.results);
     return code;
@@ -288,6 +233,18 @@ static int run_attention(struct bench_flags *f, bool has_arguments)
     return bench_attention(&f->attention);
 }
 
+static int run_end_to_end(const struct bench_flags *f)
+{
+    const struct end_to_end_flags flags = {.n_batch = f->n_batch,
+                                           .n_prompt = f->n_prompt,
+                                           .n_generate = f->n_generate,
+                                           .n_repetitions = f->n_repetitions,
+                                           .kv = &f->kv,
+                                           .plan = &f->plan,
+                                           .model = &f->model};
+    return bench_end_to_end(&flags);
+}
+
 static int run(int argc, char **argv)
 {
     struct bench_flags f = {.n_prompt = -1, .n_generate = -1, .n_repetitions = -1, .n_batch = -1};
@@ -302,8 +259,11 @@ static int run(int argc, char **argv)
         {"-b, --batch", OPTION_INT, "N", &f.n_batch,
          "sequences at once, each with a prompt of its own;\ndefault 1", 1, BATCH_CAP},
         {"-r, --repetitions", OPTION_INT, "N", &f.n_repetitions,
-         "of each test, the median counts; default 3,\nwith --attention 7", 1, REPETITIONS_CAP},
+         "of each test, the median counts; default 3, with\n--attention 7, with --end-to-end 1", 1,
+         REPETITIONS_CAP},
         PLAN_LIST_OPTIONS(&f.kv, &f.plan),
+        {"--end-to-end", OPTION_FLAG, NULL, &f.end_to_end,
+         "from empty caches: each sequence reads -p tokens, then\nall generate -n; no -d", 0, 0},
         {"--attention", OPTION_FLAG, NULL, &f.attention_alone, "one layer's attention alone; no MODEL", 0, 0},
         {"--heads", OPTION_INT, "N", &f.attention.n_heads,
          "with --attention: query heads, default 32", 1, 1024},
@@ -324,17 +284,22 @@ static int run(int argc, char **argv)
             "as a part of what this machine can read, measured in the same run.\n\n"
             "--batch: tokens per second of N sequences together. Each reads a prompt of its own first (not\n"
             "timed): forks of one prompt would share its pages, and so take and read the memory of one.\n\n"
+            "--end-to-end: N users from the first token to the last, with the encoding of their caches.\n"
+            "Tokens per second are those of all prompts and answers, over the seconds of both.\n\n"
             "--attention: milliseconds of one layer's attention over random rows, for one token (decode)\n"
             "and for the last 512 tokens of a prompt (prefill). `bytes`: of the cache, each read once.",
         .examples = "  kvant bench model.gguf --kv f16 --kv k8v8 --kv k3c64v2h\n"
                     "  kvant bench model.gguf -p 0 -n 64 -d 4096,16384 -r 5 --json\n"
                     "  kvant bench model.gguf -p 0 --batch 4 -d 1024 --kv k8v8 --kv k3c64v2h\n"
+                    "  kvant bench model.gguf --end-to-end --batch 8 -p 256 -n 32 --kv k8v8 --kv k4v4\n"
                     "  kvant bench --attention --tokens 4096 --kv f16 --kv k4v4",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
     enum options_result result = options_parse(&line, argc, argv);
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
+    if (f.attention_alone && f.end_to_end)
+        return fail_usage("bench", "--attention and --end-to-end are two modes; give one of them");
     if (f.attention_alone) return run_attention(&f, line.positional.n > 0);
     if (f.attention.n_heads || f.attention.n_kv_heads || f.attention.head_dim || f.attention.tokens_text ||
         f.attention.quick)
@@ -343,8 +308,10 @@ static int run(int argc, char **argv)
     if (code != EXIT_OK) return code;
     if (f.n_prompt < 0) f.n_prompt = 512;
     if (f.n_generate < 0) f.n_generate = 32;
-    if (f.n_repetitions < 0) f.n_repetitions = 3;
+    if (f.n_repetitions < 0) f.n_repetitions = f.end_to_end ? 1 : 3;
     if (f.n_batch < 0) f.n_batch = 1;
+    if (f.end_to_end && f.depths_text)
+        return fail_usage("bench", "-d has no meaning with --end-to-end, which begins with empty caches");
     if (!f.depths_text) f.depths_text = "0,4096";
     f.n_depths = numbers_parse(f.depths_text, 0, 1e7, f.depths, DEPTHS_CAP);
     if (f.n_depths < 0)
@@ -352,7 +319,7 @@ static int run(int argc, char **argv)
                           f.depths_text, DEPTHS_CAP);
     if (f.n_prompt == 0 && f.n_generate == 0)
         return fail_usage("bench", "-p 0 -n 0 leaves nothing to measure");
-    return execute(&f);
+    return f.end_to_end ? run_end_to_end(&f) : execute(&f);
 }
 
 const struct command command_bench = {"bench", "measure tokens per second at several depths", run};

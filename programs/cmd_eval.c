@@ -49,18 +49,12 @@ static bool observe_logits(void *user, const float *logits, int n_rows, int n_vo
 static int open_plans(struct evaluation *e, const struct eval_flags *flags)
 {
     struct own_text text = {0};
-    int code = EXIT_OK;
-    for (int i = 0; i < flags->kv.n && code == EXIT_OK; i++) {
-        code = setup_plan_spec(&e->plans[i], e->model, flags->kv.items[i], &text);
-        if (code != EXIT_OK) break;
-        snprintf(e->names[i], sizeof e->names[i], "%.255s", flags->kv.items[i]);
-        e->n_plans++;
+    int n = flags->kv.n ? flags->kv.n : 1, code = EXIT_OK;
+    for (int i = 0; i < n && code == EXIT_OK; i++) {
+        code = setup_plan_listed(&e->plans[i], e->model, &flags->kv, i, &flags->plan, &text, e->names[i]);
+        e->n_plans += code == EXIT_OK;
     }
     own_text_close(&text);
-    if (flags->kv.n == 0) {
-        code = setup_plan(&e->plans[0], e->model, &flags->plan, e->names[0]);
-        e->n_plans = code == EXIT_OK;
-    }
     return code;
 }
 

@@ -167,6 +167,15 @@ int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const s
     return EXIT_OK;
 }
 
+int setup_plan_listed(struct kvant_plan **out, const struct kvant_model *model,
+                      const struct option_list *list, int i, const struct plan_flags *flags,
+                      struct own_text *text, char name[256])
+{
+    if (list->n == 0) return setup_plan(out, model, flags, name);
+    snprintf(name, 256, "%.255s", list->items[i]);
+    return setup_plan_spec(out, model, list->items[i], text);
+}
+
 int64_t setup_context(const struct kvant_model *model, int64_t n_asked)
 {
     struct kvant_model_info info;

@@ -67,6 +67,12 @@ int setup_plan_open(struct kvant_plan **out, const struct kvant_model *model, co
 int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec,
                     struct own_text *text);
 
+/* Plan i of a command that compares plans, calibrated: of the list, or, if that is empty, what the flags ask
+ * for. */
+int setup_plan_listed(struct kvant_plan **out, const struct kvant_model *model,
+                      const struct option_list *list, int i, const struct plan_flags *flags,
+                      struct own_text *text, char name[256]);
+
 /* The specification that the flags lead to, without opening it; "default" where nothing names one. */
 int setup_plan_choose(const struct kvant_model *model, const struct plan_flags *flags, char spec[4096]);
 
