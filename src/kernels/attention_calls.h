@@ -4,7 +4,7 @@
  * Over codes (every plan, by default). For a query row, all of it in the domain in which the page stores:
  *
  *     fold      a_c = q_c · scale_c                         per channel; once per page
- *               Q_c = round(a_c / δ)                        int8, or int16 against codes of 8 bits
+ *               Q_c = round(a_c / δ)                        int8, or int16 against finer codes
  *               bias = Σ q_c · min_c + mid · Σ (a_c − δ Q_c)
  *     qk_codes  s_j = bias + δ · Σ_c Q_c · code_cj          exact in int32
  *     soften    p_j = exp(s_j − max)
@@ -12,9 +12,9 @@
  *     pv_codes  out_c = keep · out_c + bias' + δ' · Σ_j P_j · code_cj
  *
  * Rounding Q leaves an error of Σ (a_c − δ Q_c)·code_c. Codes are 0 .. 2^b − 1: about their middle, `mid`, it
- * is a third of that, so the middle's share is added back exactly, in `bias`. What remains is, for int8 and 4
- * bits, below 2 % of the squared error that the codes have themselves (docs/attention.md has it measured at
- * the logits); against codes of 8 bits it would be of their size, so there Q and P have 15 bits.
+ * is a third of that, so the middle's share is added back exactly, in `bias`. What remains is, for int8 and few
+ * bits, below 1 % of what the codes themselves cost (docs/attention.md has it measured at the logits); against
+ * codes of 8 bits it would be of their size, so there Q and P have 15 bits.
  *
  * Over float tiles (`kvant_attention` F32, and all exact rows): codes are expanded as code·scale + min and
  * multiplied in float32: the reference for the first way, and the faster one for rows of 16 bits.
@@ -31,13 +31,16 @@
 
 /* ------------------------------------------------------------------------------------------ over codes -- */
 
-#define KV_NARROW_BITS 4   /* codes of up to so many bits meet int8 queries and uint8 probabilities        */
 #define KV_Q_NARROW 127    /* largest |Q|                                                                  */
 #define KV_Q_WIDE 16383    /* 255 · 16383 · 256 channels = 1.07e9                                          */
 #define KV_P_NARROW 255    /* P is not negative, so int8's sign is one more bit                            */
 #define KV_P_WIDE 32767    /* 255 · 32767 · 64 tokens = 5.3e8                                              */
 
-static inline bool kv_codes_are_wide(int bits) { return bits > KV_NARROW_BITS; }
+/* Which codes meet 15 bits instead of 8, at twice the products. Measured as the part of the plan's own KLD that
+ * rounding costs, on the same codes, with 8 bits for all but 8-bit codes: k4v4 1.8 | 2.3 % (SmolLM2 | Qwen), most of
+ * it from the keys: a few channels dominate q · scale. k3c64v3h .3 | .2 %, k16v4h .7 %. */
+static inline bool kv_keys_are_wide(int bits) { return bits > 3; }
+static inline bool kv_values_are_wide(int bits) { return bits > 4; }
 static inline float kv_codes_middle(int bits) { return 0.5f * (float)((1 << bits) - 1); }
 
 /* Digits lie as the dot products take them: narrow ones in order; of wide ones, 4 neighbours 0 1 2 3 as

@@ -39,7 +39,7 @@ KV_INLINE vi odd_words(vi x) { return vi_shift16(x, 8); }
 KV_INLINE void qk_dots(const struct kv_qk_codes *a, int bits, bool same, int rows, int row, int part, int group,
                        vi total[BLOCK_ROWS][GROUPS])
 {
-    bool wide = kv_codes_are_wide(bits);
+    bool wide = kv_keys_are_wide(bits);
     int n_units = a->n_channels / KV_KEY_UNIT, span = wide ? n_units : KEY_SPAN(bits) / 2;
     const uint8_t *unit = a->codes + (size_t)part * sizeof(vi);
     const char *digits[2] = { a->digits[group / 2], a->digits[(group + GROUPS - 1) / 2] };
@@ -142,7 +142,7 @@ static void qk_codes(const struct kv_qk_codes *a)
 /* n_channels is a multiple of 8: the last vector may be half used. */
 static void attn_fold(const struct kv_fold *f)
 {
-    bool wide = kv_codes_are_wide(f->bits);
+    bool wide = kv_keys_are_wide(f->bits);
     int n = f->n_channels, largest = wide ? KV_Q_WIDE : KV_Q_NARROW;
     float scale[KV_HEAD_DIM_MAX + LANES], min[KV_HEAD_DIM_MAX + LANES], a[KV_HEAD_DIM_MAX + LANES];
     if (f->scale)
@@ -163,21 +163,23 @@ static void attn_fold(const struct kv_fold *f)
             }
             vf_store(a + c, y);
             max = vf_max(vf_abs(y), max);
-            sum = vf_add(sum, x);
+            if (f->sum) sum = vf_add(sum, x);
         }
         if (f->sum) f->sum[row] = vf_sum(sum);
-        if (f->scale) f->bias[row] += vf_sum(minima);
-        if (f->bits == 0) continue;
+        if (f->bits == 0) {
+            f->bias[row] += vf_sum(minima);
+            continue;
+        }
         float m = vf_largest(max), delta = m / (float)largest, inverse = m > 0.0f ? (float)largest / m : 0.0f;
         for (int c = 0; c < n; c += LANES) {
             int part = n - c < LANES ? n - c : LANES;
             vf x = vf_load(a + c), r = vf_round(vf_mul(x, vf_set(inverse)));
-            rest = vf_add(rest, vf_sub(x, vf_mul(r, vf_set(delta))));
+            rest = vf_add(rest, vf_fnma(r, vf_set(delta), x));
             if (wide) vi_store_wide_part((int16_t *)(void *)digits + c, vf_to_int(r), part);
             else vi_store_bytes_part((int8_t *)digits + c, vf_to_int(r), part);
         }
         f->delta[row] = delta;
-        f->bias[row] += kv_codes_middle(f->bits) * vf_sum(rest);
+        f->bias[row] += vf_sum(vf_fma(rest, vf_set(kv_codes_middle(f->bits)), minima));
     }
 }
 
@@ -247,19 +249,21 @@ static void qk_center(const struct kv_qk_center *a)
 
 static void attn_soften(const struct kv_soften *a)
 {
-    for (int i = 0; i < a->n_rows; i++)
-        a->keep[i] = soften(a->score + i * KV_TILE, 0, KV_TILE, a->first[i], a->last[i], &a->max[i], &a->sum[i]);
+    for (int i = 0; i < a->n_rows; i++) {
+        float *score = a->score + i * KV_TILE;
+        bool whole = a->first[i] == 0 && a->last[i] == KV_TILE;
+        a->keep[i] = whole ? soften_page(score, &a->max[i], &a->sum[i])
+                           : soften(score, 0, KV_TILE, a->first[i], a->last[i], &a->max[i], &a->sum[i]);
+    }
 }
-
-#define TILE_VECTORS (KV_TILE / LANES)
 
 static void weigh_row(const float *p, const float *scale, const float *min, bool wide, float middle, void *digits,
                       float *delta_out, float *bias_out)
 {
     int largest = wide ? KV_P_WIDE : KV_P_NARROW;
-    vf w[TILE_VECTORS], max = vf_zero(), minima = vf_zero(), rest = vf_zero();
+    vf w[PAGE_VECTORS], max = vf_zero(), minima = vf_zero(), rest = vf_zero();
 #pragma GCC unroll 8
-    for (int i = 0; i < TILE_VECTORS; i++) {
+    for (int i = 0; i < PAGE_VECTORS; i++) {
         vf x = vf_load(p + i * LANES);
         w[i] = vf_mul(x, vf_load(scale + i * LANES));
         max = vf_max(w[i], max);
@@ -268,9 +272,9 @@ static void weigh_row(const float *p, const float *scale, const float *min, bool
     float m = vf_largest(max), delta = m / (float)largest;
     vf inverse = vf_set(m > 0.0f ? (float)largest / m : 0.0f);
 #pragma GCC unroll 8
-    for (int i = 0; i < TILE_VECTORS; i++) {
+    for (int i = 0; i < PAGE_VECTORS; i++) {
         vf r = vf_round(vf_mul(w[i], inverse));
-        rest = vf_add(rest, vf_sub(w[i], vf_mul(r, vf_set(delta))));
+        rest = vf_add(rest, vf_fnma(r, vf_set(delta), w[i]));
         if (wide) vi_store_wide_part((int16_t *)digits + i * LANES, vf_to_int(r), LANES);
         else vi_store_ubytes((uint8_t *)digits + i * LANES, vf_to_int(r));
     }
@@ -280,12 +284,13 @@ static void weigh_row(const float *p, const float *scale, const float *min, bool
 
 static void attn_weigh(const struct kv_weigh *a)
 {
-    bool wide = kv_codes_are_wide(a->bits);
+    bool wide = kv_values_are_wide(a->bits);
     float scale[KV_HEAD_DIM_MAX / 32 * KV_TILE], min[KV_HEAD_DIM_MAX / 32 * KV_TILE], middle = kv_codes_middle(a->bits);
     for (int i = 0; i < a->n_groups * KV_TILE; i += LANES) {
         int t = i % KV_TILE;
-        vf_store(scale + i, vf_in_range(vf_load_f16(a->scale + i), t, 0, a->n_tokens, 0.0f));
-        vf_store(min + i, vf_in_range(vf_load_f16(a->min + i), t, 0, a->n_tokens, 0.0f));
+        vf x = vf_load_f16(a->scale + i), y = vf_load_f16(a->min + i);
+        vf_store(scale + i, t + LANES <= a->n_tokens ? x : vf_in_range(x, t, 0, a->n_tokens, 0.0f));
+        vf_store(min + i, t + LANES <= a->n_tokens ? y : vf_in_range(y, t, 0, a->n_tokens, 0.0f));
     }
     char *digits = a->digits;
     for (int row = 0, at = 0; row < a->n_rows; row++)
@@ -300,7 +305,7 @@ static void attn_weigh(const struct kv_weigh *a)
 KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row, int columns, bool half, int channel,
                         int group)
 {
-    bool wide = kv_codes_are_wide(bits);
+    bool wide = kv_values_are_wide(bits);
     int line = half ? KV_LINE / 2 : KV_LINE, row_bytes = KV_TILE * (wide ? 2 : 1);
     const char *digits = (const char *)a->digits + (size_t)(row * a->n_groups + group) * (size_t)row_bytes;
     size_t next_row = (size_t)(a->n_groups * row_bytes);

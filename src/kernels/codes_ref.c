@@ -33,7 +33,7 @@ static int get_digit(const void *row, bool wide, bool is_signed, int i)
 
 static void fold_row(const struct kv_fold *f, int row)
 {
-    bool wide = kv_codes_are_wide(f->bits);
+    bool wide = kv_keys_are_wide(f->bits);
     int largest = wide ? KV_Q_WIDE : KV_Q_NARROW;
     const float *q = f->q + (size_t)row * f->q_stride;
     void *digits = (char *)f->digits + (size_t)row * f->digits_stride;
@@ -64,7 +64,7 @@ static void attn_fold_ref(const struct kv_fold *f)
 
 static void qk_codes_ref(const struct kv_qk_codes *a)
 {
-    bool wide = kv_codes_are_wide(a->bits);
+    bool wide = kv_keys_are_wide(a->bits);
     for (int row = 0; row < a->n_rows; row++) {
         for (int j = 0; j < KV_TILE; j++) {
             int half = j / 32;
@@ -127,7 +127,7 @@ static void attn_soften_ref(const struct kv_soften *a)
 
 static void weigh_group(const struct kv_weigh *a, int row, int group)
 {
-    bool wide = kv_codes_are_wide(a->bits);
+    bool wide = kv_values_are_wide(a->bits);
     int largest = wide ? KV_P_WIDE : KV_P_NARROW, at = row * a->n_groups + group;
     const float *p = a->p + row * KV_TILE;
     const uint16_t *scale = a->scale + group * KV_TILE, *min = a->min + group * KV_TILE;
@@ -157,7 +157,7 @@ static void attn_weigh_ref(const struct kv_weigh *a)
 
 static void pv_codes_ref(const struct kv_pv_codes *a)
 {
-    bool wide = kv_codes_are_wide(a->bits);
+    bool wide = kv_values_are_wide(a->bits);
     int group_channels = a->head_dim / a->n_groups;
     for (int row = 0; row < a->n_rows; row++) {
         for (int c = 0; c < a->head_dim; c++) {

@@ -33,6 +33,7 @@ KV_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 KV_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 KV_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 KV_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+KV_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); } /* c - a·b */
 KV_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 KV_INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 KV_INLINE vf vf_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -250,12 +251,20 @@ KV_INLINE vf exp_scale(vf p, vf n, vf x)
     return _mm256_andnot_ps(_mm256_cmp_ps(x, vf_set(EXP_LOWEST), _CMP_LT_OQ), e);
 }
 
+/* p · 2^n, with n in the low bits of t = n + 1.5·2^23; the result must be normal */
+#define EXP_LOWEST_NORMAL EXP_LOWEST
+KV_INLINE vf vf_add_exponent(vf p, vf t)
+{
+    vi n = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
+}
+
 /* What codes.inc.h needs. A line of 64 bytes is two vectors. Products of narrow digits are added in 16 bits:
  * 32767 / (2 · 255 · 15) = 4 dot products fit for 4 bits, 9 for 3, 21 for 2; then they must be widened. */
 #define PARTS 2
 #define GROUPS 2  /* of tokens and COLUMNS of channels side by side: times 4 rows, 8 of 16 registers are sums */
 #define COLUMNS 2
-#define KEY_SPAN(bits) ((bits) == 4 ? 8 : (bits) == 3 ? 18 : 43) /* |Q| <= 127 */
+#define KEY_SPAN(bits) ((bits) == 3 ? 18 : 43) /* |Q| <= 127 */
 #define VALUE_SPAN(bits) ((bits) == 4 ? 4 : (bits) == 3 ? 8 : 16)
 KV_INLINE vi vi_load_line(const uint8_t *p, bool half)
 {

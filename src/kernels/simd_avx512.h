@@ -43,6 +43,7 @@ KV_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 KV_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 KV_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 KV_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+KV_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a·b */
 KV_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 KV_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 KV_INLINE vf vf_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -208,6 +209,14 @@ KV_INLINE vf exp_scale(vf p, vf n, vf x)
 {
     (void)x;
     return vf_scale2(p, n);
+}
+
+/* p · 2^n, with n in the low bits of t = n + 1.5·2^23; the result must be normal */
+#define EXP_LOWEST_NORMAL -0x1.5d589ep+6f /* -126 · ln2 */
+KV_INLINE vf vf_add_exponent(vf p, vf t)
+{
+    vi n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), n));
 }
 
 /* What codes.inc.h needs. A line is one vector; dot products are added in 32 bits. */

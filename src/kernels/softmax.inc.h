@@ -20,6 +20,53 @@ KV_INLINE vf exp_nonpositive(vf x)
     return exp_scale(vf_add(p, vf_set(1.0f)), n, x);
 }
 
+/* The same for a whole page in view, 64 scores that stay in registers. Below EXP_LOWEST it gives e^EXP_LOWEST (below
+ * 2^-125), which no sum notices. Adding 1.5·2^23 leaves n, rounded, in the low bits of the sum, from where it is
+ * shifted into the exponent. */
+KV_INLINE vf exp_in_page(vf x)
+{
+    const vf magic = vf_set(0x1.8p23f);
+    vf y = vf_max(vf_set(EXP_LOWEST_NORMAL), x), t = vf_fma(y, vf_set(0x1.715476p+0f), magic), n = vf_sub(t, magic);
+    vf r = vf_fma(n, vf_set(-0x1.62e400p-1f), y);
+    r = vf_fma(n, vf_set(-0x1.7f7d1cp-20f), r);
+    vf p = vf_fma(vf_set(0x1.6a2352p-10f), r, vf_set(0x1.123a6cp-7f));
+    p = vf_fma(p, r, vf_set(0x1.5558f4p-5f));
+    p = vf_fma(p, r, vf_set(0x1.555490p-3f));
+    p = vf_fma(p, r, vf_set(0x1.fffffcp-2f));
+    p = vf_fma(p, vf_mul(r, r), r);
+    return vf_add_exponent(vf_add(p, vf_set(1.0f)), t);
+}
+
+#define PAGE_VECTORS (KV_TILE / LANES)
+
+KV_INLINE float soften_page(float *score, float *max, float *sum)
+{
+    vf s[PAGE_VECTORS], top = vf_set(*max);
+#pragma GCC unroll 8
+    for (int i = 0; i < PAGE_VECTORS; i++) {
+        s[i] = vf_load(score + i * LANES);
+        top = vf_max(s[i], top);
+    }
+    float new_max = vf_largest(top), origin = new_max == -INFINITY ? 0.0f : new_max, keep = 1.0f;
+    if (new_max != *max) {
+        float kept[LANES];
+        vf_store(kept, exp_nonpositive(vf_set(*max - origin)));
+        keep = kept[0];
+    } else if (new_max == -INFINITY) {
+        keep = 0.0f;
+    }
+    vf total = vf_set(0.0f), shift = vf_set(origin);
+#pragma GCC unroll 8
+    for (int i = 0; i < PAGE_VECTORS; i++) {
+        vf e = exp_in_page(vf_sub(s[i], shift));
+        vf_store(score + i * LANES, e);
+        total = vf_add(total, e);
+    }
+    *max = new_max;
+    *sum = *sum * keep + vf_sum(total);
+    return keep;
+}
+
 /* Scores of tile tokens [begin, end) (multiples of LANES) to exponentials, 0 outside of [first, last). Moves
  * the query's maximum and returns the factor by which its sum and output shrink. 0 stands for a maximum of
  * −∞, so that no ∞ − ∞ arises; a NaN score is left out of the maximum but reaches the sum. */

@@ -10,6 +10,7 @@
 #include "kernels/code_layout.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define N_OF(a) (int)(sizeof(a) / sizeof((a)[0]))
@@ -85,7 +86,7 @@ struct folded {
 static struct folded fold_at(int level, const struct kv_fold *call)
 {
     size_t n = (size_t)call->n_rows;
-    struct folded f = { check_buffer_open((n - 1) * call->digits_stride + (size_t)call->n_channels * (call->bits > 4 ? 2 : 1), false),
+    struct folded f = { check_buffer_open((n - 1) * call->digits_stride + (size_t)call->n_channels * (call->bits > 3 ? 2 : 1), false),
                         check_buffer_open(n * 4, false), check_buffer_open(n * 4, false), check_buffer_open(n * 4, false) };
     struct kv_fold own = *call;
     own.digits = f.digits.p;
@@ -108,7 +109,7 @@ static void folded_close(struct folded *f)
 static void check_fold(const struct kv_fold *call)
 {
     struct folded ref = fold_at(0, call);
-    bool wide = call->bits > 4;
+    bool wide = call->bits > 3;
     for (int row = 0; row < call->n_rows; row++) {
         double max = 0, rest = 0, minima = 0, sum = 0, size = 3;
         const float *q = call->q + (size_t)row * call->q_stride;
@@ -122,7 +123,7 @@ static void check_fold(const struct kv_fold *call)
             size += fabs((double)q[c]) * 4 + fabs(a) * (1 << call->bits);
             if (!call->bits) continue;
             int digit = digit_at(digits, wide, true, c);
-            CHECK(fabs(a - (double)delta * digit) <= (double)delta * 0.5002 + 1e-30, &rnd, "channel %d: digit %d of %g", c, digit, a);
+            CHECK(fabs(a - (double)delta * digit) <= (double)delta * (0.5 + 3e-7 * abs(digit)) + 1e-30, &rnd, "channel %d: digit %d of %g", c, digit, a);
             rest += a - (double)delta * digit;
         }
         if (call->bits) CHECK_CLOSE(delta, max / (wide ? 16383 : 127), 1e-6, max, "delta of row %d", row);
@@ -180,7 +181,7 @@ static struct check_buffer random_digits(size_t n, bool wide, bool is_signed)
 
 static void check_qk(int bits, int n_channels, int n_rows, bool same, bool per_token, bool add)
 {
-    bool wide = bits > 4;
+    bool wide = bits > 3;
     size_t stride = (size_t)n_channels * (wide ? 2 : 1) + (size_t)(4 * below(3)), n = (size_t)n_rows * KV_TILE;
     struct check_buffer codes = bytes((size_t)(n_channels * 8 * bits)), scale = halves(64, 0.01f, 1), min = halves(64, -2, 2);
     struct check_buffer digits[2], delta[2], bias[2], sum = floats((size_t)n_rows, -2, 2), start = floats(n, -5, 5);
@@ -368,7 +369,7 @@ static void check_weigh(int bits, int n_groups, int n_rows, int n_tokens)
                 max = fmax(max, w);
                 rest += w - step * digit;
                 size += 2 * x + w * (1 << bits);
-                CHECK(fabs(w - step * digit) <= step * 0.5003 + 1e-30, &rnd, "token %d: digit %d of %g, level %d", j, digit, w, l);
+                CHECK(fabs(w - step * digit) <= step * (0.5 + 3e-7 * digit) + 1e-30, &rnd, "token %d: digit %d of %g, level %d", j, digit, w, l);
             }
             CHECK_CLOSE(step, max / (wide ? 32767 : 255), 1e-6, max, "delta %d, level %d", i, l);
             CHECK_CLOSE(((float *)bias.p)[i], minima + 0.5 * ((1 << bits) - 1) * rest, SUM, size, "bias %d, level %d", i, l);
