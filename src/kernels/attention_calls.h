@@ -47,28 +47,42 @@ static inline float kv_codes_middle(int bits) { return 0.5f * (float)((1 << bits
  * 0 2 1 3, since a mask and a shift turn 4 bytes of codes into the 16-bit pairs (0, 2) and (1, 3). */
 static inline int kv_wide_place(int i) { return (i & ~3) | ((i & 1) << 1) | ((i >> 1) & 1); }
 
-/* Query rows times the scales of a range of stored channels, as digits. */
+/* A range of stored channels with codes of one width. A head's classes follow each other by falling bits; keys
+ * that are not mixed are one class. */
+struct kv_key_class {
+    int bits;                    /* 8 4 3 2; 0: no codes, the group's mean is all there is                   */
+    int n_channels;              /* a multiple of 8                                                          */
+};
+#define KV_CLASSES_MAX 5
+
+/* Classes of one width of digits, narrow or wide, share a δ: channels get their bits so that q · scale is of one
+ * size in all of them. Their products then add up in one int32. */
+enum { KV_NARROW, KV_WIDE, KV_WIDTHS };
+
+/* Query rows times the scales of their channels, as digits. */
 struct kv_fold {
-    const float *q;              /* (n_rows, q_stride), at the range's first channel                         */
+    const float *q;              /* (n_rows, q_stride), stored channels                                      */
     size_t q_stride;
-    int n_rows, n_channels;      /* n_channels: a multiple of 8                                              */
-    int bits;                    /* of the codes; 0: there are none, only bias                               */
-    const uint16_t *scale, *min; /* f16 (n_channels); NULL, both: 1 and 0 (keys per token)                   */
-    void *digits;                /* int8 or int16 (n_rows, n_channels), rows digits_stride bytes apart       */
+    int n_rows, n_classes;
+    const struct kv_key_class *classes;
+    const uint16_t *scale, *min; /* f16 (channels); NULL, both: 1 and 0 (keys per token)                     */
+    void *digits;                /* rows digits_stride bytes apart; a class whose first stored channel is c
+                                  * begins at byte 2 · c: int8 or int16 (n_channels)                         */
     size_t digits_stride;
-    float *delta;                /* (n_rows)                                                                 */
-    float *bias;                 /* (n_rows) +=                                                              */
+    float *delta[KV_WIDTHS];     /* (n_rows)                                                                 */
+    float *bias;                 /* (n_rows)                                                                 */
     float *sum;                  /* (n_rows) Σ q, or NULL                                                    */
 };
 
-/* Scores of a page from the codes of a range of stored channels. */
+/* Scores of a page. */
 struct kv_qk_codes {
-    const uint8_t *codes;        /* n_channels / 8 units (code_layout.h)                                     */
-    int bits, n_channels;
+    const uint8_t *codes;        /* units of all classes (code_layout.h)                                     */
+    int n_classes;
+    const struct kv_key_class *classes;
     const void *digits[2];       /* of tokens 0 .. 31 and 32 .. 63; equal where one scale holds for 64       */
     size_t digits_stride;
-    const float *delta[2];       /* (n_rows)                                                                 */
-    const float *bias[2];        /* (n_rows), or NULL: adds to the scores that are there                     */
+    const float *delta[2][KV_WIDTHS]; /* (n_rows)                                                            */
+    const float *bias[2];        /* (n_rows)                                                                 */
     const uint16_t *scale, *min; /* f16 (64) of keys per token: s = scale_j · s + min_j · sum; NULL: s       */
     const float *sum;            /* (n_rows)                                                                 */
     int n_rows;

@@ -34,18 +34,13 @@ KV_INLINE vi odd_words(vi x) { return vi_shift16(x, 8); }
 
 /* -------------------------------------------------------------------------------------------------- keys -- */
 
-/* Sums of the dot products of rows [row, row + rows) with token groups [group, group + GROUPS), LANES tokens
- * of each. same: both halves of the page have the same digits. */
-KV_INLINE void qk_dots(const struct kv_qk_codes *a, int bits, bool same, int rows, int row, int part, int group,
-                       vi total[BLOCK_ROWS][GROUPS])
+/* Adds to `total` the dot products of rows [row, row + rows) with one class, for token groups [group, group + GROUPS),
+ * LANES tokens of each. codes, digits: at the class. same: both halves of the page have the same digits. */
+KV_INLINE void qk_class(const struct kv_qk_codes *a, int bits, int n_channels, const uint8_t *unit,
+                        const char *const digits[2], bool same, int rows, int group, vi total[BLOCK_ROWS][GROUPS])
 {
     bool wide = kv_keys_are_wide(bits);
-    int n_units = a->n_channels / KV_KEY_UNIT, span = wide ? n_units : KEY_SPAN(bits) / 2;
-    const uint8_t *unit = a->codes + (size_t)part * sizeof(vi);
-    const char *digits[2] = { a->digits[group / 2], a->digits[(group + GROUPS - 1) / 2] };
-    for (int h = 0; h < 2; h++) digits[h] = digits[h] + (size_t)row * a->digits_stride;
-    for (int r = 0; r < rows; r++)
-        for (int g = 0; g < GROUPS; g++) total[r][g] = vi_zero();
+    int n_units = n_channels / KV_KEY_UNIT, span = wide ? n_units : KEY_SPAN(bits) / 2;
     for (int u = 0; u < n_units;) {
         int end = n_units - u < span ? n_units : u + span;
         vi acc[BLOCK_ROWS][GROUPS];
@@ -86,22 +81,62 @@ KV_INLINE void qk_dots(const struct kv_qk_codes *a, int bits, bool same, int row
     }
 }
 
-KV_INLINE void qk_block(const struct kv_qk_codes *a, int bits, bool same, int rows, int row, int part, int group)
+/* score (or the bias) += δ · total. */
+KV_INLINE void add_totals(const struct kv_qk_codes *a, int width, bool first, int rows, int row, int part, int group,
+                          vi total[BLOCK_ROWS][GROUPS])
 {
-    vi total[BLOCK_ROWS][GROUPS];
-    qk_dots(a, bits, same, rows, row, part, group, total);
 #pragma GCC unroll 4
     for (int g = 0; g < GROUPS; g++) {
         int half = (group + g) / 2, j = (group + g) * 16 + part * LANES;
-        vf scale = a->scale ? vf_load_f16(a->scale + j) : vf_zero(), min = a->scale ? vf_load_f16(a->min + j) : vf_zero();
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
             float *score = a->score + (row + r) * KV_TILE + j;
-            vf s = a->bias[half] ? vf_set(a->bias[half][row + r]) : vf_load(score);
-            s = vf_fma(vf_from_int(total[r][g]), vf_set(a->delta[half][row + r]), s);
-            vf_store(score, a->scale ? vf_fma(scale, s, vf_mul(min, vf_set(a->sum[row + r]))) : s);
+            vf s = first ? vf_set(a->bias[half][row + r]) : vf_load(score);
+            vf_store(score, vf_fma(vf_from_int(total[r][g]), vf_set(a->delta[half][width][row + r]), s));
         }
     }
+}
+
+KV_INLINE void apply_token_scales(const struct kv_qk_codes *a, int rows, int row, int part, int group)
+{
+    for (int g = 0; g < GROUPS; g++) {
+        int j = (group + g) * 16 + part * LANES;
+        vf scale = vf_load_f16(a->scale + j), min = vf_load_f16(a->min + j);
+        for (int r = 0; r < rows; r++) {
+            float *score = a->score + (row + r) * KV_TILE + j;
+            vf_store(score, vf_fma(scale, vf_load(score), vf_mul(min, vf_set(a->sum[row + r]))));
+        }
+    }
+}
+
+/* All classes of one width: their sums share a δ. */
+KV_INLINE void qk_block(const struct kv_qk_codes *a, bool same, int rows, int row, int part, int group)
+{
+    const uint8_t *codes = a->codes + (size_t)part * sizeof(vi);
+    const char *digits[2] = { a->digits[group / 2], a->digits[(group + GROUPS - 1) / 2] };
+    for (int h = 0; h < 2; h++) digits[h] = digits[h] + (size_t)row * a->digits_stride;
+    vi total[BLOCK_ROWS][GROUPS];
+    bool first = true;
+    for (int k = 0; k < a->n_classes || first;) {
+        int width = k < a->n_classes && kv_keys_are_wide(a->classes[k].bits) ? KV_WIDE : KV_NARROW;
+        for (int r = 0; r < rows; r++)
+            for (int g = 0; g < GROUPS; g++) total[r][g] = vi_zero();
+        for (; k < a->n_classes && kv_keys_are_wide(a->classes[k].bits) == (width == KV_WIDE); k++) {
+            int n = a->classes[k].n_channels, bits = a->classes[k].bits;
+            switch (bits) {
+            case 2: qk_class(a, 2, n, codes, digits, same, rows, group, total); break;
+            case 3: qk_class(a, 3, n, codes, digits, same, rows, group, total); break;
+            case 4: qk_class(a, 4, n, codes, digits, same, rows, group, total); break;
+            case 8: qk_class(a, 8, n, codes, digits, same, rows, group, total); break;
+            default: break; /* of 0 bits: all is in the bias */
+            }
+            codes += n * 8 * bits;
+            for (int h = 0; h < 2; h++) digits[h] += 2 * n;
+        }
+        add_totals(a, width, first, rows, row, part, group, total);
+        first = false;
+    }
+    if (a->scale) apply_token_scales(a, rows, row, part, group);
 }
 
 /* Rows in blocks of equal size: 5 as 3 + 2. */
@@ -117,70 +152,95 @@ KV_INLINE void qk_block(const struct kv_qk_codes *a, int bits, bool same, int ro
         row += rows;                                                                       \
     }
 
-KV_INLINE void qk_rows(const struct kv_qk_codes *a, int bits, bool same)
+KV_INLINE void qk_rows(const struct kv_qk_codes *a, bool same)
 {
     for (int part = 0; part < PARTS; part++)
         for (int group = 0; group < 4; group += GROUPS)
-            FOR_ROW_BLOCKS(a->n_rows, qk_block(a, bits, same, n, row, part, group))
+            FOR_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, group))
 }
 
 static void qk_codes(const struct kv_qk_codes *a)
 {
-    bool same = GROUPS <= 2 || a->digits[0] == a->digits[1];
-    switch (a->bits * 2 + same) {
-    case 4: qk_rows(a, 2, false); break;
-    case 5: qk_rows(a, 2, true); break;
-    case 6: qk_rows(a, 3, false); break;
-    case 7: qk_rows(a, 3, true); break;
-    case 8: qk_rows(a, 4, false); break;
-    case 9: qk_rows(a, 4, true); break;
-    case 16: qk_rows(a, 8, false); break;
-    default: qk_rows(a, 8, true);
+    if (GROUPS <= 2 || a->digits[0] == a->digits[1]) qk_rows(a, true);
+    else qk_rows(a, false);
+}
+
+/* The first pass of a fold over one class: a = q · scale, kept, and what its row needs to know of it. */
+struct fold_sums {
+    vf max[KV_WIDTHS], minima, sum, rest;
+};
+
+KV_INLINE int part_of(int n, int c) { return n - c < LANES ? n - c : LANES; }
+
+KV_INLINE void fold_class(const struct kv_fold *f, int k, int first, const float *q, const float *scale, const float *min,
+                          float *a, struct fold_sums *sums)
+{
+    int end = first + f->classes[k].n_channels, width = kv_keys_are_wide(f->classes[k].bits);
+    vf max = vf_zero();
+    for (int c = first; c < end; c += LANES) {
+        int n = part_of(end, c);
+        vf x = vf_load_part(q + c, n), y = x;
+        if (f->scale) {
+            y = vf_mul(x, vf_load_part(scale + c, n));
+            sums->minima = vf_fma(x, vf_load_part(min + c, n), sums->minima);
+        }
+        vf_store_part(a + c, y, n);
+        max = vf_max(vf_abs(y), max);
+        if (f->sum) sums->sum = vf_add(sums->sum, x);
+    }
+    if (f->classes[k].bits) sums->max[width] = vf_max(max, sums->max[width]);
+}
+
+KV_INLINE void round_class(const struct kv_key_class *class, const float *a, float delta, float inverse, char *digits,
+                           struct fold_sums *sums)
+{
+    bool wide = kv_keys_are_wide(class->bits);
+    vf middle = vf_set(kv_codes_middle(class->bits));
+    for (int c = 0; c < class->n_channels; c += LANES) {
+        int n = part_of(class->n_channels, c);
+        vf x = vf_load_part(a + c, n), r = vf_round(vf_mul(x, vf_set(inverse)));
+        sums->rest = vf_fma(vf_fnma(r, vf_set(delta), x), middle, sums->rest);
+        if (wide) vi_store_wide_part((int16_t *)(void *)digits + c, vf_to_int(r), n);
+        else vi_store_bytes_part((int8_t *)digits + c, vf_to_int(r), n);
     }
 }
 
-/* n_channels is a multiple of 8: the last vector may be half used. */
+static void fold_row(const struct kv_fold *f, int row, const float *scale, const float *min)
+{
+    const float *q = f->q + (size_t)row * f->q_stride;
+    char *digits = (char *)f->digits + (size_t)row * f->digits_stride;
+    float a[KV_HEAD_DIM_MAX], inverse[KV_WIDTHS];
+    struct fold_sums sums = { { vf_zero(), vf_zero() }, vf_zero(), vf_zero(), vf_zero() };
+    bool used[KV_WIDTHS] = { false, false };
+    for (int k = 0, c = 0; k < f->n_classes; c += f->classes[k++].n_channels) {
+        fold_class(f, k, c, q, scale, min, a, &sums);
+        if (f->classes[k].bits) used[kv_keys_are_wide(f->classes[k].bits)] = true;
+    }
+    for (int w = 0; w < KV_WIDTHS; w++) {
+        float largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW, m = used[w] ? vf_largest(sums.max[w]) : 0.0f;
+        f->delta[w][row] = m / largest;
+        inverse[w] = m > 0.0f ? largest / m : 0.0f;
+    }
+    for (int k = 0, c = 0; k < f->n_classes; c += f->classes[k++].n_channels) {
+        int width = kv_keys_are_wide(f->classes[k].bits);
+        if (f->classes[k].bits)
+            round_class(&f->classes[k], a + c, f->delta[width][row], inverse[width], digits + 2 * c, &sums);
+    }
+    f->bias[row] = vf_sum(vf_add(sums.rest, sums.minima));
+    if (f->sum) f->sum[row] = vf_sum(sums.sum);
+}
+
 static void attn_fold(const struct kv_fold *f)
 {
-    bool wide = kv_keys_are_wide(f->bits);
-    int n = f->n_channels, largest = wide ? KV_Q_WIDE : KV_Q_NARROW;
-    float scale[KV_HEAD_DIM_MAX + LANES], min[KV_HEAD_DIM_MAX + LANES], a[KV_HEAD_DIM_MAX + LANES];
-    if (f->scale)
-        for (int c = 0; c < n; c += LANES) {
-            int part = n - c < LANES ? n - c : LANES;
-            vf_store(scale + c, vf_load_f16_part(f->scale + c, part));
-            vf_store(min + c, vf_load_f16_part(f->min + c, part));
-        }
-    for (int row = 0; row < f->n_rows; row++) {
-        const float *q = f->q + (size_t)row * f->q_stride;
-        char *digits = (char *)f->digits + (size_t)row * f->digits_stride;
-        vf max = vf_zero(), minima = vf_zero(), sum = vf_zero(), rest = vf_zero();
-        for (int c = 0; c < n; c += LANES) {
-            vf x = vf_load_part(q + c, n - c < LANES ? n - c : LANES), y = x;
-            if (f->scale) {
-                y = vf_mul(x, vf_load(scale + c));
-                minima = vf_fma(x, vf_load(min + c), minima);
-            }
-            vf_store(a + c, y);
-            max = vf_max(vf_abs(y), max);
-            if (f->sum) sum = vf_add(sum, x);
-        }
-        if (f->sum) f->sum[row] = vf_sum(sum);
-        if (f->bits == 0) {
-            f->bias[row] += vf_sum(minima);
-            continue;
-        }
-        float m = vf_largest(max), delta = m / (float)largest, inverse = m > 0.0f ? (float)largest / m : 0.0f;
-        for (int c = 0; c < n; c += LANES) {
-            int part = n - c < LANES ? n - c : LANES;
-            vf x = vf_load(a + c), r = vf_round(vf_mul(x, vf_set(inverse)));
-            rest = vf_add(rest, vf_fnma(r, vf_set(delta), x));
-            if (wide) vi_store_wide_part((int16_t *)(void *)digits + c, vf_to_int(r), part);
-            else vi_store_bytes_part((int8_t *)digits + c, vf_to_int(r), part);
-        }
-        f->delta[row] = delta;
-        f->bias[row] += vf_sum(vf_fma(rest, vf_set(kv_codes_middle(f->bits)), minima));
+    float scale[KV_HEAD_DIM_MAX], min[KV_HEAD_DIM_MAX];
+    int n_channels = 0;
+    for (int k = 0; k < f->n_classes; k++) n_channels += f->classes[k].n_channels;
+    for (int c = 0; f->scale && c < n_channels; c += LANES) {
+        int n = part_of(n_channels, c);
+        vf_store_part(scale + c, vf_load_f16_part(f->scale + c, n), n);
+        vf_store_part(min + c, vf_load_f16_part(f->min + c, n), n);
     }
+    for (int row = 0; row < f->n_rows; row++) fold_row(f, row, scale, min);
 }
 
 /* Rows of coefficients of 64-token functions: (x, y) of each fast pair, then the terms of the polynomials. */

@@ -33,28 +33,34 @@ static int get_digit(const void *row, bool wide, bool is_signed, int i)
 
 static void fold_row(const struct kv_fold *f, int row)
 {
-    bool wide = kv_keys_are_wide(f->bits);
-    int largest = wide ? KV_Q_WIDE : KV_Q_NARROW;
     const float *q = f->q + (size_t)row * f->q_stride;
-    void *digits = (char *)f->digits + (size_t)row * f->digits_stride;
-    float a[KV_HEAD_DIM_MAX], max = 0.0f, rest = 0.0f, minima = 0.0f, sum = 0.0f;
-    for (int c = 0; c < f->n_channels; c++) {
-        a[c] = f->scale ? q[c] * kv_f16_to_f32(f->scale[c]) : q[c];
-        if (fabsf(a[c]) > max) max = fabsf(a[c]);
-        if (f->min) minima += q[c] * kv_f16_to_f32(f->min[c]);
-        sum += q[c];
+    char *digits = (char *)f->digits + (size_t)row * f->digits_stride;
+    float a[KV_HEAD_DIM_MAX], max[KV_WIDTHS] = { 0.0f }, inverse[KV_WIDTHS], bias = 0.0f, sum = 0.0f;
+    for (int k = 0, first = 0; k < f->n_classes; first += f->classes[k++].n_channels) {
+        int width = kv_keys_are_wide(f->classes[k].bits);
+        for (int c = first; c < first + f->classes[k].n_channels; c++) {
+            a[c] = f->scale ? q[c] * kv_f16_to_f32(f->scale[c]) : q[c];
+            if (f->classes[k].bits && fabsf(a[c]) > max[width]) max[width] = fabsf(a[c]);
+            if (f->min) bias += q[c] * kv_f16_to_f32(f->min[c]);
+            sum += q[c];
+        }
     }
+    for (int w = 0; w < KV_WIDTHS; w++) {
+        float largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW;
+        f->delta[w][row] = max[w] / largest;
+        inverse[w] = max[w] > 0.0f ? largest / max[w] : 0.0f;
+    }
+    for (int k = 0, first = 0; k < f->n_classes; first += f->classes[k++].n_channels) {
+        int bits = f->classes[k].bits, width = kv_keys_are_wide(bits);
+        for (int i = 0; bits && i < f->classes[k].n_channels; i++) {
+            float x = a[first + i];
+            int digit = round_within(x * inverse[width], width == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW);
+            put_digit(digits + 2 * first, width == KV_WIDE, true, i, digit);
+            bias += kv_codes_middle(bits) * (x - f->delta[width][row] * (float)digit);
+        }
+    }
+    f->bias[row] = bias;
     if (f->sum) f->sum[row] = sum;
-    f->bias[row] += minima;
-    if (f->bits == 0) return;
-    float delta = max / (float)largest, inverse = max > 0.0f ? (float)largest / max : 0.0f;
-    for (int c = 0; c < f->n_channels; c++) {
-        int digit = round_within(a[c] * inverse, largest);
-        put_digit(digits, wide, true, c, digit);
-        rest += a[c] - delta * (float)digit;
-    }
-    f->delta[row] = delta;
-    f->bias[row] += kv_codes_middle(f->bits) * rest;
 }
 
 static void attn_fold_ref(const struct kv_fold *f)
@@ -62,20 +68,31 @@ static void attn_fold_ref(const struct kv_fold *f)
     for (int row = 0; row < f->n_rows; row++) fold_row(f, row);
 }
 
+static float score_of(const struct kv_qk_codes *a, int row, int j)
+{
+    const char *digits = (const char *)a->digits[j / 32] + (size_t)row * a->digits_stride;
+    const uint8_t *codes = a->codes;
+    int32_t dot[KV_WIDTHS] = { 0 };
+    for (int k = 0; k < a->n_classes; k++) {
+        int bits = a->classes[k].bits, width = kv_keys_are_wide(bits);
+        for (int c = 0; bits && c < a->classes[k].n_channels; c++)
+            dot[width] += get_digit(digits, width == KV_WIDE, true, c) *
+                          (int)kv_code_get(codes, bits, kv_key_place(bits, c, j));
+        digits += 2 * a->classes[k].n_channels;
+        codes += a->classes[k].n_channels * 8 * bits;
+    }
+    float s = a->bias[j / 32][row];
+    for (int w = 0; w < KV_WIDTHS; w++) s += a->delta[j / 32][w][row] * (float)dot[w];
+    return s;
+}
+
 static void qk_codes_ref(const struct kv_qk_codes *a)
 {
-    bool wide = kv_keys_are_wide(a->bits);
     for (int row = 0; row < a->n_rows; row++) {
         for (int j = 0; j < KV_TILE; j++) {
-            int half = j / 32;
-            const void *digits = (const char *)a->digits[half] + (size_t)row * a->digits_stride;
-            int32_t dot = 0;
-            for (int c = 0; c < a->n_channels; c++)
-                dot += get_digit(digits, wide, true, c) *
-                       (int)kv_code_get(a->codes, a->bits, kv_key_place(a->bits, c, j));
-            float *score = a->score + row * KV_TILE + j;
-            float s = (a->bias[half] ? a->bias[half][row] : *score) + a->delta[half][row] * (float)dot;
-            *score = a->scale ? kv_f16_to_f32(a->scale[j]) * s + kv_f16_to_f32(a->min[j]) * a->sum[row] : s;
+            float s = score_of(a, row, j);
+            if (a->scale) s = kv_f16_to_f32(a->scale[j]) * s + kv_f16_to_f32(a->min[j]) * a->sum[row];
+            a->score[row * KV_TILE + j] = s;
         }
     }
 }

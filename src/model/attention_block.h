@@ -23,7 +23,7 @@ struct kv_partial {
 struct kv_page_scratch {
     float *q;                  /* (n, head_dim): rotated, or in the order in which a page stores channels       */
     char *digits[2];           /* (n, 2 · head_dim) of both halves of a page: of q, and                         */
-    float *delta[2];           /* (KV_N_CLASSES, n) their scales                                                */
+    float *delta[2][KV_WIDTHS]; /* (n) their scales                                                             */
     float *bias[2], *sum;      /* (n)                                                                           */
     float *keep;               /* (n)                                                                           */
     float *cos_part, *sin_part; /* (n, head_dim / 2) of the centres' term                                       */

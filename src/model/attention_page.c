@@ -3,7 +3,7 @@
  * values. kernels/attention_calls.h has the formulas.
  *
  *            keys per channel: fold per page      per token: fold once          16 bits
- *   scores   Σ over classes of qk_codes           qk_codes, scaled per score    qk_half
+ *   scores   qk_codes                            qk_codes, scaled per score    qk_half
  *            └──────────────┬─────────────────────────────┴──────────────────────┘
  *                  + q·R_t μ (centred keys), soften, weigh
  *            ┌──────────────┴───────────────┐
@@ -23,7 +23,7 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     s.q = kv_carve(c, n_rows * head_dim, sizeof *s.q);
     for (int half = 0; half < 2; half++) {
         s.digits[half] = kv_carve(c, n_rows * head_dim, 2);
-        s.delta[half] = kv_carve(c, KV_N_CLASSES * n_rows, sizeof *s.delta[half]);
+        for (int w = 0; w < KV_WIDTHS; w++) s.delta[half][w] = kv_carve(c, n_rows, sizeof *s.delta[half][w]);
         s.bias[half] = kv_carve(c, n_rows, sizeof *s.bias[half]);
     }
     s.sum = kv_carve(c, n_rows, sizeof *s.sum);
@@ -44,45 +44,35 @@ static size_t i_head(const struct kv_attn_block *b)
 
 /* ------------------------------------------------------------------------------------------------ keys -- */
 
-/* The classes of the stored channels; keys that are not mixed are one. */
-struct key_class {
-    int first, n, bits;
-    size_t codes; /* byte of the side */
-};
-
-static int key_classes(const struct kv_attn_block *b, struct key_class out[KV_N_CLASSES])
+static int key_classes(const struct kv_attn_block *b, struct kv_key_class out[KV_CLASSES_MAX])
 {
     if (!b->recipe->key_mixed) {
-        out[0] = (struct key_class){ 0, b->call->head_dim, b->recipe->key_bits, 0 };
+        out[0] = (struct kv_key_class){ b->recipe->key_bits, b->call->head_dim };
         return 1;
     }
     const struct kv_channels *channels = &b->plan->channels[i_head(b)];
-    int n = 0, first = 0;
-    size_t codes = 0;
-    for (int i = 0; i < KV_N_CLASSES; i++) {
-        int count = channels->count[i];
-        if (!count) continue;
-        out[n++] = (struct key_class){ first, count, kv_class_bits[i], codes };
-        first += count;
-        codes += (size_t)(count * 8 * kv_class_bits[i]);
-    }
+    int n = 0;
+    for (int i = 0; i < KV_N_CLASSES; i++)
+        if (channels->count[i]) out[n++] = (struct kv_key_class){ kv_class_bits[i], channels->count[i] };
     return n;
 }
 
-static struct kv_fold fold_of(const struct kv_attn_block *b, const struct key_class *class, int i_class, int half)
+/* Rows [row, n_rows); half: of a page, whose scales are given. */
+static struct kv_fold fold_of(const struct kv_attn_block *b, const struct kv_key_class *classes, int n_classes, int row,
+                              int half)
 {
     const struct kv_page_scratch *s = &b->worker->page;
-    size_t head_dim = (size_t)b->call->head_dim;
+    size_t head_dim = (size_t)b->call->head_dim, first = (size_t)row;
     return (struct kv_fold){
-        .q = s->q + class->first,
+        .q = s->q + first * head_dim,
         .q_stride = head_dim,
-        .n_rows = b->n_rows,
-        .n_channels = class->n,
-        .bits = class->bits,
-        .digits = s->digits[half] + 2 * class->first,
+        .n_rows = b->n_rows - row,
+        .n_classes = n_classes,
+        .classes = classes,
+        .digits = s->digits[half] + first * 2 * head_dim,
         .digits_stride = 2 * head_dim,
-        .delta = s->delta[half] + i_class * b->n_rows,
-        .bias = s->bias[half],
+        .delta = { s->delta[half][KV_NARROW] + row, s->delta[half][KV_WIDE] + row },
+        .bias = s->bias[half] + row,
     };
 }
 
@@ -110,76 +100,58 @@ void kv_block_prepare_pages(const struct kv_attn_block *b)
                                                s->cos_part + (size_t)row * half, s->sin_part + (size_t)row * half);
     }
     if (r->key_bits == 16 || r->key_scheme != KV_KEY_TOKEN) return;
-    const struct key_class all = { 0, head_dim, r->key_bits, 0 };
-    struct kv_fold fold = fold_of(b, &all, 0, 0);
+    const struct kv_key_class all = { r->key_bits, head_dim };
+    struct kv_fold fold = fold_of(b, &all, 1, 0, 0);
     fold.sum = s->sum;
-    memset(s->bias[0], 0, (size_t)b->n_rows * sizeof *s->bias[0]);
     b->kernels->attn_fold(&fold);
 }
 
-/* Rows [row, n_rows) against the keys of a page. */
-static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *page, int row)
+/* Rows [row, n_rows) against the keys of a page; high: where the digits of its second half are. */
+static struct kv_qk_codes qk_of(const struct kv_attn_block *b, const uint8_t *page, const struct kv_key_class *classes,
+                                int n_classes, int row, int high)
 {
     const struct kv_page_scratch *s = &b->worker->page;
+    size_t stride = 2 * (size_t)b->call->head_dim, at = (size_t)row * stride;
+    return (struct kv_qk_codes){
+        .codes = page + b->codec->layout->key[i_head(b)].codes,
+        .n_classes = n_classes,
+        .classes = classes,
+        .digits = { s->digits[0] + at, s->digits[high] + at },
+        .digits_stride = stride,
+        .delta = { { s->delta[0][KV_NARROW] + row, s->delta[0][KV_WIDE] + row },
+                   { s->delta[high][KV_NARROW] + row, s->delta[high][KV_WIDE] + row } },
+        .bias = { s->bias[0] + row, s->bias[high] + row },
+        .n_rows = b->n_rows - row,
+        .score = b->worker->score + row * KV_TILE,
+    };
+}
+
+static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *page, int row)
+{
     const struct kv_side_layout *side = &b->codec->layout->key[i_head(b)];
     const uint16_t *scale = (const uint16_t *)(const void *)(page + side->scale),
                    *min = (const uint16_t *)(const void *)(page + side->min);
-    int head_dim = b->call->head_dim, n_halves = b->recipe->key_scheme == KV_KEY_C32 ? 2 : 1;
-    struct key_class classes[KV_N_CLASSES];
+    int high = b->recipe->key_scheme == KV_KEY_C32 ? 1 : 0;
+    struct kv_key_class classes[KV_CLASSES_MAX];
     int n_classes = key_classes(b, classes);
-    for (int half = 0; half < n_halves; half++) {
-        memset(s->bias[half], 0, (size_t)b->n_rows * sizeof *s->bias[half]);
-        for (int i = 0; i < n_classes; i++) {
-            struct kv_fold fold = fold_of(b, &classes[i], i, half);
-            fold.scale = scale + half * head_dim + classes[i].first;
-            fold.min = min + half * head_dim + classes[i].first;
-            fold.q += (size_t)row * fold.q_stride;
-            fold.digits = (char *)fold.digits + (size_t)row * fold.digits_stride;
-            fold.delta += row;
-            fold.bias += row;
-            fold.n_rows -= row;
-            b->kernels->attn_fold(&fold);
-        }
+    for (int half = 0; half <= high; half++) {
+        struct kv_fold fold = fold_of(b, classes, n_classes, row, half);
+        fold.scale = scale + half * b->call->head_dim;
+        fold.min = min + half * b->call->head_dim;
+        b->kernels->attn_fold(&fold);
     }
-    for (int i = 0; i < n_classes; i++) {
-        int high = n_halves - 1; /* the digits of the page's second half */
-        if (classes[i].bits == 0 && i > 0) continue; /* only a bias, which the first class brought */
-        size_t at = (size_t)row * 2 * (size_t)head_dim + 2 * (size_t)classes[i].first;
-        const struct kv_qk_codes qk = {
-            .codes = page + side->codes + classes[i].codes,
-            .bits = classes[i].bits ? classes[i].bits : 2,
-            .n_channels = classes[i].bits ? classes[i].n : 0,
-            .digits = { s->digits[0] + at, s->digits[high] + at },
-            .digits_stride = 2 * (size_t)head_dim,
-            .delta = { s->delta[0] + i * b->n_rows + row, s->delta[high] + i * b->n_rows + row },
-            .bias = { i == 0 ? s->bias[0] + row : NULL, i == 0 ? s->bias[high] + row : NULL },
-            .n_rows = b->n_rows - row,
-            .score = b->worker->score + row * KV_TILE,
-        };
-        b->kernels->qk_codes(&qk);
-    }
+    const struct kv_qk_codes qk = qk_of(b, page, classes, n_classes, row, high);
+    b->kernels->qk_codes(&qk);
 }
 
 static void scores_per_token(const struct kv_attn_block *b, const uint8_t *page, int row)
 {
-    const struct kv_page_scratch *s = &b->worker->page;
     const struct kv_side_layout *side = &b->codec->layout->key[i_head(b)];
-    size_t stride = 2 * (size_t)b->call->head_dim;
-    const char *digits = s->digits[0] + (size_t)row * stride;
-    const struct kv_qk_codes qk = {
-        .codes = page + side->codes,
-        .bits = b->recipe->key_bits,
-        .n_channels = b->call->head_dim,
-        .digits = { digits, digits },
-        .digits_stride = stride,
-        .delta = { s->delta[0] + row, s->delta[0] + row },
-        .bias = { s->bias[0] + row, s->bias[0] + row },
-        .scale = (const uint16_t *)(const void *)(page + side->scale),
-        .min = (const uint16_t *)(const void *)(page + side->min),
-        .sum = s->sum + row,
-        .n_rows = b->n_rows - row,
-        .score = b->worker->score + row * KV_TILE,
-    };
+    const struct kv_key_class all = { b->recipe->key_bits, b->call->head_dim };
+    struct kv_qk_codes qk = qk_of(b, page, &all, 1, row, 0);
+    qk.scale = (const uint16_t *)(const void *)(page + side->scale);
+    qk.min = (const uint16_t *)(const void *)(page + side->min);
+    qk.sum = b->worker->page.sum + row;
     b->kernels->qk_codes(&qk);
 }
 

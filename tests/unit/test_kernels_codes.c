@@ -78,22 +78,41 @@ static int digit_at(const void *row, bool wide, bool is_signed, int i)
     return is_signed ? ((const int8_t *)row)[i] : ((const uint8_t *)row)[i];
 }
 
+/* One class of `bits`, or for -1 classes of falling bits, as mixed keys have them. Channels in all: at most head_dim. */
+static int make_classes(int bits, int head_dim, struct kv_key_class out[KV_CLASSES_MAX])
+{
+    static const int class_bits[KV_CLASSES_MAX] = { 8, 4, 3, 2, 0 };
+    if (bits >= 0) {
+        out[0] = (struct kv_key_class){ bits, head_dim };
+        return 1;
+    }
+    int n = 0, left = head_dim / 8;
+    for (int i = 0; i < KV_CLASSES_MAX && left; i++) {
+        int units = below(left + 1);
+        if (i == KV_CLASSES_MAX - 1 || (i > 1 && below(4) == 0)) units = left;
+        if (units) out[n++] = (struct kv_key_class){ class_bits[i], 8 * units };
+        left -= units;
+    }
+    return n;
+}
+
 /* All of a fold's outputs. */
 struct folded {
-    struct check_buffer digits, delta, bias, sum;
+    struct check_buffer digits, delta[KV_WIDTHS], bias, sum;
 };
 
 static struct folded fold_at(int level, const struct kv_fold *call)
 {
-    size_t n = (size_t)call->n_rows;
-    struct folded f = { check_buffer_open((n - 1) * call->digits_stride + (size_t)call->n_channels * (call->bits > 3 ? 2 : 1), false),
-                        check_buffer_open(n * 4, false), check_buffer_open(n * 4, false), check_buffer_open(n * 4, false) };
+    size_t n = (size_t)call->n_rows * 4;
+    struct folded f = { check_buffer_open((size_t)call->n_rows * call->digits_stride, false),
+                        { check_buffer_open(n, false), check_buffer_open(n, false) }, check_buffer_open(n, false),
+                        check_buffer_open(n, false) };
     struct kv_fold own = *call;
+    memset(f.digits.p, 0x5a, f.digits.n_bytes);
     own.digits = f.digits.p;
-    own.delta = f.delta.p;
+    for (int w = 0; w < KV_WIDTHS; w++) own.delta[w] = f.delta[w].p;
     own.bias = f.bias.p;
     own.sum = call->scale ? NULL : f.sum.p;
-    for (size_t i = 0; i < n; i++) own.bias[i] = 3.0f;
     tables[level].attn_fold(&own);
     return f;
 }
@@ -101,47 +120,47 @@ static struct folded fold_at(int level, const struct kv_fold *call)
 static void folded_close(struct folded *f)
 {
     check_buffer_close(&f->digits);
-    check_buffer_close(&f->delta);
+    check_buffer_close(&f->delta[0]);
+    check_buffer_close(&f->delta[1]);
     check_buffer_close(&f->bias);
     check_buffer_close(&f->sum);
+}
+
+static void check_folded(const struct kv_fold *call, const struct folded *f, int row, int level)
+{
+    double max[KV_WIDTHS] = { 0 }, bias = 0, sum = 0, size = 0;
+    const float *q = call->q + (size_t)row * call->q_stride;
+    for (int k = 0, first = 0; k < call->n_classes; first += call->classes[k++].n_channels) {
+        int bits = call->classes[k].bits, wide = bits > 3;
+        double delta = (double)((float *)f->delta[wide].p)[row], middle = bits ? 0.5 * ((1 << bits) - 1) : 0;
+        const char *digits = (char *)f->digits.p + (size_t)row * call->digits_stride + 2 * first;
+        for (int c = first; c < first + call->classes[k].n_channels; c++) {
+            double scale = call->scale ? (double)kv_f16_to_f32(call->scale[c]) : 1, a = (double)((float)((double)q[c] * scale));
+            sum += (double)q[c];
+            if (call->min) bias += (double)q[c] * (double)kv_f16_to_f32(call->min[c]);
+            size += fabs((double)q[c]) * 4 + fabs(a) * (1 << bits);
+            if (!bits) continue;
+            max[wide] = fmax(max[wide], fabs(a));
+            int digit = digit_at(digits, wide, true, c - first);
+            CHECK(fabs(a - delta * digit) <= delta * (0.5 + 3e-7 * abs(digit)) + 1e-30, &rnd, "channel %d: digit %d of %g, level %d", c, digit, a, level);
+            bias += middle * (a - delta * digit);
+        }
+    }
+    for (int w = 0; w < KV_WIDTHS; w++)
+        CHECK_CLOSE(((float *)f->delta[w].p)[row], max[w] / (w ? 16383 : 127), 1e-6, max[w], "delta %d of row %d, level %d", w, row, level);
+    CHECK_CLOSE(((float *)f->bias.p)[row], bias, SUM, size, "bias of row %d, level %d", row, level);
+    if (!call->scale) CHECK_CLOSE(((float *)f->sum.p)[row], sum, SUM, size, "sum of row %d, level %d", row, level);
 }
 
 static void check_fold(const struct kv_fold *call)
 {
     struct folded ref = fold_at(0, call);
-    bool wide = call->bits > 3;
-    for (int row = 0; row < call->n_rows; row++) {
-        double max = 0, rest = 0, minima = 0, sum = 0, size = 3;
-        const float *q = call->q + (size_t)row * call->q_stride;
-        float delta = ((float *)ref.delta.p)[row];
-        const char *digits = (char *)ref.digits.p + (size_t)row * call->digits_stride;
-        for (int c = 0; c < call->n_channels; c++) {
-            double scale = call->scale ? (double)kv_f16_to_f32(call->scale[c]) : 1, a = (double)((float)((double)q[c] * scale));
-            max = fmax(max, fabs(a));
-            sum += (double)q[c];
-            if (call->min) minima += (double)q[c] * (double)kv_f16_to_f32(call->min[c]);
-            size += fabs((double)q[c]) * 4 + fabs(a) * (1 << call->bits);
-            if (!call->bits) continue;
-            int digit = digit_at(digits, wide, true, c);
-            CHECK(fabs(a - (double)delta * digit) <= (double)delta * (0.5 + 3e-7 * abs(digit)) + 1e-30, &rnd, "channel %d: digit %d of %g", c, digit, a);
-            rest += a - (double)delta * digit;
-        }
-        if (call->bits) CHECK_CLOSE(delta, max / (wide ? 16383 : 127), 1e-6, max, "delta of row %d", row);
-        double middle = call->bits ? 0.5 * ((1 << call->bits) - 1) : 0;
-        CHECK_CLOSE(((float *)ref.bias.p)[row], 3 + minima + middle * rest, SUM, size, "bias of row %d", row);
-        if (!call->scale) CHECK_CLOSE(((float *)ref.sum.p)[row], sum, SUM, size, "sum of row %d", row);
-        for (int l = 1; l < n_levels; l++) {
-            struct folded got = fold_at(l, call);
-            if (call->bits) {
-                CHECK(((float *)got.delta.p)[row] == delta, &rnd, "delta of row %d at level %d", row, l);
-                for (int c = 0; c < call->n_channels; c++)
-                    CHECK(digit_at((char *)got.digits.p + (size_t)row * call->digits_stride, wide, true, c) ==
-                              digit_at(digits, wide, true, c), &rnd, "digit %d of row %d at level %d", c, row, l);
-            }
-            CHECK_CLOSE(((float *)got.bias.p)[row], ((float *)ref.bias.p)[row], SUM, size, "bias of row %d at level %d", row, l);
-            if (!call->scale) CHECK_CLOSE(((float *)got.sum.p)[row], sum, SUM, size, "sum of row %d at level %d", row, l);
-            folded_close(&got);
-        }
+    for (int l = 0; l < n_levels; l++) {
+        struct folded got = fold_at(l, call);
+        for (int row = 0; row < call->n_rows; row++) check_folded(call, &got, row, l);
+        CHECK(!memcmp(got.digits.p, ref.digits.p, ref.digits.n_bytes), &rnd, "digits at level %d", l); /* and nothing between them */
+        for (int w = 0; w < KV_WIDTHS; w++) CHECK(!memcmp(got.delta[w].p, ref.delta[w].p, ref.delta[w].n_bytes), &rnd, "delta at level %d", l);
+        folded_close(&got);
     }
     folded_close(&ref);
 }
@@ -149,16 +168,18 @@ static void check_fold(const struct kv_fold *call)
 static void queries_fold_into_digits(void **state)
 {
     (void)state;
-    static const int bits[] = { 0, 2, 3, 4, 8 };
+    static const int bits[] = { -1, -1, -1, 0, 2, 3, 4, 8 };
     for (int d = 0; d < N_OF(head_dims); d++)
         for (int b = 0; b < N_OF(bits); b++)
-            for (int per_token = 0; per_token < (bits[b] ? 2 : 1); per_token++) {
-                int n_rows = 1 + below(4), n = 8 * (1 + below(head_dims[d] / 8)), stride = head_dims[d];
-                struct check_buffer q = floats((size_t)((n_rows - 1) * stride + n), -3, 3);
+            for (int per_token = 0; per_token < (bits[b] > 0 ? 2 : 1); per_token++) {
+                int n_rows = 1 + below(4), n = head_dims[d];
+                struct kv_key_class classes[KV_CLASSES_MAX];
+                int n_classes = make_classes(bits[b], n, classes);
+                struct check_buffer q = floats((size_t)(n_rows * n), -3, 3);
                 struct check_buffer scale = halves((size_t)n, 0, 0.5f), min = halves((size_t)n, -2, 2);
                 if (below(4) == 0) memset(q.p, 0, q.n_bytes);
-                check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)stride, .n_rows = n_rows, .n_channels = n, .bits = bits[b],
-                    .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)stride });
+                check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)n, .n_rows = n_rows, .n_classes = n_classes, .classes = classes,
+                    .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)n });
                 check_buffer_close(&q);
                 check_buffer_close(&scale);
                 check_buffer_close(&min);
@@ -179,63 +200,82 @@ static struct check_buffer random_digits(size_t n, bool wide, bool is_signed)
     return b;
 }
 
-static void check_qk(int bits, int n_channels, int n_rows, bool same, bool per_token, bool add)
+static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_token)
 {
-    bool wide = bits > 3;
-    size_t stride = (size_t)n_channels * (wide ? 2 : 1) + (size_t)(4 * below(3)), n = (size_t)n_rows * KV_TILE;
-    struct check_buffer codes = bytes((size_t)(n_channels * 8 * bits)), scale = halves(64, 0.01f, 1), min = halves(64, -2, 2);
-    struct check_buffer digits[2], delta[2], bias[2], sum = floats((size_t)n_rows, -2, 2), start = floats(n, -5, 5);
+    size_t stride = 2 * (size_t)head_dim, n = (size_t)n_rows * KV_TILE, n_bytes = 0;
+    struct kv_key_class classes[KV_CLASSES_MAX];
+    int n_classes = make_classes(bits, head_dim, classes);
+    for (int k = 0; k < n_classes; k++) n_bytes += (size_t)(classes[k].n_channels * 8 * classes[k].bits);
+    struct check_buffer codes = bytes(n_bytes), scale = halves(64, 0.01f, 1), min = halves(64, -2, 2), digits[2], delta[2][2], bias[2],
+                        sum = floats((size_t)n_rows, -2, 2);
     for (int h = 0; h < 2; h++) {
-        digits[h] = random_digits(stride / (wide ? 2 : 1) * (size_t)n_rows, wide, true);
-        delta[h] = floats((size_t)n_rows, 0, wide ? 1e-5f : 1e-3f);
+        digits[h] = bytes(stride * (size_t)n_rows);
+        for (int row = 0; row < n_rows; row++)
+            for (int k = 0, first = 0; k < n_classes; first += classes[k++].n_channels) {
+                bool wide = classes[k].bits > 3;
+                struct check_buffer own = random_digits((size_t)classes[k].n_channels, wide, true);
+                memcpy((char *)digits[h].p + (size_t)row * stride + 2 * first, own.p, own.n_bytes);
+                check_buffer_close(&own);
+            }
+        delta[h][KV_NARROW] = floats((size_t)n_rows, 0, 1e-3f);
+        delta[h][KV_WIDE] = floats((size_t)n_rows, 0, 1e-5f);
         bias[h] = floats((size_t)n_rows, -3, 3);
     }
     int high = same ? 0 : 1;
-    struct kv_qk_codes call = { .codes = codes.p, .bits = bits, .n_channels = n_channels, .digits = { digits[0].p, digits[high].p },
-        .digits_stride = stride, .delta = { delta[0].p, delta[high].p }, .n_rows = n_rows, .sum = sum.p };
-    if (!add) call.bias[0] = bias[0].p, call.bias[1] = bias[high].p;
+    struct kv_qk_codes call = { .codes = codes.p, .n_classes = n_classes, .classes = classes, .digits = { digits[0].p, digits[high].p },
+        .digits_stride = stride, .delta = { { delta[0][0].p, delta[0][1].p }, { delta[high][0].p, delta[high][1].p } },
+        .bias = { bias[0].p, bias[high].p }, .n_rows = n_rows, .sum = sum.p };
     if (per_token) call.scale = scale.p, call.min = min.p;
     for (int l = 0; l < n_levels; l++) {
-        struct check_buffer out = copy_of(&start);
+        struct check_buffer out = check_buffer_open(n * 4, false);
         call.score = out.p;
         tables[l].qk_codes(&call);
         for (int i = 0; i < n_rows * KV_TILE; i++) {
             int row = i / KV_TILE, j = i % KV_TILE, h = same ? 0 : j / 32;
             const char *q = (char *)digits[h].p + (size_t)row * stride;
-            int64_t dot = 0;
-            for (int c = 0; c < n_channels; c++)
-                dot += digit_at(q, wide, true, c) * (int)kv_code_get(codes.p, bits, kv_key_place(bits, c, j));
-            double first = add ? ((float *)start.p)[i] : ((float *)bias[h].p)[row], step = ((float *)delta[h].p)[row];
-            double s = first + step * (double)dot, size = fabs(first) + fabs(step * (double)dot);
+            const uint8_t *unit = codes.p;
+            double s = ((float *)bias[h].p)[row], size = fabs(s);
+            for (int k = 0; k < n_classes; k++) {
+                int64_t dot = 0;
+                for (int c = 0; classes[k].bits && c < classes[k].n_channels; c++)
+                    dot += digit_at(q, classes[k].bits > 3, true, c) *
+                           (int)kv_code_get(unit, classes[k].bits, kv_key_place(classes[k].bits, c, j));
+                double term = (double)((float *)delta[h][classes[k].bits > 3].p)[row] * (double)dot;
+                s += term;
+                size += fabs(term);
+                q += 2 * classes[k].n_channels;
+                unit += classes[k].n_channels * 8 * classes[k].bits;
+            }
             if (per_token) {
                 size = size * half_at(&scale, j) + 5;
                 s = half_at(&scale, j) * s + half_at(&min, j) * (double)((float *)sum.p)[row];
             }
-            CHECK_CLOSE(((float *)out.p)[i], s, 1e-6, size, "%d bits, %d channels, %d rows, row %d, token %d, level %d", bits,
-                        n_channels, n_rows, row, j, l);
+            CHECK_CLOSE(((float *)out.p)[i], s, 1e-6, size, "%d bits, head %d, %d rows, row %d, token %d, level %d", bits, head_dim, n_rows,
+                        row, j, l);
         }
         check_buffer_close(&out);
     }
     for (int h = 0; h < 2; h++) {
         check_buffer_close(&digits[h]);
-        check_buffer_close(&delta[h]);
+        check_buffer_close(&delta[h][0]);
+        check_buffer_close(&delta[h][1]);
         check_buffer_close(&bias[h]);
     }
     check_buffer_close(&codes);
     check_buffer_close(&scale);
     check_buffer_close(&min);
     check_buffer_close(&sum);
-    check_buffer_close(&start);
 }
 
 static void scores_from_codes(void **state)
 {
     (void)state;
-    for (int b = 0; b < N_OF(all_bits); b++)
+    static const int bits[] = { -1, -1, 2, 3, 4, 8 };
+    for (int b = 0; b < N_OF(bits); b++)
         for (int d = 0; d < N_OF(head_dims); d++)
             for (int r = 0; r < N_OF(row_counts); r++)
-                check_qk(all_bits[b], head_dims[d], row_counts[r], (r + d) % 2, below(3) == 0, below(3) == 0);
-    for (int b = 0; b < N_OF(all_bits); b++) check_qk(all_bits[b], 0, 3, true, false, false); /* only channels of 0 bits */
+                check_qk(bits[b], head_dims[d], row_counts[r], (r + d) % 2, bits[b] > 0 && below(3) == 0);
+    check_qk(0, 64, 3, true, false); /* only channels of 0 bits */
 }
 
 /* The kernel with the cache's own tables, against cosines and sines in double. */
