@@ -9,6 +9,8 @@
  */
 #define BLOCK_ROWS 4
 
+#include "kernels/ahead.h"
+
 /* Plane i of a unit: 64 codes in bytes, or the 32 of this part. */
 KV_INLINE vi unit_plane(int bits, const uint8_t *unit, int line, bool half, int i)
 {
@@ -37,7 +39,8 @@ KV_INLINE vi odd_words(vi x) { return vi_shift16(x, 8); }
 /* Adds to `total` the dot products of rows [row, row + rows) with one class, for token groups [group, group + GROUPS),
  * LANES tokens of each. codes, digits: at the class. same: both halves of the page have the same digits. */
 KV_INLINE void qk_class(const struct kv_qk_codes *a, int bits, int n_channels, const uint8_t *unit,
-                        const char *const digits[2], bool same, int rows, int group, vi total[BLOCK_ROWS][GROUPS])
+                        const char *const digits[2], bool same, int rows, int group, vi total[BLOCK_ROWS][GROUPS],
+                        struct stride_ahead *ahead)
 {
     bool wide = kv_keys_are_wide(bits);
     int n_units = n_channels / KV_KEY_UNIT, span = wide ? n_units : KEY_SPAN(bits) / 2;
@@ -47,6 +50,7 @@ KV_INLINE void qk_class(const struct kv_qk_codes *a, int bits, int n_channels, c
         for (int r = 0; r < rows; r++)
             for (int g = 0; g < GROUPS; g++) acc[r][g] = wide ? total[r][g] : vi_zero();
         for (; u < end; u++, unit += bits * KV_LINE) {
+            ahead_step(ahead);
 #pragma GCC unroll 2
             for (int pair = 0; pair < 2; pair++) {
                 vi code[GROUPS];
@@ -110,7 +114,8 @@ KV_INLINE void apply_token_scales(const struct kv_qk_codes *a, int rows, int row
 }
 
 /* All classes of one width: their sums share a δ. */
-KV_INLINE void qk_block(const struct kv_qk_codes *a, bool same, int rows, int row, int part, int group)
+KV_INLINE void qk_block(const struct kv_qk_codes *a, bool same, int rows, int row, int part, int group,
+                        struct stride_ahead *ahead)
 {
     const uint8_t *codes = a->codes + (size_t)part * sizeof(vi);
     const char *digits[2] = { a->digits[group / 2], a->digits[(group + GROUPS - 1) / 2] };
@@ -124,10 +129,10 @@ KV_INLINE void qk_block(const struct kv_qk_codes *a, bool same, int rows, int ro
         for (; k < a->n_classes && kv_keys_are_wide(a->classes[k].bits) == (width == KV_WIDE); k++) {
             int n = a->classes[k].n_channels, bits = a->classes[k].bits;
             switch (bits) {
-            case 2: qk_class(a, 2, n, codes, digits, same, rows, group, total); break;
-            case 3: qk_class(a, 3, n, codes, digits, same, rows, group, total); break;
-            case 4: qk_class(a, 4, n, codes, digits, same, rows, group, total); break;
-            case 8: qk_class(a, 8, n, codes, digits, same, rows, group, total); break;
+            case 2: qk_class(a, 2, n, codes, digits, same, rows, group, total, ahead); break;
+            case 3: qk_class(a, 3, n, codes, digits, same, rows, group, total, ahead); break;
+            case 4: qk_class(a, 4, n, codes, digits, same, rows, group, total, ahead); break;
+            case 8: qk_class(a, 8, n, codes, digits, same, rows, group, total, ahead); break;
             default: break; /* of 0 bits: all is in the bias */
             }
             codes += n * 8 * bits;
@@ -154,9 +159,12 @@ KV_INLINE void qk_block(const struct kv_qk_codes *a, bool same, int rows, int ro
 
 KV_INLINE void qk_rows(const struct kv_qk_codes *a, bool same)
 {
+    int n_units = 0;
+    for (int k = 0; k < a->n_classes; k++) n_units += a->classes[k].bits ? a->classes[k].n_channels / KV_KEY_UNIT : 0;
+    struct stride_ahead ahead = ahead_in_steps(&a->ahead, n_units * PARTS * (4 / GROUPS));
     for (int part = 0; part < PARTS; part++)
         for (int group = 0; group < 4; group += GROUPS)
-            FOR_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, group))
+            FOR_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, group, &ahead))
 }
 
 static void qk_codes(const struct kv_qk_codes *a)
@@ -363,7 +371,7 @@ static void attn_weigh(const struct kv_weigh *a)
 
 /* LANES channels of `columns` neighbouring vectors, from `channel` on, all of one group. */
 KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row, int columns, bool half, int channel,
-                        int group)
+                        int group, struct stride_ahead *ahead)
 {
     bool wide = kv_values_are_wide(bits);
     int line = half ? KV_LINE / 2 : KV_LINE, row_bytes = KV_TILE * (wide ? 2 : 1);
@@ -379,6 +387,7 @@ KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row
     for (int r = 0; r < rows; r++)
         for (int w = 0; w < columns; w++) total[r][w] = acc[r][w] = vi_zero();
     for (int u = 0; u < n_units; u++) {
+        ahead_step(ahead);
 #pragma GCC unroll 8
         for (int i = 0; i < KV_PLANES; i++) {
             const char *d = digits + (size_t)(u * KV_PLANES + i) * (wide ? 8 : 4);
@@ -425,18 +434,20 @@ KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row
 
 KV_INLINE void pv_rows(const struct kv_pv_codes *a, int bits)
 {
+    int n_units = (a->n_tokens + KV_VALUE_UNIT - 1) / KV_VALUE_UNIT;
+    struct stride_ahead ahead = ahead_in_steps(&a->ahead, a->head_dim / (COLUMNS * LANES) * n_units);
     int n_channels = a->head_dim / a->n_groups, columns_end = a->head_dim / KV_COLUMN * KV_COLUMN;
     for (int g = 0; g < a->n_groups; g++) {
         int c = g * n_channels, end = c + n_channels < columns_end ? c + n_channels : columns_end;
         for (; c + COLUMNS * LANES <= end; c += COLUMNS * LANES)
-            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, COLUMNS, false, c, g))
+            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, COLUMNS, false, c, g, &ahead))
         for (; c + COLUMNS / 2 * LANES <= end; c += COLUMNS / 2 * LANES)
-            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, COLUMNS / 2, false, c, g))
+            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, COLUMNS / 2, false, c, g, &ahead))
         for (; c + LANES <= end; c += LANES)
-            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, false, c, g))
+            FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, false, c, g, &ahead))
     }
     if (columns_end < a->head_dim)
-        FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, true, columns_end, 0))
+        FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, true, columns_end, 0, &ahead))
 }
 
 static void pv_codes(const struct kv_pv_codes *a)

@@ -3,11 +3,13 @@
  * float tile would be written and read again for nothing. A block of HALF_ROWS query rows shares every
  * conversion; the row count is a constant, so arrays indexed by it are registers.
  */
+#include "kernels/ahead.h"
+
 #define HALF_ROWS 4
 #define HALF_WIDE (LANES == 16 ? 4 : 2)
 
 /* Keys of a page, channel-major: lanes are tokens. */
-KV_INLINE void qk_page_block(const struct kv_qk_half *a, int rows, int row, int token)
+KV_INLINE void qk_page_block(const struct kv_qk_half *a, int rows, int row, int token, struct stride_ahead *ahead)
 {
     vf acc[HALF_ROWS][HALF_WIDE];
     const uint16_t *k = a->k + token;
@@ -15,6 +17,7 @@ KV_INLINE void qk_page_block(const struct kv_qk_half *a, int rows, int row, int 
     for (int r = 0; r < rows; r++)
         for (int w = 0; w < HALF_WIDE; w++) acc[r][w] = vf_zero();
     for (int c = 0; c < a->head_dim; c++, k += KV_TILE) {
+        if (c % 4 == 0) ahead_step(ahead);
         vf x[HALF_WIDE];
         for (int w = 0; w < HALF_WIDE; w++) x[w] = vf_load_f16(k + w * LANES);
         for (int r = 0; r < rows; r++) {
@@ -49,10 +52,10 @@ KV_INLINE void qk_row_block(const struct kv_qk_half *a, int rows, int row, int t
         for (int t = 0; t < tokens; t++) a->score[(row + r) * KV_TILE + token + t] = vf_sum(acc[r][t]);
 }
 
-KV_INLINE void qk_half_rows(const struct kv_qk_half *a, int rows, int row)
+KV_INLINE void qk_half_rows(const struct kv_qk_half *a, int rows, int row, struct stride_ahead *ahead)
 {
     if (a->stride == 0) {
-        for (int t = 0; t < a->n_tokens; t += HALF_WIDE * LANES) qk_page_block(a, rows, row, t);
+        for (int t = 0; t < a->n_tokens; t += HALF_WIDE * LANES) qk_page_block(a, rows, row, t, ahead);
         return;
     }
     int t = 0;
@@ -61,7 +64,8 @@ KV_INLINE void qk_half_rows(const struct kv_qk_half *a, int rows, int row)
 }
 
 /* n: channels of the last vector, LANES unless wide == 1 */
-KV_INLINE void pv_half_block(const struct kv_pv_half *a, int rows, int row, int wide, int channel, int n)
+KV_INLINE void pv_half_block(const struct kv_pv_half *a, int rows, int row, int wide, int channel, int n,
+                             struct stride_ahead *ahead)
 {
     vf acc[HALF_ROWS][HALF_WIDE];
     const uint16_t *v = a->v + channel;
@@ -71,6 +75,7 @@ KV_INLINE void pv_half_block(const struct kv_pv_half *a, int rows, int row, int 
         for (int w = 0; w < wide; w++)
             acc[r][w] = vf_mul(vf_set(a->keep[row + r]), vf_load_part(out + r * a->head_dim + w * LANES, n));
     for (int t = 0; t < a->n_tokens; t++, v += a->stride) {
+        if (t % 4 == 0) ahead_step(ahead);
         vf x[HALF_WIDE];
         for (int w = 0; w < wide; w++) x[w] = vf_load_f16_part(v + w * LANES, n);
         for (int r = 0; r < rows; r++) {
@@ -82,35 +87,38 @@ KV_INLINE void pv_half_block(const struct kv_pv_half *a, int rows, int row, int 
         for (int w = 0; w < wide; w++) vf_store_part(out + r * a->head_dim + w * LANES, acc[r][w], n);
 }
 
-KV_INLINE void pv_half_rows(const struct kv_pv_half *a, int rows, int row)
+KV_INLINE void pv_half_rows(const struct kv_pv_half *a, int rows, int row, struct stride_ahead *ahead)
 {
     int c = 0;
     for (; c + HALF_WIDE * LANES <= a->head_dim; c += HALF_WIDE * LANES)
-        pv_half_block(a, rows, row, HALF_WIDE, c, LANES);
+        pv_half_block(a, rows, row, HALF_WIDE, c, LANES, ahead);
     for (; c < a->head_dim; c += LANES)
-        pv_half_block(a, rows, row, 1, c, a->head_dim - c < LANES ? a->head_dim - c : LANES);
+        pv_half_block(a, rows, row, 1, c, a->head_dim - c < LANES ? a->head_dim - c : LANES, ahead);
 }
 
 static void qk_half(const struct kv_qk_half *a)
 {
+    struct stride_ahead ahead = ahead_in_steps(&a->ahead, a->head_dim / 4 * (KV_TILE / (HALF_WIDE * LANES)));
     int row = 0;
-    for (; row + 4 <= a->n_rows; row += 4) qk_half_rows(a, 4, row);
+    for (; row + 4 <= a->n_rows; row += 4) qk_half_rows(a, 4, row, &ahead);
     switch (a->n_rows - row) {
-    case 3: qk_half_rows(a, 3, row); break;
-    case 2: qk_half_rows(a, 2, row); break;
-    case 1: qk_half_rows(a, 1, row); break;
+    case 3: qk_half_rows(a, 3, row, &ahead); break;
+    case 2: qk_half_rows(a, 2, row, &ahead); break;
+    case 1: qk_half_rows(a, 1, row, &ahead); break;
     default: break;
     }
 }
 
 static void pv_half(const struct kv_pv_half *a)
 {
+    int n_blocks = (a->head_dim + HALF_WIDE * LANES - 1) / (HALF_WIDE * LANES);
+    struct stride_ahead ahead = ahead_in_steps(&a->ahead, (a->n_tokens + 3) / 4 * n_blocks);
     int row = 0;
-    for (; row + 4 <= a->n_rows; row += 4) pv_half_rows(a, 4, row);
+    for (; row + 4 <= a->n_rows; row += 4) pv_half_rows(a, 4, row, &ahead);
     switch (a->n_rows - row) {
-    case 3: pv_half_rows(a, 3, row); break;
-    case 2: pv_half_rows(a, 2, row); break;
-    case 1: pv_half_rows(a, 1, row); break;
+    case 3: pv_half_rows(a, 3, row, &ahead); break;
+    case 2: pv_half_rows(a, 2, row, &ahead); break;
+    case 1: pv_half_rows(a, 1, row, &ahead); break;
     default: break;
     }
 }

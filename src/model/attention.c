@@ -213,28 +213,14 @@ static void block_open(struct kv_attn_block *b, const struct job *job, int i_run
     assert(b->sealed[b->n_tokens - 1] <= b->view.n_pages_sealed_tokens);
 }
 
-/* A head's keys or values in a page are a few KB and the next page is elsewhere: too short a stream for the
- * hardware to run ahead of. So the next page's are asked for while this one's are worked on. */
-static void prefetch(const uint8_t *page, const struct kv_side_layout *side)
-{
-    size_t end = side->min + (side->min - side->scale); /* codes, scales, and as many minima */
-    for (size_t i = side->codes; i < end; i += KV_ALIGN) __builtin_prefetch(page + i);
-}
-
 static void attend_chunk(const struct kv_attn_block *b, int64_t chunk, const struct kv_partial *state)
 {
-    const struct kv_layout *layout = b->codec->layout;
-    size_t i_head = (size_t)b->call->layer * (size_t)layout->n_head_kv + (size_t)b->head_kv;
     int64_t sealed = b->sealed[b->n_tokens - 1], end = (sealed + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     if (end > (chunk + 1) * CHUNK_PAGES) end = (chunk + 1) * CHUNK_PAGES;
     for (int64_t p = chunk * CHUNK_PAGES; p < end; p++) {
         int n = (int)clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS);
-        if (p + 1 < end) {
-            prefetch(b->view.pages[p + 1], &layout->key[i_head]);
-            prefetch(b->view.pages[p + 1], &layout->value[i_head]);
-        }
         if (b->call->in_float) kv_block_attend_tile_page(b, p, n, state);
-        else kv_block_attend_page(b, p, n, state);
+        else kv_block_attend_page(b, p, n, p + 1 < end ? b->view.pages[p + 1] : NULL, state);
     }
 }
 

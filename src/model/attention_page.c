@@ -42,6 +42,24 @@ static size_t i_head(const struct kv_attn_block *b)
     return (size_t)b->call->layer * (size_t)b->call->n_head_kv + (size_t)b->head_kv;
 }
 
+/* A head's keys or values in a page are a few KB and those of the next page are elsewhere: too short a stream for
+ * the hardware to run ahead of. */
+static struct kv_ahead ahead_of(const uint8_t *next, const struct kv_side_layout *side, size_t codes_only_bytes)
+{
+    size_t n_bytes = side->min > side->scale ? side->min + (side->min - side->scale) - side->codes : codes_only_bytes;
+    return next ? (struct kv_ahead){ next + side->codes, next + side->codes + n_bytes } : (struct kv_ahead){ NULL, NULL };
+}
+
+static struct kv_ahead keys_ahead(const struct kv_attn_block *b, const uint8_t *next)
+{
+    return ahead_of(next, &b->codec->layout->key[i_head(b)], 2 * KV_TILE * (size_t)b->call->head_dim);
+}
+
+static struct kv_ahead values_ahead(const struct kv_attn_block *b, const uint8_t *next)
+{
+    return ahead_of(next, &b->codec->layout->value[i_head(b)], 2 * KV_TILE * (size_t)b->call->head_dim);
+}
+
 /* ------------------------------------------------------------------------------------------------ keys -- */
 
 static int key_classes(const struct kv_attn_block *b, struct kv_key_class out[KV_CLASSES_MAX])
@@ -126,7 +144,7 @@ static struct kv_qk_codes qk_of(const struct kv_attn_block *b, const uint8_t *pa
     };
 }
 
-static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *page, int row)
+static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
 {
     const struct kv_side_layout *side = &b->codec->layout->key[i_head(b)];
     const uint16_t *scale = (const uint16_t *)(const void *)(page + side->scale),
@@ -140,11 +158,12 @@ static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *pag
         fold.min = min + half * b->call->head_dim;
         b->kernels->attn_fold(&fold);
     }
-    const struct kv_qk_codes qk = qk_of(b, page, classes, n_classes, row, high);
+    struct kv_qk_codes qk = qk_of(b, page, classes, n_classes, row, high);
+    qk.ahead = ahead;
     b->kernels->qk_codes(&qk);
 }
 
-static void scores_per_token(const struct kv_attn_block *b, const uint8_t *page, int row)
+static void scores_per_token(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
 {
     const struct kv_side_layout *side = &b->codec->layout->key[i_head(b)];
     const struct kv_key_class all = { b->recipe->key_bits, b->call->head_dim };
@@ -152,10 +171,11 @@ static void scores_per_token(const struct kv_attn_block *b, const uint8_t *page,
     qk.scale = (const uint16_t *)(const void *)(page + side->scale);
     qk.min = (const uint16_t *)(const void *)(page + side->min);
     qk.sum = b->worker->page.sum + row;
+    qk.ahead = ahead;
     b->kernels->qk_codes(&qk);
 }
 
-static void scores_half(const struct kv_attn_block *b, const uint8_t *page, int row)
+static void scores_half(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
 {
     int head_dim = b->call->head_dim;
     const struct kv_qk_half qk = {
@@ -166,6 +186,7 @@ static void scores_half(const struct kv_attn_block *b, const uint8_t *page, int 
         .n_rows = b->n_rows - row,
         .q = b->worker->page.q + row * head_dim,
         .score = b->worker->score + row * KV_TILE,
+        .ahead = ahead,
     };
     b->kernels->qk_half(&qk);
 }
@@ -196,7 +217,7 @@ static void add_center_scores(const struct kv_attn_block *b, int64_t i_page, int
 
 /* ---------------------------------------------------------------------------------------------- values -- */
 
-static void add_values(const struct kv_attn_block *b, const uint8_t *page, int row, int n_tokens,
+static void add_values(const struct kv_attn_block *b, const uint8_t *page, int row, int n_tokens, struct kv_ahead ahead,
                        const struct kv_partial *state)
 {
     const struct kv_page_scratch *s = &b->worker->page;
@@ -205,7 +226,7 @@ static void add_values(const struct kv_attn_block *b, const uint8_t *page, int r
     const float *p = b->worker->score + row * KV_TILE;
     if (bits == 16) {
         b->kernels->pv_half(&(struct kv_pv_half){ (const uint16_t *)(const void *)(page + side->codes), head_dim, head_dim,
-                                                  n_tokens, n_rows, p, s->keep, state->out + row * head_dim });
+                                                  n_tokens, n_rows, p, s->keep, state->out + row * head_dim, ahead });
         return;
     }
     int n_groups = b->recipe->value_group ? head_dim / b->recipe->value_group : 1;
@@ -234,13 +255,15 @@ static void add_values(const struct kv_attn_block *b, const uint8_t *page, int r
         .keep = s->keep,
         .n_rows = n_rows,
         .out = state->out + row * head_dim,
+        .ahead = ahead,
     };
     b->kernels->pv_codes(&pv);
 }
 
 /* -------------------------------------------------------------------------------------------- a page -- */
 
-void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const struct kv_partial *state)
+void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const uint8_t *next,
+                          const struct kv_partial *state)
 {
     const struct kv_attn_worker *w = b->worker;
     const uint8_t *page = b->view.pages[i_page];
@@ -250,13 +273,14 @@ void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, 
     for (int i = blind; i < b->n_tokens; i++)
         kv_block_set_visible(b, i, 0, b->sealed[i] - begin < n ? b->sealed[i] - begin : n);
     int row = blind * b->group, n_rows = b->n_rows - row;
-    if (b->recipe->key_bits == 16) scores_half(b, page, row);
-    else if (b->recipe->key_scheme == KV_KEY_TOKEN) scores_per_token(b, page, row);
-    else scores_per_channel(b, page, row);
+    struct kv_ahead keys = keys_ahead(b, next);
+    if (b->recipe->key_bits == 16) scores_half(b, page, row, keys);
+    else if (b->recipe->key_scheme == KV_KEY_TOKEN) scores_per_token(b, page, row, keys);
+    else scores_per_channel(b, page, row, keys);
     if (b->recipe->key_centered) {
         add_center_scores(b, i_page, row);
     }
     b->kernels->attn_soften(&(struct kv_soften){ w->score + row * KV_TILE, n_rows, w->first + row, w->last + row,
                                                  state->max + row, state->sum + row, w->page.keep });
-    add_values(b, page, row, n, state);
+    add_values(b, page, row, n, values_ahead(b, next), state);
 }
