@@ -13,6 +13,8 @@
 
 #define KV_BLOCK_TOKENS 32 /* reading a page's codes into registers costs as much as one query row or two */
 
+#define KV_FEW_ROWS 16 /* up to so many query rows take rows of 16 bits as they are: turning a tile costs as much */
+
 /* Softmax states of some query rows. */
 struct kv_partial {
     float *max, *sum; /* (n)           */

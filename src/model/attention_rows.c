@@ -7,8 +7,6 @@
  */
 #include "model/attention_block.h"
 
-#define FEW_ROWS 16 /* turning a tile costs as much as some 10 rows' scores */
-
 static int64_t clamp(int64_t x, int64_t lo, int64_t hi)
 {
     return x < lo ? lo : x > hi ? hi : x;
@@ -80,7 +78,7 @@ static void attend_rows(const struct kv_attn_block *b, const struct kv_exact_seg
         }
         if (!seen) continue;
         int64_t row = (p - s->position) * s->row_stride;
-        if (b->n_rows <= FEW_ROWS) {
+        if (b->n_rows <= KV_FEW_ROWS) {
             attend_few(b, s->k + row, s->v + row, s->row_stride, (int)n, state);
             continue;
         }

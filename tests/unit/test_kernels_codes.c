@@ -452,7 +452,7 @@ static void check_pv(int bits, int head_dim, int n_groups, int n_rows, int n_tok
     }
     for (int l = 0; l < n_levels; l++) {
         struct check_buffer out = copy_of(&start);
-        tables[l].pv_codes(&(struct kv_pv_codes){ codes.p, bits, head_dim, n_groups, n_tokens, digits.p, delta.p, bias.p, keep.p, n_rows, out.p });
+        tables[l].pv_codes(&(struct kv_pv_codes){ codes.p, bits, head_dim, n_groups, n_tokens, digits.p, delta.p, bias.p, keep.p, n_rows, out.p, { NULL, NULL } });
         for (int i = 0; i < (int)n_out; i++) {
             int row = i / head_dim, c = i % head_dim, at = row * n_groups + c / (head_dim / n_groups);
             int64_t dot = 0;
@@ -496,8 +496,9 @@ static void check_half(int head_dim, int n_rows, int n_tokens, bool page)
                         start = floats(n_out, -5, 5);
     for (int l = 0; l < n_levels; l++) {
         struct check_buffer score = check_buffer_open((size_t)n_rows * KV_TILE * 4, false), out = copy_of(&start);
-        tables[l].qk_half(&(struct kv_qk_half){ k.p, page ? 0 : stride, head_dim, page ? KV_TILE : n_tokens, n_rows, q.p, score.p });
-        tables[l].pv_half(&(struct kv_pv_half){ v.p, stride, head_dim, n_tokens, n_rows, p.p, keep.p, out.p });
+        const uint8_t *codes_ahead = k.p; /* asking ahead touches nothing */
+        tables[l].qk_half(&(struct kv_qk_half){ k.p, page ? 0 : stride, head_dim, page ? KV_TILE : n_tokens, n_rows, q.p, score.p, { codes_ahead, codes_ahead + 1000 } });
+        tables[l].pv_half(&(struct kv_pv_half){ v.p, stride, head_dim, n_tokens, n_rows, p.p, keep.p, out.p, { NULL, NULL } });
         for (int row = 0; row < n_rows; row++) {
             for (int j = 0; j < n_tokens; j++) {
                 double s = 0, size = 0;
