@@ -22,11 +22,11 @@
 
 #include <cmocka.h>
 
-enum { N_TOKENS = 576, N_SCORED = 64 };
+enum { N_TOKENS = 560, N_SCORED = 48 };
 
 static const char *const specs[] = {
-    "f16", "k8tv8", "k8v8", "k4v4", "k3c64v3h", "k2c32v2h", "k4tmhv4h", "k4c64v4", "k3c64xmv3h", "k2.5c64xmv2h",
-    "k16v4h", "k4c64v16", "k8c64v4g32", "k4c64hv2g32h",
+    "f16", "k8v8", "k4v4", "k3c64v3h", "k2c32v2h", "k4tmhv4h", "k2.5c64xmv2h", "k16v4h", /* both models */
+    "k8tv8", "k4c64v4", "k3c64xmv3h", "k4c64v16", "k8c64v4g32", "k4c64hv2g32h",           /* the small one */
 };
 
 static double kld(const float *p, const float *q, int n)
@@ -101,7 +101,7 @@ static void both_ways(struct kvant_model *model, const struct kvant_plan *plan, 
     kvant_session_close(session);
 }
 
-static void check_model(const char *file)
+static void check_model(const char *file, size_t n_specs)
 {
     char path[4096];
     if (!reference_find_model(file, path, sizeof path)) skip();
@@ -115,7 +115,7 @@ static void check_model(const char *file)
     struct kvant_plan *f16 = reference_open_plan(model, "f16");
     both_ways(model, f16, tokens, (size_t)info.n_vocab, base, fast);
     int n_missed = 0;
-    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+    for (size_t i = 0; i < n_specs; i++) {
         struct kvant_plan *plan = reference_open_plan(model, specs[i]);
         if (kvant_plan_needs_calibration(plan))
             assert_int_equal(kvant_plan_calibrate(plan, model, tokens, 512, NULL, NULL, NULL), KVANT_OK);
@@ -139,13 +139,13 @@ static void check_model(const char *file)
 static void smollm2(void **state)
 {
     (void)state;
-    check_model("SmolLM2-135M-Instruct.Q4_1.gguf");
+    check_model("SmolLM2-135M-Instruct.Q4_1.gguf", sizeof specs / sizeof *specs);
 }
 
 static void qwen(void **state)
 {
     (void)state;
-    check_model("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf");
+    check_model("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", 8);
 }
 
 int main(void)
