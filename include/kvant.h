@@ -139,6 +139,7 @@ struct kvant_model_info {
     int64_t n_tensors;
     size_t weights_bytes, file_bytes; /* of all tensors; of the whole file */
     kvant_act act;
+    kvant_attn attn;
 };
 KVANT_API void kvant_model_get_info(const struct kvant_model *model, struct kvant_model_info *out);
 

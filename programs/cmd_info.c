@@ -127,8 +127,9 @@ static int report_text(const struct report *r)
         printf("%-16s%-7s %5lld tensors %12s\n", i == 0 ? "weights" : "", name, (long long)n,
                bytes_text(a, (double)bytes));
     printf("fingerprint     %s\n", m->fingerprint);
-    printf("processor       %s, %d threads, %s activations\n", m->cpu, m->n_threads,
-           kvant_act_name(m->act));
+    printf("processor       %s, %d threads, %s activations, attention %s%s\n", m->cpu, m->n_threads,
+           kvant_act_name(m->act), m->attn == KVANT_ATTN_F32 ? "in float32 (slow)" : "over codes",
+           strcmp(m->cpu, "scalar") == 0 ? "; plain C (slow): no kernel for this processor is used" : "");
     print_outliers(r);
     printf("cache plan      %s, %s\n", r->plan_name, r->plan_source);
 

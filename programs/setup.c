@@ -35,7 +35,12 @@ int setup_model(struct kvant_model **out, const struct model_flags *flags, bool 
     if (flags->act && strcmp(flags->act, "int8") == 0) options.act = KVANT_ACT_INT8;
     if (flags->attn && strcmp(flags->attn, "f32") == 0) options.attn = KVANT_ATTN_F32;
     options.vocab_only = vocab_only;
-    return kvant_model_open(out, flags->path, &options, &err) == KVANT_OK ? EXIT_OK : fail(&err);
+    if (kvant_model_open(out, flags->path, &options, &err) != KVANT_OK) return fail(&err);
+    struct kvant_model_info info;
+    kvant_model_get_info(*out, &info);
+    if (!vocab_only && !flags->cpu && !getenv("KVANT_CPU") && strcmp(info.cpu, "scalar") == 0)
+        fputs("note: this processor has no AVX2, so everything runs in plain C, some 30 times slower\n", stderr);
+    return EXIT_OK;
 }
 
 /* llama.cpp's cache types as bits; 0: there is nothing like it here. */

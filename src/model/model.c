@@ -371,6 +371,7 @@ void kvant_model_get_info(const struct kvant_model *m, struct kvant_model_info *
         .weights_bytes = bytes,
         .file_bytes = kv_gguf_file_bytes(m->gguf),
         .act = m->act,
+        .attn = m->attn,
     };
 }
 
