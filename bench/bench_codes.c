@@ -52,20 +52,22 @@ static void run_weigh(const struct kv_kernels *k, const struct page *p)
 
 static void run_pv(const struct kv_kernels *k, const struct page *p)
 {
-    k->pv_codes(&(struct kv_pv_codes){ p->codes, p->bits, p->head_dim, 1, KV_TILE, p->digits, p->delta, p->bias,
-                                       p->keep, p->n_rows, p->out });
+    k->pv_codes(&(struct kv_pv_codes){ .codes = p->codes, .bits = p->bits, .head_dim = p->head_dim, .n_groups = 1,
+                                       .n_tokens = KV_TILE, .digits = p->digits, .delta = p->delta, .bias = p->bias,
+                                       .keep = p->keep, .n_rows = p->n_rows, .out = p->out });
 }
 
 static void run_qk_half(const struct kv_kernels *k, const struct page *p)
 {
-    k->qk_half(&(struct kv_qk_half){ (const uint16_t *)(const void *)p->codes, 0, p->head_dim, KV_TILE, p->n_rows,
-                                     p->q, p->score });
+    k->qk_half(&(struct kv_qk_half){ .k = (const uint16_t *)(const void *)p->codes, .head_dim = p->head_dim,
+                                     .n_tokens = KV_TILE, .n_rows = p->n_rows, .q = p->q, .score = p->score });
 }
 
 static void run_pv_half(const struct kv_kernels *k, const struct page *p)
 {
-    k->pv_half(&(struct kv_pv_half){ (const uint16_t *)(const void *)p->codes, p->head_dim, p->head_dim, KV_TILE,
-                                     p->n_rows, p->score, p->keep, p->out });
+    k->pv_half(&(struct kv_pv_half){ .v = (const uint16_t *)(const void *)p->codes, .stride = p->head_dim,
+                                     .head_dim = p->head_dim, .n_tokens = KV_TILE, .n_rows = p->n_rows, .p = p->score,
+                                     .keep = p->keep, .out = p->out });
 }
 
 static const struct row {
@@ -125,7 +127,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < ROWS_MAX; i++) p.last[i] = KV_TILE;
     for (int i = 0; i < 256; i++) p.scale[i] = p.min[i] = 0x2e66;
     for (int i = 0; i < 256 * 128; i++) p.codes[i] = (uint8_t)((i * 37 % 61) & 0x3b);
-    for (int i = 0; i < ROWS_MAX * 256; i++) p.q[i] = (float)(i * 2654435761u % 1000) * 0.002f - 1.0f;
+    for (int i = 0; i < ROWS_MAX * 256; i++) p.q[i] = (float)((unsigned)i * 2654435761u % 1000) * 0.002f - 1.0f;
     printf("ns per row (and bytes/ns) of 1, 3, 4, 7 and 96 rows\n");
     for (int l = 0; l <= (int)kv_cpu_detect(); l++) {
         struct kv_kernels k;

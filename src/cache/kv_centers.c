@@ -13,6 +13,7 @@
  * pairs share the eight polynomials: their sum costs 8 multiplications a token, not one a channel.
  */
 #include <math.h>
+#include <string.h>
 
 #include "base/half.h"
 #include "base/memory.h"
@@ -108,15 +109,10 @@ void kv_centers_close(struct kv_centers *c)
 void kv_centers_turned(const struct kv_centers *c, const struct kv_rope *rope, const float *mean,
                        const float *cos_t0, const float *sin_t0, int i, float *out)
 {
-    int half = rope->n_rot / 2, near = rope->neox ? 1 : 2, far = rope->neox ? half : 1;
-    const float *cos_i = c->turn_cos + i * half, *sin_i = c->turn_sin + i * half;
-    for (int p = 0; p < half; p++) {
-        int a = near * p, b = a + far;
-        float ca = mean[a] * cos_i[p] - mean[b] * sin_i[p], cb = mean[a] * sin_i[p] + mean[b] * cos_i[p];
-        out[a] = ca * cos_t0[p] - cb * sin_t0[p];
-        out[b] = ca * sin_t0[p] + cb * cos_t0[p];
-    }
-    for (int c_ = rope->n_rot; c_ < rope->head_dim; c_++) out[c_] = mean[c_];
+    int n_pairs = rope->n_rot / 2;
+    memcpy(out, mean, (size_t)rope->head_dim * sizeof *out);
+    kv_rope_apply(rope, c->turn_cos + i * n_pairs, c->turn_sin + i * n_pairs, out, 1);
+    kv_rope_apply(rope, cos_t0, sin_t0, out, 1);
 }
 
 float kv_centers_project(const struct kv_centers *c, const struct kv_rope *rope, const float *mean, const float *q,

@@ -10,24 +10,16 @@
 typedef uint8_t planes[KV_PLANES][KV_LINE];
 
 /* Loops over bytes without a branch, which compilers turn into vectors. */
-static void pack_unit(planes p, int bits, int line, uint8_t *out)
+static void pack_unit(planes p, int bits, int line, uint8_t *unit)
 {
-    if (bits == 8) {
-        for (int i = 0; i < KV_PLANES; i++) memcpy(out + i * line, p[i], (size_t)line);
-    } else if (bits == 4) {
-        for (int l = 0; l < 4; l++)
-            for (int i = 0; i < line; i++) out[l * line + i] = (uint8_t)(p[2 * l][i] | p[2 * l + 1][i] << 4);
-    } else if (bits == 2) {
-        for (int l = 0; l < 2; l++)
-            for (int i = 0; i < line; i++)
-                out[l * line + i] = (uint8_t)(p[4 * l][i] | p[4 * l + 1][i] << 2 | p[4 * l + 2][i] << 4 |
-                                              p[4 * l + 3][i] << 6);
-    } else {
-        for (int i = 0; i < line; i++) {
-            out[i] = (uint8_t)(p[0][i] | p[1][i] << 3 | (p[3][i] & 3) << 6);
-            out[line + i] = (uint8_t)(p[2][i] | p[6][i] << 3 | (p[3][i] & 4) << 4 | (p[7][i] & 4) << 5);
-            out[2 * line + i] = (uint8_t)(p[4][i] | p[5][i] << 3 | (p[7][i] & 3) << 6);
-        }
+    memset(unit, 0, (size_t)(bits * line));
+    for (int plane = 0; plane < KV_PLANES; plane++) {
+        struct kv_plane_bits b = kv_plane_bits(bits, plane);
+        uint8_t *low = unit + b.first * line;
+        unsigned mask = (1u << b.n) - 1;
+        for (int i = 0; i < line; i++) low[i] |= (uint8_t)((p[plane][i] & mask) << b.shift);
+        for (int i = 0; b.top_shift >= 0 && i < line; i++)
+            unit[line + i] |= (uint8_t)((p[plane][i] >> 2 & 1) << b.top_shift);
     }
 }
 

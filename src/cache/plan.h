@@ -15,7 +15,7 @@ enum kv_key_scheme {
 };
 
 /* Channel classes of mixed keys, in the order in which a page holds them. */
-#define KV_N_CLASSES 5
+#define KV_N_CLASSES KV_CLASSES_MAX
 extern const int kv_class_bits[KV_N_CLASSES]; /* 8 4 3 2 0 */
 
 struct kv_recipe {

@@ -7,28 +7,20 @@
  * count of a block is a constant, so arrays indexed by it are registers. A row's result does not depend on
  * the rows beside it.
  */
-#define BLOCK_ROWS 4
-
 #include "kernels/ahead.h"
+#include "kernels/row_blocks.h"
 
-/* Plane i of a unit: 64 codes in bytes, or the 32 of this part. */
+/* Plane i of a unit: 64 codes in bytes, or the 32 of this part. Shifts of 16 bits bring in bits of the neighbouring
+ * byte, which the masks drop. bits and i are constants at every call, and so is what the table says of them. */
 KV_INLINE vi unit_plane(int bits, const uint8_t *unit, int line, bool half, int i)
 {
-    if (bits == 8) return vi_load_line(unit + i * line, half);
-    if (bits == 4) {
-        vi x = vi_load_line(unit + i / 2 * line, half);
-        return vi_and(i % 2 ? vi_shift16(x, 4) : x, vi_set_bytes(15));
-    }
-    if (bits == 2) {
-        vi x = vi_load_line(unit + i / 4 * line, half);
-        return vi_and(i % 4 ? vi_shift16(x, i % 4 * 2) : x, vi_set_bytes(3));
-    }
-    static const int first[KV_PLANES] = { 0, 0, 1, 0, 2, 2, 1, 2 }, shift[KV_PLANES] = { 0, 3, 0, 6, 0, 3, 3, 6 };
-    vi x = vi_load_line(unit + first[i] * line, half);
-    if (shift[i]) x = vi_shift16(x, shift[i]);
-    if (i % 4 != 3) return vi_and(x, vi_set_bytes(7));
-    vi top = vi_shift16(vi_load_line(unit + line, half), i == 3 ? 4 : 5);
-    return vi_or(vi_and(x, vi_set_bytes(3)), vi_and(top, vi_set_bytes(4)));
+    struct kv_plane_bits b = kv_plane_bits(bits, i);
+    vi x = vi_load_line(unit + b.first * line, half);
+    if (bits == 8) return x;
+    x = vi_and(b.shift ? vi_shift16(x, b.shift) : x, vi_set_bytes((1 << b.n) - 1));
+    if (b.top_shift < 0) return x;
+    vi top = vi_shift16(vi_load_line(unit + line, half), b.top_shift - 2); /* the third bit, to its place */
+    return vi_or(x, vi_and(top, vi_set_bytes(4)));
 }
 
 KV_INLINE vi even_words(vi x) { return vi_and(x, vi_set_words(0x00ff)); }
@@ -144,27 +136,15 @@ KV_INLINE void qk_block(const struct kv_qk_codes *a, bool same, int rows, int ro
     if (a->scale) apply_token_scales(a, rows, row, part, group);
 }
 
-/* Rows in blocks of equal size: 5 as 3 + 2. */
-#define FOR_ROW_BLOCKS(n_rows, call)                                                       \
-    for (int row = 0, n_blocks = ((n_rows) + BLOCK_ROWS - 1) / BLOCK_ROWS; n_blocks > 0; n_blocks--) { \
-        int rows = ((n_rows) - row + n_blocks - 1) / n_blocks;                             \
-        switch (rows) {                                                                    \
-        case 1: { enum { n = 1 }; call; } break;                                           \
-        case 2: { enum { n = 2 }; call; } break;                                           \
-        case 3: { enum { n = 3 }; call; } break;                                           \
-        default: { enum { n = 4 }; call; }                                                 \
-        }                                                                                  \
-        row += rows;                                                                       \
-    }
-
 KV_INLINE void qk_rows(const struct kv_qk_codes *a, bool same)
 {
     int n_units = 0;
     for (int k = 0; k < a->n_classes; k++) n_units += a->classes[k].bits ? a->classes[k].n_channels / KV_KEY_UNIT : 0;
     struct stride_ahead ahead = ahead_in_steps(&a->ahead, n_units * PARTS * (4 / GROUPS));
-    for (int part = 0; part < PARTS; part++)
-        for (int group = 0; group < 4; group += GROUPS)
-            FOR_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, group, &ahead))
+    for (int part = 0; part < PARTS; part++) { /* the groups are written out: planes are constants then */
+        FOR_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, 0, &ahead))
+        if (GROUPS < 4) FOR_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, 2, &ahead))
+    }
 }
 
 static void qk_codes(const struct kv_qk_codes *a)

@@ -1,17 +1,17 @@
 /*
  * Attention over rows of 16 bits, converted as they are loaded: for the few query rows of decoding, where a
- * float tile would be written and read again for nothing. A block of HALF_ROWS query rows shares every
+ * float tile would be written and read again for nothing. A block of BLOCK_ROWS query rows shares every
  * conversion; the row count is a constant, so arrays indexed by it are registers.
  */
 #include "kernels/ahead.h"
+#include "kernels/row_blocks.h"
 
-#define HALF_ROWS 4
 #define HALF_WIDE (LANES == 16 ? 4 : 2)
 
 /* Keys of a page, channel-major: lanes are tokens. */
 KV_INLINE void qk_page_block(const struct kv_qk_half *a, int rows, int row, int token, struct stride_ahead *ahead)
 {
-    vf acc[HALF_ROWS][HALF_WIDE];
+    vf acc[BLOCK_ROWS][HALF_WIDE];
     const uint16_t *k = a->k + token;
     const float *q = a->q + row * a->head_dim;
     for (int r = 0; r < rows; r++)
@@ -34,7 +34,7 @@ KV_INLINE void qk_page_block(const struct kv_qk_half *a, int rows, int row, int 
  * for each other. */
 KV_INLINE void qk_row_block(const struct kv_qk_half *a, int rows, int row, int token, int tokens)
 {
-    vf acc[HALF_ROWS][2];
+    vf acc[BLOCK_ROWS][2];
     const uint16_t *k = a->k + token * a->stride;
     const float *q = a->q + row * a->head_dim;
     for (int r = 0; r < rows; r++)
@@ -67,7 +67,7 @@ KV_INLINE void qk_half_rows(const struct kv_qk_half *a, int rows, int row, struc
 KV_INLINE void pv_half_block(const struct kv_pv_half *a, int rows, int row, int wide, int channel, int n,
                              struct stride_ahead *ahead)
 {
-    vf acc[HALF_ROWS][HALF_WIDE];
+    vf acc[BLOCK_ROWS][HALF_WIDE];
     const uint16_t *v = a->v + channel;
     const float *p = a->p + row * KV_TILE;
     float *out = a->out + row * a->head_dim + channel;
@@ -99,26 +99,12 @@ KV_INLINE void pv_half_rows(const struct kv_pv_half *a, int rows, int row, struc
 static void qk_half(const struct kv_qk_half *a)
 {
     struct stride_ahead ahead = ahead_in_steps(&a->ahead, a->head_dim / 4 * (KV_TILE / (HALF_WIDE * LANES)));
-    int row = 0;
-    for (; row + 4 <= a->n_rows; row += 4) qk_half_rows(a, 4, row, &ahead);
-    switch (a->n_rows - row) {
-    case 3: qk_half_rows(a, 3, row, &ahead); break;
-    case 2: qk_half_rows(a, 2, row, &ahead); break;
-    case 1: qk_half_rows(a, 1, row, &ahead); break;
-    default: break;
-    }
+    FOR_ROW_BLOCKS(a->n_rows, qk_half_rows(a, n, row, &ahead))
 }
 
 static void pv_half(const struct kv_pv_half *a)
 {
-    int n_blocks = (a->head_dim + HALF_WIDE * LANES - 1) / (HALF_WIDE * LANES);
-    struct stride_ahead ahead = ahead_in_steps(&a->ahead, (a->n_tokens + 3) / 4 * n_blocks);
-    int row = 0;
-    for (; row + 4 <= a->n_rows; row += 4) pv_half_rows(a, 4, row, &ahead);
-    switch (a->n_rows - row) {
-    case 3: pv_half_rows(a, 3, row, &ahead); break;
-    case 2: pv_half_rows(a, 2, row, &ahead); break;
-    case 1: pv_half_rows(a, 1, row, &ahead); break;
-    default: break;
-    }
+    int n_wide = (a->head_dim + HALF_WIDE * LANES - 1) / (HALF_WIDE * LANES);
+    struct stride_ahead ahead = ahead_in_steps(&a->ahead, (a->n_tokens + 3) / 4 * n_wide);
+    FOR_ROW_BLOCKS(a->n_rows, pv_half_rows(a, n, row, &ahead))
 }

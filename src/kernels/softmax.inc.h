@@ -3,13 +3,11 @@
  * maximum.
  */
 
-/* e^x for x <= 0; NaN stays, and far below it is 0. x = n·ln2 + r, |r| <= ln2 / 2, ln2 in two parts so that r
- * is exact to 2^-32; e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding makes
- * it 8.5e-8 in all, measured over every float from -87.3 to -0.03. */
-KV_INLINE vf exp_nonpositive(vf x)
+/* e^(y − n·ln2) for n = y / ln2, rounded. With r the remainder, |r| <= ln2 / 2, and ln2 in two parts so that r is
+ * exact to 2^-32: e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding makes it
+ * 8.5e-8 in all, measured over every float from -87.3 to -0.03. */
+KV_INLINE vf exp_remainder(vf y, vf n)
 {
-    vf y = vf_max(vf_set(EXP_LOWEST), x);
-    vf n = vf_round(vf_mul(y, vf_set(0x1.715476p+0f)));
     vf r = vf_fma(n, vf_set(-0x1.62e400p-1f), y);
     r = vf_fma(n, vf_set(-0x1.7f7d1cp-20f), r);
     vf p = vf_fma(vf_set(0x1.6a2352p-10f), r, vf_set(0x1.123a6cp-7f));
@@ -17,7 +15,14 @@ KV_INLINE vf exp_nonpositive(vf x)
     p = vf_fma(p, r, vf_set(0x1.555490p-3f));
     p = vf_fma(p, r, vf_set(0x1.fffffcp-2f));
     p = vf_fma(p, vf_mul(r, r), r);
-    return exp_scale(vf_add(p, vf_set(1.0f)), n, x);
+    return vf_add(p, vf_set(1.0f));
+}
+
+/* e^x for x <= 0; NaN stays, and far below it is 0. */
+KV_INLINE vf exp_nonpositive(vf x)
+{
+    vf y = vf_max(vf_set(EXP_LOWEST), x), n = vf_round(vf_mul(y, vf_set(0x1.715476p+0f)));
+    return exp_scale(exp_remainder(y, n), n, x);
 }
 
 /* The same for a whole page in view, 64 scores that stay in registers. Below EXP_LOWEST it gives e^EXP_LOWEST (below
@@ -27,14 +32,7 @@ KV_INLINE vf exp_in_page(vf x)
 {
     const vf magic = vf_set(0x1.8p23f);
     vf y = vf_max(vf_set(EXP_LOWEST_NORMAL), x), t = vf_fma(y, vf_set(0x1.715476p+0f), magic), n = vf_sub(t, magic);
-    vf r = vf_fma(n, vf_set(-0x1.62e400p-1f), y);
-    r = vf_fma(n, vf_set(-0x1.7f7d1cp-20f), r);
-    vf p = vf_fma(vf_set(0x1.6a2352p-10f), r, vf_set(0x1.123a6cp-7f));
-    p = vf_fma(p, r, vf_set(0x1.5558f4p-5f));
-    p = vf_fma(p, r, vf_set(0x1.555490p-3f));
-    p = vf_fma(p, r, vf_set(0x1.fffffcp-2f));
-    p = vf_fma(p, vf_mul(r, r), r);
-    return vf_add_exponent(vf_add(p, vf_set(1.0f)), t);
+    return vf_add_exponent(exp_remainder(y, n), t);
 }
 
 #define PAGE_VECTORS (KV_TILE / LANES)

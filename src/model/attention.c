@@ -177,11 +177,6 @@ struct job {
     struct kv_attn_scratch *scratch;
 };
 
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi)
-{
-    return x < lo ? lo : x > hi ? hi : x;
-}
-
 static void block_open(struct kv_attn_block *b, const struct job *job, int i_run, int head_kv, int64_t token,
                        struct kv_attn_worker *worker)
 {
@@ -199,7 +194,7 @@ static void block_open(struct kv_attn_block *b, const struct job *job, int i_run
     b->recipe = kv_plan_recipe_at(b->plan, call->layer, head_kv);
     kv_seq_get_view(run->seq, call->layer, head_kv, call->k + own, call->v + own, stride, &b->view);
     b->token = token;
-    b->n_tokens = (int)clamp(run->n - token, 0, KV_BLOCK_TOKENS);
+    b->n_tokens = (int)kv_clamp(run->n - token, 0, KV_BLOCK_TOKENS);
     b->group = group;
     b->n_rows = b->n_tokens * group;
     b->head_kv = head_kv;
@@ -225,7 +220,7 @@ static void attend_chunk(const struct kv_attn_block *b, int64_t chunk, const str
     int64_t sealed = b->sealed[b->n_tokens - 1], end = (sealed + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     if (end > (chunk + 1) * CHUNK_PAGES) end = (chunk + 1) * CHUNK_PAGES;
     for (int64_t p = chunk * CHUNK_PAGES; p < end; p++) {
-        int n = (int)clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS);
+        int n = (int)kv_clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS);
         if (in_tiles(b)) kv_block_attend_tile_page(b, p, n, state);
         else kv_block_attend_page(b, p, n, p + 1 < end ? b->view.pages[p + 1] : NULL, state);
     }
@@ -236,8 +231,7 @@ static void finish(const struct kv_attn_block *b, const struct kv_partial *total
 {
     const struct kv_attn_call *call = b->call;
     int head_dim = call->head_dim;
-    bool turned = b->sealed[b->n_tokens - 1] > 0 &&
-                  b->recipe->value_rotated;
+    bool turned = b->sealed[b->n_tokens - 1] > 0 && b->recipe->value_rotated;
     if (turned) b->kernels->hadamard(total->out, b->n_rows, head_dim);
     partial_fold(total, exact, b->n_rows, head_dim);
     for (int r = 0; r < b->n_rows; r++) {
@@ -297,7 +291,7 @@ static void attend_in_sequence(const struct kv_attn_block *b)
     const struct kv_attn_worker *w = b->worker;
     int head_dim = b->call->head_dim;
     int64_t n_chunks = chunks_of(b->sealed[b->n_tokens - 1]);
-    if (n_chunks > 0) kv_block_prepare_pages(b);
+    if (n_chunks > 0 && !in_tiles(b)) kv_block_prepare_pages(b);
     partial_clear(&w->total, b->n_rows, head_dim);
     for (int64_t chunk = 0; chunk < n_chunks; chunk++) {
         partial_clear(&w->part, b->n_rows, head_dim);
@@ -310,7 +304,8 @@ static void attend_in_sequence(const struct kv_attn_block *b)
 }
 
 /* One part of a split run; whoever does the last one folds them all. */
-static void attend_part(const struct kv_attn_block *b, const struct kv_partial *all, const struct run_work *w, int64_t part, _Atomic int64_t *left)
+static void attend_part(const struct kv_attn_block *b, const struct kv_partial *all, const struct run_work *w,
+                        int64_t part, _Atomic int64_t *left)
 {
     int head_dim = b->call->head_dim;
     const struct kv_partial *total = &b->worker->total;
@@ -318,9 +313,11 @@ static void attend_part(const struct kv_attn_block *b, const struct kv_partial *
     struct kv_partial own = partial_from(all, first + (size_t)part * (size_t)b->n_rows, head_dim);
     partial_clear(&own, b->n_rows, head_dim);
     if (part < w->n_parts - 1) {
-        kv_block_prepare_pages(b);
+        if (!in_tiles(b)) kv_block_prepare_pages(b);
         attend_chunk(b, part, &own);
-    } else kv_block_attend_exact(b, &own);
+    } else {
+        kv_block_attend_exact(b, &own);
+    }
     if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) > 1) return;
 
     partial_clear(total, b->n_rows, head_dim);

@@ -57,6 +57,11 @@ struct kv_attn_block {
     int n_tokens, group, n_rows, head_kv;
 };
 
+static inline int64_t kv_clamp(int64_t x, int64_t lo, int64_t hi)
+{
+    return x < lo ? lo : x > hi ? hi : x;
+}
+
 /* Query token i sees [first, last) of the tile at hand. */
 static inline void kv_block_set_visible(const struct kv_attn_block *b, int i, int64_t first, int64_t last)
 {

@@ -271,15 +271,13 @@ void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, 
     int blind = 0; /* query tokens that see nothing of the page */
     while (b->sealed[blind] <= begin) blind++;
     for (int i = blind; i < b->n_tokens; i++)
-        kv_block_set_visible(b, i, 0, b->sealed[i] - begin < n ? b->sealed[i] - begin : n);
+        kv_block_set_visible(b, i, 0, kv_clamp(b->sealed[i] - begin, 0, n));
     int row = blind * b->group, n_rows = b->n_rows - row;
     struct kv_ahead keys = keys_ahead(b, next);
     if (b->recipe->key_bits == 16) scores_half(b, page, row, keys);
     else if (b->recipe->key_scheme == KV_KEY_TOKEN) scores_per_token(b, page, row, keys);
     else scores_per_channel(b, page, row, keys);
-    if (b->recipe->key_centered) {
-        add_center_scores(b, i_page, row);
-    }
+    if (b->recipe->key_centered) add_center_scores(b, i_page, row);
     b->kernels->attn_soften(&(struct kv_soften){ w->score + row * KV_TILE, n_rows, w->first + row, w->last + row,
                                                  state->max + row, state->sum + row, w->page.keep });
     add_values(b, page, row, n, values_ahead(b, next), state);

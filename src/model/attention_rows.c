@@ -7,11 +7,6 @@
  */
 #include "model/attention_block.h"
 
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi)
-{
-    return x < lo ? lo : x > hi ? hi : x;
-}
-
 static void attend_tile(const struct kv_attn_block *b, const struct kv_partial *state, int n_tokens)
 {
     const struct kv_attn_worker *w = b->worker;
@@ -36,7 +31,7 @@ void kv_block_attend_tile_page(const struct kv_attn_block *b, int64_t i_page, in
                                const struct kv_partial *state)
 {
     int64_t begin = i_page * KV_PAGE_TOKENS;
-    for (int i = 0; i < b->n_tokens; i++) kv_block_set_visible(b, i, 0, clamp(b->sealed[i] - begin, 0, n));
+    for (int i = 0; i < b->n_tokens; i++) kv_block_set_visible(b, i, 0, kv_clamp(b->sealed[i] - begin, 0, n));
     const float *cos_t0 = b->view.page_angles ? b->view.page_angles + i_page * b->call->head_dim : NULL;
     kv_codec_expand_keys_turned(b->codec, b->view.pages[i_page], b->call->layer, b->head_kv, n, cos_t0,
                                 cos_t0 ? cos_t0 + b->call->head_dim / 2 : NULL, b->worker->kt);
@@ -68,11 +63,11 @@ static void attend_rows(const struct kv_attn_block *b, const struct kv_exact_seg
     if (!are_sinks && from < sinks + b->sealed[0]) from = sinks + b->sealed[0]; /* no query sees what lies before */
     if (to > own + b->n_tokens) to = own + b->n_tokens;
     for (int64_t p = from; p < to; p += KV_TILE) {
-        int64_t n = clamp(to - p, 0, KV_TILE);
+        int64_t n = kv_clamp(to - p, 0, KV_TILE);
         bool seen = false;
         for (int i = 0; i < b->n_tokens; i++) {
-            int64_t first = are_sinks ? 0 : clamp(sinks + b->sealed[i] - p, 0, n),
-                    last = clamp(own + i + 1 - p, 0, n);
+            int64_t first = are_sinks ? 0 : kv_clamp(sinks + b->sealed[i] - p, 0, n),
+                    last = kv_clamp(own + i + 1 - p, 0, n);
             kv_block_set_visible(b, i, first, last);
             seen |= first < last;
         }
@@ -93,7 +88,7 @@ void kv_block_attend_exact(const struct kv_attn_block *b, const struct kv_partia
 {
     for (int i = 0; i < 3; i++) {
         const struct kv_exact_segment *s = &b->view.exact[i];
-        int64_t end = s->position + s->n, border = clamp(b->plan->sinks, s->position, end);
+        int64_t end = s->position + s->n, border = kv_clamp(b->plan->sinks, s->position, end);
         attend_rows(b, s, s->position, border, state);
         attend_rows(b, s, border, end, state);
     }
