@@ -285,6 +285,33 @@ static void run_layer(const struct kv_forward_call *call, int i)
     each_row(call, l, n, residual_row);
 }
 
+/* The call with the runs that have joined up to `layer`: a prefix, as they are in the order of joining. */
+static struct kv_forward_call joined(const struct kv_forward_call *call, int layer)
+{
+    struct kv_forward_call now = *call;
+    while (call->entries && now.n_runs && call->entries[now.n_runs - 1].layer > layer) now.n_runs--;
+    const struct kv_attn_run *last = now.n_runs ? &call->runs[now.n_runs - 1] : NULL;
+    now.n_rows = last ? (int)(last->row + last->n) : 0;
+    return now;
+}
+
+/* Runs that join here start from their source's rows; what failed there has failed here. */
+static void join(const struct kv_forward_call *call, int layer)
+{
+    size_t n_embd = (size_t)call->model->hp.n_embd;
+    int n_head_kv = call->model->hp.n_head_kv;
+    for (int r = 0; call->entries && layer > 0 && r < call->n_runs; r++) {
+        const struct kv_run_entry *entry = &call->entries[r];
+        if (entry->layer != layer) continue;
+        memcpy(call->buffers->x + (size_t)call->runs[r].row * n_embd,
+               call->buffers->x + (size_t)call->runs[entry->source].row * n_embd,
+               (size_t)call->runs[r].n * n_embd * sizeof(float));
+        memcpy(call->buffers->run_errors + r * n_head_kv,
+               call->buffers->run_errors + entry->source * n_head_kv,
+               (size_t)n_head_kv * sizeof *call->buffers->run_errors);
+    }
+}
+
 static void prepare_positions(const struct kv_forward_call *call)
 {
     const struct kvant_model *m = call->model;
@@ -324,9 +351,14 @@ kvant_status kv_forward(const struct kv_forward_call *call, struct kvant_error *
     const struct kvant_model *m = call->model;
     struct kv_forward_buffers *b = call->buffers;
     for (int i = 0; i < call->n_runs * m->hp.n_head_kv; i++) b->run_errors[i].status = KVANT_OK;
-    kv_pool_for(call->pool, n_row_blocks(call->n_rows), embed_block, (void *)(uintptr_t)call);
+    struct kv_forward_call now = joined(call, 0);
+    kv_pool_for(call->pool, n_row_blocks(now.n_rows), embed_block, &now);
     prepare_positions(call);
-    for (int i = 0; i < m->hp.n_layer; i++) run_layer(call, i);
+    for (int i = 0; i < m->hp.n_layer; i++) {
+        now = joined(call, i);
+        join(&now, i);
+        run_layer(&now, i);
+    }
     if (call->n_logits) {
         each_row(call, NULL, call->n_logits, output_norm_row);
         const struct kv_product head = { m->output, NULL, call->logits, m->n_vocab };

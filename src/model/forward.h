@@ -30,6 +30,13 @@ struct kv_forward_buffers {
 void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const struct kvant_model *m,
                        int n_batch, int n_runs_max, int n_threads);
 
+/* Where a run joins the pass: its rows enter layer `layer` as copies of those of another run of the batch, which
+ * has the same tokens at the same positions and the same cache below that layer. */
+struct kv_run_entry {
+    int layer;  /* 0: at the embedding, of its own tokens                                     */
+    int source; /* run to copy from, with an entry below `layer`; not read when layer is 0     */
+};
+
 struct kv_forward_call {
     const struct kvant_model *model;
     struct kv_pool *pool;
@@ -37,6 +44,7 @@ struct kv_forward_call {
     struct kv_attn_scratch *attn_scratch;
     const struct kv_attn_run *runs; /* (n_runs): every row belongs to one run, in order               */
     int n_runs, n_rows;
+    const struct kv_run_entry *entries; /* (n_runs) ascending in layer; NULL: all at 0                */
     const kvant_token *tokens;      /* (n_rows)                                                       */
     const int *logits_rows;         /* (n_logits) rows whose logits are wanted                        */
     int n_logits;

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "model/forward.h"
 
+#include <assert.h>
 #include <string.h>
 
 struct scratch {
@@ -19,6 +20,8 @@ struct scratch {
     kvant_token *tokens;         /* (n_batch)                                         */
     int *logits_rows;            /* (n_batch): row of the i-th entry that wants logits */
     int *count, *start;          /* (n_sequences) entries, first row of each sequence  */
+    struct kv_run_entry *entries; /* (n_sequences) of the runs                         */
+    int *run_of;                 /* (n_sequences) run of each sequence of the step     */
     float *logits;               /* (n_logits, n_vocab)                               */
 };
 
@@ -33,6 +36,9 @@ struct kvant_session {
     size_t block_bytes;
     int n_batch, n_logits, n_sequences;
     int n_logits_held;           /* rows of the last step                             */
+    bool joins;                  /* some sequence enters above layer 0                */
+    struct kv_run_entry *entry;  /* (n_sequences): layer, and the source *sequence*   */
+    int *order;                  /* (n_sequences) by layer of entry, then by number   */
     struct kv_capture capture;   /* fn NULL: off                                      */
     int seq_of_run[];            /* (n_sequences): sequence of each run of the pass   */
 };
@@ -48,6 +54,8 @@ static void scratch_layout(struct scratch *s, struct kv_carve *c, const struct k
     s->logits_rows = kv_carve(c, (size_t)n_batch, sizeof *s->logits_rows);
     s->count = kv_carve(c, (size_t)n_sequences, sizeof *s->count);
     s->start = kv_carve(c, (size_t)n_sequences, sizeof *s->start);
+    s->entries = kv_carve(c, (size_t)n_sequences, sizeof *s->entries);
+    s->run_of = kv_carve(c, (size_t)n_sequences, sizeof *s->run_of);
     s->logits = kv_carve(c, (size_t)n_logits * (size_t)m->n_vocab, sizeof *s->logits);
 }
 
@@ -78,12 +86,15 @@ static kvant_status open_into(struct kvant_session *s, struct kvant_error *err)
     s->block_bytes = measure.used;
     s->block = measure.overflow ? NULL : kv_pages_alloc(measure.used);
     s->seqs = kv_alloc((size_t)s->n_sequences, sizeof *s->seqs);
-    if (!s->block || !s->seqs)
+    s->entry = kv_alloc((size_t)s->n_sequences, sizeof *s->entry);
+    s->order = kv_alloc((size_t)s->n_sequences, sizeof *s->order);
+    if (!s->block || !s->seqs || !s->entry || !s->order)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1,
                 "no memory for a session: %.1f MB of scratch for batches of %d tokens and %d rows of logits",
                 (double)measure.used / 1e6, s->n_batch, s->n_logits);
     struct kv_carve place = { s->block, 0, false };
     scratch_layout(&s->scratch, &place, m, s->n_batch, s->n_logits, s->n_sequences);
+    for (int i = 0; i < s->n_sequences; i++) s->order[i] = i;
     KV_TRY(kv_pool_open(&s->pool, m->n_threads, err));
     KV_TRY(kv_store_open(&s->store, &m->kernels, &m->rope, err));
     return kv_attn_scratch_open(&s->attn_scratch, m->n_threads, s->n_batch, s->n_sequences, m->hp.n_head,
@@ -128,6 +139,8 @@ void kvant_session_close(struct kvant_session *s)
     if (s->seqs)
         for (int i = 0; i < s->n_sequences; i++) kv_seq_close(s->seqs[i]);
     kv_free(s->seqs);
+    kv_free(s->entry);
+    kv_free(s->order);
     kv_attn_scratch_close(s->attn_scratch);
     kv_store_close(s->store);
     kv_pool_close(s->pool);
@@ -138,6 +151,18 @@ void kvant_session_close(struct kvant_session *s)
 void kv_session_set_capture(struct kvant_session *s, const struct kv_capture *capture)
 {
     s->capture = capture ? *capture : (struct kv_capture){ NULL, NULL };
+}
+
+void kv_session_set_entry(struct kvant_session *s, int seq, int first_layer, int source)
+{
+    s->entry[seq] = (struct kv_run_entry){ first_layer, source };
+    s->joins = false;
+    for (int i = 0; i < s->n_sequences; i++) { /* insertion: stable, and nearly sorted */
+        int k = i, layer = s->entry[i].layer;
+        for (; k > 0 && s->entry[s->order[k - 1]].layer > layer; k--) s->order[k] = s->order[k - 1];
+        s->order[k] = i;
+        s->joins |= layer > 0;
+    }
 }
 
 /* --------------------------------------------------------------------------------------- sequences -- */
@@ -188,6 +213,7 @@ void kvant_sequence_close(struct kvant_session *s, int seq)
     if (!seq_at(s, seq)) return;
     kv_seq_close(s->seqs[seq]);
     s->seqs[seq] = NULL;
+    if (s->entry[seq].layer) kv_session_set_entry(s, seq, 0, 0);
 }
 
 kvant_status kvant_sequence_fork(struct kvant_session *s, int seq, int *forked, struct kvant_error *err)
@@ -239,6 +265,7 @@ static kvant_status check_entries(struct kvant_session *s, const struct kvant_ba
         n_logits += entries[i].want_logits;
         s->scratch.count[entries[i].seq]++;
     }
+    assert(!s->joins || n <= (size_t)s->n_batch);
     if (n_logits > s->n_logits)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "%d rows of logits wanted, but the session keeps %d; raise n_logits", n_logits, s->n_logits);
@@ -254,7 +281,7 @@ static kvant_status check_entries(struct kvant_session *s, const struct kvant_ba
     return KVANT_OK;
 }
 
-/* Rows in order of sequence, so that each sequence is one run; *n_logits rows of the wanted logits in entry
+/* Rows in the order in which sequences join the pass, each one run; *n_logits rows of the wanted logits in entry
  * order. */
 static kvant_status gather_runs(struct kvant_session *s, const struct kvant_batch_entry *entries, int n,
                                 int *n_runs, int *n_logits, struct kvant_error *err)
@@ -263,13 +290,18 @@ static kvant_status gather_runs(struct kvant_session *s, const struct kvant_batc
     memset(c->count, 0, (size_t)s->n_sequences * sizeof *c->count);
     for (int i = 0; i < n; i++) c->count[entries[i].seq]++;
     *n_runs = 0;
-    for (int seq = 0, row = 0; seq < s->n_sequences; seq++) {
+    for (int i = 0, row = 0; i < s->n_sequences; i++) {
+        int seq = s->order[i];
         c->start[seq] = row;
         if (!c->count[seq]) continue;
         KV_TRY(kv_seq_begin(s->seqs[seq], c->count[seq], err));
         c->runs[*n_runs] = (struct kv_attn_run){
             .seq = s->seqs[seq], .n_before = kv_seq_n_tokens(s->seqs[seq]), .row = row, .n = c->count[seq]
         };
+        const struct kv_run_entry *entry = &s->entry[seq];
+        assert(!entry->layer || c->count[entry->source] == c->count[seq]);
+        c->entries[*n_runs] = (struct kv_run_entry){ entry->layer, entry->layer ? c->run_of[entry->source] : 0 };
+        c->run_of[seq] = *n_runs;
         s->seq_of_run[(*n_runs)++] = seq;
         row += c->count[seq];
     }
@@ -320,6 +352,7 @@ kvant_status kvant_session_step(struct kvant_session *s, const struct kvant_batc
             .runs = s->scratch.runs,
             .n_runs = n_runs,
             .n_rows = n_rows,
+            .entries = s->joins ? s->scratch.entries : NULL,
             .tokens = s->scratch.tokens,
             .logits_rows = s->scratch.logits_rows,
             .n_logits = n_logits,

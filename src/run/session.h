@@ -17,6 +17,13 @@ struct kv_capture {
 /* NULL: off. */
 void kv_session_set_capture(struct kvant_session *session, const struct kv_capture *capture);
 
+/* Sequences that share the plan of their first layers, and all tokens, share the work of those layers too:
+ * `seq` takes part from first_layer on and starts there from the rows of `source` (whose own first layer must
+ * be below). Both must be in every step from the first on, with the same tokens, and a step must fit n_batch.
+ * The result is the same bit by bit, as no row's result depends on its batch. The layers below hold nothing in
+ * this cache. first_layer 0: off. */
+void kv_session_set_entry(struct kvant_session *session, int seq, int first_layer, int source);
+
 /* True after a step ended with NUMERIC because of this sequence. The other sequences of that step are
  * complete up to the forward pass that failed, that pass included, and its logits can be read. */
 bool kv_session_sequence_failed(const struct kvant_session *session, int seq);

@@ -7,6 +7,10 @@
  * out the rest of the chunk, with infinite scores, and the others go on.
  *
  *   rows of a step:  base: t … t+r−1 | plan 0: t … t+r−1 | plan 1: …        r is what LOGITS_BYTES allows
+ *
+ * Plans that begin with the same layers (tables included) share the work of these layers: a plan enters the
+ * pass at its first layer of its own, from the rows of the plan it shares most layers with. The numbers are
+ * the same bit by bit. Single-layer probes cost half a pass in this way.
  */
 #include <math.h>
 #include <string.h>
@@ -33,6 +37,9 @@ struct eval {
     struct kvant_session *session;
     struct kv_pool *pool;
     int *seq;                  /* (1 + n_plans): base first                                */
+    int *shared, *source;      /* (1 + n_plans): layers that `source` (an index, lower) does for it; 0: none */
+    bool share;
+    bool source_failed;        /* a plan that others relied on has collapsed               */
     struct kvant_batch_entry *entries;
     float *prob;               /* (n_threads, n_vocab)                                     */
     struct kv_scores *scores;  /* (1 + n_plans)                                            */
@@ -63,6 +70,8 @@ static void eval_close(struct eval *e)
     }
     kv_free(e->scores);
     kv_free(e->seq);
+    kv_free(e->shared);
+    kv_free(e->source);
     kv_free(e->first_row);
     kv_free(e->entries);
     kv_free(e->prob);
@@ -89,6 +98,45 @@ static kvant_status open_scores(struct eval *e, int64_t n_positions, struct kvan
     return KVANT_OK;
 }
 
+/* Layers that both plans store in the same way. Sinks, tail and granule decide where rows are read from. */
+static int shared_layers(const struct kvant_plan *a, const struct kvant_plan *b)
+{
+    size_t n_head = (size_t)a->n_head_kv, row = n_head * (size_t)a->head_dim;
+    if (a->sinks != b->sinks || a->tail != b->tail || a->granule != b->granule) return 0;
+    for (int layer = 0; layer < a->n_layer; layer++) {
+        for (size_t i = (size_t)layer * n_head; i < (size_t)(layer + 1) * n_head; i++) {
+            const struct kv_recipe *r = &a->recipe[i];
+            if (!kv_recipe_equal(r, &b->recipe[i])) return layer;
+            if (r->key_mixed && memcmp(&a->channels[i], &b->channels[i], sizeof *a->channels) != 0)
+                return layer;
+            if (r->key_centered && memcmp(a->center + (size_t)layer * row, b->center + (size_t)layer * row,
+                                          row * sizeof *a->center) != 0)
+                return layer;
+        }
+    }
+    return a->n_layer - 1; /* equal plans: something must be left to compute */
+}
+
+/* The source's own entry must be lower; if it is not, its source shares as many layers. */
+static void find_sources(struct eval *e)
+{
+    for (int i = 1; i <= e->n_plans; i++) {
+        e->shared[i] = e->source[i] = 0;
+        for (int j = 0; j < i; j++) {
+            int n = shared_layers(plan_at(e, i), plan_at(e, j));
+            if (n > e->shared[i]) e->shared[i] = n, e->source[i] = j;
+        }
+        while (e->shared[i] && e->shared[e->source[i]] >= e->shared[i]) e->source[i] = e->source[e->source[i]];
+    }
+}
+
+static kvant_status open_sequence(struct eval *e, int i, struct kvant_error *err)
+{
+    KV_TRY(kvant_sequence_open(e->session, plan_at(e, i), e->n_ctx, &e->seq[i], err));
+    if (e->shared[i]) kv_session_set_entry(e->session, e->seq[i], e->shared[i], e->seq[e->source[i]]);
+    return KVANT_OK;
+}
+
 static kvant_status eval_open(struct eval *e, int64_t n_positions, struct kvant_error *err)
 {
     size_t n_seqs = (size_t)e->n_plans + 1, n_vocab = (size_t)e->model->n_vocab;
@@ -108,10 +156,12 @@ static kvant_status eval_open(struct eval *e, int64_t n_positions, struct kvant_
     e->prob = kv_alloc((size_t)e->model->n_threads * n_vocab, sizeof *e->prob);
     e->bases = kv_alloc((size_t)e->n_rows, sizeof *e->bases);
     e->first_row = kv_alloc(n_seqs, sizeof *e->first_row);
-    if (!e->seq || !e->first_row || !e->entries || !e->prob || !e->bases)
+    e->shared = kv_alloc(n_seqs, sizeof *e->shared);
+    e->source = kv_alloc(n_seqs, sizeof *e->source);
+    if (!e->shared || !e->source || !e->seq || !e->first_row || !e->entries || !e->prob || !e->bases)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for evaluating %d plans", e->n_plans);
-    for (int i = 0; i <= e->n_plans; i++)
-        KV_TRY(kvant_sequence_open(e->session, plan_at(e, i), e->n_ctx, &e->seq[i], err));
+    if (e->share) find_sources(e);
+    for (int i = 0; i <= e->n_plans; i++) KV_TRY(open_sequence(e, i, err));
     return KVANT_OK;
 }
 
@@ -156,6 +206,8 @@ static kvant_status forward(struct eval *e, int64_t first, int n, struct kvant_e
     }
     for (int i = 1; i <= e->n_plans; i++)
         if (kv_session_sequence_failed(e->session, e->seq[i])) e->first_row[i] = -1;
+    for (int i = 1; i <= e->n_plans; i++)
+        e->source_failed |= e->shared[i] && e->first_row[i] >= 0 && e->first_row[e->source[i]] < 0;
     return KVANT_OK;
 }
 
@@ -191,7 +243,7 @@ static kvant_status restart(struct eval *e, struct kvant_error *err)
             continue;
         }
         kvant_sequence_close(e->session, e->seq[i]);
-        KV_TRY(kvant_sequence_open(e->session, plan_at(e, i), e->n_ctx, &e->seq[i], err));
+        KV_TRY(open_sequence(e, i, err));
         e->first_row[i] = 0;
     }
     return KVANT_OK;
@@ -205,9 +257,21 @@ static kvant_status eval_chunks(struct eval *e, struct kvant_error *err)
         for (int64_t first = chunk; first < end; first += e->n_rows) {
             int n = (int)smaller(e->n_rows, end - first);
             KV_TRY(eval_step(e, first, n, first + n == end ? n - 1 : n, err));
+            if (e->source_failed) return KVANT_OK;
         }
     }
     return KVANT_OK;
+}
+
+/* Again from the start, nothing shared. */
+static kvant_status eval_alone(struct eval *e, int64_t n_positions, struct kvant_error *err)
+{
+    struct eval alone = { .model = e->model, .opt = e->opt, .tokens = e->tokens, .n_tokens = e->n_tokens,
+                          .n_ctx = e->n_ctx, .plans = e->plans, .n_plans = e->n_plans };
+    eval_close(e);
+    *e = alone;
+    KV_TRY(eval_open(e, n_positions, err));
+    return eval_chunks(e, err);
 }
 
 static void add_memory(struct kvant_eval_result *r, const struct kvant_plan *plan, int64_t n_ctx)
@@ -252,6 +316,7 @@ kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_
     KV_TRY(check_arguments(model, n_plans, tokens, n_tokens, opt, err));
 
     struct eval e = { .model = model, .opt = opt, .tokens = tokens, .plans = plans, .n_plans = n_plans };
+    e.share = !opt->on_logits; /* whose reader must get each row once */
     e.n_ctx = opt->n_ctx ? opt->n_ctx : smaller(N_CTX_DEFAULT, model->hp.n_ctx_train);
     e.n_tokens = (int64_t)n_tokens;
     if (opt->n_chunks && opt->n_chunks < (e.n_tokens + e.n_ctx - 1) / e.n_ctx)
@@ -262,6 +327,7 @@ kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_
 
     kvant_status status = eval_open(&e, e.n_tokens - n_chunks, err);
     if (status == KVANT_OK) status = eval_chunks(&e, err);
+    if (status == KVANT_OK && e.source_failed) status = eval_alone(&e, e.n_tokens - n_chunks, err);
     for (int i = 0; status == KVANT_OK && i <= n_plans; i++) {
         struct kvant_eval_result *out = i ? &results[i - 1] : base;
         if (!out) continue;
