@@ -406,39 +406,76 @@ KVANT_API kvant_status kvant_tune_text(const struct kvant_model *model, size_t n
                                        size_t cap, size_t *n_out, kvant_progress_fn progress, void *user,
                                        struct kvant_error *err);
 
+typedef enum kvant_tune_method {
+    KVANT_TUNE_KVANT = 0,  /* measured heads, exact allocation, measured refinement (docs/tuning.md)           */
+    KVANT_TUNE_KVTUNER = 1 /* the published method: groups of layers, evolutionary search (docs/kvtuner.md)    */
+} kvant_tune_method;
+
 struct kvant_tune_options {
     size_t size;
-    const double *budgets;   /* (n_budgets) page bits wanted, 1 to 32, ascending */
-    int n_budgets;           /* at most 64; 0 = the default 2.5 2.75 3 3.25 3.5 4 5 */
+    kvant_tune_method method;
+    const double *budgets;   /* (n_budgets) true bits at n_ctx tokens, 1 to 32, ascending */
+    int n_budgets;           /* at most 32; 0 = the default 2.5 2.75 3 3.25 3.5 4 5, those that a plan can meet */
+    double max_kld;          /* > 0: also the cheapest plan found that keeps this mean KLD on the tuning text */
     int64_t n_ctx;           /* where true bits are stated; 0 = the smaller of 8192 and the model's */
     int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 512; at most half of the text */
     bool no_mix;             /* no channel classes (x) */
-    kvant_progress_fn progress;
+    bool by_layer;           /* one recipe for all KV heads of a layer, as in the paper */
+    bool no_refine;          /* no measured refinement: the allocation alone */
+    kvant_progress_fn progress; /* false ends the search: with the plans measured so far if there are any, else
+                              * with CANCELLED */
     void *user;
 };
-#define KVANT_TUNE_OPTIONS_INIT { sizeof(struct kvant_tune_options), NULL, 0, 0, 0, false, NULL, NULL }
+#define KVANT_TUNE_OPTIONS_INIT \
+    { sizeof(struct kvant_tune_options), KVANT_TUNE_KVANT, NULL, 0, 0.0, 0, 0, false, false, false, NULL, NULL }
+
+typedef enum kvant_tune_source {
+    KVANT_TUNE_FROM_UNIFORM = 0, /* a strong uniform recipe, listed for comparison                   */
+    KVANT_TUNE_FROM_KVANT,
+    KVANT_TUNE_FROM_KVTUNER
+} kvant_tune_source;
 
 struct kvant_tune_point {
-    struct kvant_plan *plan;            /* owned by the caller: kvant_plan_close                       */
-    struct kvant_eval_result measured;  /* on at most 512 held-back tokens; bits at the options' n_ctx */
-    double kld_predicted;               /* sum of the KLDs of single layers; NaN for a uniform
-                                         * recipe that the search did not find */
-    bool uniform;                       /* one of the strong uniform recipes, listed for comparison */
-    bool dominated;                     /* another point is no larger and no worse                  */
+    struct kvant_plan *plan;            /* owned by the result                                            */
+    struct kvant_eval_result measured;  /* on at most 512 held-back tokens; bits at the options' n_ctx     */
+    double budget;                      /* that it was made for; NaN: for none                             */
+    double kld_predicted;               /* sum of the KLDs of single heads; NaN: not predicted             */
+    double kld_tuning;                  /* measured on the tuning text; NaN: was not                       */
+    kvant_tune_source source;
+    bool dominated;                     /* another point is no larger and no worse                         */
 };
 
-/* Finds plans for the budgets: calibrates, measures the KLD of single layers on the first part of the text,
- * allocates bits exactly under the assumption that those add up, and measures every plan as a whole, beside
- * the strong uniform recipes, on the tokens after that part. A budget that no plan meets makes none; equal
- * plans are listed once. tokens: at least 136; NULL: text of the model's own making, n_tokens + 512 of them.
- * points: capacity cap, at least the number of budgets + 16; `*n_out` are made, ascending in true bits. A
- * model that was opened with KVANT_ACT_INT8 is tuned in KVANT_ACT_INT16: the noise of 8 bits is larger than
- * what most layers cost. Errors: ARGUMENT, SPACE, CANCELLED, NUMERIC (the 16-bit cache itself fails), MEMORY;
- * no point is then left to close. */
+/* What each choice costs in one KV head: KLD at the logits with this side of this head alone stored so. */
+struct kvant_tune_heads {
+    int n_layer, n_head_kv, n_choices;
+    const char *const *choices;         /* (n_choices) such as "k3c64xm", in ascending size                */
+    const double *kld;                  /* (n_layer, n_head_kv, n_choices); measured, or read off between  */
+};
+
+struct kvant_tune_result {
+    struct kvant_tune_point *points;    /* (n_points) ascending in true bits                               */
+    size_t n_points;
+    struct kvant_tune_heads keys, values; /* n_choices 0 after KVANT_TUNE_KVTUNER                          */
+    int64_t n_ctx;                      /* where true bits are stated                                      */
+    int64_t n_tokens, n_tokens_verify;  /* tuned on, measured on                                           */
+    bool own_text;                      /* of the model's own making                                       */
+    int64_t n_measured;                 /* plans, probes of single heads included                          */
+    double smallest_bits;               /* true bits of the smallest plan there is                         */
+    bool interrupted;                   /* the progress callback ended the search early                    */
+};
+
+/* Finds plans for the budgets: calibrates, measures the KLD of single KV heads on the first part of the text,
+ * allocates bits to the keys and values of all heads exactly under the assumption that those add up, refines by
+ * measured swaps, and measures every plan as a whole, beside the strong uniform recipes, on the tokens after
+ * that part. Equal plans are listed once. tokens: at least 136; NULL: text of the model's own making,
+ * n_tokens + 512 of them. A model that was opened with KVANT_ACT_INT8 is tuned in KVANT_ACT_INT16: the noise of
+ * 8 bits is larger than what most heads cost. `*out` is owned by the caller, NULL on failure.
+ * Errors: ARGUMENT (a budget below the smallest plan names it), CANCELLED, NUMERIC (the 16-bit cache itself
+ * fails), MEMORY. */
 KVANT_API kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *tokens,
                                       size_t n_tokens, const struct kvant_tune_options *opt,
-                                      struct kvant_tune_point *points, size_t cap, size_t *n_out,
-                                      struct kvant_error *err);
+                                      struct kvant_tune_result **out, struct kvant_error *err);
+KVANT_API void kvant_tune_close(struct kvant_tune_result *result);
 
 /* --------------------------------------------------------------------------------------------- machine -- */
 

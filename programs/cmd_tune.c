@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,7 +14,6 @@
 #define BUDGETS_CAP 32
 #define TOKENS_MIN 68 /* what kvant_tune_run takes */
 #define TOKENS_MAX 65536
-#define POINTS_CAP (BUDGETS_CAP + 16)
 
 struct tune_flags {
     struct model_flags model;
@@ -21,14 +21,19 @@ struct tune_flags {
     double budgets[BUDGETS_CAP];
     int n_budgets;
     int64_t n_ctx, n_tokens;
-    double max_kld, pick; /* pick: page bits, 0 = by max_kld */
-    bool no_mix;
+    double max_kld, pick; /* max_kld: NaN = not given; pick: true bits, 0 = by max_kld */
+    const char *memory_text;
+    const char *granularity;
+    bool no_mix, no_refine;
 };
+
+#define MAX_KLD_DEFAULT 0.005
+#define N_CTX_DEFAULT 8192 /* as kvant_tune_options: or the model's */
 
 struct menu {
     struct kvant_model *model;
-    struct kvant_tune_point points[POINTS_CAP];
-    size_t n_points;
+    struct kvant_tune_result *found;
+    double max_kld;
     int chosen; /* index, -1: none */
     double seconds;
 };
@@ -58,32 +63,34 @@ static int search(struct menu *menu, const struct tune_flags *flags)
     options.n_budgets = flags->n_budgets;
     options.n_ctx = flags->n_ctx;
     options.n_tokens = flags->n_tokens;
+    options.max_kld = flags->n_budgets || isnan(flags->max_kld) ? 0.0 : flags->max_kld;
     options.no_mix = flags->no_mix;
+    options.by_layer = strcmp(flags->granularity, "layer") == 0;
+    options.no_refine = flags->no_refine;
     options.progress = progress_update;
     options.user = &progress;
 
     double started_s = clock_s();
     interrupt_catch();
     progress_begin(&progress);
-    kvant_status status = kvant_tune_run(menu->model, ids, n_ids, &options, menu->points, POINTS_CAP,
-                                         &menu->n_points, &err);
+    kvant_status status = kvant_tune_run(menu->model, ids, n_ids, &options, &menu->found, &err);
     progress_end(&progress);
     menu->seconds = clock_s() - started_s;
     free(ids);
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
-/* --pick: the point nearest in page bits. Otherwise the smallest that is close enough to 16 bits, or, when
+/* --pick: the point nearest in true bits. Otherwise the smallest that is close enough to 16 bits, or, when
  * none is, the closest. The points ascend in true bits. */
 static int choose(const struct menu *menu, const struct tune_flags *flags)
 {
     int best = -1;
     double best_score = INFINITY;
-    for (int i = 0; i < (int)menu->n_points; i++) {
-        const struct kvant_eval_result *m = &menu->points[i].measured;
+    for (int i = 0; i < (int)menu->found->n_points; i++) {
+        const struct kvant_eval_result *m = &menu->found->points[i].measured;
         double score;
-        if (flags->pick > 0) score = fabs(m->page_bits - flags->pick) + 1e-6 * m->kld_mean;
-        else if (m->kld_mean <= flags->max_kld) return i;
+        if (flags->pick > 0) score = fabs(m->true_bits - flags->pick) + 1e-6 * m->kld_mean;
+        else if (m->kld_mean <= menu->max_kld) return i;
         else score = m->kld_mean;
         if (score < best_score) {
             best_score = score;
@@ -93,20 +100,23 @@ static int choose(const struct menu *menu, const struct tune_flags *flags)
     return best;
 }
 
+static const char *const source_names[] = { "uniform", "kvant", "kvtuner" };
+
 static json_t *menu_json(const struct menu *menu)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < menu->n_points; i++) {
-        const struct kvant_tune_point *p = &menu->points[i];
+    for (size_t i = 0; i < menu->found->n_points; i++) {
+        const struct kvant_tune_point *p = &menu->found->points[i];
         const struct kvant_eval_result *m = &p->measured;
         json_array_append_new(
-            list, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "plan",
-                            kvant_plan_name(p->plan), "true_bits", json_number(m->true_bits), "page_bits",
+            list, json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "plan",
+                            kvant_plan_name(p->plan), "source", source_names[p->source], "budget",
+                            json_number(p->budget), "true_bits", json_number(m->true_bits), "page_bits",
                             json_number(m->page_bits), "bytes_per_token", json_number(m->bytes_per_token),
                             "kld_mean", json_number(m->kld_mean), "kld_p999", json_number(m->kld_p999),
                             "same_top_p", json_number(m->same_top_p), "ppl_ratio", json_number(m->ppl_ratio),
-                            "kld_predicted", json_number(p->kld_predicted), "uniform", (int)p->uniform,
-                            "dominated", (int)p->dominated));
+                            "kld_predicted", json_number(p->kld_predicted), "kld_tuning",
+                            json_number(p->kld_tuning), "dominated", (int)p->dominated));
     }
     return list;
 }
@@ -115,26 +125,29 @@ static int print_menu(const struct menu *menu, const struct tune_flags *flags)
 {
     printf("   %9s %9s %9s %10s %9s %8s %9s %10s  %s\n", "true bits", "page bits", "B/token", "KLD mean",
            "p99.9", "same top", "ppl ratio", "predicted", "plan");
-    for (size_t i = 0; i < menu->n_points; i++) {
-        const struct kvant_tune_point *p = &menu->points[i];
+    const struct kvant_tune_result *found = menu->found;
+    for (size_t i = 0; i < found->n_points; i++) {
+        const struct kvant_tune_point *p = &found->points[i];
         const struct kvant_eval_result *m = &p->measured;
+        bool uniform = p->source == KVANT_TUNE_FROM_UNIFORM;
         char predicted[32] = "";
-        if (!p->uniform && isfinite(p->kld_predicted))
+        if (isfinite(p->kld_predicted))
             snprintf(predicted, sizeof predicted, "%.5f", p->kld_predicted);
         printf(" %c %9.3f %9.3f %9.1f %10.5f %9.4f %7.1f%% %9.4f %10s  %.40s%s%s\n",
                (int)i == menu->chosen ? '*' : ' ', m->true_bits, m->page_bits, m->bytes_per_token,
                m->kld_mean, m->kld_p999, m->same_top_p, m->ppl_ratio, predicted,
-               p->uniform ? kvant_plan_name(p->plan) : "tuned", p->uniform ? " (uniform)" : "",
+               uniform ? kvant_plan_name(p->plan) : "tuned", uniform ? " (uniform)" : "",
                p->dominated ? ", dominated" : "");
     }
-    printf("\n%zu plans in %.0f s; KLD: against the 16-bit cache, on text that the search did not see\n",
-           menu->n_points, menu->seconds);
+    printf("\n%zu plans in %.0f s%s; true bits: at %lld tokens; KLD: against the 16-bit cache, on text that the "
+           "search did not see\n",
+           found->n_points, menu->seconds, found->interrupted ? ", interrupted" : "", (long long)found->n_ctx);
     if (menu->chosen < 0) return finish_output();
-    if (flags->pick > 0) printf("* nearest to %g page bits (--pick)", flags->pick);
-    else if (menu->points[menu->chosen].measured.kld_mean <= flags->max_kld)
-        printf("* the smallest with a mean KLD of at most %g (--max-kld; --pick names page bits)",
-               flags->max_kld);
-    else printf("* the closest; none has a mean KLD of at most %g (--max-kld)", flags->max_kld);
+    if (flags->pick > 0) printf("* nearest to %g true bits (--pick)", flags->pick);
+    else if (found->points[menu->chosen].measured.kld_mean <= menu->max_kld)
+        printf("* the smallest with a mean KLD of at most %g (--max-kld; --pick names true bits)",
+               menu->max_kld);
+    else printf("* the closest; none has a mean KLD of at most %g (--max-kld)", menu->max_kld);
     puts(flags->output ? "" : "; -o FILE keeps it");
     return finish_output();
 }
@@ -157,11 +170,11 @@ static int outputs_prepare(const struct tune_flags *flags)
 static int save_menu(const struct menu *menu, const char *folder)
 {
     struct kvant_error err;
-    for (size_t i = 0; i < menu->n_points; i++) {
-        const struct kvant_tune_point *p = &menu->points[i];
+    for (size_t i = 0; i < menu->found->n_points; i++) {
+        const struct kvant_tune_point *p = &menu->found->points[i];
         char path[4096];
         int n = snprintf(path, sizeof path, "%s/%02zu-%s-%.3f.kvplan.yaml", folder, i + 1,
-                         p->uniform ? "uniform" : "tuned", p->measured.page_bits);
+                         p->source == KVANT_TUNE_FROM_UNIFORM ? "uniform" : "tuned", p->measured.true_bits);
         if (n < 0 || (size_t)n >= sizeof path) return fail_text("%s: the path is too long", folder);
         if (kvant_plan_save(p->plan, path, &err) != KVANT_OK) return fail(&err);
     }
@@ -177,19 +190,58 @@ static int keep(struct menu *menu, const struct tune_flags *flags)
     }
     if (!flags->output) return EXIT_OK;
     if (menu->chosen < 0) return fail_text("the search found no plan");
-    const struct kvant_tune_point *p = &menu->points[menu->chosen];
+    const struct kvant_tune_point *p = &menu->found->points[menu->chosen];
     if (kvant_plan_save(p->plan, flags->output, &err) != KVANT_OK) return fail(&err);
-    fprintf(stderr, "%s: %.3f page bits, KLD %.5f%s\n", flags->output, p->measured.page_bits,
+    fprintf(stderr, "%s: %.3f true bits, KLD %.5f%s\n", flags->output, p->measured.true_bits,
             p->measured.kld_mean,
-            flags->pick > 0 || p->measured.kld_mean <= flags->max_kld ? "" : "; no plan is below --max-kld");
+            flags->pick > 0 || p->measured.kld_mean <= menu->max_kld ? "" : "; no plan is below --max-kld");
     return EXIT_OK;
 }
 
-static int execute(const struct tune_flags *flags)
+/* "512MiB", "1.5G", "800m", "512": MiB without a unit. NaN: no size. */
+static double size_parse(const char *text)
+{
+    static const struct { const char *unit; double bytes; } units[] = {
+        { "", 1048576.0 },   { "k", 1024.0 },          { "kib", 1024.0 },      { "m", 1048576.0 },
+        { "mib", 1048576.0 }, { "g", 1073741824.0 }, { "gib", 1073741824.0 }, { "mb", 1e6 }, { "gb", 1e9 },
+    };
+    char *end;
+    double number = strtod(text, &end);
+    if (end == text || !(number > 0) || !isfinite(number)) return NAN;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (strcasecmp(end, units[i].unit) == 0) return number * units[i].bytes;
+    return NAN;
+}
+
+/* --memory as true bits: of so many bytes over all elements of -c tokens. */
+static int memory_budget(const struct menu *menu, struct tune_flags *flags)
+{
+    struct kvant_model_info info;
+    if (!flags->memory_text) return EXIT_OK;
+    double n_bytes = size_parse(flags->memory_text);
+    kvant_model_get_info(menu->model, &info);
+    int64_t n_ctx = flags->n_ctx ? flags->n_ctx : info.n_ctx_train < N_CTX_DEFAULT ? info.n_ctx_train : N_CTX_DEFAULT;
+    double n_elements = 2.0 * info.head_dim * info.n_head_kv * info.n_layer * (double)n_ctx;
+    double bits = n_bytes * 8.0 / n_elements;
+    if (bits >= 16.5)
+        return fail_text("--memory: %s hold the 16-bit cache of %lld tokens (%.0f MiB); no plan is needed",
+                         flags->memory_text, (long long)n_ctx, n_elements * 2 / 1048576.0);
+    if (bits < 1.0)
+        return fail_text("--memory: %s for %lld tokens are %.2f bits an element; no plan is that small",
+                         flags->memory_text, (long long)n_ctx, bits);
+    flags->budgets[0] = bits;
+    flags->n_budgets = 1;
+    if (flags->pick == 0 && isnan(flags->max_kld)) flags->pick = bits;
+    return EXIT_OK;
+}
+
+static int execute(struct tune_flags *flags)
 {
     struct menu *menu = allocate(1, sizeof *menu);
+    menu->max_kld = isnan(flags->max_kld) ? MAX_KLD_DEFAULT : flags->max_kld;
     int code = setup_model(&menu->model, &flags->model, false);
     if (code == EXIT_OK) code = outputs_prepare(flags);
+    if (code == EXIT_OK) code = memory_budget(menu, flags);
     if (code == EXIT_OK) code = search(menu, flags);
     if (code == EXIT_OK) {
         menu->chosen = choose(menu, flags);
@@ -201,7 +253,7 @@ static int execute(const struct tune_flags *flags)
                                      menu_json(menu), "chosen", menu->chosen, "output",
                                      flags->output ? json_string(flags->output) : json_null(), "seconds",
                                      json_number(menu->seconds)));
-    for (size_t i = 0; i < menu->n_points; i++) kvant_plan_close(menu->points[i].plan);
+    kvant_tune_close(menu->found);
     kvant_model_close(menu->model);
     free(menu);
     return code;
@@ -209,22 +261,28 @@ static int execute(const struct tune_flags *flags)
 
 static int run(int argc, char **argv)
 {
-    struct tune_flags f = {.max_kld = 0.005};
+    struct tune_flags f = {.max_kld = NAN, .granularity = "head"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
          "text to tune on; default: text of the model's own making", 0, 0},
         {"--budget", OPTION_TEXT, "B,...", &f.budgets_text,
-         "page bits wanted; default 2.5,2.75,3,3.25,3.5,4,5", 0, 0},
+         "true bits wanted, sinks, tail and tables included;\ndefault 2.5,2.75,3,3.25,3.5,4,5", 0, 0},
+        {"--memory", OPTION_TEXT, "SIZE", &f.memory_text,
+         "a budget: what the cache of -c tokens may take, such as\n512MiB or 2G", 0, 0},
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
          "context that true bits are stated at; 0 = the smaller of\n8192 and the model's (default)", 0, 1e9},
         {"--tokens", OPTION_INT, "N", &f.n_tokens, "tokens of text to use; 0 = 512 (default)", 0, 1e6},
         {"--no-mix", OPTION_FLAG, NULL, &f.no_mix, "no channel classes (x)", 0, 0},
+        {"--granularity", OPTION_CHOICE, "head|layer", &f.granularity,
+         "what gets a recipe of its own: each KV head (default),\nor each layer as in the paper", 0, 0},
+        {"--no-refine", OPTION_FLAG, NULL, &f.no_refine, "no local search after the allocation: faster", 0, 0},
         {"-o, --output", OPTION_NAME, "PLAN", &f.output, "keep one plan as this file", 0, 0},
         {"--max-kld", OPTION_NUMBER, "X", &f.max_kld,
-         "keep the smallest plan with at most this mean KLD;\ndefault 0.005, near what 8-bit caches cost", 0,
-         100},
-        {"--pick", OPTION_NUMBER, "B", &f.pick, "keep the plan nearest to these page bits instead", 0.5, 17},
+         "keep the smallest plan with at most this mean KLD;\ndefault 0.005, near what 8-bit caches cost. Given "
+         "without\n--budget: search for the cheapest such plan, too",
+         0, 100},
+        {"--pick", OPTION_NUMBER, "B", &f.pick, "keep the plan nearest to these true bits instead", 0.5, 17},
         {"--menu-dir", OPTION_NAME, "DIR", &f.menu_folder, "keep every plan of the menu in this folder", 0,
          0},
     };
@@ -235,7 +293,8 @@ static int run(int argc, char **argv)
                  "plan\n"
                  "beside its model, MODEL.kvplan.yaml, is used by every command without being named.",
         .examples = "  kvant tune model.gguf -o model.kvplan.yaml\n"
-                    "  kvant tune model.gguf --text notes.txt --budget 3,3.25 --pick 3 -o model.kvplan.yaml",
+                    "  kvant tune model.gguf --text notes.txt --budget 3,3.25 --pick 3 -o model.kvplan.yaml\n"
+                    "  kvant tune model.gguf --memory 512MiB -c 32768 -o model.kvplan.yaml",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
@@ -244,13 +303,16 @@ static int run(int argc, char **argv)
     int code = setup_model_path(&line, &f.model, 0);
     if (code != EXIT_OK) return code;
     if (f.budgets_text) {
+        if (f.memory_text) return fail_usage("tune", "--budget and --memory: give one of them");
         f.n_budgets = numbers_parse(f.budgets_text, 1, 17, f.budgets, BUDGETS_CAP);
         bool ascending = f.n_budgets > 0;
         for (int i = 1; i < f.n_budgets; i++) ascending = ascending && f.budgets[i] > f.budgets[i - 1];
         if (!ascending)
-            return fail_usage("tune", "--budget: '%s' is not a list of ascending page bits such as 3,3.25,4",
+            return fail_usage("tune", "--budget: '%s' is not a list of ascending true bits such as 3,3.25,4",
                               f.budgets_text);
     }
+    if (f.memory_text && isnan(size_parse(f.memory_text)))
+        return fail_usage("tune", "--memory: '%s' is not a size such as 512MiB or 2G", f.memory_text);
     if (f.n_tokens != 0 && (f.n_tokens < TOKENS_MIN || f.n_tokens > TOKENS_MAX))
         return fail_usage("tune", "--tokens: %lld is not 0 or a number from %d to %d", (long long)f.n_tokens,
                           TOKENS_MIN, TOKENS_MAX);

@@ -213,6 +213,11 @@ void kv_calibration_close(struct kv_calibration *c)
 
 /* ----------------------------------------------------------------------------------------------- apply -- */
 
+static uint16_t center_f16(double mean)
+{
+    return kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, mean)));
+}
+
 /* Mean squared range of the stored key's channels over whole blocks of `group` tokens behind the sinks. */
 static void mean_square_range(const struct kv_calibration *c, int layer, int head,
                               const float *center /* (head_dim) or NULL */, int group, double *out /* (head_dim) */)
@@ -243,18 +248,31 @@ static void mean_square_range(const struct kv_calibration *c, int layer, int hea
     for (int i = 0; i < c->head_dim && n_blocks; i++) out[i] /= (double)n_blocks;
 }
 
+double kv_channel_error(int bits)
+{
+    for (int k = 0; k < KV_N_CLASSES; k++)
+        if (kv_class_bits[k] == bits) return class_error[k];
+    return 0.0;
+}
+
+void kv_calibration_importance(const struct kv_calibration *c, int layer, int head, bool centered, int group,
+                               double *out)
+{
+    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head) * (size_t)c->head_dim;
+    float center[KV_HEAD_DIM_MAX]; /* as a plan holds it */
+    for (int i = 0; centered && i < c->head_dim; i++)
+        center[i] = kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
+    mean_square_range(c, layer, head, centered ? center : NULL, group, out);
+    for (int i = 0; i < c->head_dim; i++) out[i] *= c->query_square[at + (size_t)i];
+}
+
 static void classes_of_head(const struct kv_calibration *c, const struct kvant_plan *plan, int layer,
                             int head, struct kv_channels *out)
 {
     const struct kv_recipe *r = kv_plan_recipe_at(plan, layer, head);
-    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head) * (size_t)c->head_dim;
-    float center[KV_HEAD_DIM_MAX];
     double importance[KV_HEAD_DIM_MAX];
-    for (int i = 0; r->key_centered && i < c->head_dim; i++)
-        center[i] = kv_f16_to_f32(plan->center[at + (size_t)i]);
-    mean_square_range(c, layer, head, r->key_centered ? center : NULL,
-                      r->key_scheme == KV_KEY_C32 ? 32 : BLOCK, importance);
-    for (int i = 0; i < c->head_dim; i++) importance[i] *= c->query_square[at + (size_t)i];
+    kv_calibration_importance(c, layer, head, r->key_centered, r->key_scheme == KV_KEY_C32 ? 32 : BLOCK,
+                              importance);
     kv_channels_allocate(out, importance, c->head_dim, r->key_quarters);
 }
 
@@ -270,7 +288,7 @@ kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_p
         plan->center = kv_alloc(n, sizeof *plan->center);
         if (!plan->center) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan's centres");
         for (size_t i = 0; i < n; i++)
-            plan->center[i] = kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, c->mean[i])));
+            plan->center[i] = center_f16(c->mean[i]);
     }
     if (mixed && !plan->channels) {
         plan->channels = kv_alloc(n_heads, sizeof *plan->channels);

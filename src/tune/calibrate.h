@@ -23,6 +23,11 @@ kvant_status kv_calibration_open(struct kv_calibration *out, const struct kvant_
                                  kvant_progress_fn progress, void *user, struct kvant_error *err);
 void kv_calibration_close(struct kv_calibration *c);
 
+/* Importance of a head's channels, in what an error of one quantization step costs at the scores:
+ * E[q²] · E[range²], the range of stored keys over blocks of `group` tokens. out: (head_dim). */
+void kv_calibration_importance(const struct kv_calibration *c, int layer, int head, bool centered, int group,
+                               double *out);
+
 /* Fills in the tables that the plan's recipes need and that it lacks. */
 kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan,
                                   struct kvant_error *err);
@@ -34,5 +39,8 @@ size_t kv_calibration_tokens_min(int sinks);
  * exactly (dynamic programming), and never more bits. out: order (important channels first within a class)
  * and counts. importance: (head_dim), >= 0. */
 void kv_channels_allocate(struct kv_channels *out, const double *importance, int head_dim, int quarters);
+
+/* Squared error of a channel stored in `bits` (0 2 3 4 8), in units of its squared range, relative to 0 bits. */
+double kv_channel_error(int bits);
 
 #endif

@@ -1,41 +1,35 @@
 /*
- * What the tuner may choose from, and what each choice costs in one layer.
+ * What each choice costs in one KV head: the KLD at the logits with this head's keys (or values) stored so,
+ * and everything else in 16 bits.
  */
 #ifndef KV_TUNE_SENSITIVITY_H
 #define KV_TUNE_SENSITIVITY_H
 
-#include "tune/calibrate.h"
-
-#define KV_SIDE_CHOICES 5 /* of keys, and of values */
-
-/* Progress of a long call that consists of several: units are forward tokens. */
-struct kv_tune_progress {
-    kvant_progress_fn fn; /* or NULL */
-    void *user;
-    int64_t done, total;  /* done: before the current part */
-    int64_t scale;        /* units per step of the current part */
-    const char *what;     /* NULL: what the part itself says    */
-};
-/* A kvant_progress_fn over struct kv_tune_progress. */
-bool kv_tune_progress_step(void *progress, const char *what, int64_t done, int64_t total);
+#include "tune/choices.h"
+#include "tune/measure.h"
 
 struct kv_sensitivity {
-    bool mixed;                                /* which table of keys                                       */
-    double (*key)[KV_SIDE_CHOICES];            /* (n_layer) KLD with this layer's keys so, all else 16 bits */
-    double (*value)[KV_SIDE_CHOICES];          /* (n_layer)                                                 */
+    bool mixed;
+    int n_layer, n_head_kv;
+    int n_choices[KV_SIDES];
+    double *kld[KV_SIDES]; /* (n_layer, n_head_kv, n_choices of the side) */
 };
 
-/* Recipe of key choice i and value choice j. */
-kvant_status kv_sensitivity_recipe(bool mixed, int key, int value, struct kv_recipe *out,
-                                   struct kvant_error *err);
-/* Sequences that kv_sensitivity_open runs over the text, the 16-bit ones included. */
-int kv_sensitivity_sequences(int n_layer);
+/* Plans that kv_sensitivity_open measures. */
+int kv_sensitivity_probes(int n_layer, int n_head_kv, bool mixed);
 
-/* Measures. model: with the arithmetic to be used. */
-kvant_status kv_sensitivity_open(struct kv_sensitivity *out, const struct kvant_model *model,
-                                 const struct kv_calibration *calibration, bool mixed,
-                                 const kvant_token *tokens, size_t n_tokens,
-                                 struct kv_tune_progress *progress, struct kvant_error *err);
+/* Measures the choices that are to be measured; the others follow from them (kv_sensitivity_derive). */
+kvant_status kv_sensitivity_open(struct kv_sensitivity *out, struct kv_measure *measure,
+                                 const struct kv_calibration *calibration, bool mixed, struct kvant_error *err);
 void kv_sensitivity_close(struct kv_sensitivity *s);
+
+static inline double *kv_sensitivity_at(const struct kv_sensitivity *s, enum kv_side side, int layer, int head)
+{
+    return s->kld[side] + ((size_t)layer * (size_t)s->n_head_kv + (size_t)head) * (size_t)s->n_choices[side];
+}
+
+/* Fills in kld of the choices that are not measured, on the straight lines of log KLD over log error through
+ * the measured ones of their kind. error: (n of the list). */
+void kv_sensitivity_derive(const struct kv_choice_list *list, const double *error, double *kld);
 
 #endif

@@ -1,148 +1,162 @@
 /*
  * kvant_tune_run: from a model and some text to a menu of plans.
  *
- *   text ── calibration part ── means, channel importance ── KLD of each (layer, side, choice) alone
- *        │                                                       └─ exact allocation for each budget (errors add up)
- *        └─ held-back part ──── every plan of the menu and the strong uniform recipes measured as a whole
+ *   text ── tuning part ──── means, channel importance ── KLD of each (layer, KV head, side, choice) alone
+ *        │                       └─ exact allocation for each budget (errors add up) ── measured swaps
+ *        └─ held-back part ── every plan of the menu and the strong uniform recipes measured as a whole
  *
  * Never with 8-bit activations: with them the KLD between two nearly equal caches has a floor of .002 to .003
  * (SmolLM2; 16-bit activations and float32: .0006 for k16v4h), above what most single layers cost.
  */
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "tune/allocate.h"
-#include "tune/sensitivity.h"
+#include "tune/menu.h"
+#include "tune/refine.h"
 
 #define TOKENS_DEFAULT 512 /* for calibration and sensitivities                             */
 #define TOKENS_VERIFY 512  /* held back                                                     */
 #define N_CTX_DEFAULT 8192 /* at which true bits are stated                                 */
-#define UNIFORM_MAX 16
-#define BUDGETS_MAX 64
-#define VERIFY_PER_BATCH 15
-#define N_OPTIONS (KV_SIDE_CHOICES * KV_SIDE_CHOICES)
+#define BUDGETS_MAX 32
+#define SINKS 4
 
 static const double budgets_default[] = { 2.5, 2.75, 3, 3.25, 3.5, 4, 5 };
+#define N_BUDGETS_DEFAULT ((int)(sizeof budgets_default / sizeof budgets_default[0]))
 
 static const char *const uniform_mixed[] = { "k2c64xm v2h", "k2.5c64xm v2h", "k3c64xm v2h", "k3c64xm v3h",
                                              "k4c64 v4h",   "k4c64xm v4h",   "k8tm v8",     NULL };
 static const char *const uniform_unmixed[] = { "k2c32m v2h", "k3c64m v2h", "k4c64m v3h", "k4c64 v4h",
                                                "k4c64m v4h", "k8tm v8",    NULL };
 
+struct result { /* what kvant_tune_close frees */
+    struct kvant_tune_result view;
+    struct kv_menu menu;
+    struct kv_sensitivity sensitivity;
+    const char *names[KV_SIDES][KV_CHOICES_MAX];
+};
+
+struct tune {
+    const struct kvant_model *model; /* a view of the caller's, never with 8-bit activations               */
+    const struct kvant_tune_options *opt;
+    const kvant_token *tokens;       /* tuning part first                                                  */
+    size_t n_tuning, n_verify;
+    double budgets[BUDGETS_MAX];
+    int n_budgets;
+    int64_t n_ctx;
+    struct kv_calibration calibration;
+    struct kv_search search;
+    struct kv_measure tuning, verify;
+    struct kv_tune_progress progress;
+    struct result *result;
+};
+
 static const char *const *uniform_of(const struct kvant_tune_options *opt)
 {
     return opt->no_mix ? uniform_unmixed : uniform_mixed;
 }
 
-struct tune {
-    const struct kvant_model *model; /* a view of the caller's, never with 8-bit activations               */
-    const struct kvant_tune_options *opt;
-    const kvant_token *tokens;       /* calibration part first                                              */
-    size_t n_calibration, n_verify;
-    bool own_text;
-    struct kv_calibration calibration;
-    struct kv_sensitivity sensitivity;
-    struct kv_option *options;       /* (n_layer, N_OPTIONS): key choice × values */
-    struct kv_tune_progress progress;
-    int64_t n_ctx;
-    struct kvant_tune_point *points;
-    size_t n_points;
-};
+/* ------------------------------------------------------------------------------------------------ plans -- */
 
-/* ----------------------------------------------------------------------------------------------- plans -- */
-
-/* Bits that a token takes in one KV head under a recipe, from the one place that knows sizes. */
-static kvant_status recipe_cost(const struct tune *t, const struct kv_recipe *recipe, int64_t *cost,
-                                struct kvant_error *err)
+static double true_bits(const struct kvant_plan *plan, int64_t n_ctx)
 {
-    struct kv_plan_dims dims = kv_model_plan_dims(t->model);
-    struct kvant_plan *plan;
     struct kvant_plan_memory memory;
-    KV_TRY(kv_plan_uniform(&plan, &dims, recipe, 0, 0, err));
-    kvant_plan_get_memory(plan, 64, &memory);
-    kvant_plan_close(plan);
-    *cost = llround(memory.page_bits * 2.0 * dims.head_dim);
-    return KVANT_OK;
+    kvant_plan_get_memory(plan, n_ctx, &memory);
+    return memory.true_bits;
 }
 
-static kvant_status set_options(struct tune *t, struct kvant_error *err)
+/* The best plan within so many true bits, NULL if there is none. Sinks, tail, tables and the alignment of
+ * pages have their price: the page budget is lowered until the whole fits. */
+static kvant_status plan_within(const struct tune *t, double bits, int *choice, struct kvant_tune_point *like,
+                                struct kvant_plan **out, struct kvant_error *err)
 {
-    int n_layer = t->model->hp.n_layer;
-    t->options = kv_alloc((size_t)n_layer * N_OPTIONS, sizeof *t->options);
-    if (!t->options) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the options of %d layers", n_layer);
-    for (int key = 0; key < KV_SIDE_CHOICES; key++) {
-        for (int value = 0; value < KV_SIDE_CHOICES; value++) {
-            struct kv_recipe recipe;
-            int64_t cost;
-            KV_TRY(kv_sensitivity_recipe(!t->opt->no_mix, key, value, &recipe, err));
-            KV_TRY(recipe_cost(t, &recipe, &cost, err));
-            for (int layer = 0; layer < n_layer; layer++)
-                t->options[layer * N_OPTIONS + key * KV_SIDE_CHOICES + value] = (struct kv_option){
-                    cost, t->sensitivity.key[layer][key] + t->sensitivity.value[layer][value]
-                };
-        }
+    double page_bits = bits;
+    *out = NULL;
+    for (int i = 0; i < 20; i++) {
+        if (!kv_search_choose(&t->search, page_bits, choice, &like->kld_predicted)) return KVANT_OK;
+        KV_TRY(kv_search_plan(&t->search, choice, out, err));
+        double over = true_bits(*out, t->n_ctx) - bits;
+        if (over <= 0) return KVANT_OK;
+        page_bits -= fmax(over, 1.0 / (double)t->search.bits_per_page_bit);
+        kvant_plan_close(*out);
+        *out = NULL;
     }
     return KVANT_OK;
 }
 
-static bool same_plan(const struct kvant_plan *a, const struct kvant_plan *b)
-{
-    for (size_t i = 0; i < (size_t)a->n_layer * (size_t)a->n_head_kv; i++)
-        if (!kv_recipe_equal(&a->recipe[i], &b->recipe[i])) return false;
-    return true;
-}
-
-/* Calibrates the plan and puts it on the menu, unless it is there already. Owns `plan` from here on. */
-static kvant_status add_point(struct tune *t, struct kvant_plan *plan, double kld_predicted, bool uniform,
+static kvant_status add_named(struct kv_menu *menu, struct kvant_plan *plan, const struct kvant_tune_point *like,
                               struct kvant_error *err)
 {
-    for (size_t i = 0; i < t->n_points; i++) {
-        if (!same_plan(t->points[i].plan, plan)) continue;
-        t->points[i].uniform |= uniform;
-        kvant_plan_close(plan);
-        return KVANT_OK;
-    }
-    t->points[t->n_points++] = (struct kvant_tune_point){ .plan = plan,
-                                                          .kld_predicted = kld_predicted,
-                                                          .uniform = uniform };
-    return kv_calibration_apply(&t->calibration, plan, err);
+    kvant_status status = kv_plan_set_name(plan, NULL, err);
+    if (status == KVANT_OK) return kv_menu_add(menu, plan, like, err);
+    kvant_plan_close(plan);
+    return status;
 }
 
-static kvant_status add_tuned(struct tune *t, const double *budgets, int n_budgets, struct kvant_error *err)
+static kvant_status smallest_plan(const struct tune *t, double *bits, struct kvant_error *err)
 {
-    int n_layer = t->model->hp.n_layer, n_head = t->model->hp.n_head_kv;
-    double bits_per_page_bit = 2.0 * t->model->hp.head_dim *
-                               n_layer; /* a token's bits in one KV head of all layers */
-    struct kv_allocation allocation;
-    KV_TRY(kv_allocation_open(&allocation, t->options, n_layer, N_OPTIONS,
-                              (int64_t)(budgets[n_budgets - 1] * bits_per_page_bit), err));
-    int *choice = kv_alloc((size_t)n_layer, sizeof *choice);
-    kvant_status status = choice ? KVANT_OK : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
-    for (int i = 0; status == KVANT_OK && i < n_budgets; i++) {
-        double kld;
-        struct kvant_plan *plan;
-        if (!kv_allocation_choose(&allocation, (int64_t)(budgets[i] * bits_per_page_bit), choice, &kld))
-            continue;
-        status = kvant_plan_open(&plan, t->model, "f16", err);
-        for (int layer = 0; status == KVANT_OK && layer < n_layer; layer++) {
-            struct kv_recipe recipe;
-            status = kv_sensitivity_recipe(!t->opt->no_mix, choice[layer] / KV_SIDE_CHOICES,
-                                           choice[layer] % KV_SIDE_CHOICES, &recipe, err);
-            for (int head = 0; head < n_head; head++) plan->recipe[layer * n_head + head] = recipe;
-        }
-        if (status != KVANT_OK) {
-            kvant_plan_close(plan);
+    struct kvant_plan *plan;
+    int *choice = kv_alloc((size_t)t->search.n_items, sizeof *choice); /* all at the first and smallest */
+    if (!choice) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
+    kvant_status status = kv_search_plan(&t->search, choice, &plan, err);
+    kv_free(choice);
+    if (status != KVANT_OK) return status;
+    *bits = true_bits(plan, t->n_ctx);
+    kvant_plan_close(plan);
+    return KVANT_OK;
+}
+
+static kvant_status add_budget(struct tune *t, double bits, int *choice, struct kvant_error *err)
+{
+    struct kvant_plan *plan;
+    struct kvant_tune_point like = { .budget = bits, .kld_tuning = NAN, .source = KVANT_TUNE_FROM_KVANT };
+    KV_TRY(plan_within(t, bits, choice, &like, &plan, err));
+    return plan ? add_named(&t->result->menu, plan, &like, err) : KVANT_OK;
+}
+
+/* The plan of a budget again, with the swaps that lower the KLD on the tuning text. */
+static kvant_status add_refined(struct tune *t, double bits, int *choice, struct kv_menu *refined,
+                                struct kvant_error *err)
+{
+    struct kvant_plan *plan;
+    struct kvant_tune_point like = { .budget = bits, .source = KVANT_TUNE_FROM_KVANT };
+    KV_TRY(plan_within(t, bits, choice, &like, &plan, err));
+    if (!plan) return KVANT_OK;
+    kvant_plan_close(plan);
+    KV_TRY(kv_refine(&t->search, &t->tuning, choice, &like.kld_tuning, err));
+    KV_TRY(kv_search_plan(&t->search, choice, &plan, err));
+    return add_named(refined, plan, &like, err);
+}
+
+/* Allocated plans make room for refined ones of the same budget: those are better on the tuning text. */
+static void replace_refined(struct kv_menu *menu, struct kv_menu *refined)
+{
+    for (size_t k = 0; k < refined->n; k++)
+        for (size_t i = 0; i < menu->n; i++) {
+            struct kvant_tune_point *point = &menu->points[i];
+            if (point->source != KVANT_TUNE_FROM_KVANT || point->budget != refined->points[k].budget) continue;
+            struct kvant_tune_point allocated = *point;
+            *point = refined->points[k];
+            refined->points[k] = allocated; /* closed with its menu */
             break;
         }
-        kv_plan_settle(plan);
-        status = add_point(t, plan, kld, false, err);
-        if (status == KVANT_OK) status = kv_plan_set_name(t->points[t->n_points - 1].plan, NULL, err);
+}
+
+static kvant_status refine_budgets(struct tune *t, int *choice, struct kvant_error *err)
+{
+    struct kv_menu refined = { 0 };
+    kvant_status status = KVANT_OK;
+    t->progress.what = "refining plans";
+    int64_t done = t->progress.done, each = kv_measure_tokens(&t->tuning, kv_refine_plans());
+    for (int i = 0; status == KVANT_OK && i < t->n_budgets; i++) {
+        status = add_refined(t, t->budgets[i], choice, &refined, err);
+        t->progress.done = done += each; /* a search that ends early was counted whole */
     }
-    kv_free(choice);
-    kv_allocation_close(&allocation);
+    t->progress.what = "verifying plans";
+    if (status == KVANT_OK)
+        status = kv_menu_measure(&refined, 0, &t->verify, t->n_ctx, t->result->view.own_text, err);
+    if (status == KVANT_OK) replace_refined(&t->result->menu, &refined);
+    kv_menu_close(&refined);
     return status;
 }
 
@@ -150,108 +164,101 @@ static kvant_status add_uniform(struct tune *t, struct kvant_error *err)
 {
     for (const char *const *spec = uniform_of(t->opt); *spec; spec++) {
         struct kvant_plan *plan;
+        struct kvant_tune_point like = { .budget = NAN, .kld_predicted = NAN, .kld_tuning = NAN,
+                                         .source = KVANT_TUNE_FROM_UNIFORM };
         KV_TRY(kvant_plan_open(&plan, t->model, *spec, err));
-        KV_TRY(add_point(t, plan, NAN, true, err));
-    }
-    return KVANT_OK;
-}
-
-/* ---------------------------------------------------------------------------------------------- verify -- */
-
-static void record(const struct tune *t, struct kvant_tune_point *point)
-{
-    struct kvant_plan *plan = point->plan;
-    struct kvant_plan_memory memory;
-    kvant_plan_get_memory(plan, t->n_ctx, &memory);
-    point->measured.page_bits = memory.page_bits;
-    point->measured.true_bits = memory.true_bits;
-    point->measured.bytes_per_token = memory.bytes_per_token;
-    const struct kvant_eval_result *r = &point->measured;
-    plan->measured = (struct kv_plan_measured){ r->page_bits, r->true_bits, (double)t->n_ctx,
-                                                r->kld_mean,  r->kld_p999,  r->same_top_p,
-                                                r->ppl_ratio, "",           "kvant " KVANT_VERSION };
-    snprintf(plan->measured.text, sizeof plan->measured.text, "%s, %zu tokens",
-             t->own_text ? "the model's own" : "given", t->n_verify);
-}
-
-static kvant_status verify(struct tune *t, struct kvant_error *err)
-{
-    const struct kvant_plan *plans[VERIFY_PER_BATCH];
-    struct kvant_eval_result results[VERIFY_PER_BATCH];
-    struct kvant_eval_options opt = KVANT_EVAL_OPTIONS_INIT;
-    opt.n_ctx = (int64_t)t->n_verify;
-    opt.progress = kv_tune_progress_step;
-    opt.user = &t->progress;
-    t->progress.what = "verifying plans";
-    for (size_t first = 0; first < t->n_points; first += VERIFY_PER_BATCH) {
-        int n = t->n_points - first < VERIFY_PER_BATCH ? (int)(t->n_points - first) : VERIFY_PER_BATCH;
-        for (int i = 0; i < n; i++) plans[i] = t->points[first + (size_t)i].plan;
-        t->progress.scale = n + 1;
-        KV_TRY(kvant_eval_run(t->model, plans, n, t->tokens + t->n_calibration, t->n_verify, &opt, results,
-                              NULL, err));
-        t->progress.done += (int64_t)t->n_verify * (n + 1);
-        for (int i = 0; i < n; i++) {
-            t->points[first + (size_t)i].measured = results[i];
-            record(t, &t->points[first + (size_t)i]);
+        kvant_status status = kv_calibration_apply(&t->calibration, plan, err);
+        if (status != KVANT_OK) {
+            kvant_plan_close(plan);
+            return status;
         }
+        KV_TRY(kv_menu_add(&t->result->menu, plan, &like, err));
     }
     return KVANT_OK;
 }
 
-static int compare_points(const void *a, const void *b)
-{
-    const struct kvant_tune_point *p = a, *q = b;
-    if (p->measured.true_bits != q->measured.true_bits)
-        return p->measured.true_bits < q->measured.true_bits ? -1 : 1;
-    return (p->measured.kld_mean > q->measured.kld_mean) - (p->measured.kld_mean < q->measured.kld_mean);
-}
+/* ----------------------------------------------------------------------------------------------- bounds -- */
 
-/* In ascending order of size a point is dominated when one before it is no worse. */
-static void mark_dominated(struct kvant_tune_point *points, size_t n)
+#define BOUND_GRID KV_MEASURE_BATCH
+
+/* The cheapest plan with at most max_kld on the held-back text: two rounds of a grid over budgets, the second
+ * between the last that is too far and the first that is close enough. */
+static kvant_status add_bound(struct tune *t, int *choice, struct kvant_error *err)
 {
-    double best = INFINITY;
-    for (size_t i = 0; i < n; i++) {
-        points[i].dominated = i > 0 && points[i].measured.kld_mean >= best;
-        best = fmin(best, points[i].measured.kld_mean);
+    double low = t->result->view.smallest_bits, high = 16.0;
+    kvant_status status = KVANT_OK;
+    t->progress.what = "finding the cheapest plan";
+    for (int round = 0; status == KVANT_OK && round < 2; round++) {
+        struct kv_menu grid = { 0 };
+        double step = (high - low) / (BOUND_GRID - 1), first = low;
+        for (int i = 0; status == KVANT_OK && i < BOUND_GRID; i++) {
+            struct kvant_plan *plan;
+            struct kvant_tune_point like = { .budget = first + step * i, .kld_tuning = NAN,
+                                             .source = KVANT_TUNE_FROM_KVANT };
+            status = plan_within(t, like.budget, choice, &like, &plan, err);
+            if (status == KVANT_OK && plan) status = add_named(&grid, plan, &like, err);
+        }
+        if (status == KVANT_OK)
+            status = kv_menu_measure(&grid, 0, &t->verify, t->n_ctx, t->result->view.own_text, err);
+        for (size_t i = 0; status == KVANT_OK && i < grid.n; i++) {
+            if (grid.points[i].measured.kld_mean > t->opt->max_kld) {
+                low = grid.points[i].budget;
+                continue;
+            }
+            high = grid.points[i].budget;
+            if (round == 1) {
+                struct kvant_tune_point point = grid.points[i];
+                grid.points[i].plan = NULL;
+                status = kv_menu_add(&t->result->menu, point.plan, &point, err);
+            }
+            break;
+        }
+        kv_menu_close(&grid);
     }
+    return status;
 }
 
 /* ------------------------------------------------------------------------------------------------- run -- */
 
-/* The calibration part is at most half of the text. */
-static void split_text(struct tune *t, size_t n_tokens, size_t n_calibration)
+/* The tuning part is at most half of the text. */
+static void split_text(struct tune *t, size_t n_tokens, size_t n_tuning)
 {
-    t->n_calibration = n_tokens >= 2 * n_calibration ? n_calibration : n_tokens / 2;
-    t->n_verify = n_tokens - t->n_calibration < TOKENS_VERIFY ? n_tokens - t->n_calibration : TOKENS_VERIFY;
+    t->n_tuning = n_tokens >= 2 * n_tuning ? n_tuning : n_tokens / 2;
+    t->n_verify = n_tokens - t->n_tuning < TOKENS_VERIFY ? n_tokens - t->n_tuning : TOKENS_VERIFY;
 }
 
-/* All forward tokens, before the first one is run. Uniform recipes that the search finds too are counted
- * twice. */
-static int64_t planned_tokens(const struct tune *t, int n_budgets)
+/* All forward tokens, before the first one is run. */
+static int64_t planned_tokens(const struct tune *t)
 {
-    int64_t n_uniform = 0;
-    for (const char *const *spec = uniform_of(t->opt); *spec; spec++) n_uniform++;
-    return (int64_t)t->n_calibration * (1 + kv_sensitivity_sequences(t->model->hp.n_layer)) +
-           (int64_t)t->n_verify * (n_budgets + n_uniform + 1);
+    int n_plans = t->n_budgets, n_probes = kv_sensitivity_probes(t->model->hp.n_layer, t->model->hp.n_head_kv,
+                                                                 !t->opt->no_mix);
+    const struct kv_measure tuning = { .n_tokens = t->n_tuning }, verify = { .n_tokens = t->n_verify };
+    for (const char *const *spec = uniform_of(t->opt); *spec; spec++) n_plans++;
+    return (int64_t)t->n_tuning + kv_measure_tokens(&tuning, n_probes) +
+           (t->opt->no_refine ? 0
+                              : t->n_budgets * kv_measure_tokens(&tuning, kv_refine_plans()) +
+                                    kv_measure_tokens(&verify, t->n_budgets)) +
+           (t->opt->max_kld > 0 ? kv_measure_tokens(&verify, 2 * BOUND_GRID) : 0) +
+           kv_measure_tokens(&verify, n_plans);
 }
 
 /* Splits the text, or lets the model write one. *own is to be freed. */
-static kvant_status prepare_text(struct tune *t, const kvant_token *tokens, size_t n_tokens, int n_budgets,
-                                 kvant_token **own, struct kvant_error *err)
+static kvant_status prepare_text(struct tune *t, const kvant_token *tokens, size_t n_tokens, kvant_token **own,
+                                 struct kvant_error *err)
 {
-    size_t n_calibration = t->opt->n_tokens ? (size_t)t->opt->n_tokens : TOKENS_DEFAULT,
-           n_wanted = n_calibration + TOKENS_VERIFY;
-    size_t n_least = 2 * kv_calibration_tokens_min(4);
+    size_t n_tuning = t->opt->n_tokens ? (size_t)t->opt->n_tokens : TOKENS_DEFAULT,
+           n_wanted = n_tuning + TOKENS_VERIFY;
+    size_t n_least = 2 * kv_calibration_tokens_min(SINKS);
     if (tokens && n_tokens < n_least)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "the text has %zu tokens; tuning needs at least %zu, better %zu",
                 n_tokens, n_least, n_wanted);
     t->tokens = tokens;
-    split_text(t, tokens ? n_tokens : n_wanted, n_calibration);
-    t->progress.total = (tokens ? 0 : (int64_t)n_wanted) + planned_tokens(t, n_budgets);
+    split_text(t, tokens ? n_tokens : n_wanted, n_tuning);
+    t->progress.total = (tokens ? 0 : (int64_t)n_wanted) + planned_tokens(t);
     if (tokens) return KVANT_OK;
 
     t->tokens = *own = kv_alloc(n_wanted, sizeof **own);
-    t->own_text = true;
+    t->result->view.own_text = true;
     if (!*own) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu tokens of text", n_wanted);
     KV_TRY(kvant_tune_text(t->model, n_wanted, *own, n_wanted, &n_tokens, kv_tune_progress_step, &t->progress,
                            err));
@@ -259,7 +266,7 @@ static kvant_status prepare_text(struct tune *t, const kvant_token *tokens, size
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "the model stopped after %zu tokens of its own text; give a text of at least %zu tokens",
                 n_tokens, n_least);
-    split_text(t, n_tokens, n_calibration);
+    split_text(t, n_tokens, n_tuning);
     t->progress.done += (int64_t)n_wanted;
     return KVANT_OK;
 }
@@ -274,70 +281,144 @@ static kvant_status check_options(const struct kvant_tune_options *opt, struct k
                 BUDGETS_MAX);
     for (int i = 0; i < opt->n_budgets; i++) {
         if (!(opt->budgets[i] >= 1.0 && opt->budgets[i] <= 32.0))
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "a budget of %g page bits: 1 to 32", opt->budgets[i]);
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "a budget of %g true bits: 1 to 32", opt->budgets[i]);
         if (i && !(opt->budgets[i] > opt->budgets[i - 1]))
             KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "budgets must ascend");
     }
     if (opt->n_tokens < 0 || opt->n_tokens > 65536 ||
-        (opt->n_tokens && (size_t)opt->n_tokens < kv_calibration_tokens_min(4)))
+        (opt->n_tokens && (size_t)opt->n_tokens < kv_calibration_tokens_min(SINKS)))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_tokens %lld: %zu to 65536, or 0", (long long)opt->n_tokens,
-                kv_calibration_tokens_min(4));
+                kv_calibration_tokens_min(SINKS));
     if (opt->n_ctx < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_ctx %lld: 0 or more", (long long)opt->n_ctx);
+    if (!(opt->max_kld >= 0)) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "max_kld %g: 0 or more", opt->max_kld);
     return KVANT_OK;
 }
 
-static kvant_status run(struct tune *t, const double *budgets, int n_budgets, struct kvant_error *err)
+/* The budgets asked for must be possible; of the default ones those that are count. */
+static kvant_status settle_budgets(struct tune *t, struct kvant_error *err)
+{
+    double smallest = 0.0;
+    KV_TRY(smallest_plan(t, &smallest, err));
+    t->result->view.smallest_bits = smallest;
+    if (t->opt->n_budgets && t->budgets[0] < smallest)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, 0,
+                "a budget of %g true bits at %lld tokens: the smallest plan has %.3f (sinks, tail and tables "
+                "included)",
+                t->budgets[0], (long long)t->n_ctx, smallest);
+    int n = 0;
+    for (int i = 0; i < t->n_budgets; i++)
+        if (t->budgets[i] >= smallest) t->budgets[n++] = t->budgets[i];
+    t->n_budgets = n;
+    return KVANT_OK;
+}
+
+/* Plans first as they are allocated, so that a search that is stopped while refining has a menu. */
+static kvant_status make_menu(struct tune *t, int *choice, struct kvant_error *err)
+{
+    for (int i = 0; i < t->n_budgets; i++) KV_TRY(add_budget(t, t->budgets[i], choice, err));
+    KV_TRY(add_uniform(t, err));
+    t->progress.what = "verifying plans";
+    KV_TRY(kv_menu_measure(&t->result->menu, 0, &t->verify, t->n_ctx, t->result->view.own_text, err));
+    if (t->opt->max_kld > 0) KV_TRY(add_bound(t, choice, err));
+    return t->opt->no_refine ? KVANT_OK : refine_budgets(t, choice, err);
+}
+
+static kvant_status find_plans(struct tune *t, struct kvant_error *err)
 {
     t->progress.scale = 1;
-    KV_TRY(kv_calibration_open(&t->calibration, t->model, t->tokens, t->n_calibration, 4,
+    KV_TRY(kv_calibration_open(&t->calibration, t->model, t->tokens, t->n_tuning, SINKS,
                                kv_tune_progress_step, &t->progress, err));
-    t->progress.done += (int64_t)t->n_calibration;
-    KV_TRY(kv_sensitivity_open(&t->sensitivity, t->model, &t->calibration, !t->opt->no_mix, t->tokens,
-                               t->n_calibration, &t->progress, err));
-    KV_TRY(set_options(t, err));
-    KV_TRY(add_tuned(t, budgets, n_budgets, err));
-    KV_TRY(add_uniform(t, err));
-    KV_TRY(verify(t, err));
-    qsort(t->points, t->n_points, sizeof *t->points, compare_points);
-    mark_dominated(t->points, t->n_points);
+    t->progress.done += (int64_t)t->n_tuning;
+    t->tuning = (struct kv_measure){ t->model, t->tokens, t->n_tuning, t->calibration.chunk_tokens, &t->progress,
+                                     0 };
+    t->verify = (struct kv_measure){ t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify,
+                                     &t->progress, 0 };
+    KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix, err));
+    KV_TRY(kv_search_open(&t->search, t->model, &t->calibration, &t->result->sensitivity, t->opt->by_layer, 16.0,
+                          err));
+    KV_TRY(settle_budgets(t, err));
+    int *choice = kv_alloc((size_t)t->search.n_items, sizeof *choice);
+    if (!choice) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
+    kvant_status status = make_menu(t, choice, err);
+    kv_free(choice);
+    return status;
+}
+
+/* What was found when the search was stopped: measured on the held-back text, or there is nothing to show. */
+static kvant_status stop_early(struct tune *t, kvant_status status)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < t->result->menu.n; i++) n += t->result->menu.points[i].measured.n_scored > 0;
+    if (status != KVANT_ERR_CANCELLED || n == 0) return status;
+    t->result->view.interrupted = true;
     return KVANT_OK;
+}
+
+static struct kvant_tune_heads heads_of(struct result *r, enum kv_side side)
+{
+    const struct kv_choice_list *list = kv_choices(r->sensitivity.mixed, side);
+    for (int i = 0; i < list->n; i++) r->names[side][i] = list->choice[i].text;
+    return (struct kvant_tune_heads){ r->sensitivity.n_layer, r->sensitivity.n_head_kv, list->n, r->names[side],
+                                      r->sensitivity.kld[side] };
+}
+
+static void set_view(struct tune *t)
+{
+    struct result *r = t->result;
+    kv_menu_finish(&r->menu);
+    r->view.points = r->menu.points;
+    r->view.n_points = r->menu.n;
+    r->view.keys = heads_of(r, KV_SIDE_KEY);
+    r->view.values = heads_of(r, KV_SIDE_VALUE);
+    r->view.n_ctx = t->n_ctx;
+    r->view.n_tokens = (int64_t)t->n_tuning;
+    r->view.n_tokens_verify = (int64_t)t->n_verify;
+    r->view.n_measured = t->tuning.n_measured + t->verify.n_measured;
+}
+
+void kvant_tune_close(struct kvant_tune_result *result)
+{
+    struct result *r = (struct result *)result; /* its first member */
+    if (!r) return;
+    kv_menu_close(&r->menu);
+    kv_sensitivity_close(&r->sensitivity);
+    kv_free(r);
 }
 
 kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *tokens, size_t n_tokens,
-                            const struct kvant_tune_options *options, struct kvant_tune_point *points,
-                            size_t cap, size_t *n_out, struct kvant_error *err)
+                            const struct kvant_tune_options *options, struct kvant_tune_result **out,
+                            struct kvant_error *err)
 {
     static const struct kvant_tune_options defaults = KVANT_TUNE_OPTIONS_INIT;
     const struct kvant_tune_options *opt = options ? options : &defaults;
-    *n_out = 0;
+    *out = NULL;
     KV_TRY(check_options(opt, err));
     if (model->vocab_only)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "the model was opened for its vocabulary only; it cannot be tuned");
-    const double *budgets = opt->n_budgets ? opt->budgets : budgets_default;
-    int n_budgets = opt->n_budgets ? opt->n_budgets
-                                   : (int)(sizeof budgets_default / sizeof budgets_default[0]);
-    if (cap < (size_t)n_budgets + UNIFORM_MAX) {
-        *n_out = (size_t)n_budgets + UNIFORM_MAX;
-        KV_FAIL(err, KVANT_ERR_SPACE, -1, "up to %zu plans are made, there is room for %zu", *n_out, cap);
-    }
-
     struct kvant_model exact = *model; /* borrows everything */
     if (exact.act == KVANT_ACT_INT8) exact.act = KVANT_ACT_INT16;
-    struct tune t = { .model = &exact, .opt = opt, .points = points };
+    struct tune t = { .model = &exact, .opt = opt };
+    t.n_budgets = opt->n_budgets ? opt->n_budgets : N_BUDGETS_DEFAULT;
+    memcpy(t.budgets, opt->n_budgets ? opt->budgets : budgets_default, (size_t)t.n_budgets * sizeof t.budgets[0]);
     t.n_ctx = opt->n_ctx                              ? opt->n_ctx
               : N_CTX_DEFAULT < model->hp.n_ctx_train ? N_CTX_DEFAULT
                                                       : model->hp.n_ctx_train;
     t.progress = (struct kv_tune_progress){ opt->progress, opt->user, 0, 0, 1, NULL };
+    t.result = kv_alloc(1, sizeof *t.result);
+    if (!t.result) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a search");
 
     kvant_token *own = NULL;
-    kvant_status status = prepare_text(&t, tokens, n_tokens, n_budgets, &own, err);
-    if (status == KVANT_OK) status = run(&t, budgets, n_budgets, err);
-    for (size_t i = 0; status != KVANT_OK && i < t.n_points; i++) kvant_plan_close(points[i].plan);
-    if (status == KVANT_OK) *n_out = t.n_points;
+    kvant_status status = prepare_text(&t, tokens, n_tokens, &own, err);
+    if (status == KVANT_OK) status = stop_early(&t, find_plans(&t, err));
+    if (status == KVANT_OK) {
+        set_view(&t);
+        *out = &t.result->view;
+    } else {
+        kvant_tune_close(&t.result->view);
+    }
+    kv_search_close(&t.search);
     kv_calibration_close(&t.calibration);
-    kv_sensitivity_close(&t.sensitivity);
-    kv_free(t.options);
     kv_free(own);
     return status;
 }

@@ -67,6 +67,15 @@ static void random_tokens(kvant_token *tokens, int n)
     }
 }
 
+static struct kvant_tune_result *tune(const struct kvant_model *model, const kvant_token *tokens, size_t n,
+                                      const struct kvant_tune_options *opt)
+{
+    struct kvant_error err = { 0 };
+    struct kvant_tune_result *result;
+    if (kvant_tune_run(model, tokens, n, opt, &result, &err) != KVANT_OK) fail_msg("%s", err.message);
+    return result;
+}
+
 static void tuning_ends_with_a_menu(void **state)
 {
     (void)state;
@@ -74,45 +83,155 @@ static void tuning_ends_with_a_menu(void **state)
     struct kvant_error err = { 0 };
     kvant_token tokens[400];
     random_tokens(tokens, 400);
-    for (int no_mix = 0; no_mix < 2; no_mix++) {
+    struct kvant_tune_result *r;
+    for (int variant = 0; variant < 4; variant++) {
         struct watch watch = { 0, 0, 0, 0 };
         struct kvant_tune_options opt = KVANT_TUNE_OPTIONS_INIT;
-        const double budgets[] = { 3, 4, 8 };
+        const double budgets[] = { 4.5, 5.5, 8 };
         opt.budgets = budgets;
         opt.n_budgets = 3;
+        opt.n_ctx = 4096;
         opt.n_tokens = 128;
-        opt.no_mix = no_mix;
+        opt.no_mix = variant == 1;
+        opt.by_layer = variant == 2;
+        opt.no_refine = variant == 3;
         opt.progress = watch_progress;
         opt.user = &watch;
-        struct kvant_tune_point points[32];
-        size_t n;
-        assert_int_equal(kvant_tune_run(model, tokens, 400, &opt, points, 3, &n, &err), KVANT_ERR_SPACE);
-        assert_int_equal(n, 19);
-        if (kvant_tune_run(model, tokens, 400, &opt, points, 32, &n, &err) != KVANT_OK) fail_msg("%s", err.message);
-        assert_true(n >= 5 && n <= 19);
+        r = tune(model, tokens, 400, &opt);
+        assert_true(r->n_points >= 6 && r->n_points <= 10);
         int n_tuned = 0;
         double best = INFINITY;
-        for (size_t i = 0; i < n; i++) {
-            const struct kvant_tune_point *p = &points[i];
+        for (size_t i = 0; i < r->n_points; i++) {
+            const struct kvant_tune_point *p = &r->points[i];
             assert_false(kvant_plan_needs_calibration(p->plan));
             assert_true(isfinite(p->measured.kld_mean) && p->measured.n_scored == 271);
-            if (i) assert_true(p->measured.true_bits >= points[i - 1].measured.true_bits);
+            if (i) assert_true(p->measured.true_bits >= r->points[i - 1].measured.true_bits);
             assert_true(p->dominated == (i > 0 && p->measured.kld_mean >= best));
             best = fmin(best, p->measured.kld_mean);
-            if (!p->uniform) assert_true(isfinite(p->kld_predicted) && p->measured.page_bits <= 8);
-            n_tuned += isfinite(p->kld_predicted);
-            kvant_plan_close(points[i].plan);
+            if (p->source == KVANT_TUNE_FROM_UNIFORM) continue;
+            n_tuned++;
+            assert_true(isfinite(p->kld_predicted) && p->measured.true_bits <= p->budget);
+            assert_true(p->measured.true_bits > p->budget - 0.5);
+            assert_true(opt.no_refine == isnan(p->kld_tuning));
+            struct kvant_plan_memory memory;
+            kvant_plan_get_memory(p->plan, 4096, &memory);
+            assert_true(memory.true_bits == p->measured.true_bits);
         }
-        assert_true(n_tuned >= 1);
+        assert_int_equal(n_tuned, 3);
+        assert_int_equal(r->keys.n_layer, 2);
+        for (int i = 0; i < 4 * r->keys.n_choices; i++) assert_true(r->keys.kld[i] > 0 && isfinite(r->keys.kld[i]));
         assert_true(watch.n_calls > 0 && watch.total > 0);
+        kvant_tune_close(r);
 
         watch = (struct watch){ 0, 0, 0, 3 };
-        assert_int_equal(kvant_tune_run(model, tokens, 400, &opt, points, 32, &n, &err), KVANT_ERR_CANCELLED);
-        assert_int_equal(n, 0);
+        assert_int_equal(kvant_tune_run(model, tokens, 400, &opt, &r, &err), KVANT_ERR_CANCELLED);
+        assert_null(r);
     }
-    struct kvant_tune_point points[32];
-    size_t n;
-    assert_int_equal(kvant_tune_run(model, tokens, 60, NULL, points, 32, &n, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_tune_run(model, tokens, 60, NULL, &r, &err), KVANT_ERR_ARGUMENT);
+    struct kvant_tune_options low = KVANT_TUNE_OPTIONS_INIT;
+    low.budgets = (const double[]){ 1.2 };
+    low.n_budgets = 1;
+    assert_int_equal(kvant_tune_run(model, tokens, 400, &low, &r, &err), KVANT_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "the smallest plan has"));
+    kvant_model_close(model);
+}
+
+/* Stopped at any call of progress: nothing, or a menu of measured plans. */
+static void a_search_that_is_stopped_shows_what_it_has(void **state)
+{
+    (void)state;
+    struct kvant_model *model = open_tiny();
+    kvant_token tokens[300];
+    random_tokens(tokens, 300);
+    struct kvant_tune_options opt = KVANT_TUNE_OPTIONS_INIT;
+    opt.budgets = (const double[]){ 4.5, 6 };
+    opt.n_budgets = 2;
+    opt.n_ctx = 4096;
+    opt.n_tokens = 128;
+    opt.progress = watch_progress;
+    int n_menus = 0, n_nothing = 0;
+    for (int stop = 1;; stop += 1 + stop / 4) {
+        struct watch watch = { 0, 0, 0, stop };
+        struct kvant_tune_result *r;
+        struct kvant_error err = { 0 };
+        opt.user = &watch;
+        kvant_status status = kvant_tune_run(model, tokens, 300, &opt, &r, &err);
+        if (status == KVANT_OK && !r->interrupted) {
+            kvant_tune_close(r);
+            break;
+        }
+        if (status == KVANT_OK) {
+            n_menus++;
+            assert_true(r->n_points >= 2);
+            for (size_t i = 0; i < r->n_points; i++) assert_true(r->points[i].measured.n_scored > 0);
+            kvant_tune_close(r);
+        } else {
+            n_nothing++;
+            assert_int_equal(status, KVANT_ERR_CANCELLED);
+            assert_null(r);
+        }
+    }
+    assert_true(n_menus > 0 && n_nothing > 0);
+    kvant_model_close(model);
+}
+
+static void a_bound_on_the_kld_is_kept(void **state)
+{
+    (void)state;
+    struct kvant_model *model = open_tiny();
+    kvant_token tokens[400];
+    random_tokens(tokens, 400);
+    struct kvant_tune_options opt = KVANT_TUNE_OPTIONS_INIT;
+    opt.n_ctx = 4096;
+    opt.n_tokens = 128;
+    opt.no_refine = true;
+    struct kvant_tune_result *r = tune(model, tokens, 400, &opt);
+    double middle = r->points[r->n_points / 2].measured.kld_mean;
+    kvant_tune_close(r);
+    opt.max_kld = middle;
+    r = tune(model, tokens, 400, &opt);
+    double bits = INFINITY;
+    for (size_t i = 0; i < r->n_points; i++) {
+        const struct kvant_tune_point *p = &r->points[i];
+        if (p->source == KVANT_TUNE_FROM_KVANT && p->measured.kld_mean <= middle) bits = fmin(bits, p->measured.true_bits);
+    }
+    assert_true(isfinite(bits));
+    kvant_tune_close(r);
+    kvant_model_close(model);
+}
+
+static bool take_logits(void *user, const float *logits, int n_rows, int n_vocab)
+{
+    (void)user, (void)logits, (void)n_rows, (void)n_vocab;
+    return true;
+}
+
+/* Plans that share layers share their work; a reader of logits switches that off, and the numbers stay. */
+static void sharing_layers_changes_no_number(void **state)
+{
+    (void)state;
+    struct kvant_model *model = open_tiny();
+    struct kvant_error err = { 0 };
+    kvant_token tokens[300];
+    random_tokens(tokens, 300);
+    static const char *const specs[] = { "0:k16v16,1:k2c64v2h", "0:k3c64v4h,1:k2c64v2h", "0:k3c64v4h,1:k4c64v3h",
+                                         "0:k3c64v4h,1:k4c64v3h", "f16", "0:k3c32v4h,1:k4c64v3h" };
+    enum { N = sizeof specs / sizeof specs[0] };
+    struct kvant_plan *plans[N];
+    struct kvant_eval_result shared[N], apart[N];
+    for (int i = 0; i < N; i++)
+        if (kvant_plan_open(&plans[i], model, specs[i], &err) != KVANT_OK) fail_msg("%s", err.message);
+    struct kvant_eval_options opt = KVANT_EVAL_OPTIONS_INIT;
+    opt.n_ctx = 130;
+    const struct kvant_plan *const *list = (const struct kvant_plan *const *)plans;
+    assert_int_equal(kvant_eval_run(model, list, N, tokens, 300, &opt, shared, NULL, &err), KVANT_OK);
+    opt.on_logits = take_logits;
+    assert_int_equal(kvant_eval_run(model, list, N, tokens, 300, &opt, apart, NULL, &err), KVANT_OK);
+    for (int i = 0; i < N; i++) {
+        assert_memory_equal(&shared[i], &apart[i], sizeof shared[i]);
+        kvant_plan_close(plans[i]);
+    }
+    assert_true(shared[0].kld_mean > 0 && shared[4].kld_mean == 0);
     kvant_model_close(model);
 }
 
@@ -206,6 +325,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tuning_ends_with_a_menu),
+        cmocka_unit_test(a_search_that_is_stopped_shows_what_it_has),
+        cmocka_unit_test(a_bound_on_the_kld_is_kept),
+        cmocka_unit_test(sharing_layers_changes_no_number),
         cmocka_unit_test(evaluation_does_not_depend_on_its_company),
         cmocka_unit_test(own_text_is_deterministic_and_has_the_wanted_length),
         cmocka_unit_test(caches_of_smollm2_are_as_far_as_simulated),
