@@ -18,8 +18,8 @@ double kv_random_unit(struct kv_random *r)
     return (double)((r->state * 0x2545f4914f6cdd1du) >> 11) * 0x1p-53;
 }
 
-/* Below n also after rounding: the largest product, n - n·2^-53, lies at least half a step of the doubles below
- * n, and where it is exactly half (n a power of two) it is itself a double. */
+/* Below n also after rounding: the largest product, n - n·2^-53, lies at least half a step of the doubles
+ * below n, and where it is exactly half (n a power of two) it is itself a double. */
 int kv_random_below(struct kv_random *r, int n)
 {
     return (int)(kv_random_unit(r) * (double)n);

@@ -18,7 +18,8 @@ struct clustering {
 static double distance(const struct clustering *c, int a, int b)
 {
     if (c->candidates[a] != c->candidates[b]) return INFINITY;
-    const double *x = c->error + (size_t)a * (size_t)c->n_pairs, *y = c->error + (size_t)b * (size_t)c->n_pairs;
+    const double *x = c->error + (size_t)a * (size_t)c->n_pairs,
+                 *y = c->error + (size_t)b * (size_t)c->n_pairs;
     double square = 0.0;
     for (int i = 0; i < c->n_pairs; i++)
         if (c->candidates[a] >> i & 1) square += (x[i] - y[i]) * (x[i] - y[i]);
@@ -86,11 +87,18 @@ kvant_status kv_cluster(struct kv_groups *out, int n_layer, int n_pairs, const k
 {
     *out = (struct kv_groups){ 0 };
     if (n_layer < 1 || !(eps >= 0.0) || !isfinite(eps) || min_points < 1)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "clustering %d layers with eps %g and min_points %d", n_layer, eps,
-                min_points);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "clustering %d layers with eps %g and min_points %d", n_layer,
+                eps, min_points);
     size_t n = (size_t)n_layer;
-    struct clustering c = { n_layer, n_pairs, min_points, candidates, error, eps, kv_alloc(n, sizeof *c.core),
-                            kv_alloc(n, sizeof *c.label), kv_alloc(n, sizeof *c.queue) };
+    struct clustering c = { n_layer,
+                            n_pairs,
+                            min_points,
+                            candidates,
+                            error,
+                            eps,
+                            kv_alloc(n, sizeof *c.core),
+                            kv_alloc(n, sizeof *c.label),
+                            kv_alloc(n, sizeof *c.queue) };
     kvant_status status = KVANT_OK;
     if (!c.core || !c.label || !c.queue)
         status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for clustering %d layers", n_layer);

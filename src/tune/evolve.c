@@ -6,12 +6,13 @@
 #include "base/memory.h"
 #include "tune/evolve_search.h"
 
-/* Optuna's operators: uniform crossover with probability .9, each gene mutated with probability 1 / n_genes. Optuna
- * draws a mutated gene anew; choices are ordered by bits here, so that every second one moves to a neighbouring choice
- * instead. Hypervolume of two runs of 200 trials (limits 4 and 6; 20 problems of 6 groups of 5 candidates, errors that
- * add up; share of the exhaustive front below 6 bits): NSGA-II .949 -> .956, MOEA/D .980 -> .986. */
-#define CROSSOVER 0.9
-#define STEP 0.5
+/* Optuna's operators: uniform crossover with probability .9, each gene mutated with probability 1 /
+ * n_genes. Optuna draws a mutated gene anew; choices are ordered by bits here, so that every second one
+ * moves to a neighbouring choice instead. Hypervolume of two runs of 200 trials (limits 4 and 6; 20
+ * problems of 6 groups of 5 candidates, errors that add up; share of the exhaustive front below 6 bits):
+ * NSGA-II .949 -> .956, MOEA/D .980 -> .986. */
+#define CROSSOVER      0.9
+#define STEP           0.5
 #define BREED_ATTEMPTS 16 /* before a genome that the run has had gives way to a random one */
 
 const char *kv_evolve_method_name(enum kv_evolve_method method)
@@ -92,10 +93,11 @@ void kv_search_propose_child(struct kv_search *s, kv_parents_fn parents, void *u
 struct kv_scored kv_search_scored(const struct kv_search *s, int trial)
 {
     struct kv_objectives o = s->archive->objectives[s->trials[trial]];
-    return (struct kv_scored){ .error = o.error,
-                               .bits = o.bits,
-                               .violation = fmax(o.bits - s->opt->bits_limit, -1.0), /* finite without a limit */
-                               .tag = trial };
+    return (
+        struct kv_scored){ .error = o.error,
+                           .bits = o.bits,
+                           .violation = fmax(o.bits - s->opt->bits_limit, -1.0), /* finite without a limit */
+                           .tag = trial };
 }
 
 int kv_search_batch(const struct kv_search *s)
@@ -131,7 +133,8 @@ static kvant_status check_options(const struct kv_evolve_options *opt, const str
                                   struct kvant_error *err)
 {
     if (opt->method != KV_EVOLVE_NSGA2 && opt->method != KV_EVOLVE_MOEAD)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "search method %d is neither NSGA-II nor MOEA/D", (int)opt->method);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "search method %d is neither NSGA-II nor MOEA/D",
+                (int)opt->method);
     if (opt->n_genes < 1 || opt->n_genes != archive->genomes.n_genes)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%d genes, the archive has %d", opt->n_genes,
                 archive->genomes.n_genes);
@@ -139,7 +142,8 @@ static kvant_status check_options(const struct kv_evolve_options *opt, const str
         if (opt->n_choices[i] < 1 || opt->n_choices[i] > 256)
             KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "gene %d has %d choices: 1 to 256", i, opt->n_choices[i]);
     if (!(opt->bits_limit > -INFINITY))
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "bits_limit %g: a number, or INFINITY for none", opt->bits_limit);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "bits_limit %g: a number, or INFINITY for none",
+                opt->bits_limit);
     if (opt->n_trials < 0 || opt->n_trials > KV_EVOLVE_TRIALS_MAX)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_trials %d: 1 to %d, or 0 for %d", opt->n_trials,
                 KV_EVOLVE_TRIALS_MAX, KV_EVOLVE_TRIALS);
@@ -157,8 +161,8 @@ static int count_target(const struct kv_evolve_options *opt, int n_trials)
     return n_genomes < n_trials ? (int)n_genomes : n_trials;
 }
 
-kvant_status kv_evolve_run(struct kv_archive *archive, const struct kv_evolve_options *opt, int *trials, int *n_out,
-                           struct kvant_error *err)
+kvant_status kv_evolve_run(struct kv_archive *archive, const struct kv_evolve_options *opt, int *trials,
+                           int *n_out, struct kvant_error *err)
 {
     *n_out = 0;
     KV_TRY(check_options(opt, archive, err));
@@ -169,8 +173,9 @@ kvant_status kv_evolve_run(struct kv_archive *archive, const struct kv_evolve_op
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "the archive has room for %d trials, the run needs up to %d",
                 archive->genomes.cap - archive->genomes.n, n_target);
 
-    struct kv_search s = { .opt = opt, .archive = archive, .n_target = n_target, .population = population,
-                           .trials = trials };
+    struct kv_search s = {
+        .opt = opt, .archive = archive, .n_target = n_target, .population = population, .trials = trials
+    };
     kv_random_seed(&s.random, opt->seed);
     kvant_status status = kv_genomes_open(&s.seen, opt->n_genes, n_target, err);
     s.child = kv_alloc((size_t)opt->n_genes, 1);

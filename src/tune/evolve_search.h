@@ -1,5 +1,5 @@
-/* What both searches share: the trials of one run, breeding, and measuring a generation. Internal to evolve.c, nsga2.c
- * and moead.c. */
+/* What both searches share: the trials of one run, breeding, and measuring a generation. Internal to
+ * evolve.c, nsga2.c and moead.c. */
 #ifndef KV_TUNE_EVOLVE_SEARCH_H
 #define KV_TUNE_EVOLVE_SEARCH_H
 
@@ -11,13 +11,13 @@ struct kv_search {
     const struct kv_evolve_options *opt;
     struct kv_archive *archive;
     struct kv_random random;
-    int n_target;             /* trials that will be made: opt->n_trials, or all genomes there are  */
-    int population;           /* at most n_target                                                   */
-    struct kv_genomes seen;   /* this run's: row t is trial t; from n_done on proposed, not measured */
+    int n_target;           /* trials that will be made: opt->n_trials, or all genomes there are  */
+    int population;         /* at most n_target                                                   */
+    struct kv_genomes seen; /* this run's: row t is trial t; from n_done on proposed, not measured */
     int n_done;
-    int *trials;              /* (n_trials) trial -> archive */
-    uint8_t *child;           /* (n_genes)                   */
-    uint8_t *request;         /* (population, n_genes)       */
+    int *trials;                  /* (n_trials) trial -> archive */
+    uint8_t *child;               /* (n_genes)                   */
+    uint8_t *request;             /* (population, n_genes)       */
     struct kv_objectives *answer; /* (population)            */
 };
 

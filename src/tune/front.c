@@ -75,10 +75,10 @@ static void sort(struct kv_scored *s, int n, int (*order)(const void *, const vo
 
 /* ----------------------------------------------------------------------------------------------- ranks -- */
 
-/* Non-dominated sorting of s[0, n), which are in order of bits, then error: peels off one front after another.
- * With two objectives an element of such a list is dominated by a later one never, and by an earlier one
- * exactly when its error is not below theirs, unless it equals them in both. O(n · fronts). Returns the number
- * of ranks. */
+/* Non-dominated sorting of s[0, n), which are in order of bits, then error: peels off one front after
+ * another. With two objectives an element of such a list is dominated by a later one never, and by an
+ * earlier one exactly when its error is not below theirs, unless it equals them in both. O(n · fronts).
+ * Returns the number of ranks. */
 static int rank_feasible(struct kv_scored *s, int n)
 {
     int rank = 0;

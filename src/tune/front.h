@@ -22,9 +22,9 @@ struct kv_scored {
 /* a no worse than b in both objectives, and better in one. Violations are not looked at. */
 bool kv_scored_dominates(const struct kv_scored *a, const struct kv_scored *b);
 
-/* Order for survival, as in NSGA-II: by rank, then the lonelier first, then by tag. Ranks under constrained
- * dominance: elements within the limit by non-dominated sorting of the objectives; those beyond it after all of
- * them, by violation, each different violation a rank of its own. */
+/* Order for survival, as in NSGA-II: by rank, then the lonelier first, then by tag. Ranks under
+ * constrained dominance: elements within the limit by non-dominated sorting of the objectives; those
+ * beyond it after all of them, by violation, each different violation a rank of its own. */
 void kv_front_sort(struct kv_scored *s, int n);
 /* What comes first in that order, for tournaments: both sorted. */
 bool kv_scored_before(const struct kv_scored *a, const struct kv_scored *b);

@@ -1,6 +1,6 @@
 /*
- * A set of genomes, in the order in which they came: rows of small integers, each row once, found by hashing. The
- * capacity is fixed when it is opened, so that adding cannot fail in the middle of a search.
+ * A set of genomes, in the order in which they came: rows of small integers, each row once, found by hashing.
+ * The capacity is fixed when it is opened, so that adding cannot fail in the middle of a search.
  */
 #ifndef KV_TUNE_GENOMES_H
 #define KV_TUNE_GENOMES_H

@@ -14,15 +14,16 @@ struct kv_groups {
 kvant_status kv_groups_alloc(struct kv_groups *out, int n_groups, int n_layers, struct kvant_error *err);
 void kv_groups_close(struct kv_groups *groups);
 
-/* Whether they are what a search needs: every one of the layers 0 .. n_layer - 1 in exactly one group, no group
- * empty, and within a group one candidate set. candidates: (n_layer), or NULL: sets are not looked at.
- * Errors: ARGUMENT (names the layer and its groups), MEMORY. */
+/* Whether they are what a search needs: every one of the layers 0 .. n_layer - 1 in exactly one group, no
+ * group empty, and within a group one candidate set. candidates: (n_layer), or NULL: sets are not looked
+ * at. Errors: ARGUMENT (names the layer and its groups), MEMORY. */
 kvant_status kv_groups_check(const struct kv_groups *groups, int n_layer, const kv_pair_set *candidates,
                              const struct kv_pair *pairs, int n_pairs, struct kvant_error *err);
 
 /* Of groups that passed the check. */
 int kv_groups_singletons(const struct kv_groups *groups);
-/* Number of plans: the product of the groups' candidate counts. A double, since 5^64 is no integer type's. */
+/* Number of plans: the product of the groups' candidate counts. A double, since 5^64 is no integer type's;
+ * +infinity when it is no double's either. */
 double kv_groups_space(const struct kv_groups *groups, const kv_pair_set *candidates);
 
 #endif

@@ -12,18 +12,17 @@ static const double limits_default[] = { 4.0, 6.0 };
 struct search {
     struct kv_kvtuner *k;
     const struct kv_kvtuner_options *opt;
-    int n_trials;         /* of a run */
-    int population;
     int (*list)[KV_PAIRS_MAX]; /* (n_groups) candidates of the group, as a gene counts them */
-    int *n_choices;       /* (n_groups) */
+    int *n_choices;            /* (n_groups) */
     struct kv_archive archive;
-    int *trials;          /* (n_trials) of the present run */
-    uint8_t *assignment;  /* (population, n_layer) request */
-    double *error;        /* (population)                  */
+    int *trials;              /* (n_trials) of the present run */
+    uint8_t *assignment;      /* (population, n_layer) request */
+    double *error;            /* (population)                  */
     struct kv_scored *scored; /* (n_limits · n_trials) scratch for the front */
 };
 
-/* ----------------------------------------------------------------------------------- candidates, groups -- */
+/* ----------------------------------------------------------------------------------- candidates, groups
+ * -- */
 
 static kvant_status check_options(const struct kv_kvtuner_options *opt, struct kvant_error *err)
 {
@@ -47,30 +46,36 @@ static kvant_status check_options(const struct kv_kvtuner_options *opt, struct k
     return KVANT_OK;
 }
 
-/* Everything whose size is known from the start; groups come later. */
-static kvant_status alloc_result(struct search *s, struct kvant_error *err)
+static void set_options(struct kv_kvtuner *k, const struct kv_kvtuner_options *opt)
 {
-    struct kv_kvtuner *k = s->k;
-    const struct kv_kvtuner_options *opt = s->opt;
     k->n_layer = opt->n_layer;
     k->n_pairs = opt->pairs ? opt->n_pairs : (int)(sizeof kv_pairs_paper / sizeof kv_pairs_paper[0]);
     memcpy(k->pairs, opt->pairs ? opt->pairs : kv_pairs_paper, (size_t)k->n_pairs * sizeof *k->pairs);
     k->n_limits = opt->n_limits ? opt->n_limits : 2;
     memcpy(k->limits, opt->n_limits ? opt->limits : limits_default, (size_t)k->n_limits * sizeof *k->limits);
-    s->n_trials = opt->n_trials ? opt->n_trials : KV_EVOLVE_TRIALS;
-    s->population = opt->population ? opt->population : KV_EVOLVE_POPULATION;
-    if (s->population > s->n_trials) s->population = s->n_trials;
+    k->eps = opt->eps != 0.0 ? opt->eps : KV_CLUSTER_EPS;
+    k->min_points = opt->min_points ? opt->min_points : KV_CLUSTER_MIN_POINTS;
+    k->method = opt->method;
+    k->seed = opt->seed;
+    k->n_trials_run = opt->n_trials ? opt->n_trials : KV_EVOLVE_TRIALS;
+    k->population = opt->population ? opt->population : KV_EVOLVE_POPULATION;
+    if (k->population > k->n_trials_run) k->population = k->n_trials_run;
+}
 
-    size_t n_layer = (size_t)k->n_layer, cap = (size_t)k->n_limits * (size_t)s->n_trials;
+/* What does not depend on the groups. */
+static kvant_status alloc_result(struct search *s, struct kvant_error *err)
+{
+    struct kv_kvtuner *k = s->k;
+    size_t n_layer = (size_t)k->n_layer, cap = (size_t)k->n_limits * (size_t)k->n_trials_run;
     k->candidates = kv_alloc(n_layer, sizeof *k->candidates);
     k->ties = kv_alloc(n_layer * (size_t)(k->n_pairs - 1), sizeof *k->ties);
     k->plans = kv_alloc(cap, sizeof *k->plans);
     k->trials = kv_alloc(cap, sizeof *k->trials);
     k->front = kv_alloc(cap, sizeof *k->front);
     k->assignments = kv_alloc(cap, n_layer);
-    s->trials = kv_alloc((size_t)s->n_trials, sizeof *s->trials);
-    s->assignment = kv_alloc((size_t)s->population, n_layer);
-    s->error = kv_alloc((size_t)s->population, sizeof *s->error);
+    s->trials = kv_alloc((size_t)k->n_trials_run, sizeof *s->trials);
+    s->assignment = kv_alloc((size_t)k->population, n_layer);
+    s->error = kv_alloc((size_t)k->population, sizeof *s->error);
     s->scored = kv_alloc(cap, sizeof *s->scored);
     if (!k->candidates || !k->ties || !k->plans || !k->trials || !k->front || !k->assignments || !s->trials ||
         !s->assignment || !s->error || !s->scored)
@@ -86,22 +91,23 @@ static kvant_status set_candidates(struct search *s, struct kvant_error *err)
         if (s->opt->candidates) {
             k->candidates[layer] = s->opt->candidates[layer];
             if (!k->candidates[layer] || k->candidates[layer] & ~all)
-                KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "layer %d: no candidates, or more than the %d pairs", layer,
-                        k->n_pairs);
+                KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "layer %d: no candidates, or more than the %d pairs",
+                        layer, k->n_pairs);
             continue;
         }
         struct kv_prune_tie ties[KV_PAIRS_MAX];
         int n_ties;
         const double *error = s->opt->error + (size_t)layer * (size_t)k->n_pairs;
-        kvant_status status = kv_prune(k->pairs, k->n_pairs, error, &k->candidates[layer], ties, &n_ties, err);
+        kvant_status status = kv_prune(k->pairs, k->n_pairs, error, &k->candidates[layer], ties, &n_ties,
+                                       err);
         if (status != KVANT_OK) return kv_error_prefix(err, status, "layer %d", layer);
-        for (int i = 0; i < n_ties; i++)
-            k->ties[k->n_ties++] = (struct kv_kvtuner_tie){ layer, ties[i] };
+        for (int i = 0; i < n_ties; i++) k->ties[k->n_ties++] = (struct kv_kvtuner_tie){ layer, ties[i] };
     }
     return KVANT_OK;
 }
 
-static kvant_status copy_groups(struct kv_groups *out, const struct kv_groups *groups, struct kvant_error *err)
+static kvant_status copy_groups(struct kv_groups *out, const struct kv_groups *groups,
+                                struct kvant_error *err)
 {
     int n_layers = groups->begin[groups->n_groups];
     KV_TRY(kv_groups_alloc(out, groups->n_groups, n_layers, err));
@@ -117,9 +123,8 @@ static kvant_status set_groups(struct search *s, struct kvant_error *err)
         KV_TRY(kv_groups_check(s->opt->groups, k->n_layer, k->candidates, k->pairs, k->n_pairs, err));
         KV_TRY(copy_groups(&k->groups, s->opt->groups, err));
     } else {
-        KV_TRY(kv_cluster(&k->groups, k->n_layer, k->n_pairs, k->candidates, s->opt->error,
-                          s->opt->eps != 0.0 ? s->opt->eps : KV_CLUSTER_EPS,
-                          s->opt->min_points ? s->opt->min_points : KV_CLUSTER_MIN_POINTS, err));
+        KV_TRY(kv_cluster(&k->groups, k->n_layer, k->n_pairs, k->candidates, s->opt->error, k->eps,
+                          k->min_points, err));
     }
     k->n_singletons = kv_groups_singletons(&k->groups);
     k->n_space = kv_groups_space(&k->groups, k->candidates);
@@ -171,22 +176,21 @@ static kvant_status evaluate(void *user, const uint8_t *genomes, int n, struct k
 static kvant_status run_limits(struct search *s, struct kvant_error *err)
 {
     struct kv_kvtuner *k = s->k;
-    KV_TRY(kv_archive_open(&s->archive, k->groups.n_groups, k->n_limits * s->n_trials, err));
+    KV_TRY(kv_archive_open(&s->archive, k->groups.n_groups, k->n_limits * k->n_trials_run, err));
     kvant_status status = KVANT_OK;
     for (int run = 0; status == KVANT_OK && run < k->n_limits; run++) {
-        struct kv_evolve_options opt = { .method = s->opt->method,
+        struct kv_evolve_options opt = { .method = k->method,
                                          .n_genes = k->groups.n_groups,
                                          .n_choices = s->n_choices,
                                          .bits_limit = k->limits[run],
-                                         .n_trials = s->n_trials,
-                                         .population = s->population,
-                                         .seed = s->opt->seed + (uint64_t)run * 0x9e3779b97f4a7c15u,
+                                         .n_trials = k->n_trials_run,
+                                         .population = k->population,
+                                         .seed = k->seed + (uint64_t)run * 0x9e3779b97f4a7c15u,
                                          .evaluate = evaluate,
                                          .user = s };
         int n;
         status = kv_evolve_run(&s->archive, &opt, s->trials, &n, err);
-        for (int i = 0; i < n; i++)
-            k->trials[k->n_trials++] = (struct kv_kvtuner_trial){ run, s->trials[i] };
+        for (int i = 0; i < n; i++) k->trials[k->n_trials++] = (struct kv_kvtuner_trial){ run, s->trials[i] };
     }
     return status;
 }
@@ -211,11 +215,13 @@ static void collect(struct search *s)
     for (int i = 0; i < k->n_front; i++) k->front[i] = s->scored[i].tag;
 }
 
-kvant_status kv_kvtuner_run(struct kv_kvtuner *out, const struct kv_kvtuner_options *opt, struct kvant_error *err)
+kvant_status kv_kvtuner_run(struct kv_kvtuner *out, const struct kv_kvtuner_options *opt,
+                            struct kvant_error *err)
 {
     *out = (struct kv_kvtuner){ 0 };
     KV_TRY(check_options(opt, err));
     struct search s = { .k = out, .opt = opt };
+    set_options(out, opt);
     kvant_status status = alloc_result(&s, err);
     if (status == KVANT_OK) status = set_candidates(&s, err);
     if (status == KVANT_OK) status = set_groups(&s, err);
@@ -245,10 +251,12 @@ void kv_kvtuner_close(struct kv_kvtuner *k)
 
 /* ------------------------------------------------------------------------------------------- selection -- */
 
-/* Two decimals of bit_sum / (2 · n_layer), halves up; in integers, so that no locale and no rounding interferes. */
+/* Two decimals of bit_sum / (2 · n_layer), halves up; in integers, so that no locale and no rounding
+ * interferes. */
 static void set_name(const struct kv_kvtuner *k, struct kv_kvtuner_choice *choice)
 {
-    int64_t hundredths = (100 * (int64_t)k->plans[choice->plan].bit_sum + k->n_layer) / (2 * (int64_t)k->n_layer);
+    int64_t hundredths = (100 * (int64_t)k->plans[choice->plan].bit_sum + k->n_layer) /
+                         (2 * (int64_t)k->n_layer);
     snprintf(choice->name, sizeof choice->name, "KVTuner-C%lld.%02lld", (long long)(hundredths / 100),
              (long long)(hundredths % 100));
 }

@@ -1,21 +1,22 @@
 /*
- * MOEA/D: the front is cut into `population` scalar problems, one for each weight vector (w, 1 - w). A problem's value is
- * the weighted Chebyshev distance from the ideal point, plus a penalty for bits beyond the limit. Parents are the best
- * solutions of neighbouring problems.
+ * MOEA/D: the front is cut into `population` scalar problems, one for each weight vector (w, 1 - w). A
+ * problem's value is the weighted Chebyshev distance from the ideal point, plus a penalty for bits beyond the
+ * limit. Parents are the best solutions of neighbouring problems.
  *
- * Where it differs from the original, which replaces one neighbour after each evaluation: a generation (one child for
- * each problem) is measured as a batch, and then each problem takes the best of all trials. That is possible since every
- * trial is kept, and it lets the scale follow the front: objectives are measured in widths of the present front.
+ * Where it differs from the original, which replaces one neighbour after each evaluation: a generation (one
+ * child for each problem) is measured as a batch, and then each problem takes the best of all trials. That is
+ * possible since every trial is kept, and it lets the scale follow the front: objectives are measured in
+ * widths of the present front.
  */
 #include <math.h>
 
 #include "base/memory.h"
 #include "tune/evolve_search.h"
 
-#define NEIGHBOURS_FRACTION 5 /* a fifth of the problems, at least 2: 10 of 50              */
-#define FROM_NEIGHBOURS 0.9   /* parents from anywhere otherwise, as in MOEA/D-DE           */
-#define WEIGHT_MIN 1e-4       /* so that the ends of the front are not weakly dominated     */
-#define PENALTY 10.0          /* for each width of the front beyond the limit               */
+#define NEIGHBOURS_FRACTION 5    /* a fifth of the problems, at least 2: 10 of 50              */
+#define FROM_NEIGHBOURS     0.9  /* parents from anywhere otherwise, as in MOEA/D-DE           */
+#define WEIGHT_MIN          1e-4 /* so that the ends of the front are not weakly dominated     */
+#define PENALTY             10.0 /* for each width of the front beyond the limit               */
 
 struct moead {
     struct kv_scored *trials; /* (n_target) scratch            */
@@ -70,8 +71,10 @@ static void choose_parents(void *user, struct kv_search *s, int *a, int *b)
     const struct moead *m = user;
     int n = s->population / NEIGHBOURS_FRACTION, first = 0;
     if (n < 2) n = 2;
-    if (n > s->population || kv_random_unit(&s->random) >= FROM_NEIGHBOURS) n = s->population;
-    else first = m->at - n / 2;
+    if (n > s->population || kv_random_unit(&s->random) >= FROM_NEIGHBOURS)
+        n = s->population;
+    else
+        first = m->at - n / 2;
     if (first < 0) first = 0;
     if (first > s->population - n) first = s->population - n;
     *a = m->best[first + kv_random_below(&s->random, n)];
@@ -85,8 +88,10 @@ static kvant_status evolve(struct kv_search *s, struct moead *m, struct kvant_er
         for (int i = 0; i < n_batch; i++) {
             /* a last generation that is not full still covers the whole front */
             m->at = (int)((int64_t)i * s->population / n_batch);
-            if (initial) kv_search_propose_random(s);
-            else kv_search_propose_child(s, choose_parents, m);
+            if (initial)
+                kv_search_propose_random(s);
+            else
+                kv_search_propose_child(s, choose_parents, m);
         }
         KV_TRY(kv_search_measure(s, err));
         assign(m, s);
@@ -98,9 +103,10 @@ kvant_status kv_moead_run(struct kv_search *s, struct kvant_error *err)
 {
     struct moead m = { .trials = kv_alloc((size_t)s->n_target, sizeof *m.trials),
                        .best = kv_alloc((size_t)s->population, sizeof *m.best) };
-    kvant_status status = m.trials && m.best ? evolve(s, &m, err)
-                                             : kv_error_set(err, KVANT_ERR_MEMORY, -1,
-                                                            "no memory for %d scalar problems", s->population);
+    kvant_status status = m.trials && m.best
+                              ? evolve(s, &m, err)
+                              : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for %d scalar problems",
+                                             s->population);
     kv_free(m.trials);
     kv_free(m.best);
     return status;

@@ -1,6 +1,6 @@
 /*
- * NSGA-II: of parents and children together the best `population` survive, by rank under constrained dominance, then by
- * crowding; parents are winners of binary tournaments in the same order.
+ * NSGA-II: of parents and children together the best `population` survive, by rank under constrained
+ * dominance, then by crowding; parents are winners of binary tournaments in the same order.
  */
 #include "base/memory.h"
 #include "tune/evolve_search.h"
@@ -28,8 +28,10 @@ static kvant_status evolve(struct kv_search *s, struct nsga2 *p, struct kvant_er
     for (int n_batch; (n_batch = kv_search_batch(s)) > 0;) {
         int first = s->n_done;
         for (int i = 0; i < n_batch; i++) {
-            if (first == 0) kv_search_propose_random(s);
-            else kv_search_propose_child(s, choose_parents, p);
+            if (first == 0)
+                kv_search_propose_random(s);
+            else
+                kv_search_propose_child(s, choose_parents, p);
         }
         KV_TRY(kv_search_measure(s, err));
         for (int t = first; t < s->n_done; t++) p->members[p->n++] = kv_search_scored(s, t);

@@ -10,8 +10,10 @@ const struct kv_pair kv_pairs_fine[16] = { { 8, 8 }, { 8, 4 }, { 8, 3 }, { 8, 2 
 
 void kv_pair_name(struct kv_pair pair, char text[KV_PAIR_NAME_CAP])
 {
-    if (pair.key_bits == pair.value_bits) snprintf(text, KV_PAIR_NAME_CAP, "KV%u", pair.key_bits);
-    else snprintf(text, KV_PAIR_NAME_CAP, "K%uV%u", pair.key_bits % 100u, pair.value_bits % 100u);
+    if (pair.key_bits == pair.value_bits)
+        snprintf(text, KV_PAIR_NAME_CAP, "KV%u", pair.key_bits);
+    else
+        snprintf(text, KV_PAIR_NAME_CAP, "K%uV%u", pair.key_bits % 100u, pair.value_bits % 100u);
 }
 
 kvant_status kv_pairs_check(const struct kv_pair *pairs, int n_pairs, struct kvant_error *err)

@@ -1,6 +1,6 @@
 /*
- * Precision pairs of KVTuner: code bits of the keys and of the values of one layer. A layer's candidates are a
- * set over a list of pairs; a plan is an assignment of one pair to each layer.
+ * Precision pairs of KVTuner: code bits of the keys and of the values of one layer. A layer's candidates are
+ * a set over a list of pairs; a plan is an assignment of one pair to each layer.
  */
 #ifndef KV_TUNE_PAIR_H
 #define KV_TUNE_PAIR_H
@@ -11,7 +11,7 @@ struct kv_pair {
     uint8_t key_bits, value_bits;
 };
 
-#define KV_PAIRS_MAX 32
+#define KV_PAIRS_MAX     32
 #define KV_PAIR_NAME_CAP 8
 /* Bit i: pair i of the list that it belongs to. */
 typedef uint32_t kv_pair_set;
@@ -31,8 +31,9 @@ void kv_pair_set_list(kv_pair_set set, const struct kv_pair *pairs, int n_pairs,
 /* "{KV8, K8V4, KV4}", cut off at cap. */
 void kv_pair_set_print(kv_pair_set set, const struct kv_pair *pairs, int n_pairs, char *text, size_t cap);
 
-/* Sum of key and value bits over layers, so that the equivalent bits are exactly sum / (2 · n_layer): an average
- * over layers, each counted once, whatever groups they are in. assignment: (n_layer) indices of pairs. */
+/* Sum of key and value bits over layers, so that the equivalent bits are exactly sum / (2 · n_layer): an
+ * average over layers, each counted once, whatever groups they are in. assignment: (n_layer) indices of
+ * pairs. */
 int kv_assignment_bit_sum(const uint8_t *assignment, int n_layer, const struct kv_pair *pairs);
 
 #endif

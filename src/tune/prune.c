@@ -7,8 +7,8 @@ static int bits_of(struct kv_pair pair)
     return pair.key_bits + pair.value_bits;
 }
 
-/* The pair at which i's candidacy ends: one that dominates it, else one that equals it in both and has more key
- * bits; i itself if there is none. */
+/* The pair at which i's candidacy ends: one that dominates it, else one that equals it in both and has
+ * more key bits; i itself if there is none. */
 static int beaten_by(const struct kv_pair *pairs, int n_pairs, const double *error, int i)
 {
     int tied = i;

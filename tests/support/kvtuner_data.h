@@ -40,7 +40,8 @@ struct kvtuner_data *kvtuner_data_read(const char *file);
 
 /* Index of the pair that a name means, in kv_pairs_paper; -1 for none. */
 int kvtuner_pair_find(const char *name);
-/* assignment (n_layer): the one candidate of each layer; a layer with another number of them fails the test. */
+/* assignment (n_layer): the one candidate of each layer; a layer with another number of them fails the
+ * test. */
 void kvtuner_assignment(const struct kvtuner_case *c, uint8_t *assignment);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * KVTuner's released presets against the published configurations: layer by layer where the paper prints the layers, by
- * the equivalent bits where it prints no more than those.
+ * KVTuner's released presets against the published configurations: layer by layer where the paper prints the
+ * layers, by the equivalent bits where it prints no more than those.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -82,9 +82,11 @@ static void presets_are_the_published_configurations(void **state)
 static void further_presets_have_the_bits_printed(void **state)
 {
     (void)state;
-    static const struct { const char *family; double bits; } printed[] = {
-        { "Qwen2.5-7B-Instruct_pertoken_KVTuner4", 3.93 }, { "Qwen2.5-7B-Instruct_pertoken_KVTuner6", 5.79 }
-    };
+    static const struct {
+        const char *family;
+        double bits;
+    } printed[] = { { "Qwen2.5-7B-Instruct_pertoken_KVTuner4", 3.93 },
+                    { "Qwen2.5-7B-Instruct_pertoken_KVTuner6", 5.79 } };
     for (size_t i = 0; i < sizeof printed / sizeof printed[0]; i++) {
         int n_found = 0;
         for (int n = 0; n < 2; n++) {

@@ -1,6 +1,6 @@
 /*
- * KVTuner as a whole on a made-up model of 16 layers in 4 kinds: what comes out against an independent calculation, the
- * rule of selection, given candidates and groups, and everything that may fail.
+ * KVTuner as a whole on a made-up model of 16 layers in 4 kinds: what comes out against an independent
+ * calculation, the rule of selection, given candidates and groups, and everything that may fail.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -40,7 +40,8 @@ static void make_model(struct model *m)
     m->fail_at = -1;
     for (int layer = 0; layer < LAYERS; layer++)
         for (int p = 0; p < PAIRS; p++) /* .01 apart: near for clustering */
-            m->error[layer * PAIRS + p] = kinds[kind_of[layer]][p] + .01 * (kind_of[layer] == 0 ? layer % 3 : 0);
+            m->error[layer * PAIRS + p] = kinds[kind_of[layer]][p] +
+                                          .01 * (kind_of[layer] == 0 ? layer % 3 : 0);
 }
 
 /* Error of a plan: sensitive layers count more. */
@@ -52,7 +53,8 @@ static double quality(const struct model *m, const uint8_t *assignment)
     return sum;
 }
 
-static kvant_status measure(void *user, const uint8_t *assignment, int n, double *error, struct kvant_error *err)
+static kvant_status measure(void *user, const uint8_t *assignment, int n, double *error,
+                            struct kvant_error *err)
 {
     struct model *m = user;
     if (m->n_calls++ == m->fail_at) KV_FAIL(err, m->failure, -1, "as asked");
@@ -65,7 +67,9 @@ static kvant_status measure(void *user, const uint8_t *assignment, int n, double
 
 static struct kv_kvtuner_options options(struct model *m)
 {
-    return (struct kv_kvtuner_options){ .n_layer = LAYERS, .error = m->error, .seed = 1, .evaluate = measure, .user = m };
+    return (struct kv_kvtuner_options){
+        .n_layer = LAYERS, .error = m->error, .seed = 1, .evaluate = measure, .user = m
+    };
 }
 
 static void run(struct kv_kvtuner *k, const struct kv_kvtuner_options *opt)
@@ -140,7 +144,9 @@ static void plans_trials_and_front_agree_with_what_was_asked(void **state)
         assert_true(k.n_front > 10);
         for (int f = 0; f < k.n_front; f++) {
             const struct kv_kvtuner_plan *p = &k.plans[k.front[f]];
-            if (f) assert_true(p->bits > k.plans[k.front[f - 1]].bits && p->error < k.plans[k.front[f - 1]].error);
+            if (f)
+                assert_true(p->bits > k.plans[k.front[f - 1]].bits &&
+                            p->error < k.plans[k.front[f - 1]].error);
             for (int i = 0; i < k.n_plans; i++)
                 assert_false(k.plans[i].error <= p->error && k.plans[i].bits <= p->bits &&
                              (k.plans[i].error < p->error || k.plans[i].bits < p->bits));
@@ -171,8 +177,10 @@ static void the_best_within_each_limit_is_selected(void **state)
     kv_kvtuner_close(&k);
 }
 
-/* Accuracy does not rise beyond 4 bits: one plan for both limits, listed once, and the one with fewer bits. */
-static kvant_status measure_flat(void *user, const uint8_t *assignment, int n, double *error, struct kvant_error *err)
+/* Accuracy does not rise beyond 4 bits: one plan for both limits, listed once, and the one with fewer
+ * bits. */
+static kvant_status measure_flat(void *user, const uint8_t *assignment, int n, double *error,
+                                 struct kvant_error *err)
 {
     kvant_status status = measure(user, assignment, n, error, err);
     for (int i = 0; i < n; i++) error[i] = bits_of(assignment + i * LAYERS) >= 3.5 ? .25 : .75;
@@ -257,7 +265,8 @@ static void other_pairs_and_limits(void **state)
     make_model(&m);
     for (int layer = 0; layer < LAYERS; layer++)
         for (int p = 0; p < 16; p++)
-            error[layer * 16 + p] = pow(2.0, -kv_pairs_fine[p].key_bits) + pow(2.5, -kv_pairs_fine[p].value_bits);
+            error[layer * 16 + p] = pow(2.0, -kv_pairs_fine[p].key_bits) +
+                                    pow(2.5, -kv_pairs_fine[p].value_bits);
     const double limit = 3.0;
     struct kv_kvtuner_options opt = options(&m);
     opt.pairs = kv_pairs_fine, opt.n_pairs = 16, opt.error = error;
@@ -289,7 +298,8 @@ static void given_candidates_and_groups_are_used(void **state)
     assert_int_equal(k.n_plans, 6);
     assert_int_equal(k.n_ties, 0);
     for (int i = 0; i < k.n_plans; i++)
-        for (int l = 0; l < LAYERS; l++) assert_int_equal(k.plans[i].assignment[l], k.plans[i].assignment[l & 8]);
+        for (int l = 0; l < LAYERS; l++)
+            assert_int_equal(k.plans[i].assignment[l], k.plans[i].assignment[l & 8]);
     kv_kvtuner_close(&k);
 
     opt.candidates = NULL; /* pruned, but there are no errors */

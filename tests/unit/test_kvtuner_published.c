@@ -1,6 +1,6 @@
 /*
- * KVTuner's published groups and configurations: which of them are sound, and the numbers printed beside them, computed
- * from the plans themselves.
+ * KVTuner's published groups and configurations: which of them are sound, and the numbers printed beside
+ * them, computed from the plans themselves.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -113,7 +113,8 @@ static void configurations_have_the_bits_printed(void **state)
 }
 
 /* A run of the method over nothing but one configuration: its name comes from the bits that it reaches. */
-static kvant_status measure(void *user, const uint8_t *assignment, int n, double *error, struct kvant_error *err)
+static kvant_status measure(void *user, const uint8_t *assignment, int n, double *error,
+                            struct kvant_error *err)
 {
     (void)user;
     (void)assignment;
@@ -166,7 +167,8 @@ static void configurations_belong_to_their_groups(void **state)
                 int first = g->layer[g->begin[m]];
                 for (int l = g->begin[m]; l < g->begin[m + 1]; l++) {
                     int layer = g->layer[l];
-                    if (assignment[layer] != assignment[first] || !(g->candidates[layer] >> assignment[layer] & 1))
+                    if (assignment[layer] != assignment[first] ||
+                        !(g->candidates[layer] >> assignment[layer] & 1))
                         fail_msg("%s: layer %d", c->title, layer);
                 }
             }

@@ -35,8 +35,8 @@ static void equal_seeds_give_equal_sequences_and_others_do_not(void **state)
     assert_true(n_same < 5);
 }
 
-/* The generator takes every seed, and the zero state, which would stay zero, is never reached: the hash of this
- * seed is 0. */
+/* The generator takes every seed, and the zero state, which would stay zero, is never reached: the hash of
+ * this seed is 0. */
 static void the_zero_state_is_avoided(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* Clusters of layers: against textbook DBSCAN, in any order of the layers; and what a list of groups must be. */
+/* Clusters of layers: against textbook DBSCAN, in any order of the layers; and what a list of groups must
+ * be. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -44,7 +45,10 @@ static void expect_groups(const struct layers *l, double eps, int min_points, co
     for (int g = 0; g < groups.n_groups; g++)
         for (int i = groups.begin[g]; i < groups.begin[g + 1]; i++)
             at += (size_t)snprintf(text + at, sizeof text - at, "%s%d",
-                                   i > groups.begin[g] ? "," : g ? ";" : "", groups.layer[i]);
+                                   i > groups.begin[g] ? ","
+                                   : g                 ? ";"
+                                                       : "",
+                                   groups.layer[i]);
     assert_string_equal(text, expected);
     kv_groups_close(&groups);
 }
@@ -64,7 +68,9 @@ static void chains_join_and_noise_stays_alone(void **state)
 static void layers_with_other_candidates_are_never_joined(void **state)
 {
     (void)state;
-    struct layers l = { 4, { 3, 5, 3, 5 }, { { .1, .2, .9 }, { .1, .2, .9 }, { .1, .2, .1 }, { .1, .9, .9 } } };
+    struct layers l = { 4,
+                        { 3, 5, 3, 5 },
+                        { { .1, .2, .9 }, { .1, .2, .9 }, { .1, .2, .1 }, { .1, .9, .9 } } };
     /* each pair differs only in a pair that is no candidate there */
     expect_groups(&l, KV_CLUSTER_EPS, 2, "0,2;1,3");
 }
@@ -81,7 +87,8 @@ static void the_distance_is_euclidean_and_eps_belongs_to_it(void **state)
 static void a_border_point_goes_to_its_nearest_core(void **state)
 {
     (void)state;
-    struct layers l = { 9, { 1, 1, 1, 1, 1, 1, 1, 1, 1 },
+    struct layers l = { 9,
+                        { 1, 1, 1, 1, 1, 1, 1, 1, 1 },
                         { { 0 }, { .25 }, { .5 }, { 1 }, { 2.0625 }, { 3 }, { 3.25 }, { 3.5 }, { 3.75 } } };
     expect_groups(&l, 1.0625, 4, "0,1,2,3;4,5,6,7,8");
     l.error[4][0] = 1.9375;
@@ -259,10 +266,14 @@ static void options_out_of_range_are_refused(void **state)
     (void)state;
     struct layers l = { 2, { 3, 3 }, { { 0 } } };
     struct kv_groups groups;
-    assert_int_equal(kv_cluster(&groups, 0, PAIRS, l.candidates, l.error[0], .05, 2, NULL), KVANT_ERR_ARGUMENT);
-    assert_int_equal(kv_cluster(&groups, 2, PAIRS, l.candidates, l.error[0], -.05, 2, NULL), KVANT_ERR_ARGUMENT);
-    assert_int_equal(kv_cluster(&groups, 2, PAIRS, l.candidates, l.error[0], NAN, 2, NULL), KVANT_ERR_ARGUMENT);
-    assert_int_equal(kv_cluster(&groups, 2, PAIRS, l.candidates, l.error[0], .05, 0, NULL), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kv_cluster(&groups, 0, PAIRS, l.candidates, l.error[0], .05, 2, NULL),
+                     KVANT_ERR_ARGUMENT);
+    assert_int_equal(kv_cluster(&groups, 2, PAIRS, l.candidates, l.error[0], -.05, 2, NULL),
+                     KVANT_ERR_ARGUMENT);
+    assert_int_equal(kv_cluster(&groups, 2, PAIRS, l.candidates, l.error[0], NAN, 2, NULL),
+                     KVANT_ERR_ARGUMENT);
+    assert_int_equal(kv_cluster(&groups, 2, PAIRS, l.candidates, l.error[0], .05, 0, NULL),
+                     KVANT_ERR_ARGUMENT);
 }
 
 static void each_refused_allocation_is_an_error_without_a_leak(void **state)

@@ -1,6 +1,6 @@
 /*
- * NSGA-II and MOEA/D on problems small enough to enumerate, and the promises of a search: each genome measured once,
- * the same trials from the same seed, the limit kept, errors passed on.
+ * NSGA-II and MOEA/D on problems small enough to enumerate, and the promises of a search: each genome
+ * measured once, the same trials from the same seed, the limit kept, errors passed on.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -22,8 +22,8 @@ enum { GENES = 5, CHOICES = 5, SPACE = 3125, TRIALS_CAP = 600, LOG_CAP = 64 };
 static const enum kv_evolve_method methods[] = { KV_EVOLVE_MOEAD, KV_EVOLVE_NSGA2 };
 static const int n_choices[GENES] = { CHOICES, CHOICES, CHOICES, CHOICES, CHOICES };
 
-/* Groups of layers that differ in size and sensitivity; choices KV8 K8V4 KV4 K4V2 KV2, errors of b bits 1 / (2^b - 1)^2
- * times a sensitivity, added up. */
+/* Groups of layers that differ in size and sensitivity; choices KV8 K8V4 KV4 K4V2 KV2, errors of b bits 1
+ * / (2^b - 1)^2 times a sensitivity, added up. */
 struct problem {
     int layers[GENES], n_layer;
     double key[GENES], value[GENES];
@@ -130,8 +130,9 @@ static double archive_hypervolume(const struct kv_archive *a, double error_refer
 
 /* -------------------------------------------------------------------------------------------- quality -- */
 
-/* Two runs of 200 trials with limits of 4 and 6 bits, over 20 problems: the share of the exhaustive front's hypervolume
- * below 6 bits and the error of the cheapest plan. As many random plans, measured beside it, are the yardstick. */
+/* Two runs of 200 trials with limits of 4 and 6 bits, over 20 problems: the share of the exhaustive
+ * front's hypervolume below 6 bits and the error of the cheapest plan. As many random plans, measured
+ * beside it, are the yardstick. */
 static void two_runs_find_the_front_of_a_small_space(void **state)
 {
     (void)state;
@@ -259,15 +260,14 @@ static void a_small_space_is_searched_to_its_end(void **state)
             assert_int_equal(run(&archive, &opt, trials), 12);
             assert_int_equal(archive.genomes.n, 12);
             for (int i = 0; i < 12; i++)
-                for (int g = 0; g < GENES; g++)
-                    assert_true(kv_genomes_at(&archive.genomes, i)[g] < few[g]);
+                for (int g = 0; g < GENES; g++) assert_true(kv_genomes_at(&archive.genomes, i)[g] < few[g]);
             kv_archive_close(&archive);
         }
     }
 }
 
-static void expect_same_trials(const struct kv_archive *a, const int *x, const struct kv_archive *b, const int *y,
-                               int n, bool same)
+static void expect_same_trials(const struct kv_archive *a, const int *x, const struct kv_archive *b,
+                               const int *y, int n, bool same)
 {
     bool equal = true;
     for (int i = 0; i < n; i++)
@@ -350,7 +350,8 @@ static void collapsed_plans_do_no_harm(void **state)
             n_collapsed += isinf(archive.objectives[trials[t]].error) != 0;
         }
         assert_true(n_collapsed > 0);
-        double share = archive_hypervolume(&archive, reference, 8.0) / exhaustive_hypervolume(&p, reference, 8.0);
+        double share = archive_hypervolume(&archive, reference, 8.0) /
+                       exhaustive_hypervolume(&p, reference, 8.0);
         print_message("%s: hypervolume %.4f\n", kv_evolve_method_name(methods[m]), share);
         assert_true(share >= 0.95);
         kv_archive_close(&archive);
@@ -398,8 +399,8 @@ static kvant_status endless_bits(void *user, const uint8_t *genomes, int n, stru
     return status;
 }
 
-static void expect_refused(const struct kv_archive *archive, const struct kv_evolve_options *opt, kvant_status status,
-                           const char *message)
+static void expect_refused(const struct kv_archive *archive, const struct kv_evolve_options *opt,
+                           kvant_status status, const char *message)
 {
     struct kv_archive copy = *archive;
     struct kvant_error err = { 0 };

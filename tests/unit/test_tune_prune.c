@@ -16,7 +16,8 @@ static void expect_set(const double *error, const char *expected)
     kv_pair_set set;
     int n_ties;
     struct kvant_error err = { 0 };
-    if (kv_prune(kv_pairs_paper, 9, error, &set, NULL, &n_ties, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kv_prune(kv_pairs_paper, 9, error, &set, NULL, &n_ties, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
     char text[128];
     kv_pair_set_print(set, kv_pairs_paper, 9, text, sizeof text);
     assert_string_equal(text, expected);
@@ -28,7 +29,10 @@ static void expect_set(const double *error, const char *expected)
 static void the_published_sets_appear(void **state)
 {
     (void)state;
-    static const struct { double error[9]; const char *set; } cases[] = {
+    static const struct {
+        double error[9];
+        const char *set;
+    } cases[] = {
         { { .014, .100, .401, .168, .207, .453, .882, .892, .962 }, "{KV8, K8V4, KV4, K4V2, KV2}" },
         /* values matter more: K4V8 before K8V4, K2V4 before K4V2 */
         { { .014, .168, .882, .100, .207, .453, .401, .892, .962 }, "{KV8, K4V8, KV4, K4V2, KV2}" },
@@ -100,8 +104,10 @@ static void what_stays_is_what_the_definition_says(void **state)
         for (int i = 0; i < n_pairs; i++) {
             bool dominated = false, tied = false;
             for (int j = 0; j < n_pairs; j++) {
-                int bits_i = pairs[i].key_bits + pairs[i].value_bits, bits_j = pairs[j].key_bits + pairs[j].value_bits;
-                dominated |= bits_j <= bits_i && error[j] <= error[i] && (bits_j < bits_i || error[j] < error[i]);
+                int bits_i = pairs[i].key_bits + pairs[i].value_bits,
+                    bits_j = pairs[j].key_bits + pairs[j].value_bits;
+                dominated |= bits_j <= bits_i && error[j] <= error[i] &&
+                             (bits_j < bits_i || error[j] < error[i]);
                 tied |= bits_j == bits_i && error[j] == error[i] && pairs[j].key_bits > pairs[i].key_bits;
             }
             assert_int_equal(set >> i & 1, !dominated && !tied);
@@ -139,7 +145,8 @@ static void expect_refused(const struct kv_pair *pairs, int n, const char *messa
 static void lists_of_pairs_are_checked(void **state)
 {
     (void)state;
-    const struct kv_pair twice[] = { { 4, 2 }, { 8, 8 }, { 4, 2 } }, none[] = { { 4, 0 } }, many[] = { { 17, 4 } };
+    const struct kv_pair twice[] = { { 4, 2 }, { 8, 8 }, { 4, 2 } }, none[] = { { 4, 0 } },
+                         many[] = { { 17, 4 } };
     struct kv_pair long_list[KV_PAIRS_MAX + 1];
     for (int i = 0; i <= KV_PAIRS_MAX; i++)
         long_list[i] = (struct kv_pair){ (uint8_t)(1 + i % 16), (uint8_t)(1 + i / 16) };
