@@ -5,6 +5,7 @@
  */
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/random.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -20,29 +21,11 @@ struct candidate {
 struct kvant_sampler {
     struct kvant_sampler_options opt;
     int n_vocab;
-    uint64_t state;               /* xorshift64*                                     */
+    struct kv_random random;
     kvant_token history[HISTORY]; /* ring of the last tokens chosen                  */
     int64_t n_chosen;
     struct candidate *candidates; /* (n_vocab)                                       */
 };
-
-/* splitmix64: neighbouring seeds give unrelated states, and never the zero state of xorshift. */
-static uint64_t seed_state(uint64_t seed)
-{
-    uint64_t z = seed + 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    return z ? z : 1;
-}
-
-static double next_unit(struct kvant_sampler *s)
-{
-    s->state ^= s->state >> 12;
-    s->state ^= s->state << 25;
-    s->state ^= s->state >> 27;
-    return (double)((s->state * 0x2545f4914f6cdd1du) >> 11) * 0x1p-53;
-}
 
 static kvant_status check_options(const struct kvant_sampler_options *opt, int n_vocab,
                                   struct kvant_error *err)
@@ -82,7 +65,7 @@ kvant_status kvant_sampler_open(struct kvant_sampler **out, int n_vocab,
     }
     s->opt = *opt;
     s->n_vocab = n_vocab;
-    s->state = seed_state(opt->seed);
+    kv_random_seed(&s->random, opt->seed);
     *out = s;
     return KVANT_OK;
 }
@@ -233,7 +216,7 @@ static kvant_token pick_random(struct kvant_sampler *s)
     ranked(&r, 0); /* the filters and weights refer to the largest */
     keep_top_p(&r, (double)s->opt.top_p);
     keep_min_p(&r, (double)s->opt.min_p);
-    double at = next_unit(s) * total_weight(&r, t);
+    double at = kv_random_unit(&s->random) * total_weight(&r, t);
     for (int i = 0; i < r.n; i++) {
         const struct candidate *c = ranked(&r, i);
         at -= weight(&r, i, t);
