@@ -89,6 +89,14 @@ bool kv_recipe_equal(const struct kv_recipe *a, const struct kv_recipe *b);
 /* Average code bits of the keys (with x: key_quarters / 4). */
 double kv_recipe_key_bits(const struct kv_recipe *r);
 
+/* The faithful settings of KVTuner's two modes. KIVI groups keys per channel over 32 tokens and values per 32
+ * channels and keeps the last 32 tokens; per token takes whole heads and keeps nothing; neither has sinks.
+ * AUTO, for reading presets: KIVI if the file's name holds that word, else per token. */
+enum kv_preset_mode { KV_PRESET_AUTO = 0, KV_PRESET_PERTOKEN, KV_PRESET_KIVI };
+#define KV_PRESET_KIVI_TAIL 32
+/* mode: not AUTO; bits: 2 3 4 8 16. */
+struct kv_recipe kv_preset_recipe(enum kv_preset_mode mode, int key_bits, int value_bits);
+
 /* Any recipe with m? */
 bool kv_plan_centers_keys(const struct kvant_plan *plan);
 

@@ -269,3 +269,14 @@ void kv_recipe_print(const struct kv_recipe *r, char *text, size_t cap)
              r->key_mixed ? "x" : "", r->key_centered ? "m" : "", r->key_rotated ? "h" : "", r->value_bits,
              r->value_group ? "g32" : "", r->value_rotated ? "h" : "");
 }
+
+struct kv_recipe kv_preset_recipe(enum kv_preset_mode mode, int key_bits, int value_bits)
+{
+    bool kivi = mode == KV_PRESET_KIVI;
+    return (struct kv_recipe){
+        .key_bits = (uint8_t)key_bits,
+        .key_scheme = kivi && key_bits != 16 ? KV_KEY_C32 : KV_KEY_TOKEN,
+        .value_bits = (uint8_t)value_bits,
+        .value_group = kivi && value_bits != 16 ? 32 : 0,
+    };
+}

@@ -40,9 +40,6 @@ kvant_status kv_plan_alloc(struct kvant_plan **out, const struct kv_plan_dims *d
 kvant_status kv_plan_check_covered(const struct kvant_plan *plan, const bool *covered,
                                    struct kv_text_place place, struct kvant_error *err);
 
-/* Which faithful setting a KVTuner preset asks for; AUTO: kivi if its file name holds that word, else per
- * token. */
-enum kv_preset_mode { KV_PRESET_AUTO = 0, KV_PRESET_PERTOKEN, KV_PRESET_KIVI };
 /* A kvant plan or a KVTuner preset as YAML. name: used in messages, and for the mode of a preset. *is_preset
  * may be NULL. */
 kvant_status kv_plan_read_yaml(struct kvant_plan **out, const struct kv_plan_dims *dims, const char *text,

@@ -364,19 +364,6 @@ static kvant_status read_preset_layer(struct reader *r, struct preset_layer *out
     }
 }
 
-/* The faithful settings: KIVI groups keys per channel over 32 tokens and values per 32 channels and keeps the
- * last 32 tokens; per token takes whole heads and keeps nothing. */
-static struct kv_recipe preset_recipe(enum kv_preset_mode mode, const struct preset_layer *layer)
-{
-    bool kivi = mode == KV_PRESET_KIVI;
-    return (struct kv_recipe){
-        .key_bits = (uint8_t)layer->key_bits,
-        .key_scheme = kivi && layer->key_bits != 16 ? KV_KEY_C32 : KV_KEY_TOKEN,
-        .value_bits = (uint8_t)layer->value_bits,
-        .value_group = kivi && layer->value_bits != 16 ? 32 : 0,
-    };
-}
-
 static kvant_status read_preset_rows(struct reader *r, struct preset_layer *layers, bool *covered,
                                      enum kv_preset_mode mode)
 {
@@ -398,11 +385,11 @@ static kvant_status read_preset_rows(struct reader *r, struct preset_layer *laye
     KV_TRY(kv_plan_check_covered(plan, covered, start, r->err));
 
     plan->sinks = 0;
-    plan->tail = mode == KV_PRESET_KIVI ? 32 : 0;
+    plan->tail = mode == KV_PRESET_KIVI ? KV_PRESET_KIVI_TAIL : 0;
     for (int layer = 0; layer < plan->n_layer; layer++)
         for (int head = 0; head < plan->n_head_kv; head++)
-            plan->recipe[(size_t)layer * (size_t)plan->n_head_kv + (size_t)head] = preset_recipe(
-                mode, &layers[layer]);
+            plan->recipe[(size_t)layer * (size_t)plan->n_head_kv + (size_t)head] =
+                kv_preset_recipe(mode, layers[layer].key_bits, layers[layer].value_bits);
     return KVANT_OK;
 }
 

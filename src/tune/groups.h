@@ -16,7 +16,7 @@ void kv_groups_close(struct kv_groups *groups);
 
 /* Whether they are what a search needs: every one of the layers 0 .. n_layer - 1 in exactly one group, no
  * group empty, and within a group one candidate set. candidates: (n_layer), or NULL: sets are not looked
- * at. Errors: ARGUMENT (names the layer and its groups), MEMORY. */
+ * at, nor the pairs, which only messages need. Errors: ARGUMENT (names the layer and its groups), MEMORY. */
 kvant_status kv_groups_check(const struct kv_groups *groups, int n_layer, const kv_pair_set *candidates,
                              const struct kv_pair *pairs, int n_pairs, struct kvant_error *err);
 

@@ -65,21 +65,19 @@ static bool printed_as(double x, double printed, double digits)
     return fabs(x - printed) <= 0.5 * digits + 1e-12;
 }
 
-static struct kvant_plan *plan_of(const struct kvtuner_case *c, bool kivi)
+static struct kvant_plan *plan_of(const struct kvtuner_case *c, enum kv_preset_mode mode)
 {
     struct kv_plan_dims dims = { "", "", NULL, c->n_layer, 2, 64 };
     uint8_t assignment[KVTUNER_LAYERS_MAX];
-    struct kv_recipe recipe;
     struct kvant_plan *plan;
-    assert_int_equal(kv_plan_open(&plan, &dims, kivi ? "k4c32 v4g32" : "k4t v4", NULL), KVANT_OK);
+    assert_int_equal(kv_plan_open(&plan, &dims, "f16;sinks=0", NULL), KVANT_OK);
     kvtuner_assignment(c, assignment);
     for (int layer = 0; layer < c->n_layer; layer++) {
         struct kv_pair pair = kv_pairs_paper[assignment[layer]];
-        recipe = *kv_plan_recipe_at(plan, layer, 0);
-        recipe.key_bits = pair.key_bits;
-        recipe.value_bits = pair.value_bits;
-        plan->recipe[2 * layer] = plan->recipe[2 * layer + 1] = recipe;
+        for (int head = 0; head < 2; head++)
+            plan->recipe[2 * layer + head] = kv_preset_recipe(mode, pair.key_bits, pair.value_bits);
     }
+    kv_plan_settle(plan);
     assert_int_equal(kv_plan_check(plan, NULL), KVANT_OK);
     return plan;
 }
@@ -92,7 +90,7 @@ static void configurations_have_the_bits_printed(void **state)
     assert_int_equal(data->n, 13);
     for (int i = 0; i < data->n; i++) {
         const struct kvtuner_case *c = &data->cases[i];
-        struct kvant_plan *plan = plan_of(c, strstr(c->title, "KIVI") != NULL);
+        struct kvant_plan *plan = plan_of(c, strstr(c->title, "KIVI") ? KV_PRESET_KIVI : KV_PRESET_PERTOKEN);
         struct kvant_plan_memory memory;
         kvant_plan_get_memory(plan, 0, &memory);
         double key = 0.0, value = 0.0;
