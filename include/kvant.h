@@ -422,12 +422,17 @@ struct kvant_tune_options {
     bool no_mix;             /* no channel classes (x) */
     bool by_layer;           /* one recipe for all KV heads of a layer, as in the paper */
     bool no_refine;          /* no measured refinement: the allocation alone */
+    bool kivi;               /* KVTUNER: keys per channel and values in groups of 32, as in KIVI; else per token */
+    bool nsga2;              /* KVTUNER: NSGA-II, as the released code, instead of MOEA/D, as the paper */
+    int n_trials;            /* KVTUNER: plans measured in each of its two runs, 1 to 10000; 0 = 200 */
+    uint64_t seed;           /* KVTUNER: the same seed, the same plans */
     kvant_progress_fn progress; /* false ends the search: with the plans measured so far if there are any, else
                               * with CANCELLED */
     void *user;
 };
 #define KVANT_TUNE_OPTIONS_INIT \
-    { sizeof(struct kvant_tune_options), KVANT_TUNE_KVANT, NULL, 0, 0.0, 0, 0, false, false, false, NULL, NULL }
+    { sizeof(struct kvant_tune_options), KVANT_TUNE_KVANT, NULL, 0, 0.0, 0, 0, false, false, false, false, false, \
+      0, 0, NULL, NULL }
 
 typedef enum kvant_tune_source {
     KVANT_TUNE_FROM_UNIFORM = 0, /* a strong uniform recipe, listed for comparison                   */
@@ -455,7 +460,7 @@ struct kvant_tune_heads {
 struct kvant_tune_result {
     struct kvant_tune_point *points;    /* (n_points) ascending in true bits                               */
     size_t n_points;
-    struct kvant_tune_heads keys, values; /* n_choices 0 after KVANT_TUNE_KVTUNER                          */
+    struct kvant_tune_heads keys, values; /* kld NULL after KVANT_TUNE_KVTUNER                             */
     int64_t n_ctx;                      /* where true bits are stated                                      */
     int64_t n_tokens, n_tokens_verify;  /* tuned on, measured on                                           */
     bool own_text;                      /* of the model's own making                                       */
@@ -467,7 +472,9 @@ struct kvant_tune_result {
 /* Finds plans for the budgets: calibrates, measures the KLD of single KV heads on the first part of the text,
  * allocates bits to the keys and values of all heads exactly under the assumption that those add up, refines by
  * measured swaps, and measures every plan as a whole, beside the strong uniform recipes, on the tokens after
- * that part. Equal plans are listed once. tokens: at least 136; NULL: text of the model's own making,
+ * that part. KVANT_TUNE_KVTUNER instead measures the errors e_o of each layer, prunes and groups, searches twice
+ * (below 4 and below 6 equivalent bits) for plans of least KLD on the tuning text, and lists its front; budgets
+ * and max_kld do not apply. Equal plans are listed once. tokens: at least 136; NULL: text of the model's own making,
  * n_tokens + 512 of them. A model that was opened with KVANT_ACT_INT8 is tuned in KVANT_ACT_INT16: the noise of
  * 8 bits is larger than what most heads cost. `*out` is owned by the caller, NULL on failure.
  * Errors: ARGUMENT (a budget below the smallest plan names it), CANCELLED, NUMERIC (the 16-bit cache itself

@@ -23,7 +23,8 @@ struct tune_flags {
     int64_t n_ctx, n_tokens;
     double max_kld, pick; /* max_kld: NaN = not given; pick: true bits, 0 = by max_kld */
     const char *memory_text;
-    const char *granularity;
+    const char *method, *granularity, *mode, *search;
+    int64_t n_trials, seed;
     bool no_mix, no_refine;
 };
 
@@ -67,6 +68,11 @@ static int search(struct menu *menu, const struct tune_flags *flags)
     options.no_mix = flags->no_mix;
     options.by_layer = strcmp(flags->granularity, "layer") == 0;
     options.no_refine = flags->no_refine;
+    options.method = strcmp(flags->method, "kvtuner") == 0 ? KVANT_TUNE_KVTUNER : KVANT_TUNE_KVANT;
+    options.kivi = strcmp(flags->mode, "kivi") == 0;
+    options.nsga2 = strcmp(flags->search, "nsga2") == 0;
+    options.n_trials = (int)flags->n_trials;
+    options.seed = (uint64_t)flags->seed;
     options.progress = progress_update;
     options.user = &progress;
 
@@ -261,7 +267,7 @@ static int execute(struct tune_flags *flags)
 
 static int run(int argc, char **argv)
 {
-    struct tune_flags f = {.max_kld = NAN, .granularity = "head"};
+    struct tune_flags f = {.max_kld = NAN, .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
@@ -276,6 +282,13 @@ static int run(int argc, char **argv)
         {"--no-mix", OPTION_FLAG, NULL, &f.no_mix, "no channel classes (x)", 0, 0},
         {"--granularity", OPTION_CHOICE, "head|layer", &f.granularity,
          "what gets a recipe of its own: each KV head (default),\nor each layer as in the paper", 0, 0},
+        {"--method", OPTION_CHOICE, "kvant|kvtuner", &f.method,
+         "kvant (default), or the published KVTuner: groups of\nlayers, evolutionary search", 0, 0},
+        {"--mode", OPTION_CHOICE, "per-token|kivi", &f.mode, "of kvtuner; default per-token", 0, 0},
+        {"--search", OPTION_CHOICE, "moead|nsga2", &f.search, "of kvtuner; default moead, as in the paper", 0, 0},
+        {"--trials", OPTION_INT, "N", &f.n_trials, "of kvtuner: plans measured below 4 bits, and below 6;\n0 = 200 "
+         "each (default)", 0, 10000},
+        {"--seed", OPTION_INT, "N", &f.seed, "of kvtuner; default 0", 0, 1e15},
         {"--no-refine", OPTION_FLAG, NULL, &f.no_refine, "no local search after the allocation: faster", 0, 0},
         {"-o, --output", OPTION_NAME, "PLAN", &f.output, "keep one plan as this file", 0, 0},
         {"--max-kld", OPTION_NUMBER, "X", &f.max_kld,

@@ -13,6 +13,7 @@
 
 #include "base/memory.h"
 #include "tune/menu.h"
+#include "tune/published.h"
 #include "tune/refine.h"
 
 #define TOKENS_DEFAULT 512 /* for calibration and sensitivities                             */
@@ -227,9 +228,22 @@ static void split_text(struct tune *t, size_t n_tokens, size_t n_tuning)
     t->n_verify = n_tokens - t->n_tuning < TOKENS_VERIFY ? n_tokens - t->n_tuning : TOKENS_VERIFY;
 }
 
+static struct kv_published_options published_options(const struct kvant_tune_options *opt)
+{
+    return (struct kv_published_options){ opt->kivi ? KV_PRESET_KIVI : KV_PRESET_PERTOKEN,
+                                          opt->nsga2 ? KV_EVOLVE_NSGA2 : KV_EVOLVE_MOEAD, opt->n_trials,
+                                          opt->seed };
+}
+
 /* All forward tokens, before the first one is run. */
 static int64_t planned_tokens(const struct tune *t)
 {
+    if (t->opt->method == KVANT_TUNE_KVTUNER) {
+        const struct kv_measure tuning = { .n_tokens = t->n_tuning }, verify = { .n_tokens = t->n_verify };
+        const struct kv_published_options opt = published_options(t->opt);
+        return 2 * (int64_t)t->n_tuning + kv_measure_tokens(&tuning, kv_published_plans(&opt)) +
+               kv_measure_tokens(&verify, 4 * KV_MEASURE_BATCH);
+    }
     int n_plans = t->n_budgets, n_probes = kv_sensitivity_probes(t->model->hp.n_layer, t->model->hp.n_head_kv,
                                                                  !t->opt->no_mix);
     const struct kv_measure tuning = { .n_tokens = t->n_tuning }, verify = { .n_tokens = t->n_verify };
@@ -290,6 +304,10 @@ static kvant_status check_options(const struct kvant_tune_options *opt, struct k
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_tokens %lld: %zu to 65536, or 0", (long long)opt->n_tokens,
                 kv_calibration_tokens_min(SINKS));
     if (opt->n_ctx < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_ctx %lld: 0 or more", (long long)opt->n_ctx);
+    if (opt->method != KVANT_TUNE_KVANT && opt->method != KVANT_TUNE_KVTUNER)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "there is no tuning method %d", (int)opt->method);
+    if (opt->n_trials < 0 || opt->n_trials > KV_EVOLVE_TRIALS_MAX)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_trials %d: 1 to %d, or 0", opt->n_trials, KV_EVOLVE_TRIALS_MAX);
     if (!(opt->max_kld >= 0)) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "max_kld %g: 0 or more", opt->max_kld);
     return KVANT_OK;
 }
@@ -323,6 +341,19 @@ static kvant_status make_menu(struct tune *t, int *choice, struct kvant_error *e
     return t->opt->no_refine ? KVANT_OK : refine_budgets(t, choice, err);
 }
 
+static kvant_status find_published(struct tune *t, struct kvant_error *err)
+{
+    const struct kv_published_options opt = published_options(t->opt);
+    kvant_status status = kv_published_run(&t->result->menu, &t->tuning, &opt, err);
+    if (status != KVANT_OK && status != KVANT_ERR_CANCELLED) return status;
+    KV_TRY(add_uniform(t, err));
+    t->progress.what = "verifying plans";
+    bool stopped = status != KVANT_OK; /* what it had found by then is shown all the same */
+    if (stopped) t->progress.fn = NULL;
+    KV_TRY(kv_menu_measure(&t->result->menu, 0, &t->verify, t->n_ctx, t->result->view.own_text, err));
+    return status;
+}
+
 static kvant_status find_plans(struct tune *t, struct kvant_error *err)
 {
     t->progress.scale = 1;
@@ -333,6 +364,7 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
                                      0 };
     t->verify = (struct kv_measure){ t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify,
                                      &t->progress, 0 };
+    if (t->opt->method == KVANT_TUNE_KVTUNER) return find_published(t, err);
     KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix, err));
     KV_TRY(kv_search_open(&t->search, t->model, &t->calibration, &t->result->sensitivity, t->opt->by_layer, 16.0,
                           err));
@@ -357,6 +389,7 @@ static kvant_status stop_early(struct tune *t, kvant_status status)
 static struct kvant_tune_heads heads_of(struct result *r, enum kv_side side)
 {
     const struct kv_choice_list *list = kv_choices(r->sensitivity.mixed, side);
+    if (!r->sensitivity.kld[side]) return (struct kvant_tune_heads){ 0 };
     for (int i = 0; i < list->n; i++) r->names[side][i] = list->choice[i].text;
     return (struct kvant_tune_heads){ r->sensitivity.n_layer, r->sensitivity.n_head_kv, list->n, r->names[side],
                                       r->sensitivity.kld[side] };
