@@ -243,6 +243,14 @@ static void mean_square_range(const struct kv_calibration *c, int layer, int hea
     for (int i = 0; i < c->head_dim && n_blocks; i++) out[i] /= (double)n_blocks;
 }
 
+void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
+                               int group, double *out)
+{
+    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
+    mean_square_range(c, layer, head_kv, center, group, out);
+    for (int i = 0; i < c->head_dim; i++) out[i] *= c->query_square[at + (size_t)i];
+}
+
 static void classes_of_head(const struct kv_calibration *c, const struct kvant_plan *plan, int layer,
                             int head, struct kv_channels *out)
 {
@@ -252,9 +260,8 @@ static void classes_of_head(const struct kv_calibration *c, const struct kvant_p
     double importance[KV_HEAD_DIM_MAX];
     for (int i = 0; r->key_centered && i < c->head_dim; i++)
         center[i] = kv_f16_to_f32(plan->center[at + (size_t)i]);
-    mean_square_range(c, layer, head, r->key_centered ? center : NULL,
-                      r->key_scheme == KV_KEY_C32 ? 32 : BLOCK, importance);
-    for (int i = 0; i < c->head_dim; i++) importance[i] *= c->query_square[at + (size_t)i];
+    kv_calibration_importance(c, layer, head, r->key_centered ? center : NULL,
+                              r->key_scheme == KV_KEY_C32 ? 32 : BLOCK, importance);
     kv_channels_allocate(out, importance, c->head_dim, r->key_quarters);
 }
 

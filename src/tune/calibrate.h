@@ -27,6 +27,12 @@ void kv_calibration_close(struct kv_calibration *c);
 kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan,
                                   struct kvant_error *err);
 
+/* What an error of one quantization step costs at the scores, for each key channel of one (layer, KV head):
+ * E[q²] · E[range²] with ranges over blocks of `group` tokens (32 or 64) of the stored key, R_t (k° − center).
+ * center: (head_dim), or NULL: not centred. out: (head_dim). */
+void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
+                               int group, double *out);
+
 /* Least tokens that calibrate. */
 size_t kv_calibration_tokens_min(int sinks);
 
