@@ -536,7 +536,7 @@ struct kvant_sensitivity {
  * calibration. Deterministic, whatever the number of threads. A model that was opened with KVANT_ACT_INT8 is run
  * in KVANT_ACT_INT16. Memory beside the weights: 16-bit caches of up to 16 prompts at a time (256 MiB, or one
  * prompt); queries, keys and values of one prompt; 32 bytes per token of the longest prompt and its answer, head
- * channel and thread; keys of 1024 tokens. Errors: ARGUMENT (options, no or empty prompts, a token outside the
+ * channel and thread; keys of 512 tokens. Errors: ARGUMENT (options, no or empty prompts, a token outside the
  * vocabulary, no answer at all, too few tokens, vocab_only), FORMAT (a recipe), NUMERIC (keys or values that are
  * not finite or beyond float16), CANCELLED, MEMORY. */
 KVANT_API kvant_status kvant_sensitivity_run(struct kvant_sensitivity **out, const struct kvant_model *model,

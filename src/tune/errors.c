@@ -23,10 +23,10 @@
 #define KLD_RECIPES_MAX 8
 #define OWN_PROMPT_TOKENS 96             /* of the model's own text                                          */
 #define ANSWER_CACHE_BYTES ((size_t)256 << 20)
-#define CALIBRATION_TOKENS 1024          /* more change neither means nor ranges, but their keys are held    */
+#define CALIBRATION_TOKENS 512           /* as kvant_plan_calibrate takes by itself                             */
 #define KLD_TOKENS 512
 #define SINKS 4                          /* as plans have them by default                                    */
-#define MEASURE_WEIGHT 4                 /* forward tokens' time that measuring one token takes, about       */
+#define MEASURE_WEIGHT 3                 /* forward tokens' time that measuring one token takes, about       */
 #define IMPORTANCE_GROUP 64
 
 /* Prompts that had a unit of each kind. */
