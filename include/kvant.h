@@ -8,7 +8,8 @@
  *     plan      how each (layer, KV head) of a cache is stored. Immutable once parsed or loaded.
  *     session   sequences and their caches over one model. One thread at a time.
  *     sampler   chooses the next token from logits. One thread at a time.
- *     tune      searches plans; eval compares them with the 16-bit cache.
+ *     tune      searches plans; eval compares them with the 16-bit cache; sensitivity says what each layer
+ *               makes of fewer bits.
  *
  * examples/generate.c uses most of it. Conventions, which hold for every function below:
  *   - A function that can fail returns a status and takes `struct kvant_error *err` last. `err` may be NULL;
@@ -483,6 +484,110 @@ KVANT_API kvant_status kvant_tune_run(const struct kvant_model *model, const kva
                                       size_t n_tokens, const struct kvant_tune_options *opt,
                                       struct kvant_tune_result **out, struct kvant_error *err);
 KVANT_API void kvant_tune_close(struct kvant_tune_result *result);
+
+/* --------------------------------------------------------------------------------------- sensitivity -- */
+
+/* What quantization of one layer does to that layer's own attention, measured as in KVTuner (arXiv
+ * 2502.04420, section 3.2 and appendix B; docs/sensitivity.md): the model answers prompts with the 16-bit
+ * cache; keys and values of prompt and answer are then quantized and read by the queries of the answer, layer by
+ * layer, with no error handed on. The reference is the 16-bit cache: keys (after RoPE) and values in float16. */
+
+#define KVANT_SENSITIVITY_BITS 4 /* code bits 2, 3, 4 and 8, in this order, of keys and of values */
+
+typedef enum kvant_sensitivity_mode {
+    KVANT_SENSITIVITY_PER_TOKEN = 0, /* k<b>t v<b>: a token row of one KV head is one group, everything is
+                                      * quantized, a query's own row too */
+    KVANT_SENSITIVITY_KIVI = 1,      /* k<b>c32 v<b>g32 as in KIVI with a residual of 32: a query at position
+                                      * t reads quantized keys below t - t mod 32 and values below t - 32,
+                                      * and exact ones from there on. Values in groups of the whole head
+                                      * where its size is no multiple of 32 */
+    KVANT_SENSITIVITY_KVANT = 2      /* k<b>c64m v<b>h, 4 sinks and a tail of 32, sealed as the cache does */
+} kvant_sensitivity_mode;
+#define KVANT_SENSITIVITY_MODES 3
+
+/* "per-token", "kivi", "kvant". Never NULL. Any thread. */
+KVANT_API const char *kvant_sensitivity_mode_name(kvant_sensitivity_mode mode);
+
+struct kvant_prompt {
+    const kvant_token *tokens;
+    size_t n_tokens; /* at least 1 */
+};
+
+struct kvant_sensitivity_options {
+    size_t size;
+    unsigned modes; /* set of 1u << mode; 0 = all                                                      */
+    int n_prompts;  /* most prompts used, 1 to 1024; 0 = 20                                            */
+    int n_predict;  /* most tokens of each greedy answer, 1 to 4096; 0 = 64                            */
+    bool channels;  /* fill in `importance` too                                                        */
+    const char *const *kld_recipes; /* (n_kld_recipes) layer grammar, such as "k2c64m v16": measure the
+                                     * KLD at the logits with one layer at a time so and all else in 16 bits */
+    int n_kld_recipes;              /* at most 8; one pass over 512 tokens per layer and recipe             */
+    kvant_progress_fn progress;
+    void *user;
+};
+#define KVANT_SENSITIVITY_OPTIONS_INIT \
+    { sizeof(struct kvant_sensitivity_options), 0, 0, 0, false, NULL, 0, NULL, NULL }
+
+/* Errors of one layer in one mode. Relative errors are L1 ratios |x - x^|1 / |x|1 of one unit: a token row of
+ * one KV head (e_k, e_v), the output of one query of one query head (e_o). Averaged over heads, then over
+ * tokens, then over prompts. NaN: no unit (prompts so short that the mode quantizes nothing). */
+struct kvant_sensitivity_errors {
+    double e_k[KVANT_SENSITIVITY_BITS]; /* by key bits: quantized key rows                                 */
+    double e_v[KVANT_SENSITIVITY_BITS]; /* by value bits: quantized value rows                             */
+    double e_a[KVANT_SENSITIVITY_BITS]; /* by key bits: mean of |a - a^| over a query's attention weights;
+                                         * absolute, so it shrinks with the context                        */
+    double e_o[KVANT_SENSITIVITY_BITS][KVANT_SENSITIVITY_BITS]; /* by key bits, value bits: attention
+                                                                 * output, before the output projection    */
+    int64_t n_skipped; /* units without a ratio, because |x|1 is 0                                         */
+};
+
+/* The same of one query head. */
+struct kvant_sensitivity_head_errors {
+    double e_a[KVANT_SENSITIVITY_BITS];
+    double e_o[KVANT_SENSITIVITY_BITS][KVANT_SENSITIVITY_BITS];
+};
+
+/* The attention of one query head over the 16-bit cache: means over the queries, then over the prompts. */
+struct kvant_sensitivity_head {
+    double entropy;          /* nats                                              */
+    double entropy_relative; /* divided by log of the number of positions: 0 to 1 */
+    double top8;             /* attention on the 8 positions that get most        */
+};
+
+struct kvant_sensitivity_prompt {
+    int64_t n_prompt, n_queries; /* tokens of the prompt and of its answer; an answer of 0 tokens adds nothing */
+};
+
+struct kvant_sensitivity {
+    int n_layer, n_head, n_head_kv, head_dim, n_predict;
+    bool own_text;                                   /* the prompts are of the model's own making              */
+    int n_prompts;
+    const struct kvant_sensitivity_prompt *prompts;  /* (n_prompts)                                            */
+    int64_t n_tokens, n_queries;                     /* of all prompts with an answer; answers alone           */
+    const struct kvant_sensitivity_errors *errors[KVANT_SENSITIVITY_MODES]; /* (n_layer); NULL: mode not asked */
+    const struct kvant_sensitivity_head_errors *head_errors[KVANT_SENSITIVITY_MODES]; /* (n_layer, n_head)     */
+    const struct kvant_sensitivity_head *heads;      /* (n_layer, n_head)                                      */
+    const double *importance; /* (n_layer, n_head_kv, head_dim) E[q^2] E[range^2] of each key channel: what an
+                               * error of one quantization step costs at the scores; centred keys, blocks of 64
+                               * tokens; NULL unless asked for                                                 */
+    int n_kld;
+    int64_t n_kld_tokens;
+    const double *kld;        /* (n_layer, n_kld) in nats; NULL unless asked for                               */
+};
+
+/* prompts: (n_prompts) at least 1; NULL: 20 pieces of 96 tokens of the model's own text. They are copied.
+ * `*out` is owned by the caller, NULL on failure. Mode KVANT and `channels` need 68 tokens in all, for
+ * calibration. Deterministic, whatever the number of threads. A model that was opened with KVANT_ACT_INT8 is run
+ * in KVANT_ACT_INT16. Memory beside the weights: 16-bit caches of up to 16 prompts at a time (256 MiB, or one
+ * prompt); queries, keys and values of one prompt; 32 bytes per token of the longest prompt and its answer, head
+ * channel and thread; keys of 512 tokens. Errors: ARGUMENT (options, no or empty prompts, a token outside the
+ * vocabulary, no answer at all, too few tokens, vocab_only), FORMAT (a recipe), NUMERIC (keys or values that are
+ * not finite or beyond float16), CANCELLED, MEMORY. */
+KVANT_API kvant_status kvant_sensitivity_run(struct kvant_sensitivity **out, const struct kvant_model *model,
+                                             const struct kvant_prompt *prompts, size_t n_prompts,
+                                             const struct kvant_sensitivity_options *opt,
+                                             struct kvant_error *err);
+KVANT_API void kvant_sensitivity_close(struct kvant_sensitivity *sensitivity);
 
 /* --------------------------------------------------------------------------------------------- machine -- */
 

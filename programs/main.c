@@ -7,8 +7,8 @@
 #include "program.h"
 
 static const struct command *const commands[] = {
-    &command_info, &command_run,  &command_chat,     &command_eval,
-    &command_tune, &command_bench, &command_tokenize, &command_plan,
+    &command_info,        &command_run,   &command_chat,     &command_eval, &command_tune,
+    &command_sensitivity, &command_bench, &command_tokenize, &command_plan,
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
@@ -25,8 +25,8 @@ static void help(FILE *out)
     fputs("kvant runs GGUF language models on CPUs with a KV cache that is compressed by a tuned plan.\n\n"
           "usage: kvant COMMAND [MODEL] [options]\n\ncommands:\n", out);
     for (int i = 0; i < N_COMMANDS; i++)
-        fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
-    fputs("  help       explain a command: kvant help run\n\n"
+        fprintf(out, "  %-11s %s\n", commands[i]->name, commands[i]->summary);
+    fputs("  help        explain a command: kvant help run\n\n"
           "options:\n  -h, --help  this text\n  --version   the version\n\nexamples:\n"
           "  kvant info model.gguf\n"
           "  kvant tune model.gguf -o model.kvplan.yaml\n"

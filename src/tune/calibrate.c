@@ -255,14 +255,17 @@ double kv_channel_error(int bits)
     return 0.0;
 }
 
-void kv_calibration_importance(const struct kv_calibration *c, int layer, int head, bool centered, int group,
-                               double *out)
+void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, float *out)
 {
-    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head) * (size_t)c->head_dim;
-    float center[KV_HEAD_DIM_MAX]; /* as a plan holds it */
-    for (int i = 0; centered && i < c->head_dim; i++)
-        center[i] = kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
-    mean_square_range(c, layer, head, centered ? center : NULL, group, out);
+    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
+    for (int i = 0; i < c->head_dim; i++) out[i] = kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
+}
+
+void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
+                               int group, double *out)
+{
+    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
+    mean_square_range(c, layer, head_kv, center, group, out);
     for (int i = 0; i < c->head_dim; i++) out[i] *= c->query_square[at + (size_t)i];
 }
 
@@ -270,9 +273,13 @@ static void classes_of_head(const struct kv_calibration *c, const struct kvant_p
                             int head, struct kv_channels *out)
 {
     const struct kv_recipe *r = kv_plan_recipe_at(plan, layer, head);
+    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head) * (size_t)c->head_dim;
     double importance[KV_HEAD_DIM_MAX];
-    kv_calibration_importance(c, layer, head, r->key_centered, r->key_scheme == KV_KEY_C32 ? 32 : BLOCK,
-                              importance);
+    float center[KV_HEAD_DIM_MAX]; /* the plan's own, which need not be of this calibration */
+    for (int i = 0; r->key_centered && i < c->head_dim; i++)
+        center[i] = kv_f16_to_f32(plan->center[at + (size_t)i]);
+    kv_calibration_importance(c, layer, head, r->key_centered ? center : NULL,
+                              r->key_scheme == KV_KEY_C32 ? 32 : BLOCK, importance);
     kv_channels_allocate(out, importance, c->head_dim, r->key_quarters);
 }
 

@@ -23,14 +23,18 @@ kvant_status kv_calibration_open(struct kv_calibration *out, const struct kvant_
                                  kvant_progress_fn progress, void *user, struct kvant_error *err);
 void kv_calibration_close(struct kv_calibration *c);
 
-/* Importance of a head's channels, in what an error of one quantization step costs at the scores:
- * E[q²] · E[range²], the range of stored keys over blocks of `group` tokens. out: (head_dim). */
-void kv_calibration_importance(const struct kv_calibration *c, int layer, int head, bool centered, int group,
-                               double *out);
+/* The mean as a plan holds it. out: (head_dim). */
+void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, float *out);
 
 /* Fills in the tables that the plan's recipes need and that it lacks. */
 kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan,
                                   struct kvant_error *err);
+
+/* What an error of one quantization step costs at the scores, for each key channel of one (layer, KV head):
+ * E[q²] · E[range²] with ranges over blocks of `group` tokens (32 or 64) of the stored key, R_t (k° − center).
+ * center: (head_dim), or NULL: not centred. out: (head_dim). */
+void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
+                               int group, double *out);
 
 /* Least tokens that calibrate. */
 size_t kv_calibration_tokens_min(int sinks);
