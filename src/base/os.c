@@ -43,13 +43,20 @@ static int open_retry(const char *path, int flags, mode_t mode)
 
 /* --- reading --- */
 
+static kvant_status check_regular(const struct stat *st, const char *path, const char *use,
+                                  struct kvant_error *err)
+{
+    if (S_ISDIR(st->st_mode)) KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is a directory; name a file in it", path);
+    if (!S_ISREG(st->st_mode))
+        KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is not a regular file and cannot be %s", path, use);
+    return KVANT_OK;
+}
+
 static kvant_status map_fd(struct kv_file_map *out, int fd, const char *path, struct kvant_error *err)
 {
     struct stat st;
     if (fstat(fd, &st) != 0) return fail_io(err, path, "cannot be examined");
-    if (S_ISDIR(st.st_mode)) KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is a directory; name a file in it", path);
-    if (!S_ISREG(st.st_mode))
-        KV_FAIL(err, KVANT_ERR_IO, -1, "%s: is not a regular file and cannot be mapped", path);
+    KV_TRY(check_regular(&st, path, "mapped", err));
     if (st.st_size == 0) return KVANT_OK;
     size_t n_bytes = (size_t)st.st_size;
     void *p = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -130,6 +137,16 @@ bool kv_file_exists(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0;
+}
+
+kvant_status kv_file_get_bytes(const char *path, int64_t *n_bytes, struct kvant_error *err)
+{
+    struct stat st;
+    *n_bytes = -1;
+    if (stat(path, &st) != 0) return errno == ENOENT ? KVANT_OK : fail_io(err, path, "cannot be examined");
+    KV_TRY(check_regular(&st, path, "used", err));
+    *n_bytes = st.st_size;
+    return KVANT_OK;
 }
 
 /* --- writing --- */
@@ -239,6 +256,11 @@ double kv_clock_s(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int64_t kv_time_s(void)
+{
+    return (int64_t)time(NULL);
 }
 
 int kv_cpu_count(void)

@@ -21,9 +21,14 @@ kvant_status kv_file_read(const char *path, size_t max_bytes, char **out, size_t
 /* Writes beside `path` (PATH.XXXXXX.tmp), fsyncs, renames; on failure nothing is left behind. */
 kvant_status kv_file_write(const char *path, const void *data, size_t n_bytes, struct kvant_error *err);
 bool kv_file_exists(const char *path);
+/* *n_bytes: the size of a regular file, -1 when there is nothing of this name. Errors: IO when it is something
+ * else (a folder, a device, a pipe), or cannot be examined. */
+kvant_status kv_file_get_bytes(const char *path, int64_t *n_bytes, struct kvant_error *err);
 
 /* Monotonic seconds. */
 double kv_clock_s(void);
+/* Seconds since 1970. */
+int64_t kv_time_s(void);
 
 /* Cores that this process may run on, at least 1. */
 int kv_cpu_count(void);

@@ -47,8 +47,13 @@ static void write_and_read_back(void **state)
     struct kvant_error err;
     size_t n;
     name_file(path, "file");
+    int64_t n_bytes;
     assert_false(kv_file_exists(path));
+    assert_int_equal(kv_file_get_bytes(path, &n_bytes, &err), KVANT_OK);
+    assert_int_equal(n_bytes, -1);
     assert_int_equal(kv_file_write(path, "first and longer", 16, &err), KVANT_OK);
+    assert_int_equal(kv_file_get_bytes(path, &n_bytes, &err), KVANT_OK);
+    assert_int_equal(n_bytes, 16);
     assert_int_equal(kv_file_write(path, "a\0b", 3, &err), KVANT_OK);
     assert_true(kv_file_exists(path));
     assert_int_equal(kv_file_read(path, 3, &text, &n, &err), KVANT_OK);
@@ -129,6 +134,11 @@ static void refusals_name_the_file(void **state)
     assert_non_null(strstr(err.message, "is a directory"));
     assert_int_equal(kv_file_map_open(&map, "/dev/null", &err), KVANT_ERR_IO);
     assert_non_null(strstr(err.message, "not a regular file"));
+    int64_t n_bytes;
+    assert_int_equal(kv_file_get_bytes("/dev/null", &n_bytes, &err), KVANT_ERR_IO);
+    assert_non_null(strstr(err.message, "not a regular file"));
+    assert_int_equal(kv_file_get_bytes("/dev/null/file", &n_bytes, &err), KVANT_ERR_IO);
+    assert_non_null(strstr(err.message, "/dev/null/file: cannot be examined: Not a directory"));
 }
 
 static void full_disk_is_reported(void **state)
