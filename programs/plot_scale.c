@@ -13,16 +13,22 @@ struct plot_scale plot_scale_fit(const double *values, size_t n, bool log)
     }
     if (min > max) min = max = 1.0;
     if (log) {
-        double room = max / min < 1.5 ? 1.25 : pow(max / min, 0.04);
+        double wide = log10(max) - log10(min), room = wide < 0.2 ? 1.25 : pow(10.0, 0.04 * wide);
         return (struct plot_scale){.min = min / room, .max = max * room, .log = true};
     }
     double room = max > min ? 0.04 * (max - min) : fmax(1.0, fabs(max)) * 0.1;
     return (struct plot_scale){.min = min - room, .max = max + room};
 }
 
+/* Of quotients that may themselves be beyond what a double holds. */
+static double log10_part(const struct plot_scale *scale, double value)
+{
+    return (log10(value) - log10(scale->min)) / (log10(scale->max) - log10(scale->min));
+}
+
 double plot_scale_at(const struct plot_scale *scale, double value)
 {
-    double part = scale->log ? log(fmax(value, scale->min) / scale->min) / log(scale->max / scale->min)
+    double part = scale->log ? log10_part(scale, fmax(value, scale->min))
                              : (value - scale->min) / (scale->max - scale->min);
     return scale->from + (scale->to - scale->from) * fmin(fmax(part, 0.0), 1.0);
 }
@@ -30,7 +36,7 @@ double plot_scale_at(const struct plot_scale *scale, double value)
 static int log_ticks(const struct plot_scale *scale, double ticks[PLOT_TICKS_CAP])
 {
     static const double steps[] = {1.0, 2.0, 5.0};
-    double decades = log10(scale->max / scale->min);
+    double decades = log10(scale->max) - log10(scale->min);
     int n_steps = decades < 2.2 ? 3 : 1, stride = (int)ceil(decades / 10.0), n = 0;
     int first = (int)floor(log10(scale->min));
     for (int d = first; n < PLOT_TICKS_CAP && pow(10.0, d) <= scale->max; d++) {

@@ -51,9 +51,7 @@ double predict_attention_s(const struct predict_times *times, const char *key, c
     const struct predict_row *of_value = row_find(times, BASE_KEY, value);
     const struct predict_row *base = row_find(times, BASE_KEY, BASE_VALUE);
     if (!of_key || !of_value || !base) return NAN;
-    double seconds = row_s(of_key, i) + row_s(of_value, i) - row_s(base, i);
-    /* Noise must not make it faster than both of what it is made of. */
-    return fmax(seconds, fmin(row_s(of_key, i), row_s(of_value, i)));
+    return row_s(of_key, i) + row_s(of_value, i) - row_s(base, i);
 }
 
 /* Of all layers, the mean over the heads of each. */

@@ -22,13 +22,22 @@ static void print_name(FILE *out, const char *name, int n_columns)
     }
 }
 
+/* ASCII alone: printf pads by bytes. */
+static const char *number_text(char text[REPORT_TEXT_CAP], double value, int n_decimals)
+{
+    if (isnan(value)) snprintf(text, REPORT_TEXT_CAP, "-");
+    else if (isinf(value)) snprintf(text, REPORT_TEXT_CAP, "inf");
+    else report_fixed_text(text, value, n_decimals);
+    return text;
+}
+
 static void print_point(const struct report *r, FILE *out, const struct report_point *p, int n_columns)
 {
-    char text[6][REPORT_TEXT_CAP];
+    char text[5][REPORT_TEXT_CAP];
     fprintf(out, " %c %9.3f %9s %9s %10s %9s %9s  ", p == r->chosen ? '*' : ' ', p->true_bits,
-            report_fixed_text(text[0], p->page_bits, 3), report_fixed_text(text[1], p->bytes_per_token, 1),
-            isinf(p->kld_mean) ? "inf" : report_fixed_text(text[2], p->kld_mean, 5),
-            report_fixed_text(text[3], p->same_top_p, 1), report_fixed_text(text[4], p->ppl_ratio, 4));
+            number_text(text[0], p->page_bits, 3), number_text(text[1], p->bytes_per_token, 1),
+            number_text(text[2], p->kld_mean, 5), number_text(text[3], p->same_top_p, 1),
+            number_text(text[4], p->ppl_ratio, 4));
     print_name(out, p->name, n_columns > 110 ? n_columns - 70 : 40);
     if (p->source != REPORT_KVANT) fprintf(out, " (%s)", report_source_name(p->source));
     fprintf(out, "%s%s\n", p->dominated ? ", dominated" : "", p->verdict == REPORT_COLLAPSED ? ", collapsed" : "");
