@@ -89,6 +89,9 @@ QUICK_TESTS     := $(filter-out $(BUILD)/tests/test_model_% $(BUILD)/tests/test_
 STATIC_LIBRARY := $(BUILD)/libkvant.a
 SHARED_LIBRARY := $(BUILD)/libkvant.so.$(VERSION)
 SUPPORT_LIBRARY := $(BUILD)/libsupport.a
+# The program without its main, for tests of its parts.
+PARTS_LIBRARY   := $(BUILD)/libparts.a
+PARTS_OBJECTS   := $(filter-out $(call object,programs/main.c),$(PROGRAM_OBJECTS))
 
 ifeq ($(V),0)
 Q   := @
@@ -129,7 +132,7 @@ lib: $(STATIC_LIBRARY) $(BUILD)/libkvant.so
 
 $(BUILD)/obj/%_avx2.o:   ISA := $(ISA_AVX2)
 $(BUILD)/obj/%_avx512.o: ISA := $(ISA_AVX512)
-$(BUILD)/obj/tests/%.o:  CPPFLAGS += -Itests
+$(BUILD)/obj/tests/%.o:  CPPFLAGS += -Itests -I.
 $(BUILD)/obj/bench/%.o:  CPPFLAGS += -Itests
 $(BUILD)/obj/tools/%.o:  CPPFLAGS += -Itests
 
@@ -152,9 +155,13 @@ $(STATIC_LIBRARY): $(LIBRARY_OBJECTS) $(BUILD)/members
 $(SUPPORT_LIBRARY): $(SUPPORT_OBJECTS) $(BUILD)/members
 	$(call say,AR,$@) rm -f $@ && $(AR) rcs $@ $(SUPPORT_OBJECTS)
 
+$(PARTS_LIBRARY): $(PARTS_OBJECTS) $(BUILD)/members
+	$(call say,AR,$@) rm -f $@ && $(AR) rcs $@ $(PARTS_OBJECTS)
+
 $(BUILD)/members: force
 	@mkdir -p $(BUILD)
-	@echo '$(LIBRARY_OBJECTS) $(SUPPORT_OBJECTS)' | cmp -s - $@ || echo '$(LIBRARY_OBJECTS) $(SUPPORT_OBJECTS)' > $@
+	@echo '$(LIBRARY_OBJECTS) $(SUPPORT_OBJECTS) $(PARTS_OBJECTS)' | cmp -s - $@ || \
+	    echo '$(LIBRARY_OBJECTS) $(SUPPORT_OBJECTS) $(PARTS_OBJECTS)' > $@
 
 $(SHARED_LIBRARY): $(LIBRARY_OBJECTS) $(BUILD)/members
 	$(call say,LD,$@) $(CC) -shared -Wl,-soname,libkvant.so.$(SOVERSION) $(if $(SANITIZE),,-Wl,-z,defs) \
@@ -166,6 +173,21 @@ $(BUILD)/libkvant.so: $(SHARED_LIBRARY)
 
 $(BUILD)/kvant: $(PROGRAM_OBJECTS) $(STATIC_LIBRARY)
 	$(call say,LD,$@) $(CC) $(LDFLAGS) $(PROGRAM_OBJECTS) $(STATIC_LIBRARY) -o $@ $(PROGRAM_LIBS) $(LIBRARY_LIBS)
+
+# Tests of the program's own parts, named test_program_*, and the fuzz target of its reader: with the program's
+# objects and libraries besides.
+$(BUILD)/tests/test_program_%: $(BUILD)/obj/tests/unit/test_program_%.o $(PARTS_LIBRARY) $(STATIC_LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,LD,$@) $(CC) $(LDFLAGS) $^ -o $@ $(TEST_LIBS) $(PROGRAM_LIBS) $(LIBRARY_LIBS)
+
+$(BUILD)/tests/replay_report: $(BUILD)/obj/tests/fuzz/fuzz_report.o $(BUILD)/obj/tests/fuzz/replay.o \
+                              $(PARTS_LIBRARY) $(STATIC_LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,LD,$@) $(CC) $(LDFLAGS) $^ -o $@ $(PROGRAM_LIBS) $(LIBRARY_LIBS)
+
+$(BUILD)/tests/fuzz_report: $(BUILD)/obj/tests/fuzz/fuzz_report.o $(PARTS_LIBRARY) $(STATIC_LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,LD,$@) $(CC) $(LDFLAGS) -fsanitize=fuzzer $^ -o $@ $(PROGRAM_LIBS) $(LIBRARY_LIBS)
 
 # LDFLAGS_test_NAME gives one test its own linker flags, such as -Wl,--wrap=write.
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(SUPPORT_LIBRARY) $(STATIC_LIBRARY)

@@ -608,9 +608,10 @@ struct kvant_attention_options {
     double budget_s;         /* rounds beyond the first end after about so many seconds; 0 = no limit     */
     kvant_progress_fn progress;
     void *user;
+    bool decode_only;        /* no prefill, which takes most of the time of a long cache: half the rows   */
 };
 #define KVANT_ATTENTION_OPTIONS_INIT \
-    { sizeof(struct kvant_attention_options), 0, NULL, 0, 0, 0, NULL, 0, 0, 0.0, NULL, NULL }
+    { sizeof(struct kvant_attention_options), 0, NULL, 0, 0, 0, NULL, 0, 0, 0.0, NULL, NULL, false }
 
 struct kvant_attention_row {
     int plan;                 /* index into specs                                                         */
@@ -632,10 +633,10 @@ struct kvant_attention_machine {
 };
 
 /* Measures each plan (in the layer grammar) at each length, first prefill, then decode. rows: capacity cap,
- * in order of length, mode and plan; 2 * n_specs * n_lengths are needed. opt NULL: the defaults. Centres are
- * random, channel classes those of a head whose channels differ 1000-fold in importance: neither time nor
- * bytes depend on their values. Before each measurement the processor's caches are emptied, as the other
- * layers of a model would do.
+ * in order of length, mode and plan; 2 * n_specs * n_lengths are needed, half of that with decode_only. opt
+ * NULL: the defaults. Centres are random, channel classes those of a head whose channels differ 1000-fold in
+ * importance: neither time nor bytes depend on their values. Before each measurement the processor's caches
+ * are emptied, as the other layers of a model would do.
  * Errors: SPACE, ARGUMENT, FORMAT, MISMATCH and UNSUPPORTED (a specification, named in the message), MEMORY,
  * CANCELLED. */
 KVANT_API kvant_status kvant_bench_attention(const char *const *specs, int n_specs,

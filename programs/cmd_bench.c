@@ -6,6 +6,7 @@
 #include "bench_attention.h"
 #include "bench_end_to_end.h"
 #include "bench_feed.h"
+#include "bench_predict.h"
 #include "json.h"
 #include "progress.h"
 #include "setup.h"
@@ -20,7 +21,7 @@ struct bench_flags {
     double depths[DEPTHS_CAP];
     int n_depths;
     int64_t n_prompt, n_generate, n_repetitions, n_batch; /* -1: not given */
-    bool attention_alone, end_to_end;
+    bool attention_alone, end_to_end, predict;
     struct attention_flags attention;
 };
 
@@ -245,6 +246,17 @@ static int run_end_to_end(const struct bench_flags *f)
     return bench_end_to_end(&flags);
 }
 
+static int run_predict(const struct bench_flags *f)
+{
+    const struct predict_flags flags = {.depths_text = f->depths_text,
+                                        .kv = &f->kv,
+                                        .plan = &f->plan,
+                                        .model = &f->model};
+    if (f->n_prompt >= 0 || f->n_generate >= 0 || f->n_batch >= 0 || f->n_repetitions >= 0)
+        return fail_usage("bench", "-p, -n, -r and --batch have no meaning with --predict");
+    return bench_predict(&flags);
+}
+
 static int run(int argc, char **argv)
 {
     struct bench_flags f = {.n_prompt = -1, .n_generate = -1, .n_repetitions = -1, .n_batch = -1};
@@ -264,6 +276,9 @@ static int run(int argc, char **argv)
         PLAN_LIST_OPTIONS(&f.kv, &f.plan),
         {"--end-to-end", OPTION_FLAG, NULL, &f.end_to_end,
          "from empty caches: each sequence reads -p tokens, then\nall generate -n; no -d", 0, 0},
+        {"--predict", OPTION_FLAG, NULL, &f.predict,
+         "no filled caches: generation at each depth of -d,\ndefault 4096,16384,32768, from times of its parts", 0,
+         0},
         {"--attention", OPTION_FLAG, NULL, &f.attention_alone, "one layer's attention alone; no MODEL", 0, 0},
         {"--heads", OPTION_INT, "N", &f.attention.n_heads,
          "with --attention: query heads, default 32", 1, 1024},
@@ -286,26 +301,30 @@ static int run(int argc, char **argv)
             "timed): forks of one prompt would share its pages, and so take and read the memory of one.\n\n"
             "--end-to-end: N users from the first token to the last, with the encoding of their caches.\n"
             "Tokens per second are those of all prompts and answers, over the seconds of both.\n\n"
+            "--predict: half a minute for any number of plans and depths; a token at depth 0, and attention\n"
+            "of each width alone, are measured and added up.\n\n"
             "--attention: milliseconds of one layer's attention over random rows, for one token (decode)\n"
             "and for the last 512 tokens of a prompt (prefill). `bytes`: of the cache, each read once.",
         .examples = "  kvant bench model.gguf --kv f16 --kv k8v8 --kv k3c64v2h\n"
                     "  kvant bench model.gguf -p 0 -n 64 -d 4096,16384 -r 5 --json\n"
                     "  kvant bench model.gguf -p 0 --batch 4 -d 1024 --kv k8v8 --kv k3c64v2h\n"
                     "  kvant bench model.gguf --end-to-end --batch 8 -p 256 -n 32 --kv k8v8 --kv k4v4\n"
+                    "  kvant bench model.gguf --predict --kv f16 --kv k3c64v2h\n"
                     "  kvant bench --attention --tokens 4096 --kv f16 --kv k4v4",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
     enum options_result result = options_parse(&line, argc, argv);
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
-    if (f.attention_alone && f.end_to_end)
-        return fail_usage("bench", "--attention and --end-to-end are two modes; give one of them");
+    if (f.attention_alone + f.end_to_end + f.predict > 1)
+        return fail_usage("bench", "--attention, --end-to-end and --predict are three modes; give one of them");
     if (f.attention_alone) return run_attention(&f, line.positional.n > 0);
     if (f.attention.n_heads || f.attention.n_kv_heads || f.attention.head_dim || f.attention.tokens_text ||
         f.attention.quick)
         return fail_usage("bench", "--heads, --kv-heads, --head-dim, --tokens and --quick need --attention");
     int code = setup_model_path(&line, &f.model, 0);
     if (code != EXIT_OK) return code;
+    if (f.predict) return run_predict(&f);
     if (f.n_prompt < 0) f.n_prompt = 512;
     if (f.n_generate < 0) f.n_generate = 32;
     if (f.n_repetitions < 0) f.n_repetitions = f.end_to_end ? 1 : 3;

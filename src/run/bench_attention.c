@@ -280,7 +280,12 @@ static kvant_status measure(struct bench *b, int64_t n_tokens, int64_t n_after, 
     return KVANT_OK;
 }
 
-/* Both modes at one length: n_specs rows of prefill, n_specs of decode. */
+static int n_modes(const struct bench *b)
+{
+    return b->opt->decode_only ? 1 : 2;
+}
+
+/* The modes at one length: n_specs rows of prefill, if that is wanted, and n_specs of decode. */
 static kvant_status measure_length(struct bench *b, int64_t n_tokens, double until_s,
                                    struct kvant_attention_row *rows, struct kvant_error *err)
 {
@@ -292,14 +297,17 @@ static kvant_status measure_length(struct bench *b, int64_t n_tokens, double unt
         KV_TRY(fill(b, s->seq, n_tokens - n_step, err));
         KV_TRY(begin(b, s->seq, n_step, err));
     }
-    double now = kv_clock_s();
-    KV_TRY(measure(b, n_tokens, n_tokens, n_step, now + 0.6 * (until_s - now), rows, err));
+    if (!b->opt->decode_only) {
+        double now = kv_clock_s();
+        KV_TRY(measure(b, n_tokens, n_tokens, n_step, now + 0.6 * (until_s - now), rows, err));
+        for (int i = 0; i < b->n_specs; i++) rows[i].prefill = true;
+        rows += b->n_specs;
+    }
     for (int i = 0; i < b->n_specs; i++) {
-        rows[i].prefill = true;
         commit(b, b->subjects[i].seq);
         KV_TRY(begin(b, b->subjects[i].seq, 1, err));
     }
-    KV_TRY(measure(b, n_tokens, n_tokens + 1, 1, until_s, rows + b->n_specs, err));
+    KV_TRY(measure(b, n_tokens, n_tokens + 1, 1, until_s, rows, err));
     for (int i = 0; i < b->n_specs; i++) {
         kv_seq_close(b->subjects[i].seq);
         b->subjects[i].seq = NULL;
@@ -361,9 +369,9 @@ static void close_all(struct bench *b)
 static kvant_status measure_all(struct bench *b, struct kvant_attention_row *rows, struct kvant_error *err)
 {
     double n_sum = 0.0, n_so_far = 0.0;
-    size_t n_rows = 2 * (size_t)b->n_specs;
+    size_t n_rows = (size_t)n_modes(b) * (size_t)b->n_specs;
     for (int i = 0; i < b->n_lengths; i++) n_sum += (double)b->lengths[i];
-    b->n_total = (int64_t)b->n_lengths * b->n_specs * (1 + 2 * b->n_rounds);
+    b->n_total = (int64_t)b->n_lengths * b->n_specs * (1 + n_modes(b) * b->n_rounds);
     for (int i = 0; i < b->n_lengths; i++) {
         n_so_far += (double)b->lengths[i]; /* each length's part of the budget grows with the length */
         double until_s = b->started_s + b->opt->budget_s * n_so_far / n_sum;
@@ -386,7 +394,7 @@ kvant_status kvant_bench_attention(const char *const *specs, int n_specs,
     if (n_specs < 1 || n_specs > 256)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%d plans; give 1 to 256", n_specs);
     KV_TRY(read_options(&b, opt ? opt : &defaults, err));
-    *n_out = 2 * (size_t)n_specs * (size_t)b.n_lengths;
+    *n_out = (size_t)n_modes(&b) * (size_t)n_specs * (size_t)b.n_lengths;
     if (cap < *n_out)
         KV_FAIL(err, KVANT_ERR_SPACE, -1, "%zu rows are needed, there is room for %zu", *n_out, cap);
     kvant_status status = open_all(&b, err);

@@ -56,6 +56,33 @@ static void odd_shapes_and_plans_run(void **state)
     assert_int_equal(hooks.n_live, 0);
 }
 
+static void decode_alone_is_half_the_rows(void **state)
+{
+    (void)state;
+    static const char *const specs[] = { "f16", "k3c64xmv3h" };
+    static const int64_t lengths[] = { 1, 700 };
+    struct kvant_attention_options opt = small(lengths, 2);
+    struct kvant_attention_row both[ROWS_CAP], rows[ROWS_CAP];
+    struct kvant_error err = { 0 };
+    size_t n;
+    if (run(specs, 2, &opt, ROWS_CAP, both, &n, &err) != KVANT_OK) fail_msg("%s", err.message);
+    assert_int_equal(n, 8);
+    opt.decode_only = true;
+    assert_int_equal(run(specs, 2, &opt, 3, rows, &n, &err), KVANT_ERR_SPACE);
+    if (run(specs, 2, &opt, 4, rows, &n, &err) != KVANT_OK) fail_msg("%s", err.message);
+    assert_int_equal(n, 4);
+    for (size_t i = 0; i < n; i++) {
+        const struct kvant_attention_row *same = &both[i / 2 * 4 + 2 + i % 2];
+        assert_false(rows[i].prefill);
+        assert_int_equal(rows[i].plan, (int)(i % 2));
+        assert_int_equal(rows[i].n_queries, 1);
+        assert_int_equal(rows[i].n_tokens, lengths[i / 2]);
+        assert_int_equal(rows[i].bytes, same->bytes);
+        assert_true(rows[i].ms > 0.0);
+    }
+    assert_int_equal(hooks.n_live, 0);
+}
+
 static void refused(const char *spec, struct kvant_attention_options opt, size_t cap, kvant_status expected,
                     const char *words)
 {
@@ -128,6 +155,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_shapes_and_plans_run),
+        cmocka_unit_test(decode_alone_is_half_the_rows),
         cmocka_unit_test(wrong_arguments_are_refused),
         cmocka_unit_test(each_failed_allocation_is_an_error),
     };
