@@ -7,13 +7,8 @@
 #include "program.h"
 
 static const struct command *const commands[] = {
-<<<<<<< HEAD
-    &command_info,        &command_run,   &command_chat,     &command_eval, &command_tune,
-    &command_sensitivity, &command_bench, &command_tokenize, &command_plan,
-=======
-    &command_info,  &command_run,    &command_chat,     &command_eval, &command_tune,
-    &command_bench, &command_report, &command_tokenize, &command_plan,
->>>>>>> report
+    &command_info,        &command_run,   &command_chat,   &command_eval,     &command_tune,
+    &command_sensitivity, &command_bench, &command_report, &command_tokenize, &command_plan,
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

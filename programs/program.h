@@ -21,11 +21,7 @@ struct command {
 };
 
 extern const struct command command_info, command_run, command_chat, command_eval, command_tune,
-<<<<<<< HEAD
-    command_sensitivity, command_bench, command_tokenize, command_plan;
-=======
-    command_bench, command_report, command_tokenize, command_plan;
->>>>>>> report
+    command_sensitivity, command_bench, command_report, command_tokenize, command_plan;
 
 /* "kvant: ..." on stderr; both return EXIT_FAILED so that they can stand in a return statement. */
 int fail(const struct kvant_error *err);
