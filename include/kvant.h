@@ -427,13 +427,15 @@ struct kvant_tune_options {
     bool nsga2;              /* KVTUNER: NSGA-II, as the released code, instead of MOEA/D, as the paper */
     int n_trials;            /* KVTUNER: plans measured in each of its two runs, 1 to 10000; 0 = 200 */
     uint64_t seed;           /* KVTUNER: the same seed, the same plans */
+    const char *store;       /* file that every measurement is written to (docs/format-trials.md); NULL = none */
+    bool resume;             /* continue with a store that holds measurements: they are not made again */
     kvant_progress_fn progress; /* false ends the search: with the plans measured so far if there are any, else
                               * with CANCELLED */
     void *user;
 };
 #define KVANT_TUNE_OPTIONS_INIT \
     { sizeof(struct kvant_tune_options), KVANT_TUNE_KVANT, NULL, 0, 0.0, 0, 0, false, false, false, false, false, \
-      0, 0, NULL, NULL }
+      0, 0, NULL, false, NULL, NULL }
 
 typedef enum kvant_tune_source {
     KVANT_TUNE_FROM_UNIFORM = 0, /* a strong uniform recipe, listed for comparison                   */
@@ -465,7 +467,7 @@ struct kvant_tune_result {
     int64_t n_ctx;                      /* where true bits are stated                                      */
     int64_t n_tokens, n_tokens_verify;  /* tuned on, measured on                                           */
     bool own_text;                      /* of the model's own making                                       */
-    int64_t n_measured;                 /* plans, probes of single heads included                          */
+    int64_t n_measured, n_known;        /* plans, probes of single heads included; known: from the store   */
     double smallest_bits;               /* true bits of the smallest plan there is                         */
     bool interrupted;                   /* the progress callback ended the search early                    */
 };
@@ -479,7 +481,8 @@ struct kvant_tune_result {
  * n_tokens + 512 of them. A model that was opened with KVANT_ACT_INT8 is tuned in KVANT_ACT_INT16: the noise of
  * 8 bits is larger than what most heads cost. `*out` is owned by the caller, NULL on failure.
  * Errors: ARGUMENT (a budget below the smallest plan names it), CANCELLED, NUMERIC (the 16-bit cache itself
- * fails), MEMORY. */
+ * fails), MEMORY; of the store: IO (also: another process uses it), FORMAT, UNSUPPORTED, MISMATCH (another
+ * model's), ARGUMENT (it holds measurements and resume is not set). What had been measured is kept in it. */
 KVANT_API kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *tokens,
                                       size_t n_tokens, const struct kvant_tune_options *opt,
                                       struct kvant_tune_result **out, struct kvant_error *err);

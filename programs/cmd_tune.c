@@ -7,9 +7,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "json.h"
+#include "plot_terminal.h"
 #include "progress.h"
+#include "report.h"
 #include "setup.h"
+#include "tune_report.h"
 
 #define BUDGETS_CAP 32
 #define TOKENS_MIN 68 /* what kvant_tune_run takes */
@@ -25,6 +27,9 @@ struct tune_flags {
     const char *memory_text;
     const char *method, *granularity, *mode, *search;
     int64_t n_trials, seed;
+    const char *store, *report;
+    bool resume;
+    const char *command;  /* the command line, for the report */
     bool no_mix, no_refine;
 };
 
@@ -37,6 +42,8 @@ struct menu {
     double max_kld;
     int chosen; /* index, -1: none */
     double seconds;
+    struct predict_times times;
+    bool predicted;
 };
 
 static int search(struct menu *menu, const struct tune_flags *flags)
@@ -73,6 +80,8 @@ static int search(struct menu *menu, const struct tune_flags *flags)
     options.nsga2 = strcmp(flags->search, "nsga2") == 0;
     options.n_trials = (int)flags->n_trials;
     options.seed = (uint64_t)flags->seed;
+    options.store = flags->store;
+    options.resume = flags->resume;
     options.progress = progress_update;
     options.user = &progress;
 
@@ -106,25 +115,37 @@ static int choose(const struct menu *menu, const struct tune_flags *flags)
     return best;
 }
 
-static const char *const source_names[] = { "uniform", "kvant", "kvtuner" };
-
-static json_t *menu_json(const struct menu *menu)
+static json_t *document(const struct menu *menu, const struct tune_flags *flags)
 {
-    json_t *list = json_array();
+    const struct tune_account account = {
+        .command = flags->command,
+        .text = flags->text_path ? flags->text_path : "of the model's own making",
+        .budgets = flags->budgets,
+        .n_budgets = flags->n_budgets,
+        .kvtuner = strcmp(flags->method, "kvtuner") == 0,
+        .by_layer = strcmp(flags->granularity, "layer") == 0,
+        .mix = !flags->no_mix,
+        .seed = flags->seed,
+        .seconds = menu->seconds,
+        .chosen = menu->chosen,
+    };
+    return tune_report(menu->model, menu->found, menu->predicted ? &menu->times : NULL, &account);
+}
+
+static void print_front(const struct menu *menu)
+{
+    static const char *const names[PLOT_N_SERIES] = { "tuned", "KVTuner", "uniform" };
+    static const int series[] = { [KVANT_TUNE_FROM_UNIFORM] = 2, [KVANT_TUNE_FROM_KVANT] = 0,
+                                  [KVANT_TUNE_FROM_KVTUNER] = 1 };
+    struct plot_point *points = allocate(menu->found->n_points + 1, sizeof *points);
     for (size_t i = 0; i < menu->found->n_points; i++) {
         const struct kvant_tune_point *p = &menu->found->points[i];
-        const struct kvant_eval_result *m = &p->measured;
-        json_array_append_new(
-            list, json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "plan",
-                            kvant_plan_name(p->plan), "source", source_names[p->source], "budget",
-                            json_number(p->budget), "true_bits", json_number(m->true_bits), "page_bits",
-                            json_number(m->page_bits), "bytes_per_token", json_number(m->bytes_per_token),
-                            "kld_mean", json_number(m->kld_mean), "kld_p999", json_number(m->kld_p999),
-                            "same_top_p", json_number(m->same_top_p), "ppl_ratio", json_number(m->ppl_ratio),
-                            "kld_predicted", json_number(p->kld_predicted), "kld_tuning",
-                            json_number(p->kld_tuning), "dominated", (int)p->dominated));
+        points[i] = (struct plot_point){ p->measured.true_bits, p->measured.kld_mean, series[p->source],
+                                         (int)i == menu->chosen };
     }
-    return list;
+    putchar('\n');
+    plot_front(stdout, points, menu->found->n_points, names, plot_style_of(stdout));
+    free(points);
 }
 
 static int print_menu(const struct menu *menu, const struct tune_flags *flags)
@@ -148,6 +169,7 @@ static int print_menu(const struct menu *menu, const struct tune_flags *flags)
     printf("\n%zu plans in %.0f s%s; true bits: at %lld tokens; KLD: against the 16-bit cache, on text that the "
            "search did not see\n",
            found->n_points, menu->seconds, found->interrupted ? ", interrupted" : "", (long long)found->n_ctx);
+    print_front(menu);
     if (menu->chosen < 0) return finish_output();
     if (flags->pick > 0) printf("* nearest to %g true bits (--pick)", flags->pick);
     else if (found->points[menu->chosen].measured.kld_mean <= menu->max_kld)
@@ -164,6 +186,7 @@ static int outputs_prepare(const struct tune_flags *flags)
     struct stat st;
     const char *folder = flags->menu_folder;
     if (flags->output && !output_check(flags->output)) return EXIT_FAILED;
+    if (flags->report && !output_check(flags->report)) return EXIT_FAILED;
     if (!folder || mkdir(folder, 0777) == 0) return EXIT_OK;
     if (errno != EEXIST) return fail_text("%s: %s; choose another folder", folder, strerror(errno));
     if (stat(folder, &st) != 0 || !S_ISDIR(st.st_mode))
@@ -202,6 +225,49 @@ static int keep(struct menu *menu, const struct tune_flags *flags)
             p->measured.kld_mean,
             flags->pick > 0 || p->measured.kld_mean <= menu->max_kld ? "" : "; no plan is below --max-kld");
     return EXIT_OK;
+}
+
+/* Tokens per second of every plan at long contexts, from times measured now. */
+static int predict(struct menu *menu)
+{
+    struct kvant_error err;
+    struct progress progress;
+    struct kvant_model_info info;
+    int64_t contexts[PREDICT_CONTEXTS_CAP];
+    const struct kvant_plan **plans = allocate(menu->found->n_points + 1, sizeof *plans);
+    kvant_model_get_info(menu->model, &info);
+    int n_contexts = predict_contexts(info.n_ctx_train, contexts);
+    for (size_t i = 0; i < menu->found->n_points; i++) plans[i] = menu->found->points[i].plan;
+    progress_begin(&progress);
+    kvant_status status = predict_measure(&menu->times, menu->model, plans, (int)menu->found->n_points, contexts,
+                                          n_contexts, progress_update, &progress, &err);
+    progress_end(&progress);
+    free(plans);
+    menu->predicted = status == KVANT_OK;
+    /* the search is worth more than its prediction: a stop here keeps the rest of the report */
+    return status == KVANT_OK || status == KVANT_ERR_CANCELLED ? EXIT_OK : fail(&err);
+}
+
+/* FILE.html: the page. Any other name: the document, for kvant report. */
+static int write_report(const struct menu *menu, const struct tune_flags *flags)
+{
+    struct output_file output = {0};
+    struct report *report = NULL;
+    struct kvant_error err;
+    size_t n = strlen(flags->report);
+    bool page = n > 5 && strcmp(flags->report + n - 5, ".html") == 0;
+    json_t *root = document(menu, flags);
+    if (page && report_open(&report, root, flags->report, &err) != KVANT_OK) return fail(&err);
+    int code = output_open(&output, flags->report) ? EXIT_OK : EXIT_FAILED;
+    if (code == EXIT_OK) {
+        if (page) report_write_html(report, output.stream);
+        else json_dumpf(root, output.stream, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+        code = output_commit(&output) ? EXIT_OK : EXIT_FAILED;
+    }
+    if (page) report_close(report);
+    else json_decref(root);
+    if (code == EXIT_OK) fprintf(stderr, "%s: the report%s\n", flags->report, page ? "" : "; kvant report makes a page of it");
+    return code;
 }
 
 /* "512MiB", "1.5G", "800m", "512": MiB without a unit. NaN: no size. */
@@ -253,16 +319,25 @@ static int execute(struct tune_flags *flags)
         menu->chosen = choose(menu, flags);
         code = keep(menu, flags);
     }
+    if (code == EXIT_OK && flags->report) code = predict(menu);
+    if (code == EXIT_OK && flags->report) code = write_report(menu, flags);
     if (code == EXIT_OK && !flags->model.json) code = print_menu(menu, flags);
-    if (code == EXIT_OK && flags->model.json)
-        code = json_finish(json_pack("{s:s, s:o, s:i, s:o, s:o}", "model", flags->model.path, "menu",
-                                     menu_json(menu), "chosen", menu->chosen, "output",
-                                     flags->output ? json_string(flags->output) : json_null(), "seconds",
-                                     json_number(menu->seconds)));
+    if (code == EXIT_OK && flags->model.json) code = json_finish(document(menu, flags));
     kvant_tune_close(menu->found);
     kvant_model_close(menu->model);
     free(menu);
     return code;
+}
+
+/* The command line again, cut off at cap; names with blanks in quotes. */
+static const char *command_text(char *text, size_t cap, int argc, char **argv)
+{
+    size_t n = (size_t)snprintf(text, cap, "kvant");
+    for (int i = 0; i < argc && n < cap; i++) {
+        const char *quote = strpbrk(argv[i], " \t\"") ? "'" : "";
+        n += (size_t)snprintf(text + n, cap - n, " %s%s%s", quote, argv[i], quote);
+    }
+    return text;
 }
 
 static int run(int argc, char **argv)
@@ -289,6 +364,11 @@ static int run(int argc, char **argv)
         {"--trials", OPTION_INT, "N", &f.n_trials, "of kvtuner: plans measured below 4 bits, and below 6;\n0 = 200 "
          "each (default)", 0, 10000},
         {"--seed", OPTION_INT, "N", &f.seed, "of kvtuner; default 0", 0, 1e15},
+        {"--report", OPTION_NAME, "FILE", &f.report,
+         "write what was found and how: FILE.html a page, any other\nname JSON for kvant report", 0, 0},
+        {"--store", OPTION_NAME, "FILE", &f.store, "write every measurement to this file as it is made", 0, 0},
+        {"--resume", OPTION_FLAG, NULL, &f.resume,
+         "continue with a --store that holds measurements: after an\ninterruption, or with other budgets", 0, 0},
         {"--no-refine", OPTION_FLAG, NULL, &f.no_refine, "no local search after the allocation: faster", 0, 0},
         {"-o, --output", OPTION_NAME, "PLAN", &f.output, "keep one plan as this file", 0, 0},
         {"--max-kld", OPTION_NUMBER, "X", &f.max_kld,
@@ -324,11 +404,14 @@ static int run(int argc, char **argv)
             return fail_usage("tune", "--budget: '%s' is not a list of ascending true bits such as 3,3.25,4",
                               f.budgets_text);
     }
+    if (f.resume && !f.store) return fail_usage("tune", "--resume: name the file with --store");
     if (f.memory_text && isnan(size_parse(f.memory_text)))
         return fail_usage("tune", "--memory: '%s' is not a size such as 512MiB or 2G", f.memory_text);
     if (f.n_tokens != 0 && (f.n_tokens < TOKENS_MIN || f.n_tokens > TOKENS_MAX))
         return fail_usage("tune", "--tokens: %lld is not 0 or a number from %d to %d", (long long)f.n_tokens,
                           TOKENS_MIN, TOKENS_MAX);
+    char command[4096];
+    f.command = command_text(command, sizeof command, argc, argv);
     return execute(&f);
 }
 

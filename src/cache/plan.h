@@ -76,6 +76,9 @@ kvant_status kv_plan_clone(struct kvant_plan **out, const struct kvant_plan *pla
 void kv_plan_settle(struct kvant_plan *plan);
 /* Sets plan->name: the grammar if one recipe holds for all, else base (may be NULL), else a range list. */
 kvant_status kv_plan_set_name(struct kvant_plan *plan, const char *base, struct kvant_error *err);
+/* One line that is equal for equal plans only: settings, recipes, and a hash of the tables that they use. Owned by
+ * the caller, kv_free. */
+kvant_status kv_plan_key(const struct kvant_plan *plan, char **out, struct kvant_error *err);
 /* Everything that parse and load promise: ranges, head size against groups, tables present and well-formed or
  * absent. */
 kvant_status kv_plan_check(const struct kvant_plan *plan, struct kvant_error *err);

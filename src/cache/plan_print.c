@@ -10,6 +10,7 @@
 
 #include "base/memory.h"
 #include "base/os.h"
+#include "base/hash.h"
 #include "cache/plan_text.h"
 
 /* ----------------------------------------------------------------------------------------------- text -- */
@@ -192,6 +193,32 @@ kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_
     }
     *out = t.data;
     *n_bytes = t.n;
+    return KVANT_OK;
+}
+
+kvant_status kv_plan_key(const struct kvant_plan *plan, char **out, struct kvant_error *err)
+{
+    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
+    struct kv_text t = { 0 };
+    struct kv_hash hash;
+    char digest[KV_HASH_TEXT_CAP];
+    kv_hash_begin(&hash);
+    for (size_t i = 0; i < n_heads; i++) {
+        size_t at = i * (size_t)plan->head_dim;
+        if (plan->recipe[i].key_centered && plan->center)
+            kv_hash_add(&hash, plan->center + at, (size_t)plan->head_dim * sizeof *plan->center);
+        if (plan->recipe[i].key_mixed && plan->channels)
+            kv_hash_add(&hash, &plan->channels[i], sizeof plan->channels[i]);
+    }
+    kv_hash_end(&hash, digest);
+    kv_text_add(&t, "sinks=%d tail=%d", plan->sinks, plan->tail);
+    add_layers(&t, plan, " ", " ", ":");
+    kv_text_add(&t, " tables %s", digest);
+    if (t.failed) {
+        kv_free(t.data);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the text of a plan");
+    }
+    *out = t.data;
     return KVANT_OK;
 }
 

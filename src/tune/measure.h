@@ -1,11 +1,13 @@
 /*
- * Measuring plans on a text, many at a time: every number that the tuner reads from a forward pass comes
- * through here.
+ * Measuring plans on a text, many at a time: every KLD that the tuner reads comes through here, and is written
+ * to the trial store or answered from it.
  */
 #ifndef KV_TUNE_MEASURE_H
 #define KV_TUNE_MEASURE_H
 
+#include "base/hash.h"
 #include "model/model.h"
+#include "tune/store.h"
 
 /* Progress of a long call that consists of several: units are forward tokens. */
 struct kv_tune_progress {
@@ -24,8 +26,18 @@ struct kv_measure {
     size_t n_tokens;
     int64_t n_ctx;                      /* tokens per chunk                      */
     struct kv_tune_progress *progress;
-    int64_t n_measured;                 /* plans so far                          */
+    struct kv_trials *trials;
+    char objective[KV_HASH_TEXT_CAP + 64]; /* in the store: names the text        */
+    int64_t n_measured, n_known;        /* plans so far; known: from the store   */
 };
+
+/* Everything is borrowed. */
+void kv_measure_set(struct kv_measure *m, const struct kvant_model *model, const kvant_token *tokens,
+                    size_t n_tokens, int64_t n_ctx, struct kv_trials *trials, struct kv_tune_progress *progress);
+
+/* What a KLD depends on beside the plan, the text and the model, for struct kv_study. */
+#define KV_MEASURE_CONDITIONS_CAP 96
+void kv_measure_conditions(const struct kvant_model *model, char text[KV_MEASURE_CONDITIONS_CAP]);
 
 /* Plans that share a pass over the weights, beside the 16-bit cache. */
 #define KV_MEASURE_BATCH 15

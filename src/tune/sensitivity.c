@@ -13,7 +13,7 @@
 
 #include "base/memory.h"
 
-#define SLOPE 1.15
+#define SLOPE 1.25
 #define KLD_LEAST 1e-12 /* below what 512 tokens of float32 logits can tell from nothing */
 
 /* The KLD of choice i from measured choice `at` with slope `slope`. */

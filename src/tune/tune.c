@@ -9,6 +9,7 @@
  * (SmolLM2; 16-bit activations and float32: .0006 for k16v4h), above what most single layers cost.
  */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -49,6 +50,7 @@ struct tune {
     struct kv_search search;
     struct kv_measure tuning, verify;
     struct kv_tune_progress progress;
+    struct kv_trials *trials;
     struct result *result;
 };
 
@@ -360,10 +362,10 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
     KV_TRY(kv_calibration_open(&t->calibration, t->model, t->tokens, t->n_tuning, SINKS,
                                kv_tune_progress_step, &t->progress, err));
     t->progress.done += (int64_t)t->n_tuning;
-    t->tuning = (struct kv_measure){ t->model, t->tokens, t->n_tuning, t->calibration.chunk_tokens, &t->progress,
-                                     0 };
-    t->verify = (struct kv_measure){ t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify,
-                                     &t->progress, 0 };
+    kv_measure_set(&t->tuning, t->model, t->tokens, t->n_tuning, t->calibration.chunk_tokens, t->trials,
+                   &t->progress);
+    kv_measure_set(&t->verify, t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify, t->trials,
+                   &t->progress);
     if (t->opt->method == KVANT_TUNE_KVTUNER) return find_published(t, err);
     KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix, err));
     KV_TRY(kv_search_open(&t->search, t->model, &t->calibration, &t->result->sensitivity, t->opt->by_layer, 16.0,
@@ -407,6 +409,7 @@ static void set_view(struct tune *t)
     r->view.n_tokens = (int64_t)t->n_tuning;
     r->view.n_tokens_verify = (int64_t)t->n_verify;
     r->view.n_measured = t->tuning.n_measured + t->verify.n_measured;
+    r->view.n_known = t->tuning.n_known + t->verify.n_known;
 }
 
 void kvant_tune_close(struct kvant_tune_result *result)
@@ -416,6 +419,30 @@ void kvant_tune_close(struct kvant_tune_result *result)
     kv_menu_close(&r->menu);
     kv_sensitivity_close(&r->sensitivity);
     kv_free(r);
+}
+
+static kvant_status open_store(struct tune *t, struct kvant_error *err)
+{
+    char conditions[KV_MEASURE_CONDITIONS_CAP], settings[160];
+    struct kvant_model_info info;
+    kvant_model_get_info(t->model, &info);
+    kv_measure_conditions(t->model, conditions);
+    const struct kvant_tune_options *opt = t->opt;
+    snprintf(settings, sizeof settings, "method %s; n_budgets %d; n_ctx %lld; n_tokens %lld; max_kld %g%s%s%s",
+             opt->method == KVANT_TUNE_KVTUNER ? "kvtuner" : "kvant", t->n_budgets, (long long)t->n_ctx,
+             (long long)opt->n_tokens, opt->max_kld, opt->no_mix ? "; no mix" : "", opt->by_layer ? "; by layer" : "",
+             opt->no_refine ? "; no refine" : "");
+    const struct kv_study study = { info.fingerprint, conditions, settings, "kvant " KVANT_VERSION };
+    return kv_trials_open(&t->trials, opt->store, &study, opt->resume, err);
+}
+
+/* How the run ended, for people who look into the store. A failure to write that is not worth losing a result. */
+static void close_store(struct tune *t, kvant_status status)
+{
+    bool cancelled = status == KVANT_ERR_CANCELLED || (status == KVANT_OK && t->result->view.interrupted);
+    if (t->trials)
+        kv_trials_finish(t->trials, cancelled ? "cancelled" : status == KVANT_OK ? "done" : "failed", NULL);
+    kv_trials_close(t->trials);
 }
 
 kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *tokens, size_t n_tokens,
@@ -442,8 +469,10 @@ kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *
     if (!t.result) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a search");
 
     kvant_token *own = NULL;
-    kvant_status status = prepare_text(&t, tokens, n_tokens, &own, err);
+    kvant_status status = open_store(&t, err);
+    if (status == KVANT_OK) status = prepare_text(&t, tokens, n_tokens, &own, err);
     if (status == KVANT_OK) status = stop_early(&t, find_plans(&t, err));
+    close_store(&t, status);
     if (status == KVANT_OK) {
         set_view(&t);
         *out = &t.result->view;
