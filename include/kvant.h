@@ -419,7 +419,7 @@ struct kvant_tune_options {
     int n_budgets;           /* at most 32; 0 = the default 2.5 2.75 3 3.25 3.5 4 5, those that a plan can meet */
     double max_kld;          /* > 0: also the cheapest plan found that keeps this mean KLD on the tuning text */
     int64_t n_ctx;           /* where true bits are stated; 0 = the smaller of 8192 and the model's */
-    int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 512; at most half of the text */
+    int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 1024; at most half of the text */
     bool no_mix;             /* no channel classes (x) */
     bool by_layer;           /* one recipe for all KV heads of a layer, as in the paper */
     bool no_refine;          /* no measured refinement: the allocation alone */

@@ -25,7 +25,7 @@ struct tune_flags {
     int64_t n_ctx, n_tokens;
     double max_kld, pick; /* max_kld: NaN = not given; pick: true bits, 0 = by max_kld */
     const char *memory_text;
-    const char *method, *granularity, *mode, *search;
+    const char *stage, *method, *granularity, *mode, *search;
     int64_t n_trials, seed;
     const char *store, *report;
     bool resume;
@@ -340,9 +340,22 @@ static const char *command_text(char *text, size_t cap, int argc, char **argv)
     return text;
 }
 
+/* The first stage of the published method by itself is a command of its own. */
+static int sensitivity(const struct tune_flags *flags)
+{
+    char *argv[5] = {"sensitivity", (char *)(uintptr_t)flags->model.path};
+    int argc = 2;
+    if (flags->text_path) {
+        argv[argc++] = "--text";
+        argv[argc++] = (char *)(uintptr_t)flags->text_path;
+    }
+    if (flags->model.json) argv[argc++] = "--json";
+    return command_sensitivity.run(argc, argv);
+}
+
 static int run(int argc, char **argv)
 {
-    struct tune_flags f = {.max_kld = NAN, .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
+    struct tune_flags f = {.max_kld = NAN, .stage = "all", .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
@@ -353,10 +366,12 @@ static int run(int argc, char **argv)
          "a budget: what the cache of -c tokens may take, such as\n512MiB or 2G", 0, 0},
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
          "context that true bits are stated at; 0 = the smaller of\n8192 and the model's (default)", 0, 1e9},
-        {"--tokens", OPTION_INT, "N", &f.n_tokens, "tokens of text to use; 0 = 512 (default)", 0, 1e6},
+        {"--tokens", OPTION_INT, "N", &f.n_tokens, "tokens of text to use; 0 = 1024 (default)", 0, 1e6},
         {"--no-mix", OPTION_FLAG, NULL, &f.no_mix, "no channel classes (x)", 0, 0},
         {"--granularity", OPTION_CHOICE, "head|layer", &f.granularity,
          "what gets a recipe of its own: each KV head (default),\nor each layer as in the paper", 0, 0},
+        {"--stage", OPTION_CHOICE, "all|sensitivity", &f.stage,
+         "sensitivity: the errors of single layers as in the paper,\nand no search: what kvant sensitivity prints", 0, 0},
         {"--method", OPTION_CHOICE, "kvant|kvtuner", &f.method,
          "kvant (default), or the published KVTuner: groups of\nlayers, evolutionary search", 0, 0},
         {"--mode", OPTION_CHOICE, "per-token|kivi", &f.mode, "of kvtuner; default per-token", 0, 0},
@@ -410,6 +425,7 @@ static int run(int argc, char **argv)
     if (f.n_tokens != 0 && (f.n_tokens < TOKENS_MIN || f.n_tokens > TOKENS_MAX))
         return fail_usage("tune", "--tokens: %lld is not 0 or a number from %d to %d", (long long)f.n_tokens,
                           TOKENS_MIN, TOKENS_MAX);
+    if (strcmp(f.stage, "sensitivity") == 0) return sensitivity(&f);
     char command[4096];
     f.command = command_text(command, sizeof command, argc, argv);
     return execute(&f);

@@ -17,7 +17,7 @@
 #include "tune/published.h"
 #include "tune/refine.h"
 
-#define TOKENS_DEFAULT 512 /* for calibration and sensitivities                             */
+#define TOKENS_DEFAULT 1024 /* for calibration and sensitivities                            */
 #define TOKENS_VERIFY 512  /* held back                                                     */
 #define N_CTX_DEFAULT 8192 /* at which true bits are stated                                 */
 #define BUDGETS_MAX 32
