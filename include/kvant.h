@@ -163,7 +163,8 @@ struct kvant_key_bias {
 KVANT_API bool kvant_model_key_bias(const struct kvant_model *model, int layer, int head_kv,
                                     struct kvant_key_bias *out);
 
-/* Median of `max` over the layers, those without key bias counting as 0. Any thread. */
+/* Median of `max` over the layers (of an even number the lower one), those without key bias counting as 0. Any
+ * thread. */
 KVANT_API float kvant_model_key_bias_median(const struct kvant_model *model);
 
 /* ------------------------------------------------------------------------------------------------ text -- */

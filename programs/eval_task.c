@@ -103,12 +103,22 @@ static double page_bits(const struct kvant_plan *plan)
 
 static json_t *result_json(const char *name, double bits, const struct kvant_accuracy_result *r)
 {
-    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "kv", name, "page_bits",
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "kv", name, "page_bits",
                      json_number(bits), "accuracy", json_number(r->accuracy), "low", json_number(r->low), "high",
                      json_number(r->high), "n", (json_int_t)r->n, "correct", (json_int_t)r->n_correct,
                      "unanswered", (json_int_t)r->n_unanswered, "failed", (json_int_t)r->n_failed, "tokens",
-                     (json_int_t)r->n_tokens, "lost", (json_int_t)r->n_lost, "won", (json_int_t)r->n_won, "p",
-                     json_number(r->p_value));
+                     (json_int_t)r->n_tokens);
+}
+
+/* The same beside the 16-bit cache. */
+static json_t *plan_json(const struct task *t, int i)
+{
+    const struct kvant_accuracy_result *r = &t->results[i];
+    json_t *value = result_json(t->names[i], page_bits(t->plans[i]), r);
+    json_object_set_new(value, "lost", json_integer((json_int_t)r->n_lost));
+    json_object_set_new(value, "won", json_integer((json_int_t)r->n_won));
+    json_object_set_new(value, "p", json_number(r->p_value));
+    return value;
 }
 
 static int report_json(const struct task *t, const char *model_path)
@@ -116,7 +126,7 @@ static int report_json(const struct task *t, const char *model_path)
     const struct task_flags *f = t->flags;
     json_t *results = json_array();
     for (int i = 0; i < t->n_plans; i++)
-        json_array_append_new(results, result_json(t->names[i], page_bits(t->plans[i]), &t->results[i]));
+        json_array_append_new(results, plan_json(t, i));
     return json_finish(json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:o, s:o}", "model", model_path, "task",
                                  f->name, "data", f->data_path, "questions", (json_int_t)t->prompts.n, "shots",
                                  (json_int_t)t->n_shots, "shots_from",
@@ -140,8 +150,9 @@ static void print_row(const char *name, double bits, const struct kvant_accuracy
 static int report_text(const struct task *t)
 {
     const struct task_flags *f = t->flags;
-    printf("%s: %zu questions of %s, %zu examples of %s, greedy\nprompts %s\n\n", f->name, t->prompts.n, f->data_path,
-           t->n_shots, f->shots_path ? f->shots_path : f->data_path, t->prompts.hash);
+    printf("%s: %zu question%s of %s, %zu example%s of %s, greedy\nprompts %s\n\n", f->name, t->prompts.n,
+           t->prompts.n == 1 ? "" : "s", f->data_path, t->n_shots, t->n_shots == 1 ? "" : "s",
+           f->shots_path ? f->shots_path : f->data_path, t->prompts.hash);
     printf("%-24s %9s %9s %14s %6s %9s %7s %9s\n", "kv", "page bits", "accuracy", "95 % interval", "right",
            "lost won", "p", "tokens");
     print_row("f16", 16.0, &t->base, true);

@@ -58,7 +58,7 @@ kvant_status kv_key_bias_median(const struct kvant_model *m, float *median, stru
         max[i] = b.max;
     }
     qsort(max, (size_t)n, sizeof *max, compare_floats);
-    *median = 0.5f * (max[(n - 1) / 2] + max[n / 2]);
+    *median = max[(n - 1) / 2]; /* the lower one: of two layers, one can be an outlier */
     kv_free(max);
     return KVANT_OK;
 }

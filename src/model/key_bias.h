@@ -6,7 +6,7 @@
 
 #include "model/model.h"
 
-/* Median over the layers of the largest absolute key bias; those without one count as 0. */
+/* Lower median over the layers of the largest absolute key bias; those without one count as 0. */
 kvant_status kv_key_bias_median(const struct kvant_model *model, float *median, struct kvant_error *err);
 
 #endif

@@ -116,8 +116,8 @@ void kv_wilson(int64_t k, int64_t n, double *low, double *high)
     double p = (double)k / (double)n, z2n = z * z / (double)n;
     double middle = (p + 0.5 * z2n) / (1.0 + z2n);
     double half = z * sqrt(p * (1.0 - p) / (double)n + 0.25 * z2n / (double)n) / (1.0 + z2n);
-    *low = 100.0 * fmax(middle - half, 0.0);
-    *high = 100.0 * fmin(middle + half, 1.0);
+    *low = k == 0 ? 0.0 : 100.0 * (middle - half); /* exact in mathematics, not in rounded numbers */
+    *high = k == n ? 100.0 : 100.0 * (middle + half);
 }
 
 double kv_mcnemar(int64_t a, int64_t b)
