@@ -149,9 +149,24 @@ KVANT_API void kvant_model_get_info(const struct kvant_model *model, struct kvan
 KVANT_API bool kvant_model_weight_type(const struct kvant_model *model, int i, const char **name,
                                        int64_t *n_tensors, size_t *bytes);
 
-/* The largest absolute value of a layer's key bias (Qwen2's, up to 211, are what makes per-token keys of 4
- * bits fail); 0 when it has none, when there is no such layer, and with vocab_only. */
-KVANT_API float kvant_model_key_bias(const struct kvant_model *model, int layer);
+/* Biases of keys. Where a few channels of a layer have huge ones (Qwen2: up to 211 where 5 is usual), keys
+ * quantized per token in 4 bits or fewer lose everything else, unless they are centred (m): docs/gate.md. A
+ * layer or KV head is an outlier when the largest absolute value of its key bias exceeds 5 times the median
+ * over the model's layers. Nothing is run for this: it is in the file. */
+struct kvant_key_bias {
+    float max;       /* largest absolute value                                            */
+    float norm;      /* Euclidean                                                         */
+    bool is_outlier; /* max > 5 * kvant_model_key_bias_median                             */
+};
+
+/* Of one KV head, or with head_kv -1 of all heads of the layer together. False, and everything 0, when there
+ * is no such layer or head, when the layer's keys have no bias, and with vocab_only. Any thread. */
+KVANT_API bool kvant_model_key_bias(const struct kvant_model *model, int layer, int head_kv,
+                                    struct kvant_key_bias *out);
+
+/* Median of `max` over the layers (of an even number the lower one), those without key bias counting as 0. Any
+ * thread. */
+KVANT_API float kvant_model_key_bias_median(const struct kvant_model *model);
 
 /* ------------------------------------------------------------------------------------------------ text -- */
 
@@ -215,6 +230,12 @@ KVANT_API void kvant_plan_close(struct kvant_plan *plan);
 /* True when the plan needs kvant_plan_calibrate before a sequence can use it. */
 KVANT_API bool kvant_plan_needs_calibration(const struct kvant_plan *plan);
 
+/* True when the plan stores the keys of an outlier KV head (kvant_model_key_bias) per token in 4 bits or fewer
+ * and not centred: it will collapse. layers: those layers as in "0-2, 4, 8", terminated, cut to cap bytes; may
+ * be NULL with cap 0. False for a plan of other dimensions. */
+KVANT_API bool kvant_plan_keys_at_risk(const struct kvant_plan *plan, const struct kvant_model *model,
+                                       char *layers, size_t cap);
+
 /* Measures key means and channel importance on tokens (at most 8192 of them are read; NULL, 0: on 512 tokens
  * that the model writes itself from fixed seed prompts) and fills the plan in. Returns at once when the plan
  * needs nothing. Deterministic. The plan must not be in use by a session or another thread. `progress` may be
@@ -237,6 +258,27 @@ KVANT_API kvant_status kvant_plan_print(const struct kvant_plan *plan, char *tex
  * enough. Errors: ARGUMENT (no such layer or head), SPACE. */
 KVANT_API kvant_status kvant_plan_recipe(const struct kvant_plan *plan, int layer, int head_kv, char *text,
                                          size_t cap, struct kvant_error *err);
+
+/* What the gate found about a plan (kvant_gate_judge; docs/gate.md). */
+struct kvant_verdict {
+    bool collapsed;
+    double same_top_p; /* percent, of struct kvant_eval_result; NaN: not stated         */
+    double agreement;  /* percent, of struct kvant_trajectory_result; NaN: not stated   */
+    char reason[128];  /* one line: what is wrong; "" when nothing is                   */
+};
+
+/* Writes a verdict into the plan, to be saved with it; NULL takes it out. The plan must not be in use by
+ * another thread; sequences of it may be open. */
+KVANT_API void kvant_plan_set_verdict(struct kvant_plan *plan, const struct kvant_verdict *verdict);
+
+/* The verdict that the plan carries. False, and nothing written: none. A plan that was read with other sinks
+ * or tail than its file says carries only a verdict that it had collapsed. */
+KVANT_API bool kvant_plan_get_verdict(const struct kvant_plan *plan, struct kvant_verdict *out);
+
+/* True when the plan carries the verdict that it has collapsed: `kvant run` and `kvant chat` then refuse it
+ * without --force. The library does not: a program that lets others choose plans asks here. text: one line
+ * of why, with the numbers, terminated, cut to cap bytes; may be NULL with cap 0. */
+KVANT_API bool kvant_plan_is_refused(const struct kvant_plan *plan, char *text, size_t cap);
 
 /* Short name for tables: the grammar if one recipe holds for all, else the file's name or a range list.
  * Borrowed; never NULL. */
@@ -360,7 +402,7 @@ KVANT_API void kvant_sampler_close(struct kvant_sampler *sampler);
  * top_k) to 3 ms (top_p alone) for a vocabulary of 152k. */
 KVANT_API kvant_token kvant_sampler_next(struct kvant_sampler *sampler, const float *logits, float *logprob);
 
-/* -------------------------------------------------------------------------------------- eval and tune -- */
+/* ------------------------------------------------------------------------------------------------ eval -- */
 
 /* One plan against the 16-bit cache on the same tokens, error accumulation on (every position reads the
  * quantized cache of the positions before it). KLD: KL(16 bits || plan) over the whole vocabulary, in nats,
@@ -399,6 +441,128 @@ KVANT_API kvant_status kvant_eval_run(const struct kvant_model *model, const str
                                       int n_plans, const kvant_token *tokens, size_t n_tokens,
                                       const struct kvant_eval_options *opt, struct kvant_eval_result *results,
                                       struct kvant_eval_result *base, struct kvant_error *err);
+
+/* ----------------------------------------------------------------- trajectories, accuracy and the gate -- */
+
+struct kvant_prompt {
+    const kvant_token *tokens; /* (n_tokens), borrowed */
+    size_t n_tokens;           /* at least 1           */
+};
+
+/* How long greedy generation under a plan says what the 16-bit cache says. The 16-bit trajectory of a prompt
+ * is its n_predict greedy tokens, fewer when the model ends; the end is then a token like any other. */
+struct kvant_trajectory_result {
+    double agreement; /* percent: tokens before the first difference / tokens of the 16-bit trajectory, mean
+                       * over the prompts. Small models part at the first near-tie: 20 to 60 is usual for a
+                       * good plan, below 5 for one that has collapsed (docs/gate.md) */
+    double identical; /* percent of the prompts whose trajectories are the same to the end */
+    double first_median; /* median position of the first difference (length where there is none) */
+    int64_t n_prompts;
+    int64_t n_tokens; /* of all 16-bit trajectories                                             */
+    int64_t n_failed; /* prompts after which the plan's numbers were not finite                 */
+};
+
+struct kvant_trajectory_options {
+    size_t size;
+    int n_predict;   /* tokens of each trajectory; 0 = 64                       */
+    int n_sequences; /* generated at once, 1 to 256; 0 = 16                     */
+    kvant_progress_fn progress;
+    void *user;
+};
+#define KVANT_TRAJECTORY_OPTIONS_INIT { sizeof(struct kvant_trajectory_options), 0, 0, NULL, NULL }
+
+/* Prompts cut from a text at even distances: `*n_out` of them, at most cap, of n_each tokens; they do not
+ * overlap. They point into tokens. None when the text is shorter than n_each or n_each is 0. */
+KVANT_API void kvant_trajectory_prompts(const kvant_token *tokens, size_t n_tokens, size_t n_each,
+                                        struct kvant_prompt *prompts, size_t cap, size_t *n_out);
+
+/* Generates after every prompt under the 16-bit cache and every plan, all in one batch. A prompt should be
+ * longer than sinks + tail + 64 tokens: what is shorter is exact. plans: (n_plans), calibrated. first: (n_plans,
+ * n_prompts), position of each first difference, or the length of the 16-bit trajectory when there is none;
+ * may be NULL. Deterministic; no plan's result depends on the others. Memory beside the weights: the caches of
+ * n_sequences texts and 4 bytes per token. Errors: ARGUMENT (options; an empty or unknown prompt; a plan that
+ * needs calibration), MISMATCH, NUMERIC (the 16-bit cache itself fails), CANCELLED, MEMORY. */
+KVANT_API kvant_status kvant_trajectory_run(const struct kvant_model *model,
+                                            const struct kvant_plan *const *plans, int n_plans,
+                                            const struct kvant_prompt *prompts, size_t n_prompts,
+                                            const struct kvant_trajectory_options *opt,
+                                            struct kvant_trajectory_result *results, int *first,
+                                            struct kvant_error *err);
+
+typedef enum kvant_answer_kind {
+    KVANT_ANSWER_NUMBER = 0, /* the last number of the text, as "flexible-extract" of lm-evaluation-harness finds
+                              * it ($ and thousands separators dropped), compared as a number: 18.0 is 18 */
+    KVANT_ANSWER_LETTER = 1  /* the first capital letter A to Z that stands alone, as in " B" or "(B)"        */
+} kvant_answer_kind;
+
+struct kvant_question {
+    const kvant_token *tokens; /* (n_tokens), the whole prompt; borrowed                              */
+    size_t n_tokens;
+    const char *answer;        /* the right one, terminated: "72", "$1,250.50" or "#### 72"; "B"      */
+};
+
+struct kvant_answer {      /* borrowed during the call */
+    const char *text;      /* (n_bytes) what was generated, up to the first stop string; terminated  */
+    size_t n_bytes;
+    const char *extracted; /* the number or letter found in it; "" when there is none                */
+    bool is_correct;
+    int n_tokens;          /* generated                                                               */
+};
+
+struct kvant_accuracy_result {
+    double accuracy;      /* percent                                                                  */
+    double low, high;     /* its 95 % interval (Wilson), percent                                      */
+    int64_t n, n_correct; /* questions                                                                */
+    int64_t n_unanswered; /* nothing to compare was found in the text                                 */
+    int64_t n_failed;     /* the plan's numbers were not finite: counted as wrong                     */
+    int64_t n_tokens;     /* generated                                                                */
+    int64_t n_lost, n_won; /* right with 16 bits alone; right with the plan alone                     */
+    double p_value;       /* of n_lost and n_won if both were equally likely (McNemar, exact, two-sided) */
+};
+
+struct kvant_accuracy_options {
+    size_t size;
+    kvant_answer_kind kind;
+    int n_predict;            /* most tokens of an answer; 0 = 256              */
+    int n_sequences;          /* answered at once, 1 to 256; 0 = 16             */
+    const char *const *stops; /* (n_stops) an answer ends before any of these, such as "Question:" */
+    int n_stops;
+    bool no_base;             /* leave the 16-bit cache out: n_lost and n_won are then 0, p_value is NaN */
+    kvant_progress_fn progress;
+    void *user;
+    /* Called at the end for each answer, in order: those of the 16-bit cache first, with plan -1. May be NULL. */
+    void (*on_answer)(void *user, int plan, size_t question, const struct kvant_answer *answer);
+};
+#define KVANT_ACCURACY_OPTIONS_INIT \
+    { sizeof(struct kvant_accuracy_options), KVANT_ANSWER_NUMBER, 0, 0, NULL, 0, false, NULL, NULL, NULL }
+
+/* Answers every question greedily under the 16-bit cache and every plan, all in one batch, and compares with
+ * the right answers. What all questions begin with (the examples of a few-shot prompt) is read once per plan.
+ * results: (n_plans); base: of the 16-bit cache, may be NULL. Deterministic; no plan's result depends on the
+ * others. Memory as for kvant_trajectory_run. Errors: ARGUMENT (options; an empty or unknown prompt; a right
+ * answer in which there is none, position: the question; a plan that needs calibration), MISMATCH, NUMERIC (the
+ * 16-bit cache itself fails), CANCELLED, MEMORY. */
+KVANT_API kvant_status kvant_accuracy_run(const struct kvant_model *model,
+                                          const struct kvant_plan *const *plans, int n_plans,
+                                          const struct kvant_question *questions, size_t n_questions,
+                                          const struct kvant_accuracy_options *opt,
+                                          struct kvant_accuracy_result *results,
+                                          struct kvant_accuracy_result *base, struct kvant_error *err);
+
+struct kvant_gate {
+    size_t size;
+    double min_same_top_p; /* percent; 0 = the default, 80 */
+    double min_agreement;  /* percent; 0 = the default, 5  */
+};
+#define KVANT_GATE_INIT { sizeof(struct kvant_gate), 0.0, 0.0 }
+
+/* Collapsed: the mean KLD is not finite, or more than 100 - min_same_top_p percent of the positions have
+ * another likeliest token than with 16 bits, or the trajectories agree for less than min_agreement, or one of
+ * them failed. gate NULL: the defaults. trajectory NULL: not measured. */
+KVANT_API void kvant_gate_judge(const struct kvant_gate *gate, const struct kvant_eval_result *measured,
+                                const struct kvant_trajectory_result *trajectory, struct kvant_verdict *out);
+
+/* ------------------------------------------------------------------------------------------------ tune -- */
 
 /* Text of the model's own making from fixed seed prompts, for calibration without data: n_wanted tokens, 1 to
  * 2^20 (fewer if the model ends its texts), into tokens of capacity cap >= n_wanted. Deterministic.

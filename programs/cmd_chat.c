@@ -187,6 +187,7 @@ static int run(int argc, char **argv)
          "context; 0 = the smaller of 8192 and the model's (default)", 0, 1e9},
         SAMPLING_OPTIONS(&f.sampling),
         PLAN_OPTIONS(&f.plan),
+        FORCE_OPTION(&f.plan),
     };
     struct command_line line = {
         .command = "chat",
@@ -210,7 +211,7 @@ static int run(int argc, char **argv)
     struct kvant_plan *plan = NULL;
     char name[256];
     code = setup_model(&model, &f.model, false);
-    if (code == EXIT_OK) code = setup_plan(&plan, model, &f.plan, name);
+    if (code == EXIT_OK) code = setup_plan_sound(&plan, model, &f.plan, name);
     if (code == EXIT_OK) {
         struct chat chat = {.flags = &f, .model = model, .plan = plan, .generator.seq = -1, .pending = -1};
         editor_open(&chat);

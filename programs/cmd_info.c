@@ -5,10 +5,6 @@
 #include "json.h"
 #include "setup.h"
 
-/* A key bias beyond this makes 4-bit keys per token collapse; ordinary layers stay below 10 (design: section
- * 1). */
-#define OUTLIER_KEY_BIAS 20.0f
-
 struct memory_row {
     const char *name;
     struct kvant_plan_memory memory;
@@ -66,14 +62,23 @@ static json_t *weights_json(const struct kvant_model *model)
     return list;
 }
 
+static bool is_outlier(const struct report *r, int layer, int head_kv, struct kvant_key_bias *bias)
+{
+    return kvant_model_key_bias(r->model, layer, head_kv, bias) && bias->is_outlier;
+}
+
 static json_t *outliers_json(const struct report *r)
 {
     json_t *list = json_array();
     for (int i = 0; i < r->info.n_layer; i++) {
-        float bias = kvant_model_key_bias(r->model, i);
-        if (bias > OUTLIER_KEY_BIAS)
-            json_array_append_new(list,
-                                  json_pack("{s:i, s:o}", "layer", i, "bias", json_number((double)bias)));
+        struct kvant_key_bias bias, of_head;
+        if (!is_outlier(r, i, -1, &bias)) continue;
+        json_t *heads = json_array();
+        for (int head = 0; head < r->info.n_head_kv; head++)
+            if (is_outlier(r, i, head, &of_head)) json_array_append_new(heads, json_integer(head));
+        json_array_append_new(list, json_pack("{s:i, s:o, s:o, s:o}", "layer", i, "max",
+                                              json_number((double)bias.max), "norm",
+                                              json_number((double)bias.norm), "kv_heads", heads));
     }
     return list;
 }
@@ -84,7 +89,7 @@ static int report_json(const struct report *r)
     return json_finish(json_pack(
         "{s:s, s:o, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, "
         "s:I, s:I, s:I,"
-        " s:o, s:o, s:s, s:I, s:o}",
+        " s:o, s:o, s:o, s:s, s:I, s:o}",
         "path", m->path, "name", json_text(m->name, strlen(m->name)), "architecture", m->architecture,
         "fingerprint", m->fingerprint, "tokenizer", m->tokenizer, "pre_tokenizer", m->pre_tokenizer,
         "chat_format", m->chat_format, "cpu", m->cpu, "quantization", m->quantization, "layers", m->n_layer,
@@ -92,19 +97,34 @@ static int report_json(const struct report *r)
         "feed_forward", m->n_ff, "vocabulary", m->n_vocab, "context_trained", m->n_ctx_train, "threads",
         m->n_threads, "parameters", (json_int_t)m->n_params, "tensors", (json_int_t)m->n_tensors,
         "weights_bytes", (json_int_t)m->weights_bytes, "file_bytes", (json_int_t)m->file_bytes, "weights",
-        weights_json(r->model), "key_bias_outliers", outliers_json(r), "plan", r->plan_name, "context",
+        weights_json(r->model), "key_bias_median", json_number((double)kvant_model_key_bias_median(r->model)),
+        "key_bias_outliers", outliers_json(r), "plan", r->plan_name, "context",
         (json_int_t)r->n_ctx, "memory", memory_json(r)));
 }
 
+/* Nothing for a model whose keys have no biases. */
 static void print_outliers(const struct report *r)
 {
-    int n = 0;
-    for (int i = 0; i < r->info.n_layer; i++) {
-        float bias = kvant_model_key_bias(r->model, i);
-        if (bias <= OUTLIER_KEY_BIAS) continue;
-        printf("%s%d (%.0f)", n++ ? ", " : "key biases      outliers in layers ", i, (double)bias);
+    int n_biased = 0, n_outliers = 0;
+    float max = 0.0f;
+    struct kvant_key_bias bias;
+    for (int first = 0, last; first < r->info.n_layer; first = last + 1) {
+        last = first;
+        if (!kvant_model_key_bias(r->model, first, -1, &bias)) continue;
+        n_biased++;
+        if (bias.max > max) max = bias.max;
+        if (!bias.is_outlier) continue;
+        while (is_outlier(r, last + 1, -1, &bias)) {
+            last++;
+            if (bias.max > max) max = bias.max;
+        }
+        printf("%s%d", n_outliers++ ? ", " : "key biases      outliers in layers ", first);
+        if (last > first) printf("-%d", last);
     }
-    if (n > 0) puts(";\n                few-bit keys must be per channel (c) or centred (m)");
+    if (n_biased == 0) return;
+    printf("%s (largest %.0f, median layer %.1f)", n_outliers ? "" : "key biases      no outliers", (double)max,
+           (double)kvant_model_key_bias_median(r->model));
+    puts(n_outliers ? ":\n                keys per token in 4 bits or fewer would collapse unless centred (m)" : "");
 }
 
 static int report_text(const struct report *r)

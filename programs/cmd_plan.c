@@ -20,6 +20,14 @@ static json_t *recipes_json(const struct kvant_plan *plan, const struct kvant_mo
     return layers;
 }
 
+static json_t *verdict_json(const struct kvant_plan *plan)
+{
+    struct kvant_verdict v;
+    if (!kvant_plan_get_verdict(plan, &v)) return json_null();
+    return json_pack("{s:s, s:o, s:o, s:s}", "verdict", v.collapsed ? "collapsed" : "passed", "same_top_p",
+                     json_number(v.same_top_p), "agreement", json_number(v.agreement), "reason", v.reason);
+}
+
 static int plan_json(const struct kvant_plan *plan, const struct kvant_model *model)
 {
     struct kvant_model_info info;
@@ -27,14 +35,29 @@ static int plan_json(const struct kvant_plan *plan, const struct kvant_model *mo
     kvant_model_get_info(model, &info);
     int64_t n_ctx = setup_context(model, 0);
     kvant_plan_get_memory(plan, n_ctx, &memory);
-    return json_finish(json_pack("{s:s, s:b, s:o, s:o, s:o, s:I, s:o}", "name", kvant_plan_name(plan),
+    return json_finish(json_pack("{s:s, s:b, s:o, s:o, s:o, s:I, s:o, s:o, s:b}", "name", kvant_plan_name(plan),
                                  "needs_calibration", (int)kvant_plan_needs_calibration(plan),
                                  "page_bits", json_number(memory.page_bits), "true_bits",
                                  json_number(memory.true_bits), "code_bits", json_number(memory.code_bits),
-                                 "context", (json_int_t)n_ctx, "layers", recipes_json(plan, &info)));
+                                 "context", (json_int_t)n_ctx, "layers", recipes_json(plan, &info), "gate",
+                                 verdict_json(plan), "keys_at_risk",
+                                 (int)kvant_plan_keys_at_risk(plan, model, NULL, 0)));
 }
 
-static int plan_yaml(const struct kvant_plan *plan)
+/* Lines about what the gate and the static detector found; nothing when they found nothing. */
+static void print_findings(const struct kvant_plan *plan, const struct kvant_model *model, FILE *out)
+{
+    char why[256], layers[256];
+    if (kvant_plan_is_refused(plan, why, sizeof why))
+        fprintf(out, "gate: collapsed: %s; run and chat refuse it without --force\n", why);
+    if (kvant_plan_keys_at_risk(plan, model, layers, sizeof layers))
+        fprintf(out,
+                "key biases: those of layers %s are outliers, and the plan stores their keys per token in 4\n"
+                "            bits or fewer, not centred: it will collapse\n",
+                layers);
+}
+
+static int plan_yaml(const struct kvant_plan *plan, const struct kvant_model *model)
 {
     struct kvant_error err;
     size_t n = 0;
@@ -43,7 +66,9 @@ static int plan_yaml(const struct kvant_plan *plan)
     if (status == KVANT_ERR_SPACE) status = kvant_plan_print(plan, text, n, &n, &err);
     if (status == KVANT_OK) fputs(text, stdout);
     free(text);
-    return status == KVANT_OK ? finish_output() : fail(&err);
+    if (status != KVANT_OK) return fail(&err);
+    print_findings(plan, model, stderr);
+    return finish_output();
 }
 
 static int plan_check(const struct kvant_plan *plan, const struct kvant_model *model, const char *path)
@@ -55,6 +80,9 @@ static int plan_check(const struct kvant_plan *plan, const struct kvant_model *m
     printf("%s: fits %s: %d layers, %.3f page bits%s\n", path, info.name[0] ? info.name : info.path,
            info.n_layer, memory.page_bits,
            kvant_plan_needs_calibration(plan) ? "; calibrated when it is used" : "");
+    struct kvant_verdict verdict;
+    if (kvant_plan_get_verdict(plan, &verdict) && !verdict.collapsed) puts("gate: passed");
+    print_findings(plan, model, stdout);
     return finish_output();
 }
 
@@ -90,7 +118,7 @@ static int execute(const char *verb, const char *input, const char *output, bool
         else if (flags->json)
             code = plan_json(plan, model);
         else
-            code = strcmp(verb, "check") == 0 ? plan_check(plan, model, input) : plan_yaml(plan);
+            code = strcmp(verb, "check") == 0 ? plan_check(plan, model, input) : plan_yaml(plan, model);
     }
     own_text_close(&text);
     kvant_plan_close(plan);

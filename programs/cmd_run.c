@@ -201,7 +201,7 @@ static int execute(const struct run_flags *flags)
 
     int code = setup_model(&model, &flags->model, false);
     if (code == EXIT_OK) code = prompt_tokens(model, flags->system, text, n_bytes, flags->raw, &ids, &n_ids);
-    if (code == EXIT_OK) code = setup_plan(&plan, model, &flags->plan, name);
+    if (code == EXIT_OK) code = setup_plan_sound(&plan, model, &flags->plan, name);
     if (code == EXIT_OK) {
         interrupt_catch();
         pass.plan = plan;
@@ -231,6 +231,7 @@ static int run(int argc, char **argv)
          "context; 0 = the smaller of 8192 and the model's (default)", 0, 1e9},
         SAMPLING_OPTIONS(&f.sampling),
         PLAN_OPTIONS(&f.plan),
+        FORCE_OPTION(&f.plan),
         {"--compare", OPTION_FLAG, NULL, &f.compare,
          "answer greedily with a 16-bit cache, then with the plan", 0, 0},
     };

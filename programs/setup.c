@@ -151,8 +151,25 @@ int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, co
     return code;
 }
 
-int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
-               char name[256])
+/* What the gate and the static detector say of a plan, on stderr; EXIT_FAILED: not to be used. */
+static int judge(const struct kvant_plan *plan, const struct kvant_model *model, const char *spec, bool force)
+{
+    char why[256], layers[256];
+    if (kvant_plan_is_refused(plan, why, sizeof why)) {
+        if (!force)
+            return fail_text("plan %s is marked as collapsed: %s; choose another plan, or --force", spec, why);
+        fprintf(stderr, "kvant: plan %s is marked as collapsed: %s; used because of --force\n", spec, why);
+    }
+    if (kvant_plan_keys_at_risk(plan, model, layers, sizeof layers))
+        fprintf(stderr,
+                "kvant: plan %s: the key biases of layers %s are outliers: keys per token in so few bits\n"
+                "       will collapse; centre them (m) or store them per channel (c64)\n",
+                spec, layers);
+    return EXIT_OK;
+}
+
+static int open_plan(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
+                     bool sound, char name[256])
 {
     struct kvant_error err;
     struct own_text text = {0};
@@ -160,16 +177,30 @@ int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const s
     *out = NULL;
     if (flags->save_path && !output_check(flags->save_path)) return EXIT_FAILED;
     int code = setup_plan_choose(model, flags, spec);
-    if (code == EXIT_OK) code = setup_plan_spec(out, model, spec, &text);
+    if (code == EXIT_OK) code = setup_plan_open(out, model, spec);
+    if (code == EXIT_OK && sound) code = judge(*out, model, spec, flags->force);
+    if (code == EXIT_OK) code = calibrate(*out, model, &text);
     own_text_close(&text);
-    if (code != EXIT_OK) return code;
-    snprintf(name, 256, "%.255s", strcmp(spec, "default") == 0 ? kvant_plan_name(*out) : spec);
-    if (flags->save_path && kvant_plan_save(*out, flags->save_path, &err) != KVANT_OK) {
-        kvant_plan_close(*out);
-        *out = NULL;
-        return fail(&err);
-    }
-    return EXIT_OK;
+    if (code == EXIT_OK && flags->save_path && kvant_plan_save(*out, flags->save_path, &err) != KVANT_OK)
+        code = fail(&err);
+    if (code == EXIT_OK)
+        snprintf(name, 256, "%.255s", strcmp(spec, "default") == 0 ? kvant_plan_name(*out) : spec);
+    if (code == EXIT_OK) return EXIT_OK;
+    kvant_plan_close(*out);
+    *out = NULL;
+    return code;
+}
+
+int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
+               char name[256])
+{
+    return open_plan(out, model, flags, false, name);
+}
+
+int setup_plan_sound(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
+                     char name[256])
+{
+    return open_plan(out, model, flags, true, name);
 }
 
 int setup_plan_listed(struct kvant_plan **out, const struct kvant_model *model,
@@ -179,6 +210,17 @@ int setup_plan_listed(struct kvant_plan **out, const struct kvant_model *model,
     if (list->n == 0) return setup_plan(out, model, flags, name);
     snprintf(name, 256, "%.255s", list->items[i]);
     return setup_plan_spec(out, model, list->items[i], text);
+}
+
+int setup_plans_listed(struct kvant_plan **plans, char (*names)[256], int *n, const struct kvant_model *model,
+                       const struct option_list *list, const struct plan_flags *flags)
+{
+    struct own_text text = {0};
+    int n_wanted = list->n ? list->n : 1, code = EXIT_OK;
+    for (*n = 0; *n < n_wanted && code == EXIT_OK; *n += code == EXIT_OK)
+        code = setup_plan_listed(&plans[*n], model, list, *n, flags, &text, names[*n]);
+    own_text_close(&text);
+    return code;
 }
 
 int64_t setup_context(const struct kvant_model *model, int64_t n_asked)

@@ -26,6 +26,7 @@ struct model_flags {
 
 struct plan_flags {
     const char *kv, *kv_plan, *type_k, *type_v, *save_path;
+    bool force;
 };
 
 #define PLAN_OPTIONS(f)                                                                                          \
@@ -37,6 +38,10 @@ struct plan_flags {
      "keys as f16, q8_0, q4_0 or q4_1: k16, k8 or k4 of --kv", 0, 0},                                            \
     {"-ctv, --cache-type-v", OPTION_NAME, "TYPE", &(f)->type_v, "values, likewise", 0, 0},                       \
     {"--save-plan", OPTION_NAME, "FILE", &(f)->save_path, "keep the plan, calibrated, as a file", 0, 0}
+
+/* Of commands that write text for people: they refuse a plan that has collapsed. */
+#define FORCE_OPTION(f)                                                                                          \
+    {"--force", OPTION_FLAG, NULL, &(f)->force, "use a plan even when it is marked as collapsed", 0, 0}
 
 /* Of commands that compare plans: a list, or one plan as above. */
 #define PLAN_LIST_OPTIONS(list, f)                                                                            \
@@ -62,6 +67,11 @@ void own_text_close(struct own_text *text);
 int setup_plan(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
                char name[256]);
 
+/* The same for a command that writes text for people: a plan that is marked as collapsed is refused unless
+ * --force was given, and what the static detector says of the plan is said. Before any calibration. */
+int setup_plan_sound(struct kvant_plan **out, const struct kvant_model *model, const struct plan_flags *flags,
+                     char name[256]);
+
 /* One specification as it is, and calibrated if it needs that. `text` serves all plans of one model. */
 int setup_plan_open(struct kvant_plan **out, const struct kvant_model *model, const char *spec);
 int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec,
@@ -72,6 +82,10 @@ int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, co
 int setup_plan_listed(struct kvant_plan **out, const struct kvant_model *model,
                       const struct option_list *list, int i, const struct plan_flags *flags,
                       struct own_text *text, char name[256]);
+
+/* All of them, in plans and names (OPTION_LIST_CAP each); *n counts those that are open, on failure too. */
+int setup_plans_listed(struct kvant_plan **plans, char (*names)[256], int *n, const struct kvant_model *model,
+                       const struct option_list *list, const struct plan_flags *flags);
 
 /* The specification that the flags lead to, without opening it; "default" where nothing names one. */
 int setup_plan_choose(const struct kvant_model *model, const struct plan_flags *flags, char spec[4096]);

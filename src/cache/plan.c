@@ -5,6 +5,7 @@
 #include "cache/plan.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -108,6 +109,8 @@ kvant_status kv_plan_clone(struct kvant_plan **out, const struct kvant_plan *pla
     p->tail = plan->tail;
     p->granule = plan->granule;
     p->measured = plan->measured;
+    p->has_verdict = plan->has_verdict;
+    p->verdict = plan->verdict;
     memcpy(p->recipe, plan->recipe, n * sizeof *p->recipe);
     bool ok = true;
     if (plan->name) ok = (p->name = kv_strdup(plan->name)) != NULL;
@@ -262,4 +265,44 @@ kvant_status kvant_plan_recipe(const struct kvant_plan *plan, int layer, int hea
 const char *kvant_plan_name(const struct kvant_plan *plan)
 {
     return plan->name ? plan->name : "";
+}
+
+/* --------------------------------------------------------------------------------------------- verdict -- */
+
+void kvant_plan_set_verdict(struct kvant_plan *plan, const struct kvant_verdict *verdict)
+{
+    plan->has_verdict = verdict != NULL;
+    if (!verdict) return;
+    struct kvant_verdict *v = &plan->verdict;
+    *v = (struct kvant_verdict){ .collapsed = verdict->collapsed,
+                                 .same_top_p = isfinite(verdict->same_top_p) ? verdict->same_top_p : NAN,
+                                 .agreement = isfinite(verdict->agreement) ? verdict->agreement : NAN };
+    memcpy(v->reason, verdict->reason, sizeof v->reason - 1);
+    kv_text_sanitise(v->reason);
+}
+
+bool kvant_plan_get_verdict(const struct kvant_plan *plan, struct kvant_verdict *out)
+{
+    if (plan->has_verdict) *out = plan->verdict;
+    return plan->has_verdict;
+}
+
+/* "same likeliest token at 62.6 %, trajectories agree for 0.9 %" from the numbers that are stated. */
+static void numbers_text(const struct kvant_verdict *v, char text[128])
+{
+    bool top = isfinite(v->same_top_p), agreement = isfinite(v->agreement);
+    char a[48] = "", b[48] = "";
+    if (top) snprintf(a, sizeof a, "same likeliest token at %.4g %%", v->same_top_p);
+    if (agreement) snprintf(b, sizeof b, "trajectories agree for %.3g %%", v->agreement);
+    snprintf(text, 128, "%s%s%s", a, top && agreement ? ", " : "", b);
+    if (!top && !agreement) snprintf(text, 128, "no numbers are stated");
+}
+
+bool kvant_plan_is_refused(const struct kvant_plan *plan, char *text, size_t cap)
+{
+    bool refused = plan->has_verdict && plan->verdict.collapsed;
+    char numbers[128] = "";
+    if (refused) numbers_text(&plan->verdict, numbers);
+    if (cap > 0) snprintf(text, cap, "%s", refused && plan->verdict.reason[0] ? plan->verdict.reason : numbers);
+    return refused;
 }

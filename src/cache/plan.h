@@ -63,6 +63,8 @@ struct kvant_plan {
     struct kv_channels *channels;                  /* (n_layer, n_head_kv); NULL until loaded or calibrated; needed
                                                     * when a recipe mixes */
     struct kv_plan_measured measured;
+    bool has_verdict;                              /* of the gate */
+    struct kvant_verdict verdict;                  /* numbers finite or NaN, reason fit for YAML */
 };
 
 /* As kvant_plan_open, without a model. spec: grammar, file name, NULL or "default". */

@@ -159,6 +159,24 @@ static void add_measured(struct kv_text *t, const struct kv_plan_measured *m)
     if (between[0] == ',') kv_text_add(t, "}\n");
 }
 
+static void add_verdict(struct kv_text *t, const struct kvant_verdict *v)
+{
+    kv_text_add(t, "gate: {verdict: %s", v->collapsed ? "collapsed" : "passed");
+    if (isfinite(v->same_top_p)) {
+        kv_text_add(t, ", same_top_p: ");
+        add_number(t, v->same_top_p);
+    }
+    if (isfinite(v->agreement)) {
+        kv_text_add(t, ", agreement: ");
+        add_number(t, v->agreement);
+    }
+    if (v->reason[0]) {
+        kv_text_add(t, ", reason: ");
+        add_quoted(t, v->reason);
+    }
+    kv_text_add(t, "}\n");
+}
+
 kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_t *n_bytes,
                                 struct kvant_error *err)
 {
@@ -182,6 +200,7 @@ kvant_status kv_plan_write_yaml(const struct kvant_plan *plan, char **out, size_
     add_layers(&t, plan, "\n  ", "\n  ", ": ");
     kv_text_add(&t, "\n");
     add_measured(&t, &plan->measured);
+    if (plan->has_verdict) add_verdict(&t, &plan->verdict);
     if (plan->center) kv_plan_write_center(&t, plan);
     if (plan->channels) kv_plan_write_channels(&t, plan);
 

@@ -294,8 +294,12 @@ kvant_status kv_plan_open(struct kvant_plan **out, const struct kv_plan_dims *di
     const char *file_name = NULL;
     KV_TRY(open_body(out, dims, spec, n_body, &settings, &file_name, err));
     struct kvant_plan *plan = *out;
+    bool is_changed = (settings.sinks >= 0 && settings.sinks != plan->sinks) ||
+                      (settings.tail >= 0 && settings.tail != plan->tail);
     if (settings.sinks >= 0) plan->sinks = settings.sinks;
     if (settings.tail >= 0) plan->tail = settings.tail;
+    /* What passed was another plan; what had collapsed is not made sound by a setting alone. */
+    if (is_changed && !plan->verdict.collapsed) kvant_plan_set_verdict(plan, NULL);
     kv_plan_settle(plan);
 
     kvant_status status = kv_plan_check(plan, err);

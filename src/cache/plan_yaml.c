@@ -266,7 +266,7 @@ static kvant_status read_layers(struct reader *r)
     return status;
 }
 
-/* --------------------------------------------------------------------------------- measured and tables -- */
+/* ------------------------------------------------------------------------------- measured, gate, tables -- */
 
 static kvant_status read_measured(struct reader *r)
 {
@@ -289,6 +289,34 @@ static kvant_status read_measured(struct reader *r)
     }
 }
 
+static kvant_status read_gate(struct reader *r)
+{
+    static const char *const names[] = { "verdict", "same_top_p", "agreement", "reason" };
+    struct kvant_verdict v = { .same_top_p = NAN, .agreement = NAN };
+    unsigned seen = 0;
+    KV_TRY(next_mapping(r, "gate"));
+    for (;;) {
+        bool end;
+        int key = 0;
+        KV_TRY(next_key(r, "gate", &end));
+        if (end && !(seen & 1)) REFUSE(r, "gate: verdict is missing");
+        if (end) break;
+        KV_TRY(find_key(r, "gate", names, 4, &seen, &key));
+        switch (key) {
+        case 0:
+            KV_TRY(next_scalar(r, "verdict"));
+            v.collapsed = key_is(r, "collapsed");
+            if (!v.collapsed && !key_is(r, "passed")) REFUSE(r, "verdict: passed or collapsed");
+            break;
+        case 1: KV_TRY(next_number(r, names[key], &v.same_top_p)); break;
+        case 2: KV_TRY(next_number(r, names[key], &v.agreement)); break;
+        default: KV_TRY(next_string(r, "reason", v.reason, sizeof v.reason)); break;
+        }
+    }
+    kvant_plan_set_verdict(r->plan, &v);
+    return KVANT_OK;
+}
+
 static kvant_status read_table(struct reader *r, const char *what,
                                kvant_status (*read)(struct kvant_plan *, const char *, size_t,
                                                     struct kv_text_place, struct kvant_error *))
@@ -305,7 +333,7 @@ static kvant_status read_table(struct reader *r, const char *what,
 static kvant_status read_kvplan(struct reader *r)
 {
     static const char *const names[] = { "kvplan", "model",    "sinks",  "tail",
-                                         "layers", "measured", "center", "channels" };
+                                         "layers", "measured", "center", "channels", "gate" };
     unsigned seen = 1;
     int version;
     KV_TRY(next_int(r, "kvplan", 999999999, &version));
@@ -321,7 +349,7 @@ static kvant_status read_kvplan(struct reader *r)
             if (!(seen >> 4 & 1)) REFUSE(r, "the plan has no layers");
             return KVANT_OK;
         }
-        KV_TRY(find_key(r, "plan", names, 8, &seen, &key));
+        KV_TRY(find_key(r, "plan", names, 9, &seen, &key));
         switch (key) {
         case 1: KV_TRY(read_model(r)); break;
         case 2: KV_TRY(next_int(r, "sinks", KV_PLAN_SINKS_MAX, &r->plan->sinks)); break;
@@ -329,7 +357,8 @@ static kvant_status read_kvplan(struct reader *r)
         case 4: KV_TRY(read_layers(r)); break;
         case 5: KV_TRY(read_measured(r)); break;
         case 6: KV_TRY(read_table(r, "center", kv_plan_read_center)); break;
-        default: KV_TRY(read_table(r, "channels", kv_plan_read_channels)); break;
+        case 7: KV_TRY(read_table(r, "channels", kv_plan_read_channels)); break;
+        default: KV_TRY(read_gate(r)); break;
         }
     }
 }

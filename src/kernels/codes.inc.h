@@ -205,9 +205,10 @@ static void fold_row(const struct kv_fold *f, int row, const float *scale, const
         if (f->classes[k].bits) used[kv_keys_are_wide(f->classes[k].bits)] = true;
     }
     for (int w = 0; w < KV_WIDTHS; w++) {
-        float largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW, m = used[w] ? vf_largest(sums.max[w]) : 0.0f;
-        f->delta[w][row] = m / largest;
-        inverse[w] = m > 0.0f ? largest / m : 0.0f;
+        int largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW;
+        float m = used[w] ? vf_largest(sums.max[w]) : 0.0f;
+        f->delta[w][row] = m / (float)largest;
+        inverse[w] = kv_digits_per_unit(largest, m);
     }
     for (int k = 0, c = 0; k < f->n_classes; c += f->classes[k++].n_channels) {
         int width = kv_keys_are_wide(f->classes[k].bits);
@@ -318,7 +319,7 @@ static void weigh_row(const float *p, const float *scale, const float *min, bool
         minima = vf_fma(x, vf_load(min + i * LANES), minima);
     }
     float m = vf_largest(max), delta = m / (float)largest;
-    vf inverse = vf_set(m > 0.0f ? (float)largest / m : 0.0f);
+    vf inverse = vf_set(kv_digits_per_unit(largest, m));
 #pragma GCC unroll 8
     for (int i = 0; i < PAGE_VECTORS; i++) {
         vf r = vf_round(vf_mul(w[i], inverse));

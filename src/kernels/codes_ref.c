@@ -46,9 +46,9 @@ static void fold_row(const struct kv_fold *f, int row)
         }
     }
     for (int w = 0; w < KV_WIDTHS; w++) {
-        float largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW;
-        f->delta[w][row] = max[w] / largest;
-        inverse[w] = max[w] > 0.0f ? largest / max[w] : 0.0f;
+        int largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW;
+        f->delta[w][row] = max[w] / (float)largest;
+        inverse[w] = kv_digits_per_unit(largest, max[w]);
     }
     for (int k = 0, first = 0; k < f->n_classes; first += f->classes[k++].n_channels) {
         int bits = f->classes[k].bits, width = kv_keys_are_wide(bits);
@@ -155,7 +155,7 @@ static void weigh_group(const struct kv_weigh *a, int row, int group)
         if (w[j] > max) max = w[j];
         minima += p[j] * kv_f16_to_f32(min[j]);
     }
-    float delta = max / (float)largest, inverse = max > 0.0f ? (float)largest / max : 0.0f;
+    float delta = max / (float)largest, inverse = kv_digits_per_unit(largest, max);
     for (int j = 0; j < KV_TILE; j++) {
         int digit = round_within(w[j] * inverse, largest);
         if (digit < 0) digit = 0; /* not a number */

@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include "base/memory.h"
+#include "model/key_bias.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -289,7 +290,8 @@ static kvant_status open_into(struct kvant_model *m, const char *path, const str
     if (m->vocab_only) return KVANT_OK; /* such files may lack every dimension */
     KV_TRY(kv_hparams_read(&m->hp, m->gguf, err));
     KV_TRY(open_rope(m, err));
-    return open_weights(m, err);
+    KV_TRY(open_weights(m, err));
+    return kv_key_bias_median(m, &m->key_bias_median, err);
 }
 
 kvant_status kvant_model_open(struct kvant_model **out, const char *path,
@@ -388,15 +390,6 @@ bool kvant_model_weight_type(const struct kvant_model *m, int i, const char **na
     *n_tensors = m->shares[i].n_tensors;
     *bytes = m->shares[i].n_bytes;
     return true;
-}
-
-float kvant_model_key_bias(const struct kvant_model *m, int layer)
-{
-    if (!m->layers || layer < 0 || layer >= m->hp.n_layer || !m->layers[layer].bk) return 0.0f;
-    float largest = 0.0f;
-    for (int i = 0; i < m->hp.n_head_kv * m->hp.head_dim; i++)
-        largest = fmaxf(largest, fabsf(m->layers[layer].bk[i]));
-    return largest;
 }
 
 /* ------------------------------------------------------------------------- text and plans of a model -- */

@@ -45,6 +45,7 @@ struct kvant_model {
     const struct kv_gguf_tensor *output;            /* (n_vocab, n_embd); token_embd when tied        */
     const float *output_norm;                       /* (n_embd)                                       */
     float *vectors;                                 /* all norms and biases, owned                    */
+    float key_bias_median;                          /* over layers, of the largest |bias|             */
     int n_vocab, n_threads;
     kvant_act act;
     kvant_attn attn;

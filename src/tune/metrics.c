@@ -29,7 +29,7 @@ static inline float exp_negative(float x)
     return x > -87.0f ? scaled : 0.0f;
 }
 
-static int top_of(const float *x, int n)
+int kv_logits_top(const float *x, int n)
 {
     float lane[LANES], max = -INFINITY;
     for (int j = 0; j < LANES; j++) lane[j] = -INFINITY;
@@ -49,7 +49,7 @@ void kv_base_row_set(struct kv_base_row *out, const struct kv_kernels *kernels, 
     out->logits = logits;
     out->prob = prob;
     out->log_sum = kernels->log_sum_exp(logits, n_vocab);
-    out->top = top_of(logits, n_vocab);
+    out->top = kv_logits_top(logits, n_vocab);
     float shift = (float)out->log_sum;
     for (int i = 0; i < n_vocab; i++) prob[i] = exp_negative(logits[i] - shift);
 }
@@ -88,7 +88,7 @@ void kv_scores_set(struct kv_scores *s, int64_t i, const struct kv_kernels *kern
     if (isnan(kld)) return;
     s->kld[i] = kld > 0.0 ? (float)kld : 0.0f; /* rounding may leave −1e-9 for equal rows */
     s->nll[i] = (float)(log_sum - (double)logits[next]);
-    s->same[i] = top_of(logits, n_vocab) == base->top;
+    s->same[i] = kv_logits_top(logits, n_vocab) == base->top;
 }
 
 void kv_scores_set_base(struct kv_scores *s, int64_t i, const struct kv_base_row *base, kvant_token next)

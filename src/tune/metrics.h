@@ -9,6 +9,9 @@
 #include "base/error.h"
 #include "kernels/kernels.h"
 
+/* The largest of n logits, the lowest id among equals; -1 when all are NaN. */
+int kv_logits_top(const float *logits, int n);
+
 /* What a position's plans are compared with. */
 struct kv_base_row {
     const float *logits; /* (n_vocab), borrowed                              */

@@ -7,11 +7,13 @@
 
 #include "base/memory.h"
 #include "model/model.h"
+#include "tune/generate.h"
 
 /* Long enough for queries that look back beyond the exact tail. With 128 tokens a text, what a query looks for is
  * mostly still exact, and plans come out 2.5 times worse on other text than they are predicted (SmolLM2). */
 #define TOKENS_PER_SEQUENCE 512
 #define SEED 20260101u
+#define BEGINNING_CAP 256 /* tokens; a beginning is shorter, and has fewer bytes where a token is a byte */
 
 static const char *const beginnings[] = {
     "The history of the printing press begins in the fifteenth century, when",
@@ -33,116 +35,63 @@ static const char *const beginnings[] = {
     "Breaking news: the city council voted on Tuesday night to",
     "El clima de la costa mediterránea se caracteriza por",
 };
-#define N_BEGINNINGS (sizeof beginnings / sizeof beginnings[0])
+#define N_BEGINNINGS ((int)(sizeof beginnings / sizeof beginnings[0]))
 
+/* One text per beginning: beginning and continuation in one array, as they are read at the end. */
 struct writer {
     const struct kvant_model *model;
-    struct kvant_session *session;
     struct kvant_plan *f16;
-    struct kvant_sampler *sampler[N_BEGINNINGS];
-    kvant_token *text[N_BEGINNINGS]; /* (cap)                                     */
-    size_t n[N_BEGINNINGS], cap;
-    int seq[N_BEGINNINGS];
-    bool done[N_BEGINNINGS];
-    int n_sequences;
-    struct kvant_batch_entry *entries;
+    struct kv_generation texts[N_BEGINNINGS];
+    kvant_token *tokens[N_BEGINNINGS]; /* (BEGINNING_CAP + n_wanted): one text may have to write everything */
+    int n_texts;
 };
 
 static void writer_close(struct writer *w)
 {
-    for (size_t i = 0; i < N_BEGINNINGS; i++) {
-        kvant_sampler_close(w->sampler[i]);
-        kv_free(w->text[i]);
+    for (int i = 0; i < N_BEGINNINGS; i++) {
+        kvant_sampler_close(w->texts[i].sampler);
+        kv_free(w->tokens[i]);
     }
-    kv_free(w->entries);
-    kvant_session_close(w->session);
     kvant_plan_close(w->f16);
 }
 
-static kvant_status writer_open(struct writer *w, const struct kvant_model *model, size_t n_wanted,
-                                struct kvant_error *err)
+static kvant_status open_text(struct writer *w, int i, size_t n_wanted, struct kvant_error *err)
 {
-    size_t n = (n_wanted + TOKENS_PER_SEQUENCE - 1) / TOKENS_PER_SEQUENCE;
-    w->model = model;
-    w->n_sequences = (int)(n < 1 ? 1 : n > N_BEGINNINGS ? N_BEGINNINGS : n);
-    w->cap = n_wanted + 256; /* one sequence may have to write everything; a beginning is shorter than 256 tokens */
-    KV_TRY(kvant_plan_open(&w->f16, model, "f16", err));
-    struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
-    opt.n_sequences = w->n_sequences;
-    KV_TRY(kvant_session_open(&w->session, model, &opt, err));
-    w->entries = kv_alloc(w->cap > N_BEGINNINGS ? w->cap : N_BEGINNINGS, sizeof *w->entries);
-    if (!w->entries) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for making calibration text");
-    for (int i = 0; i < w->n_sequences; i++) {
-        struct kvant_sampler_options sampling = KVANT_SAMPLER_OPTIONS_INIT;
-        sampling.temperature = 0.8f;
-        sampling.top_k = 64; /* also spares the sampler from sorting the whole vocabulary */
-        sampling.top_p = 0.95f;
-        sampling.repeat_penalty = 1.1f; /* small models fall into loops, which say nothing about other text */
-        sampling.seed = SEED + (uint64_t)i;
-        KV_TRY(kvant_sampler_open(&w->sampler[i], model->n_vocab, &sampling, err));
-        w->text[i] = kv_alloc(w->cap, sizeof *w->text[i]);
-        if (!w->text[i])
-            KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu tokens of calibration text", w->cap);
-        KV_TRY(kvant_sequence_open(w->session, w->f16, (int64_t)w->cap, &w->seq[i], err));
-    }
-    return KVANT_OK;
-}
-
-/* The beginning, and the model's first token after it. */
-static kvant_status begin_text(struct writer *w, int i, struct kvant_error *err)
-{
-    size_t n;
-    KV_TRY(kvant_tokenize(w->model, beginnings[i], strlen(beginnings[i]), KVANT_TOKENIZE_BOS, w->text[i], 256,
-                          &n, err));
-    if (n == 0)
+    struct kv_generation *text = &w->texts[i];
+    struct kvant_sampler_options sampling = KVANT_SAMPLER_OPTIONS_INIT;
+    sampling.temperature = 0.8f;
+    sampling.top_k = 64; /* also spares the sampler from sorting the whole vocabulary */
+    sampling.top_p = 0.95f;
+    sampling.repeat_penalty = 1.1f; /* small models fall into loops, which say nothing about other text */
+    sampling.seed = SEED + (uint64_t)i;
+    KV_TRY(kvant_sampler_open(&text->sampler, w->model->n_vocab, &sampling, err));
+    kvant_token *tokens = w->tokens[i] = kv_alloc(BEGINNING_CAP + n_wanted, sizeof *tokens);
+    if (!tokens) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu tokens of calibration text", n_wanted);
+    KV_TRY(kvant_tokenize(w->model, beginnings[i], strlen(beginnings[i]), KVANT_TOKENIZE_BOS, tokens,
+                          BEGINNING_CAP, &text->n_prompt, err));
+    if (text->n_prompt == 0)
         KV_FAIL(err, KVANT_ERR_UNSUPPORTED, -1,
                 "the tokenizer makes nothing of a seed text; give calibration text instead");
-    for (size_t k = 0; k < n; k++)
-        w->entries[k] = (struct kvant_batch_entry){ w->seq[i], w->text[i][k], k + 1 == n };
-    KV_TRY(kvant_session_step(w->session, w->entries, n, err));
-    w->text[i][n] = kvant_sampler_next(w->sampler[i], kvant_session_logits(w->session, 0), NULL);
-    w->n[i] = n;
-    w->done[i] = kvant_token_is_end(w->model, w->text[i][n]);
+    text->plan = w->f16;
+    text->prompt = tokens;
+    text->tokens = tokens + text->n_prompt;
+    text->n_predict = n_wanted;
     return KVANT_OK;
-}
-
-/* One more token for each text that goes on: text[n] was chosen and is now appended. */
-static kvant_status extend_texts(struct writer *w, bool *any, struct kvant_error *err)
-{
-    size_t n = 0;
-    for (int i = 0; i < w->n_sequences; i++)
-        if (!w->done[i]) w->entries[n++] = (struct kvant_batch_entry){ w->seq[i], w->text[i][w->n[i]], true };
-    *any = n > 0;
-    KV_TRY(kvant_session_step(w->session, w->entries, n, err));
-    for (int i = 0, row = 0; i < w->n_sequences; i++) {
-        if (w->done[i]) continue;
-        kvant_token next = kvant_sampler_next(w->sampler[i], kvant_session_logits(w->session, row++), NULL);
-        w->n[i]++;
-        w->done[i] = w->n[i] + 1 >= w->cap || kvant_token_is_end(w->model, next);
-        if (!w->done[i]) w->text[i][w->n[i]] = next;
-    }
-    return KVANT_OK;
-}
-
-static size_t total_tokens(const struct writer *w)
-{
-    size_t total = 0;
-    for (int i = 0; i < w->n_sequences; i++) total += w->n[i];
-    return total;
 }
 
 static kvant_status write_texts(struct writer *w, size_t n_wanted, kvant_progress_fn progress, void *user,
                                 struct kvant_error *err)
 {
-    for (int i = 0; i < w->n_sequences; i++) KV_TRY(begin_text(w, i, err));
-    for (bool any = true; any && total_tokens(w) < n_wanted;) {
-        KV_TRY(extend_texts(w, &any, err));
-        size_t done = total_tokens(w);
-        if (progress && !progress(user, "writing calibration text",
-                                  (int64_t)(done < n_wanted ? done : n_wanted), (int64_t)n_wanted))
-            KV_FAIL(err, KVANT_ERR_CANCELLED, -1, "stopped while writing calibration text");
-    }
-    return KVANT_OK;
+    const struct kv_generate_options opt = {
+        .n_sequences = N_BEGINNINGS,
+        .n_enough = n_wanted,
+        .what = "writing calibration text",
+        .progress = progress,
+        .user = user,
+    };
+    KV_TRY(kvant_plan_open(&w->f16, w->model, "f16", err));
+    for (int i = 0; i < w->n_texts; i++) KV_TRY(open_text(w, i, n_wanted, err));
+    return kv_generate(w->model, w->texts, (size_t)w->n_texts, &opt, err);
 }
 
 kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, kvant_token *tokens,
@@ -153,14 +102,15 @@ kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, k
     if (n_wanted < 1 || n_wanted > 1u << 20)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens wanted: 1 to %u", n_wanted, 1u << 20);
     if (cap < n_wanted) KV_FAIL(err, KVANT_ERR_SPACE, -1, "%zu tokens wanted, room for %zu", n_wanted, cap);
-    struct writer w = { 0 };
-    kvant_status status = writer_open(&w, model, n_wanted, err);
-    if (status == KVANT_OK) status = write_texts(&w, n_wanted, progress, user, err);
+    size_t n_texts = (n_wanted + TOKENS_PER_SEQUENCE - 1) / TOKENS_PER_SEQUENCE;
+    struct writer w = { .model = model, .n_texts = n_texts < (size_t)N_BEGINNINGS ? (int)n_texts : N_BEGINNINGS };
+    kvant_status status = write_texts(&w, n_wanted, progress, user, err);
     *n_out = 0;
-    for (int i = 0; status == KVANT_OK && i < w.n_sequences; i++) {
-        size_t n = w.n[i] < n_wanted - *n_out ? w.n[i] : n_wanted - *n_out;
-        memcpy(tokens + *n_out, w.text[i], n * sizeof *tokens);
-        *n_out += n;
+    for (int i = 0; status == KVANT_OK && i < w.n_texts; i++) {
+        size_t n_text = w.texts[i].n_cached;
+        if (n_text > n_wanted - *n_out) n_text = n_wanted - *n_out;
+        memcpy(tokens + *n_out, w.tokens[i], n_text * sizeof *tokens);
+        *n_out += n_text;
     }
     writer_close(&w);
     return status;

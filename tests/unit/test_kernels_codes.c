@@ -178,6 +178,8 @@ static void queries_fold_into_digits(void **state)
                 struct check_buffer q = floats((size_t)(n_rows * n), -3, 3);
                 struct check_buffer scale = halves((size_t)n, 0, 0.5f), min = halves((size_t)n, -2, 2);
                 if (below(4) == 0) memset(q.p, 0, q.n_bytes);
+                else if (below(4) == 0)
+                    for (int i = 0; i < n * n_rows; i++) ((float *)q.p)[i] *= 1e-37f; /* 16383 steps are beyond a float */
                 check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)n, .n_rows = n_rows, .n_classes = n_classes, .classes = classes,
                     .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)n });
                 check_buffer_close(&q);
@@ -382,11 +384,13 @@ static void softmax_moves_the_maximum(void **state)
     }
 }
 
-static void check_weigh(int bits, int n_groups, int n_rows, int n_tokens)
+/* largest: of the probabilities. 1e-37: those of a page whose scores all lie far below the maximum; no float is as
+ * large as 32767 of their steps. */
+static void check_weigh(int bits, int n_groups, int n_rows, int n_tokens, float largest)
 {
     bool wide = bits > 4;
     size_t n = (size_t)(n_rows * n_groups), n_digits = n * KV_TILE;
-    struct check_buffer p = floats((size_t)n_rows * KV_TILE, 0, 1), scale = halves((size_t)n_groups * KV_TILE, 0, 0.5f),
+    struct check_buffer p = floats((size_t)n_rows * KV_TILE, 0, largest), scale = halves((size_t)n_groups * KV_TILE, 0, 0.5f),
                         min = halves((size_t)n_groups * KV_TILE, -2, 2), ref_digits = check_buffer_open(n_digits * 2, false);
     for (int i = 0; i < n_rows * KV_TILE; i++)
         if (i % KV_TILE >= n_tokens || below(9) == 0) ((float *)p.p)[i] = 0;
@@ -432,7 +436,10 @@ static void probabilities_weigh_into_digits(void **state)
     static const int token_counts[] = { 1, 7, 32, 33, 64 }, group_counts[] = { 1, 2, 3, 8 };
     for (int b = 0; b < N_OF(all_bits); b++)
         for (int t = 0; t < N_OF(token_counts); t++)
-            for (int g = 0; g < N_OF(group_counts); g++) check_weigh(all_bits[b], group_counts[g], 1 + below(5), token_counts[t]);
+            for (int g = 0; g < N_OF(group_counts); g++) {
+                check_weigh(all_bits[b], group_counts[g], 1 + below(5), token_counts[t], 1.0f);
+                check_weigh(all_bits[b], group_counts[g], 1 + below(5), token_counts[t], 1e-37f);
+            }
 }
 
 /* ------------------------------------------------------------------------------------------- values -- */

@@ -1,6 +1,7 @@
 /*
  * Plans as text: the grammar, every refusal with its place, and print -> parse = identity.
  */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +15,7 @@
 
 #include "base/memory.h"
 #include "cache/plan_text.h"
+#include "support/scratch.h"
 
 static const struct kv_plan_dims dims = { "Tiny \"2\"", "qwen2", "sha256:0123", 6, 2, 64 };
 
@@ -255,6 +257,86 @@ static void a_plan_written_by_hand_is_read(void **state)
     kvant_plan_close(plan);
 }
 
+static void a_verdict_is_kept_and_asked_for(void **state)
+{
+    (void)state;
+    struct kvant_error err = { 0 };
+    struct kvant_plan *plan, *copy;
+    struct kvant_verdict v = { .reason = "untouched" };
+    char why[128];
+    assert_int_equal(read_yaml(&plan, "kvplan: 1\nlayers: {0-5: f16}\n", &err), KVANT_OK);
+    assert_false(kvant_plan_get_verdict(plan, &v));
+    assert_string_equal(v.reason, "untouched");
+    assert_false(kvant_plan_is_refused(plan, why, sizeof why));
+    assert_string_equal(why, "");
+
+    v = (struct kvant_verdict){ false, 97.5, NAN, "" };
+    kvant_plan_set_verdict(plan, &v);
+    assert_true(kvant_plan_get_verdict(plan, &v) && !v.collapsed && v.same_top_p == 97.5 && isnan(v.agreement));
+    assert_false(kvant_plan_is_refused(plan, NULL, 0));
+
+    v = (struct kvant_verdict){ true, INFINITY, .875, "line\nbreak" };
+    kvant_plan_set_verdict(plan, &v);
+    assert_int_equal(kv_plan_clone(&copy, plan, &err), KVANT_OK);
+    kvant_plan_set_verdict(plan, NULL);
+    assert_false(kvant_plan_get_verdict(plan, &v));
+    assert_true(kvant_plan_get_verdict(copy, &v) && v.collapsed && isnan(v.same_top_p) && v.agreement == .875);
+    assert_string_equal(v.reason, "line?break");
+    assert_true(kvant_plan_is_refused(copy, why, sizeof why));
+    assert_string_equal(why, "line?break");
+    assert_true(kvant_plan_is_refused(copy, why, 5));
+    assert_string_equal(why, "line");
+    assert_true(kvant_plan_is_refused(copy, NULL, 0));
+    kvant_plan_close(plan);
+    kvant_plan_close(copy);
+
+    static const struct { const char *gate, *why; } rows[] = {
+        { "{verdict: collapsed, same_top_p: 62.55, agreement: .8, reason: \"too far\"}", "too far" },
+        { "{verdict: collapsed, same_top_p: 62.55, agreement: .8}",
+          "same likeliest token at 62.55 %, trajectories agree for 0.8 %" },
+        { "{same_top_p: 62.55, verdict: collapsed}", "same likeliest token at 62.55 %" },
+        { "{agreement: 0.0, verdict: \"collapsed\"}", "trajectories agree for 0 %" },
+        { "{verdict: collapsed}", "no numbers are stated" },
+        { "{verdict: passed, reason: none}", NULL },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "kvplan: 1\nlayers: {0-5: f16}\ngate: %s\n", rows[i].gate);
+        if (read_yaml(&plan, text, &err) != KVANT_OK) fail_msg("%s: %s", rows[i].gate, err.message);
+        assert_true(kvant_plan_is_refused(plan, why, sizeof why) == (rows[i].why != NULL));
+        assert_string_equal(why, rows[i].why ? rows[i].why : "");
+        kvant_plan_close(plan);
+    }
+}
+
+static void settings_over_a_file_drop_what_passed(void **state)
+{
+    (void)state;
+    static const char *const verdicts[] = { "passed", "collapsed" };
+    static const struct { const char *settings; bool is_same; } rows[] = {
+        { "", true }, { ";sinks=4", true }, { ";tail=64", true }, { ";sinks=0", false }, { ";tail=32", false },
+    };
+    char path[SCRATCH_CAP], spec[SCRATCH_CAP + 32];
+    scratch_path(path, "test_plan_gate.yaml");
+    for (int collapsed = 0; collapsed < 2; collapsed++) {
+        FILE *file = fopen(path, "w");
+        assert_non_null(file);
+        fprintf(file, "kvplan: 1\ntail: 64\nlayers: {0-5: f16}\ngate: {verdict: %s}\n", verdicts[collapsed]);
+        fclose(file);
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            struct kvant_error err = { 0 };
+            struct kvant_plan *plan;
+            struct kvant_verdict v;
+            snprintf(spec, sizeof spec, "%s%s", path, rows[i].settings);
+            if (kv_plan_open(&plan, &dims, spec, &err) != KVANT_OK) fail_msg("%s", err.message);
+            assert_true(kvant_plan_get_verdict(plan, &v) == (collapsed || rows[i].is_same));
+            assert_true(kvant_plan_is_refused(plan, NULL, 0) == (collapsed == 1));
+            kvant_plan_close(plan);
+        }
+    }
+    unlink(path);
+}
+
 static void bad_files_are_refused_at_their_line(void **state)
 {
     (void)state;
@@ -306,6 +388,22 @@ static void bad_files_are_refused_at_their_line(void **state)
         { "kvplan: 1\nmeasured: {speed: 1}\n", KVANT_ERR_FORMAT, 2, "unknown key" },
         { "kvplan: 1\nmeasured: {text: 0123456789012345678901234567890123456789012345678901234567890123}\n",
           KVANT_ERR_FORMAT, 2, "at most 63" },
+        { "kvplan: 1\ngate: passed\n", KVANT_ERR_FORMAT, 2, "mapping" },
+        { "kvplan: 1\ngate: {}\n", KVANT_ERR_FORMAT, 2, "verdict is missing" },
+        { "kvplan: 1\ngate:\n  reason: why\n  same_top_p: 3\nlayers: {0-5: f16}\n", KVANT_ERR_FORMAT, 5,
+          "verdict is missing" },
+        { "kvplan: 1\ngate: {verdict: Passed}\n", KVANT_ERR_FORMAT, 2, "passed or collapsed" },
+        { "kvplan: 1\ngate: {verdict: ''}\n", KVANT_ERR_FORMAT, 2, "passed or collapsed" },
+        { "kvplan: 1\ngate: {verdict: [passed]}\n", KVANT_ERR_FORMAT, 2, "single value" },
+        { "kvplan: 1\ngate: {verdict: passed, verdict: passed}\n", KVANT_ERR_FORMAT, 2, "twice" },
+        { "kvplan: 1\ngate: {verdict: passed, kld: 1}\n", KVANT_ERR_FORMAT, 2, "unknown key 'kld'" },
+        { "kvplan: 1\ngate: {verdict: passed, same_top_p: .inf}\n", KVANT_ERR_FORMAT, 2, "finite" },
+        { "kvplan: 1\ngate: {verdict: passed, agreement: nan}\n", KVANT_ERR_FORMAT, 2, "finite" },
+        { "kvplan: 1\ngate: {verdict: passed}\ngate: {verdict: passed}\n", KVANT_ERR_FORMAT, 3, "twice" },
+        { "kvplan: 1\ngate: {verdict: collapsed, reason: "
+          "01234567890123456789012345678901234567890123456789012345678901230123456789012345678901234567890123456789"
+          "012345678901234567890123}\n",
+          KVANT_ERR_FORMAT, 2, "at most 127" },
         { "kvplan: 1\ncenter: |\n  AAAA\n  A!AA\n", KVANT_ERR_FORMAT, 4, "not base64" },
         { "kvplan: 1\ncenter: |\n  AAAA\n", KVANT_ERR_FORMAT, 4, "3 bytes, but this model's table has 1536" },
         { "kvplan: 1\ncenter: AA=A\n", KVANT_ERR_FORMAT, 2, "after its padding" },
@@ -439,6 +537,11 @@ static struct kvant_plan *random_plan(void)
     if (below(2)) p->measured.kld_mean = below(1000000) * 1.1e-9;
     if (below(2)) p->measured.page_bits = 1.0 / (1 + below(1000));
     if (below(2)) snprintf(p->measured.text, sizeof p->measured.text, "%s", names[below(7)]);
+    if (below(2)) {
+        struct kvant_verdict v = { below(2), below(2) ? below(1000) * .1 : NAN, below(2) ? below(1000) * 1e-5 : NAN, "" };
+        snprintf(v.reason, sizeof v.reason, "%s", names[below(7)]);
+        kvant_plan_set_verdict(p, &v);
+    }
     kv_plan_settle(p);
     return p;
 }
@@ -456,6 +559,11 @@ static void assert_same_plan(const struct kvant_plan *a, const struct kvant_plan
     if (a->channels) assert_memory_equal(a->channels, b->channels, n * sizeof *a->channels);
     assert_memory_equal(&a->measured.kld_mean, &b->measured.kld_mean, sizeof(double));
     assert_memory_equal(&a->measured.page_bits, &b->measured.page_bits, sizeof(double));
+    struct kvant_verdict v = { 0 }, w = { 0 };
+    assert_true(kvant_plan_get_verdict(a, &v) == kvant_plan_get_verdict(b, &w));
+    assert_true(v.collapsed == w.collapsed && strcmp(v.reason, w.reason) == 0);
+    assert_true(v.same_top_p == w.same_top_p || (isnan(v.same_top_p) && isnan(w.same_top_p)));
+    assert_true(v.agreement == w.agreement || (isnan(v.agreement) && isnan(w.agreement)));
 }
 
 static char *print(const struct kvant_plan *plan)
@@ -580,6 +688,8 @@ int main(void)
         cmocka_unit_test(specifications_are_read_as_specified),
         cmocka_unit_test(bad_specifications_are_refused_at_their_column),
         cmocka_unit_test(a_plan_written_by_hand_is_read),
+        cmocka_unit_test(a_verdict_is_kept_and_asked_for),
+        cmocka_unit_test(settings_over_a_file_drop_what_passed),
         cmocka_unit_test(bad_files_are_refused_at_their_line),
         cmocka_unit_test(a_model_without_fingerprint_skips_that_check),
         cmocka_unit_test(what_is_printed_is_read_back),

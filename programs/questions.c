@@ -1,0 +1,192 @@
+#include "questions.h"
+
+#include <nettle/sha2.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+
+/* --------------------------------------------------------------------------------------------------- read -- */
+
+static char *copy(const char *text)
+{
+    size_t n = strlen(text) + 1;
+    return memcpy(allocate(n, 1), text, n);
+}
+
+/* Behind the last "####", without blanks; NULL: there is none. */
+static const char *final_answer(const char *answer)
+{
+    const char *last = NULL;
+    for (const char *at = answer; (at = strstr(at, "####")); at += 4) last = at + 4;
+    return last ? last + strspn(last, " \t") : NULL;
+}
+
+/* One line that is not blank. */
+static int read_line(struct question_file *file, const char *line, size_t n_bytes, size_t number)
+{
+    json_error_t error;
+    json_t *value = json_loadb(line, n_bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!value)
+        return fail_text("%s: line %zu, column %d: not JSON: %s", file->path, number, error.column, error.text);
+    const char *question = json_string_value(json_object_get(value, "question")),
+               *answer = json_string_value(json_object_get(value, "answer"));
+    int code = EXIT_OK;
+    if (!question || !answer)
+        code = fail_text("%s: line %zu: needs the strings \"question\" and \"answer\"", file->path, number);
+    else if (!final_answer(answer) || !*final_answer(answer))
+        code = fail_text("%s: line %zu: the answer does not end in #### and a number", file->path, number);
+    if (code == EXIT_OK) {
+        struct question *item = &file->items[file->n++];
+        *item = (struct question){copy(question), copy(answer), NULL, number};
+        item->final = final_answer(item->answer);
+    }
+    json_decref(value);
+    return code;
+}
+
+int questions_read(struct question_file *file, const char *path)
+{
+    size_t n_bytes, n_lines = 1, number = 0;
+    *file = (struct question_file){.path = path};
+    char *text = file_read(path, &n_bytes);
+    if (!text) return EXIT_FAILED;
+    for (size_t i = 0; i < n_bytes; i++) n_lines += text[i] == '\n';
+    file->items = allocate(n_lines, sizeof *file->items);
+    int code = EXIT_OK;
+    for (size_t begin = 0, end; begin < n_bytes && code == EXIT_OK; begin = end + 1) {
+        const char *newline = memchr(text + begin, '\n', n_bytes - begin);
+        end = newline ? (size_t)(newline - text) : n_bytes;
+        number++;
+        size_t n_blank = begin;
+        while (n_blank < end && strchr(" \t\r", text[n_blank]) && text[n_blank]) n_blank++;
+        if (n_blank < end) code = read_line(file, text + begin, end - begin, number);
+    }
+    free(text);
+    if (code == EXIT_OK && file->n == 0) code = fail_text("%s: holds no question", path);
+    return code;
+}
+
+void questions_close(struct question_file *file)
+{
+    for (size_t i = 0; i < file->n; i++) {
+        free(file->items[i].question);
+        free(file->items[i].answer);
+    }
+    free(file->items);
+    *file = (struct question_file){0};
+}
+
+/* ------------------------------------------------------------------------------------------------ prompts -- */
+
+/* Equal but for blanks: the same question with another line break is no other question. */
+static bool same_question(const char *a, const char *b)
+{
+    static const char blanks[] = " \t\r\n";
+    for (;;) {
+        a += strspn(a, blanks);
+        b += strspn(b, blanks);
+        if (*a != *b) return false;
+        if (!*a) return true;
+        a++;
+        b++;
+    }
+}
+
+static int refuse_overlap(const struct question_file *data, size_t first, size_t n,
+                          const struct question_file *shots, size_t n_shots)
+{
+    for (size_t i = first; i < first + n; i++)
+        for (size_t k = 0; k < n_shots; k++)
+            if (same_question(data->items[i].question, shots->items[k].question))
+                return fail_text("%s: line %zu asks what line %zu of %s answers as an example; take examples from "
+                                 "another file with --shots-from",
+                                 data->path, data->items[i].line, shots->items[k].line, shots->path);
+    return EXIT_OK;
+}
+
+struct text {
+    char *data;
+    size_t n, cap;
+};
+
+static void add(struct text *t, const char *more)
+{
+    size_t n = strlen(more);
+    if (t->n + n + 1 > t->cap) t->data = reallocate(t->data, t->cap = 2 * t->cap + n + 256, 1);
+    memcpy(t->data + t->n, more, n + 1);
+    t->n += n;
+}
+
+static void hash_text(struct sha256_ctx *hash, const char *text)
+{
+    nettle_sha256_update(hash, strlen(text) + 1, (const uint8_t *)text); /* with its end: no two lists look alike */
+}
+
+static int ask(struct question_prompts *out, const struct kvant_model *model, const struct question *question,
+               struct text *text, struct sha256_ctx *hash)
+{
+    struct kvant_error err;
+    kvant_token *tokens;
+    size_t n_tokens;
+    add(text, "Question: ");
+    add(text, question->question);
+    add(text, "\nAnswer:");
+    hash_text(hash, text->data);
+    hash_text(hash, question->final);
+    if (tokens_of_text(model, text->data, text->n, KVANT_TOKENIZE_BOS, &tokens, &n_tokens, &err) != KVANT_OK)
+        return fail(&err);
+    out->items[out->n++] = (struct kvant_question){tokens, n_tokens, question->final};
+    return EXIT_OK;
+}
+
+int questions_prompts(struct question_prompts *out, const struct kvant_model *model,
+                      const struct question_file *data, const struct question_file *shots, size_t n_shots,
+                      size_t n_limit)
+{
+    *out = (struct question_prompts){0};
+    size_t first = data == shots ? n_shots : 0;
+    if (n_shots > shots->n || first >= data->n)
+        return fail_text("%s: %zu questions are too few for %zu examples%s", shots->path, shots->n, n_shots,
+                         data == shots ? " and one to be asked" : "");
+    size_t n = data->n - first;
+    if (n_limit > 0 && n > n_limit) n = n_limit;
+    int code = refuse_overlap(data, first, n, shots, n_shots);
+    if (code != EXIT_OK) return code;
+
+    struct text text = {0};
+    struct sha256_ctx hash;
+    nettle_sha256_init(&hash);
+    add(&text, "");
+    for (size_t i = 0; i < n_shots; i++) {
+        add(&text, "Question: ");
+        add(&text, shots->items[i].question);
+        add(&text, "\nAnswer: ");
+        add(&text, shots->items[i].answer);
+        add(&text, "\n\n");
+    }
+    size_t n_common = text.n;
+    out->items = allocate(n, sizeof *out->items);
+    out->asked = data->items + first;
+    for (size_t i = 0; i < n && code == EXIT_OK; i++) {
+        text.n = n_common;
+        code = ask(out, model, &out->asked[i], &text, &hash);
+    }
+    free(text.data);
+    uint8_t digest[SHA256_DIGEST_SIZE];
+    nettle_sha256_digest(&hash, sizeof digest, digest);
+    int at = snprintf(out->hash, sizeof out->hash, "sha256:");
+    for (size_t i = 0; i < sizeof digest; i++)
+        at += snprintf(out->hash + at, sizeof out->hash - (size_t)at, "%02x", digest[i]);
+    return code;
+}
+
+void questions_prompts_close(struct question_prompts *prompts)
+{
+    for (size_t i = 0; i < prompts->n; i++) {
+        const kvant_token *tokens = prompts->items[i].tokens;
+        free((void *)(uintptr_t)tokens);
+    }
+    free(prompts->items);
+    *prompts = (struct question_prompts){0};
+}

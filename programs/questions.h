@@ -1,0 +1,44 @@
+/*
+ * Questions with worked answers, as GSM8K has them, and the few-shot prompts that ask them. One JSON object a
+ * line: {"question": "...", "answer": "... #### 42"}.
+ */
+#ifndef QUESTIONS_H
+#define QUESTIONS_H
+
+#include "program.h"
+
+struct question {
+    char *question, *answer; /* as in the file                                    */
+    const char *final;       /* what stands behind the last "####" of the answer   */
+    size_t line;             /* 1-based                                            */
+};
+
+struct question_file {
+    const char *path;
+    struct question *items;
+    size_t n;
+};
+
+/* Every line of the file; blank ones are passed over. EXIT_FAILED after a message that names file and line: no
+ * JSON, a key that is missing, no "####", no line at all. */
+int questions_read(struct question_file *file, const char *path);
+void questions_close(struct question_file *file);
+
+/* Prompts "Question: Q\nAnswer: A\n\n" of the shots, then "Question: Q\nAnswer:" of one item each: those of
+ * lm-evaluation-harness. */
+struct question_prompts {
+    struct kvant_question *items; /* (n), their answers borrowed from the file */
+    const struct question *asked; /* (n) the items                             */
+    size_t n;
+    char hash[72]; /* "sha256:" and 64 digits over the prompts and the right answers */
+};
+
+/* The first n_shots questions of shots; then the first n_limit (0 = all) of data, beginning behind the shots
+ * when both are the same file. Refuses a question that is both shot and item, wherever it stands: a model that
+ * has read the answer is not tested. Prints what fails. */
+int questions_prompts(struct question_prompts *out, const struct kvant_model *model,
+                      const struct question_file *data, const struct question_file *shots, size_t n_shots,
+                      size_t n_limit);
+void questions_prompts_close(struct question_prompts *prompts);
+
+#endif
