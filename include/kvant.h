@@ -615,6 +615,7 @@ struct kvant_tune_point {
     double kld_tuning;                  /* measured on the tuning text; NaN: was not                       */
     kvant_tune_source source;
     bool dominated;                     /* another point is no larger and no worse                         */
+    struct kvant_verdict verdict;       /* of the gate, also in the plan; agreement NaN: of the dominated  */
 };
 
 /* What each choice costs in one KV head: KLD at the logits with this side of this head alone stored so. */
@@ -674,11 +675,6 @@ typedef enum kvant_sensitivity_mode {
 
 /* "per-token", "kivi", "kvant". Never NULL. Any thread. */
 KVANT_API const char *kvant_sensitivity_mode_name(kvant_sensitivity_mode mode);
-
-struct kvant_prompt {
-    const kvant_token *tokens;
-    size_t n_tokens; /* at least 1 */
-};
 
 struct kvant_sensitivity_options {
     size_t size;

@@ -104,6 +104,7 @@ static int choose(const struct menu *menu, const struct tune_flags *flags)
     for (int i = 0; i < (int)menu->found->n_points; i++) {
         const struct kvant_eval_result *m = &menu->found->points[i].measured;
         double score;
+        if (menu->found->points[i].verdict.collapsed) continue;
         if (flags->pick > 0) score = fabs(m->true_bits - flags->pick) + 1e-6 * m->kld_mean;
         else if (m->kld_mean <= menu->max_kld) return i;
         else score = m->kld_mean;
@@ -164,7 +165,7 @@ static int print_menu(const struct menu *menu, const struct tune_flags *flags)
                (int)i == menu->chosen ? '*' : ' ', m->true_bits, m->page_bits, m->bytes_per_token,
                m->kld_mean, m->kld_p999, m->same_top_p, m->ppl_ratio, predicted,
                uniform ? kvant_plan_name(p->plan) : "tuned", uniform ? " (uniform)" : "",
-               p->dominated ? ", dominated" : "");
+               p->verdict.collapsed ? ", collapsed" : p->dominated ? ", dominated" : "");
     }
     printf("\n%zu plans in %.0f s%s; true bits: at %lld tokens; KLD: against the 16-bit cache, on text that the "
            "search did not see\n",

@@ -57,6 +57,11 @@ static json_t *point(const struct kvant_model *model, const struct kvant_model_i
                             json_number(p->kld_predicted), "dominated", (int)p->dominated, "chosen",
                             (int)((int)i == chosen), "layers", layers(p->plan, info), "predicted",
                             predictions(model, p->plan, times));
+    json_t *gate = json_pack("{s:s, s:s}", "verdict", p->verdict.collapsed ? "collapsed" : "pass", "reason",
+                             p->verdict.reason);
+    if (isfinite(p->verdict.agreement))
+        json_object_set_new(gate, "agreement", json_number(p->verdict.agreement / 100));
+    json_object_set_new(out, "gate", gate);
     if (p->source == KVANT_TUNE_FROM_UNIFORM) json_object_set_new(out, "spec", json_string(kvant_plan_name(p->plan)));
     return out;
 }
@@ -84,6 +89,19 @@ static json_t *head_klds(const struct kvant_tune_heads *heads)
         }
         json_array_append_new(list, row);
     }
+    return list;
+}
+
+/* Layers whose key biases are outliers. */
+static json_t *outliers(const struct kvant_model *model, int n_layer)
+{
+    json_t *list = json_array();
+    struct kvant_key_bias bias;
+    for (int layer = 0; layer < n_layer; layer++)
+        if (kvant_model_key_bias(model, layer, -1, &bias) && bias.is_outlier)
+            json_array_append_new(
+                list, json_pack("{s:i, s:o, s:o}", "layer", layer, "max_bias", json_number((double)bias.max), "ratio",
+                                json_number((double)bias.max / (double)kvant_model_key_bias_median(model))));
     return list;
 }
 
@@ -138,9 +156,11 @@ json_t *tune_report(const struct kvant_model *model, const struct kvant_tune_res
                   (int)account->mix, "text", account->text, "command", account->command, "budgets", budgets, "context",
                   (json_int_t)found->n_ctx, "n_tokens_tuning", (json_int_t)found->n_tokens, "n_tokens_verify",
                   (json_int_t)found->n_tokens_verify, "seed", (json_int_t)account->seed));
+    json_t *sensitivity = json_pack("{s:o}", "outliers", outliers(model, info.n_layer));
+    json_object_set_new(report, "sensitivity", sensitivity);
     if (found->keys.kld && found->values.kld)
-        json_object_set_new(report, "sensitivity",
-                            json_pack("{s:{s:o, s:o, s:o, s:o}}", "kld", "key_choices", choices(&found->keys),
+        json_object_set_new(sensitivity, "kld",
+                            json_pack("{s:o, s:o, s:o, s:o}", "key_choices", choices(&found->keys),
                                       "value_choices", choices(&found->values), "key", head_klds(&found->keys),
                                       "value", head_klds(&found->values)));
     json_object_set_new(report, "cost",

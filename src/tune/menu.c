@@ -105,6 +105,46 @@ void kv_menu_finish(struct kv_menu *menu)
     }
 }
 
+#define GATE_PROMPTS 3
+#define GATE_PROMPT_TOKENS 120 /* longer than what is exact in any case */
+#define GATE_PREDICT 32
+
+static void judge(struct kvant_tune_point *point, const struct kvant_trajectory_result *trajectory)
+{
+    kvant_gate_judge(NULL, &point->measured, trajectory, &point->verdict);
+    kvant_plan_set_verdict(point->plan, &point->verdict);
+}
+
+kvant_status kv_menu_judge(struct kv_menu *menu, struct kv_measure *measure, struct kvant_error *err)
+{
+    struct kvant_prompt prompts[GATE_PROMPTS];
+    struct kvant_trajectory_options opt = KVANT_TRAJECTORY_OPTIONS_INIT;
+    size_t n_prompts;
+    for (size_t i = 0; i < menu->n; i++) judge(&menu->points[i], NULL);
+    if (!measure) return KVANT_OK;
+    kvant_trajectory_prompts(measure->tokens, measure->n_tokens, GATE_PROMPT_TOKENS, prompts, GATE_PROMPTS,
+                             &n_prompts);
+    opt.n_predict = GATE_PREDICT;
+    opt.progress = kv_tune_progress_step;
+    opt.user = measure->progress;
+    measure->progress->scale = 0;
+    for (size_t first = 0; n_prompts && first < menu->n;) {
+        const struct kvant_plan *plans[KV_MEASURE_BATCH];
+        struct kvant_tune_point *points[KV_MEASURE_BATCH];
+        struct kvant_trajectory_result results[KV_MEASURE_BATCH];
+        int n = 0;
+        for (; first < menu->n && n < KV_MEASURE_BATCH; first++) {
+            if (menu->points[first].dominated) continue;
+            plans[n] = menu->points[first].plan;
+            points[n++] = &menu->points[first];
+        }
+        if (!n) break;
+        KV_TRY(kvant_trajectory_run(measure->model, plans, n, prompts, n_prompts, &opt, results, NULL, err));
+        for (int i = 0; i < n; i++) judge(points[i], &results[i]);
+    }
+    return KVANT_OK;
+}
+
 void kv_menu_close(struct kv_menu *menu)
 {
     for (size_t i = 0; i < menu->n; i++) kvant_plan_close(menu->points[i].plan);

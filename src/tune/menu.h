@@ -19,6 +19,9 @@ kvant_status kv_menu_add(struct kv_menu *menu, struct kvant_plan *plan, const st
 /* Measures the points from `first` on. bits: at n_ctx; own_text: for the plan's own record. */
 kvant_status kv_menu_measure(struct kv_menu *menu, size_t first, struct kv_measure *measure, int64_t n_ctx,
                              bool own_text, struct kvant_error *err);
+/* The gate's verdict on every measured point, by its divergence and, where it is not dominated, by greedy
+ * trajectories from the text of `measure` (NULL: divergence alone). To be called after kv_menu_finish. */
+kvant_status kv_menu_judge(struct kv_menu *menu, struct kv_measure *measure, struct kvant_error *err);
 /* Ascending in true bits; marks the dominated. Points that were not measured are dropped. */
 void kv_menu_finish(struct kv_menu *menu);
 void kv_menu_close(struct kv_menu *menu);

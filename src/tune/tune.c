@@ -343,6 +343,13 @@ static kvant_status make_menu(struct tune *t, int *choice, struct kvant_error *e
     return t->opt->no_refine ? KVANT_OK : refine_budgets(t, choice, err);
 }
 
+static kvant_status judge(struct tune *t, struct kvant_error *err)
+{
+    kv_menu_finish(&t->result->menu);
+    t->progress.what = "the gate";
+    return kv_menu_judge(&t->result->menu, &t->verify, err);
+}
+
 static kvant_status find_published(struct tune *t, struct kvant_error *err)
 {
     const struct kv_published_options opt = published_options(t->opt);
@@ -353,7 +360,7 @@ static kvant_status find_published(struct tune *t, struct kvant_error *err)
     bool stopped = status != KVANT_OK; /* what it had found by then is shown all the same */
     if (stopped) t->progress.fn = NULL;
     KV_TRY(kv_menu_measure(&t->result->menu, 0, &t->verify, t->n_ctx, t->result->view.own_text, err));
-    return status;
+    return stopped ? status : judge(t, err);
 }
 
 static kvant_status find_plans(struct tune *t, struct kvant_error *err)
@@ -375,7 +382,7 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
     if (!choice) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
     kvant_status status = make_menu(t, choice, err);
     kv_free(choice);
-    return status;
+    return status == KVANT_OK ? judge(t, err) : status;
 }
 
 /* What was found when the search was stopped: measured on the held-back text, or there is nothing to show. */
@@ -385,7 +392,8 @@ static kvant_status stop_early(struct tune *t, kvant_status status)
     for (size_t i = 0; i < t->result->menu.n; i++) n += t->result->menu.points[i].measured.n_scored > 0;
     if (status != KVANT_ERR_CANCELLED || n == 0) return status;
     t->result->view.interrupted = true;
-    return KVANT_OK;
+    kv_menu_finish(&t->result->menu);
+    return kv_menu_judge(&t->result->menu, NULL, NULL);
 }
 
 static struct kvant_tune_heads heads_of(struct result *r, enum kv_side side)
@@ -400,7 +408,6 @@ static struct kvant_tune_heads heads_of(struct result *r, enum kv_side side)
 static void set_view(struct tune *t)
 {
     struct result *r = t->result;
-    kv_menu_finish(&r->menu);
     r->view.points = r->menu.points;
     r->view.n_points = r->menu.n;
     r->view.keys = heads_of(r, KV_SIDE_KEY);
