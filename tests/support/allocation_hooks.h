@@ -62,12 +62,11 @@ void *aligned_alloc(size_t alignment, size_t bytes)
 void free(void *p)
 {
     static void (*real_free)(void *);
-    static volatile bool looking; /* glibc promises the compiler that dlsym never comes back here */
-    if (looking) return; /* but it frees the message of an earlier error; AddressSanitizer leaves one */
+    static bool searching;
     if (!real_free) {
-        looking = true;
+        if (searching) return; /* dlsym frees the text of an older error (AddressSanitizer's): let it leak */
+        searching = true;
         void *symbol = dlsym(RTLD_NEXT, "free");
-        looking = false;
         memcpy(&real_free, &symbol, sizeof symbol);
     }
     hooks_remove(p);
