@@ -310,8 +310,9 @@ static bool read_side(struct json_fields *f, const struct report *r, const json_
             return fields_refuse(f, name, "has an element %zu that is no text of at most 32 bytes", i);
     }
     out->n_heads = json_array_size(json_array_get(rows, 0));
+    snprintf(name, sizeof name, "%s[0]", side);
     if (out->n_heads != 1 && out->n_heads != (size_t)r->model.n_head_kv)
-        return fields_refuse(f, side, "has rows of %zu heads; 1 or the model's %lld KV heads are needed",
+        return fields_refuse(f, name, "is a list of %zu heads; 1 or the model's %lld KV heads are needed",
                              out->n_heads, (long long)r->model.n_head_kv);
     return read_matrix(f, r, object, side, out->n_heads, out->n_choices, true, &out->kld);
 }
@@ -393,7 +394,7 @@ static bool read_sensitivity(struct json_fields *f, struct report *r)
          field_list(f, object, "entropy", FIELD_OPTIONAL, REPORT_LAYERS_MAX, &entropy);
     size_t n_heads = ok ? json_array_size(json_array_get(entropy, 0)) : 0;
     if (ok && entropy && (n_heads < 1 || n_heads > REPORT_HEADS_MAX))
-        ok = fields_refuse(f, "entropy", "has rows of %zu heads; 1 to %d are read", n_heads, REPORT_HEADS_MAX);
+        ok = fields_refuse(f, "entropy[0]", "is a list of %zu heads; 1 to %d are read", n_heads, REPORT_HEADS_MAX);
     ok = ok && read_matrix(f, r, object, "entropy", 0, n_heads, false, &r->entropy) &&
          read_outliers(f, r, object);
     fields_leave(f, mark);
