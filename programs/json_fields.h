@@ -1,9 +1,11 @@
 /*
- * Fields of a JSON document that somebody else wrote: each is taken with its type and range, and what is wrong is
- * said with the path to it, such as `report.json: points[3].kld_mean: is text; a number from 0 to 1e+06 is needed`.
+ * Fields of a JSON document that somebody else wrote: each is taken with its type and range, and what is
+ * wrong is said with the path to it, such as `report.json: points[3].kld_mean: is text; a number from 0 to
+ * 1e+06 is needed`.
  *
- * A field that is absent, or null where null has no meaning of its own, is not there: a number is then NaN, a text
- * NULL, a list NULL. All functions return false once something was refused; the first refusal stays in `err`.
+ * A field that is absent, or null where null has no meaning of its own, is not there: a number is then NaN, a
+ * text NULL, a list NULL. All functions return false once something was refused; the first refusal stays in
+ * `err`.
  */
 #ifndef JSON_FIELDS_H
 #define JSON_FIELDS_H

@@ -1,11 +1,11 @@
 /*
- * The tuner's report: a JSON document (docs/format-report.md) that `kvant tune` writes, read back with every field
- * checked, and rendered as a page, as text or as CSV.
+ * The tuner's report: a JSON document (docs/format-report.md) that `kvant tune` writes, read back with every
+ * field checked, and rendered as a page, as text or as CSV.
  *
  *     json_t ── report_open ──> struct report ── report_write_html | report_write_text | report_write_csv
  *
- * Numbers that the document lacks are NaN, texts NULL, parts have a flag or a count of 0. A divergence that is not
- * finite (a collapsed plan) is infinity.
+ * Numbers that the document lacks are NaN, texts NULL, parts have a flag or a count of 0. A divergence that
+ * is not finite (a collapsed plan) is infinity.
  */
 #ifndef REPORT_H
 #define REPORT_H
@@ -124,8 +124,8 @@ struct report {
     } cost;
 };
 
-/* Checks the whole document, and takes it over: also on failure the caller must not release it. `file` names it in
- * messages. On success `*out` is owned by the caller. Errors: FORMAT, with the field in the message. */
+/* Checks the whole document, and takes it over: also on failure the caller must not release it. `file` names
+ * it in messages. On success `*out` is owned by the caller. Errors: FORMAT, with the field in the message. */
 kvant_status report_open(struct report **out, json_t *root, const char *file, struct kvant_error *err);
 void report_close(struct report *report);
 

@@ -83,7 +83,7 @@ static void draw_axes(struct front *f)
     }
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
         double x = plot_scale_at(&f->x, bits[i]);
-        if (bits[i] < f->x.min || bits[i] > f->x.max || x - last < 3.0 * f->font) continue;
+        if (bits[i] < f->x.min || bits[i] > f->x.max || x - last < 2.2 * f->font) continue;
         fprintf(f->out, "<path class='grid' d='M%.1f %.1fV%.1f'/>", x, bottom, f->y.to);
         svg_textf(f->out, (struct svg_text){x, bottom + 1.5 * f->font, "s12", "middle"}, "%g", bits[i]);
         last = x;

@@ -30,16 +30,18 @@ static void write_head(const struct report *r, FILE *out)
     fprintf(out, "%lld layers, %lld KV heads", (long long)r->model.n_layer, (long long)r->model.n_head_kv);
     if (!isnan(r->model.head_dim)) fprintf(out, " of %.0f", r->model.head_dim);
     if (r->tool) {
-        fputs(" \xC2\xB7 ", out);
+        fputs(" \xC2\xB7 <span class='together'>", out);
         html_text(out, r->tool);
+        fputs("</span>", out);
     }
     if (r->made) {
         int year, month, day, hour, minute;
-        fputs(" \xC2\xB7 ", out);
+        fputs(" \xC2\xB7 <span class='together'>", out);
         if (sscanf(r->made, "%4d-%2d-%2dT%2d:%2d", &year, &month, &day, &hour, &minute) == 5)
             html_textf(out, "%04d-%02d-%02d %02d:%02d%s", year, month, day, hour, minute,
                        r->made[strlen(r->made) - 1] == 'Z' ? " UTC" : "");
         else html_text(out, r->made);
+        fputs("</span>", out);
     }
     fputs("</p>\n</header>\n<main>\n", out);
 }

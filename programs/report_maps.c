@@ -1,6 +1,6 @@
 /*
- * Maps with the layers of the model from left to right: bits of the chosen plan, and what every layer costs. All
- * have the same width and margins, so that a layer stands at the same place in each.
+ * Maps with the layers of the model from left to right: bits of the chosen plan, and what every layer costs.
+ * All have the same width and margins, so that a layer stands at the same place in each.
  *
  *     |<- GUTTER ->| layer 0 | layer 1 | ...
  *      group  row  |  cell   |  cell   |        a group is a choice or a side, its rows are KV heads
@@ -254,10 +254,10 @@ static void collect(double *range, const double *values, size_t n)
     }
 }
 
-/* Colours over what was found; at most six decades, so that a single zero-like value does not pale all others. */
+/* Colours over what was found; at most four decades, so that a single zero-like value does not pale all others. */
 static struct plot_scale colour_scale(double *range)
 {
-    range[0] = fmax(range[0], 1e-6 * range[1]);
+    range[0] = fmax(range[0], 1e-4 * range[1]);
     struct plot_scale scale = plot_scale_fit(range, 2, true);
     if (range[1] > range[0]) scale.min = range[0], scale.max = range[1];
     scale.from = 0.0;
@@ -278,8 +278,8 @@ static void kld_maps(const struct report *r, FILE *out)
     draw_ramp(&colours, out, "mean KLD, nats");
     fputs("<figcaption>One layer", out);
     if (r->keys.n_heads > 1 || r->values.n_heads > 1) fputs(" and KV head", out);
-    fputs(" at a time is stored as the row says, all else in 16 bits. Dark is costly: there the plan spends its bits."
-          "</figcaption></figure>\n", out);
+    fputs(" at a time is stored as the row says, all else in 16 bits. Where a mistake costs much, the plan spends its "
+          "bits.</figcaption></figure>\n", out);
 }
 
 static void error_cell(const struct map *m, size_t group, size_t row, size_t layer, struct cell *out)

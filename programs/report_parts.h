@@ -1,6 +1,6 @@
 /*
- * The parts of the report's page, for report_html.c: each writes what belongs inside one section. Not to be used
- * by anything else; report.h is the interface.
+ * The parts of the report's page, for report_html.c: each writes what belongs inside one section. Not to be
+ * used by anything else; report.h is the interface.
  */
 #ifndef REPORT_PARTS_H
 #define REPORT_PARTS_H

@@ -30,7 +30,7 @@ static double memory_of(const struct report_prediction *p)
 
 static const char *rate_text(char text[REPORT_TEXT_CAP], double value)
 {
-    return report_fixed_text(text, value, value < 10.0 ? 2 : value < 100.0 ? 1 : 0);
+    return report_fixed_text(text, value, value < 10.0 ? 2 : 1);
 }
 
 static const char *memory_text(char text[REPORT_TEXT_CAP], double value)

@@ -1,8 +1,9 @@
 /*
- * The look of the report. Colours are variables, so that light (which is also what is printed) and dark are two
- * lists and nothing else; every text has a contrast of at least 4.5 to what it stands on in both. Sources differ by shape as well as by colour (blue,
- * orange, grey: told apart with any colour vision), and the two ramps (b: bits, blue; e: errors, brown) by
- * lightness. Strings of C are limited to 4095 bytes, so it comes in parts.
+ * The look of the report. Colours are variables, so that light (which is also what is printed) and dark are
+ * two lists and nothing else; every text has a contrast of at least 4.5 to what it stands on in both. Sources
+ * differ by shape as well as by colour (blue, orange, grey: told apart with any colour vision), and the two
+ * ramps (b: bits, blue; e: errors, brown) by lightness. Strings of C are limited to 4095 bytes, so it comes
+ * in parts.
  */
 #include "report_parts.h"
 
@@ -39,7 +40,7 @@ static const char text[] =
     "a{color:var(--kvant);text-decoration-thickness:1px;text-underline-offset:3px}nav a{text-decoration:none}"
     "nav a:hover{text-decoration:underline}\n"
     ":focus-visible{outline:3px solid var(--kvant);outline-offset:2px;border-radius:3px}\n"
-    "footer{padding-top:4px;padding-bottom:40px}figure{margin:14px 0 0}figcaption{margin:6px 0 0;max-width:75ch}\n"
+    "footer{padding-top:4px;padding-bottom:40px}figure{margin:14px 0 0}figcaption{margin:6px 0 0}figcaption,.note{max-width:92ch}\n"
     "details{margin:14px 0 0}summary{cursor:pointer;color:var(--muted);font-size:14px}\n"
     ".warn{border-left:4px solid var(--bad);padding:8px 14px;margin:0 0 18px;background:var(--panel)}"
     ".warn b{color:var(--bad)}\n";
@@ -59,13 +60,13 @@ static const char parts[] =
     "width:100%}\n"
     "th,td{padding:6px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}\n"
     "th{font-weight:550;color:var(--muted);vertical-align:bottom}tbody th{color:var(--ink);font-weight:450}\n"
-    "tbody th,.left{text-align:left}tbody tr:last-child>*{border-bottom:0}\n"
+    "tbody th,.left{text-align:left}th[scope=colgroup]{text-align:center}tbody tr:last-child>*{border-bottom:0}\n"
     "tr.dominated td,tr.dominated th{color:var(--muted)}tr.chosen>*{background:var(--soft);font-weight:620;"
     "color:var(--ink)}tr.chosen>:first-child{box-shadow:inset 3px 0 var(--kvant)}\n"
     "tr:target>*{outline:2px solid var(--kvant);outline-offset:-2px}\n"
     ".plan{display:inline-block;max-width:34ch;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}\n"
     ".tag{display:inline-block;border:1px solid currentColor;border-radius:4px;padding:0 6px;font-size:12px;"
-    "line-height:18px;margin-left:8px}.tag.alone{margin:0}.note.below{margin-top:10px}.tag.bad{color:var(--bad)}.tag.ok{color:var(--kvant)}\n"
+    "line-height:18px;margin-left:8px}.tag.alone{margin:0}.together{white-space:nowrap}.note.below{margin-top:10px}.tag.bad{color:var(--bad)}.tag.ok{color:var(--kvant)}\n"
     ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:6px 32px}\n"
     ".key{display:flex;flex-wrap:wrap;gap:4px 20px;align-items:center;font-size:13px;color:var(--muted);"
     "margin:10px 0 0;padding:0;list-style:none}.key svg{width:16px;height:16px;vertical-align:-3px;"
@@ -100,7 +101,7 @@ static const char media[] =
     "@media (max-width:640px){header{padding-top:22px}main,header,footer{padding-left:14px;padding-right:14px}"
     "section{padding:18px 14px;margin-bottom:14px}h1{font-size:25px}.lead{font-size:17px}.tiles{"
     "grid-template-columns:1fr 1fr}.tiles div{padding:11px 13px 12px}.tiles .big{font-size:22px}.wide{display:none}"
-    ".narrow{display:block}.pair{grid-template-columns:1fr}th,td{padding:6px 8px}}\n"
+    ".tiles div:last-child:nth-child(odd){grid-column:1/-1}.map{min-width:880px}.narrow{display:block}.pair{grid-template-columns:1fr}th,td{padding:6px 8px}}\n"
     "@media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}\n"
     "@media print{body{font-size:11pt;print-color-adjust:exact;-webkit-print-color-adjust:exact}nav{display:none}"
     "section{border:0;padding:0;margin:0 0 22pt}figure,tr,.tiles,.facts{break-inside:avoid}h2,h3{break-after:avoid}"

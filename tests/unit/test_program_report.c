@@ -1,6 +1,6 @@
 /*
- * Parts of the program that need neither a model nor a file: recipes taken apart, axes, the front in the terminal,
- * the composition of predictions, and numbers as the report writes them.
+ * Parts of the program that need neither a model nor a file: recipes taken apart, axes, the front in the
+ * terminal, the composition of predictions, and numbers as the report writes them.
  */
 #include <math.h>
 #include <setjmp.h>
