@@ -11,8 +11,8 @@
 #define PLOT_TICKS_CAP 16
 
 struct plot_scale {
-    double min, max;  /* of the data, min < max; positive where `log` */
-    double from, to;  /* positions of min and max                     */
+    double min, max; /* of the data, min < max; positive where `log` */
+    double from, to; /* positions of min and max                     */
     bool log;
 };
 

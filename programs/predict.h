@@ -55,7 +55,7 @@ kvant_status predict_measure(struct predict_times *times, const struct kvant_mod
 void predict_plan(const struct predict_times *times, const struct kvant_model *model,
                   const struct kvant_plan *plan, struct prediction *out);
 
-/* Seconds of one layer's attention at context i; i = -1: at the short one. NaN when a part was not measured. */
+/* Seconds of one layer's attention at context i, or at the short one (-1). NaN: a part was not measured. */
 double predict_attention_s(const struct predict_times *times, const char *key, const char *value, int i);
 
 #endif
