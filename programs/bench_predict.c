@@ -38,8 +38,8 @@ static int report_text(const struct predicted *p)
 {
     static const char dashes[] = "------------------------";
     printf("%s %s, %d threads, %s, read bandwidth %.1f GB/s; at depth 0 a token takes %.2f ms\n\n",
-           p->info.architecture, p->info.quantization, p->info.n_threads, p->info.cpu,
-           p->times.read_gb_per_s, 1e3 * p->times.token_s);
+           p->info.architecture, p->info.quantization, p->info.n_threads, p->info.cpu, p->times.read_gb_per_s,
+           1e3 * p->times.token_s);
     printf("| %-24s | %9s | %12s | %9s |\n", "kv", "depth", "tokens/s", "cache");
     printf("| %.24s | %.8s: | %.11s: | %.8s: |\n", dashes, dashes, dashes, dashes);
     for (int i = 0; i < p->n_plans; i++) {
@@ -57,7 +57,7 @@ static int report_text(const struct predicted *p)
 static int measure(struct predicted *p, const struct predict_flags *flags)
 {
     struct kvant_error err;
-    struct own_text text = {0};
+    struct own_text text = { 0 };
     struct progress progress;
     int code = EXIT_OK, n = flags->kv->n ? flags->kv->n : 1;
     for (int i = 0; i < n && code == EXIT_OK; i++) {
@@ -90,7 +90,8 @@ int bench_predict(const struct predict_flags *flags)
     }
     int code = setup_model(&p->model, flags->model, false);
     if (code == EXIT_OK) kvant_model_get_info(p->model, &p->info);
-    if (code == EXIT_OK && p->n_contexts == 0) p->n_contexts = predict_contexts(p->info.n_ctx_train, p->contexts);
+    if (code == EXIT_OK && p->n_contexts == 0)
+        p->n_contexts = predict_contexts(p->info.n_ctx_train, p->contexts);
     if (code == EXIT_OK) code = measure(p, flags);
     if (code == EXIT_OK) code = flags->model->json ? report_json(p, flags->model->path) : report_text(p);
     for (int i = 0; i < p->n_plans; i++) kvant_plan_close(p->plans[i]);

@@ -5,7 +5,7 @@
 #include "setup.h"
 
 struct predict_flags {
-    const char *depths_text; /* NULL = those of predict_contexts */
+    const char *depths_text;      /* NULL = those of predict_contexts */
     const struct option_list *kv; /* empty: the plan that `plan` leads to */
     const struct plan_flags *plan;
     const struct model_flags *model;

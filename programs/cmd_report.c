@@ -20,28 +20,32 @@ static int load(struct report **out, const char *path)
     if (!text) return EXIT_FAILED;
     if (n_bytes > REPORT_BYTES_MAX) {
         free(text);
-        return fail_text("%s: %zu bytes are no report; at most %zu are read", path, n_bytes, REPORT_BYTES_MAX);
+        return fail_text("%s: %zu bytes are no report; at most %zu are read", path, n_bytes,
+                         REPORT_BYTES_MAX);
     }
     json_t *root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &where);
     free(text);
     if (!root)
-        return fail_text("%s: line %d, column %d: %s; kvant tune --report writes such a file", path, where.line,
-                         where.column, where.text);
+        return fail_text("%s: line %d, column %d: %s; kvant tune --report writes such a file", path,
+                         where.line, where.column, where.text);
     return report_open(out, root, path, &err) == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
 static void print(const struct report *report, FILE *out, const char *format)
 {
     struct plot_style style = plot_style_of(out);
-    if (strcmp(format, "csv") == 0) report_write_csv(report, out);
-    else if (strcmp(format, "text") == 0) report_write_text(report, out, style.n_columns, style.unicode);
-    else report_write_html(report, out);
+    if (strcmp(format, "csv") == 0)
+        report_write_csv(report, out);
+    else if (strcmp(format, "text") == 0)
+        report_write_text(report, out, style.n_columns, style.unicode);
+    else
+        report_write_html(report, out);
 }
 
 static int execute(const struct report_flags *flags)
 {
     struct report *report = NULL;
-    struct output_file output = {0};
+    struct output_file output = { 0 };
     int code = flags->output && !output_check(flags->output) ? EXIT_FAILED : load(&report, flags->input);
     if (code == EXIT_OK && flags->output && !output_open(&output, flags->output)) code = EXIT_FAILED;
     if (code == EXIT_OK) print(report, flags->output ? output.stream : stdout, flags->format);
@@ -53,18 +57,20 @@ static int execute(const struct report_flags *flags)
 
 static int run(int argc, char **argv)
 {
-    struct report_flags f = {.format = "html"};
+    struct report_flags f = { .format = "html" };
     const struct option options[] = {
-        {"-o, --output", OPTION_NAME, "FILE", &f.output, "write this file; default: standard output", 0, 0},
-        {"--format", OPTION_CHOICE, "html|text|csv", &f.format,
-         "html: one page that needs nothing else (default);\ntext: menu and front for a terminal; csv: a line per plan",
-         0, 0},
+        { "-o, --output", OPTION_NAME, "FILE", &f.output, "write this file; default: standard output", 0, 0 },
+        { "--format", OPTION_CHOICE, "html|text|csv", &f.format,
+          "html: one page that needs nothing else (default);\ntext: menu and front for a terminal; csv: a "
+          "line per plan",
+          0, 0 },
     };
     struct command_line line = {
         .command = "report",
         .arguments = "FILE.json",
-        .about = "Shows what kvant tune found and how, from the JSON document that kvant tune --report writes\n"
-                 "(docs/format-report.md). - is standard input.",
+        .about =
+            "Shows what kvant tune found and how, from the JSON document that kvant tune --report writes\n"
+            "(docs/format-report.md). - is standard input.",
         .examples = "  kvant report tune.json -o tune.html\n"
                     "  kvant report tune.json --format text\n"
                     "  kvant report tune.json --format csv -o tune.csv",
@@ -73,7 +79,8 @@ static int run(int argc, char **argv)
     };
     enum options_result result = options_parse(&line, argc, argv);
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
-    if (line.positional.n == 0) return fail_usage("report", "no report: name the JSON file of kvant tune --report");
+    if (line.positional.n == 0)
+        return fail_usage("report", "no report: name the JSON file of kvant tune --report");
     if (line.positional.n > 1)
         return fail_usage("report", "'%s' is one argument too many", line.positional.items[1]);
     f.input = line.positional.items[0];
@@ -81,4 +88,4 @@ static int run(int argc, char **argv)
     return execute(&f);
 }
 
-const struct command command_report = {"report", "show what the tuner found as a page", run};
+const struct command command_report = { "report", "show what the tuner found as a page", run };

@@ -13,13 +13,20 @@ void html_text(FILE *out, const char *text)
     for (size_t n = strlen(text); n > 0;) {
         unsigned char c = (unsigned char)*text;
         size_t n_char = utf8_length(text, n);
-        if (c == '&') fputs("&amp;", out);
-        else if (c == '<') fputs("&lt;", out);
-        else if (c == '>') fputs("&gt;", out);
-        else if (c == '"') fputs("&quot;", out);
-        else if (c == '\'') fputs("&#39;", out);
-        else if (n_char == 0 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) fputs("\xEF\xBF\xBD", out);
-        else fwrite(text, 1, n_char, out);
+        if (c == '&')
+            fputs("&amp;", out);
+        else if (c == '<')
+            fputs("&lt;", out);
+        else if (c == '>')
+            fputs("&gt;", out);
+        else if (c == '"')
+            fputs("&quot;", out);
+        else if (c == '\'')
+            fputs("&#39;", out);
+        else if (n_char == 0 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F)
+            fputs("\xEF\xBF\xBD", out);
+        else
+            fwrite(text, 1, n_char, out);
         text += n_char ? n_char : 1;
         n -= n_char ? n_char : 1;
     }

@@ -1,6 +1,6 @@
 /*
- * Writing HTML and SVG. Markup is written with fputs and fprintf and holds constants and numbers alone; whatever
- * may be somebody's text goes through here and comes out escaped, in text and in attribute values.
+ * Writing HTML and SVG. Markup is written with fputs and fprintf and holds constants and numbers alone;
+ * whatever may be somebody's text goes through here and comes out escaped, in text and in attribute values.
  */
 #ifndef HTML_H
 #define HTML_H

@@ -12,7 +12,7 @@ bool fields_refuse(struct json_fields *f, const char *name, const char *format, 
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
-    *f->err = (struct kvant_error){.status = KVANT_ERR_FORMAT, .position = -1};
+    *f->err = (struct kvant_error){ .status = KVANT_ERR_FORMAT, .position = -1 };
     snprintf(f->err->message, sizeof f->err->message, "%.120s: %s%.96s: %.120s", f->file, f->path, name,
              what);
     return false;
@@ -70,8 +70,8 @@ static bool number_check(struct json_fields *f, const json_t *value, const char 
     return true;
 }
 
-bool field_number(struct json_fields *f, const json_t *object, const char *name, enum field_need need, double min,
-                  double max, double *out)
+bool field_number(struct json_fields *f, const json_t *object, const char *name, enum field_need need,
+                  double min, double max, double *out)
 {
     const json_t *value;
     *out = NAN;
@@ -109,7 +109,8 @@ bool field_flag(struct json_fields *f, const json_t *object, const char *name, b
     *out = false;
     take(f, object, name, FIELD_OPTIONAL, &value);
     if (!value) return true;
-    if (!json_is_boolean(value)) return fields_refuse(f, name, "is %s; true or false is needed", type_name(value));
+    if (!json_is_boolean(value))
+        return fields_refuse(f, name, "is %s; true or false is needed", type_name(value));
     *out = json_is_true(value);
     return true;
 }
@@ -143,18 +144,19 @@ bool field_object(struct json_fields *f, const json_t *object, const char *name,
     return true;
 }
 
-bool field_list(struct json_fields *f, const json_t *object, const char *name, enum field_need need, size_t n_max,
-                const json_t **out)
+bool field_list(struct json_fields *f, const json_t *object, const char *name, enum field_need need,
+                size_t n_max, const json_t **out)
 {
     if (!take(f, object, name, need, out)) return false;
-    if (*out && !json_is_array(*out)) return fields_refuse(f, name, "is %s; a list is needed", type_name(*out));
+    if (*out && !json_is_array(*out))
+        return fields_refuse(f, name, "is %s; a list is needed", type_name(*out));
     if (*out && json_array_size(*out) > n_max)
         return fields_refuse(f, name, "has %zu elements; at most %zu are read", json_array_size(*out), n_max);
     return true;
 }
 
-bool field_numbers(struct json_fields *f, const json_t *list, const char *name, size_t n, double min, double max,
-                   bool null_is_infinite, double *out)
+bool field_numbers(struct json_fields *f, const json_t *list, const char *name, size_t n, double min,
+                   double max, bool null_is_infinite, double *out)
 {
     if (!json_is_array(list)) return fields_refuse(f, name, "is %s; a list is needed", type_name(list));
     if (json_array_size(list) != n)

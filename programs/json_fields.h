@@ -1,9 +1,11 @@
 /*
- * Fields of a JSON document that somebody else wrote: each is taken with its type and range, and what is wrong is
- * said with the path to it, such as `report.json: points[3].kld_mean: is text; a number from 0 to 1e+06 is needed`.
+ * Fields of a JSON document that somebody else wrote: each is taken with its type and range, and what is
+ * wrong is said with the path to it, such as `report.json: points[3].kld_mean: is text; a number from 0 to
+ * 1e+06 is needed`.
  *
- * A field that is absent, or null where null has no meaning of its own, is not there: a number is then NaN, a text
- * NULL, a list NULL. All functions return false once something was refused; the first refusal stays in `err`.
+ * A field that is absent, or null where null has no meaning of its own, is not there: a number is then NaN, a
+ * text NULL, a list NULL. All functions return false once something was refused; the first refusal stays in
+ * `err`.
  */
 #ifndef JSON_FIELDS_H
 #define JSON_FIELDS_H
@@ -28,8 +30,8 @@ bool fields_refuse(struct json_fields *f, const char *name, const char *format, 
 size_t fields_enter(struct json_fields *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void fields_leave(struct json_fields *f, size_t mark);
 
-bool field_number(struct json_fields *f, const json_t *object, const char *name, enum field_need need, double min,
-                  double max, double *out);
+bool field_number(struct json_fields *f, const json_t *object, const char *name, enum field_need need,
+                  double min, double max, double *out);
 
 /* null is infinity: a divergence that is not finite. */
 bool field_divergence(struct json_fields *f, const json_t *object, const char *name, enum field_need need,
@@ -50,12 +52,12 @@ bool field_object(struct json_fields *f, const json_t *object, const char *name,
                   const json_t **out);
 
 /* With at most n_max elements. */
-bool field_list(struct json_fields *f, const json_t *object, const char *name, enum field_need need, size_t n_max,
-                const json_t **out);
+bool field_list(struct json_fields *f, const json_t *object, const char *name, enum field_need need,
+                size_t n_max, const json_t **out);
 
 /* A list of numbers, exactly n of them; null is infinity where `null_is_infinite`, else NaN. */
-bool field_numbers(struct json_fields *f, const json_t *list, const char *name, size_t n, double min, double max,
-                   bool null_is_infinite, double *out);
+bool field_numbers(struct json_fields *f, const json_t *list, const char *name, size_t n, double min,
+                   double max, bool null_is_infinite, double *out);
 
 /* Tables of fields in a struct, for objects that are mostly numbers or texts. */
 struct number_field {

@@ -10,29 +10,32 @@
 #include "plot_scale.h"
 #include "program.h"
 
-#define N_ROWS  16
-#define GUTTER  9 /* labels of the KLD and the axis */
+#define N_ROWS      16
+#define GUTTER      9 /* labels of the KLD and the axis */
 #define COLUMNS_MIN 40
 #define COLUMNS_MAX 120
 
 /* A cell is a mark, or up to 2 x 4 dots of a line, which Unicode has as Braille patterns. */
 struct canvas {
-    int n_columns; /* of the plot itself */
+    int n_columns;                            /* of the plot itself */
     unsigned char marks[N_ROWS][COLUMNS_MAX]; /* 1 + series, 1 + PLOT_N_SERIES: chosen, 0: none */
     unsigned char dots[N_ROWS][COLUMNS_MAX];
     struct plot_scale x, y; /* from 0 to columns - 1; from N_ROWS - 1 up to 0 */
 };
 
-static const char *const marks_unicode[] = {" ", "\xE2\x97\x8F", "\xE2\x97\x86", "\xE2\x96\xA1", "\xE2\x98\x85"};
-static const char *const marks_ascii[] = {" ", "o", "x", "+", "#"};
+static const char *const marks_unicode[] = { " ", "\xE2\x97\x8F", "\xE2\x97\x86", "\xE2\x96\xA1",
+                                             "\xE2\x98\x85" };
+static const char *const marks_ascii[] = { " ", "o", "x", "+", "#" };
 
 struct plot_style plot_style_of(FILE *out)
 {
     struct winsize size;
-    struct plot_style style = {.n_columns = 80};
+    struct plot_style style = { .n_columns = 80 };
     const char *columns = getenv("COLUMNS");
-    if (ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) style.n_columns = size.ws_col;
-    else if (columns && atoi(columns) > 0) style.n_columns = atoi(columns);
+    if (ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+        style.n_columns = size.ws_col;
+    else if (columns && atoi(columns) > 0)
+        style.n_columns = atoi(columns);
     style.unicode = isatty(fileno(out)) && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     return style;
 }
@@ -49,10 +52,10 @@ static int row_of(const struct canvas *c, double kld)
 
 /* --------------------------------------------------------------------------------------------- drawing -- */
 
-/* The dot at (x, y), in columns and rows. Bits of a Braille pattern: 1 2 4 64 down the left, 8 16 32 128 the right. */
+/* The dot at (x, y), in columns and rows. Braille: bits 1 2 4 64 down the left side, 8 16 32 128 the right. */
 static void draw_dot(struct canvas *c, double x, double y)
 {
-    static const unsigned char bits[2][4] = {{1, 2, 4, 64}, {8, 16, 32, 128}};
+    static const unsigned char bits[2][4] = { { 1, 2, 4, 64 }, { 8, 16, 32, 128 } };
     int ix = (int)lround(2.0 * x + 0.5), iy = (int)lround(4.0 * y + 1.5);
     int column = ix / 2, row = iy / 4;
     if (ix < 0 || iy < 0 || column >= c->n_columns || row >= N_ROWS) return;
@@ -93,8 +96,8 @@ static void draw_marks(struct canvas *c, const struct plot_point *points, size_t
             const struct plot_point *p = &points[i];
             bool now = layer == 0 ? p->chosen : p->series == layer - 1;
             if (!now || isnan(p->kld)) continue;
-            c->marks[row_of(c, p->kld)][column_of(c, p->bits)] =
-                (unsigned char)(p->chosen ? 1 + PLOT_N_SERIES : 1 + p->series);
+            c->marks[row_of(c, p->kld)][column_of(c, p->bits)] = (unsigned char)(p->chosen ? 1 + PLOT_N_SERIES
+                                                                                           : 1 + p->series);
         }
 }
 
@@ -103,10 +106,14 @@ static void draw_marks(struct canvas *c, const struct plot_point *points, size_t
 static void print_cell(FILE *out, const struct canvas *c, int row, int column, bool unicode)
 {
     unsigned char mark = c->marks[row][column], dots = c->dots[row][column];
-    if (mark) fputs(unicode ? marks_unicode[mark] : marks_ascii[mark], out);
-    else if (!dots) fputc(' ', out);
-    else if (!unicode) fputc('.', out);
-    else fprintf(out, "\xE2%c%c", 0xA0 + (dots >> 6), 0x80 + (dots & 63)); /* U+2800 + dots */
+    if (mark)
+        fputs(unicode ? marks_unicode[mark] : marks_ascii[mark], out);
+    else if (!dots)
+        fputc(' ', out);
+    else if (!unicode)
+        fputc('.', out);
+    else
+        fprintf(out, "\xE2%c%c", 0xA0 + (dots >> 6), 0x80 + (dots & 63)); /* U+2800 + dots */
 }
 
 static void print_rows(FILE *out, const struct canvas *c, bool unicode)
@@ -128,7 +135,7 @@ static void print_rows(FILE *out, const struct canvas *c, bool unicode)
 
 static void print_bits_axis(FILE *out, const struct canvas *c, bool unicode)
 {
-    static const double bits[] = {1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 12, 16, 24, 32};
+    static const double bits[] = { 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 12, 16, 24, 32 };
     char labels[COLUMNS_MAX + GUTTER + 8];
     int free_from = 0, n = c->n_columns;
     memset(labels, ' ', sizeof labels);
@@ -156,7 +163,7 @@ static void print_bits_axis(FILE *out, const struct canvas *c, bool unicode)
 static void print_legend(FILE *out, const struct plot_point *points, size_t n,
                          const char *const names[PLOT_N_SERIES], bool unicode)
 {
-    bool used[PLOT_N_SERIES + 1] = {false};
+    bool used[PLOT_N_SERIES + 1] = { false };
     const char *const *marks = unicode ? marks_unicode : marks_ascii;
     for (size_t i = 0; i < n; i++) used[points[i].chosen ? PLOT_N_SERIES : points[i].series] = true;
     fprintf(out, "%*strue bits", GUTTER, "");
@@ -172,8 +179,9 @@ void plot_front(FILE *out, const struct plot_point *points, size_t n, const char
     struct canvas *c = allocate(1, sizeof *c);
     struct plot_point *sorted = allocate(n, sizeof *sorted);
     double *values = allocate(n, sizeof *values);
-    int n_columns = style.n_columns < COLUMNS_MIN ? COLUMNS_MIN
-                  : style.n_columns > COLUMNS_MAX ? COLUMNS_MAX : style.n_columns;
+    int n_columns = style.n_columns < COLUMNS_MIN   ? COLUMNS_MIN
+                    : style.n_columns > COLUMNS_MAX ? COLUMNS_MAX
+                                                    : style.n_columns;
     memcpy(sorted, points, n * sizeof *sorted);
     qsort(sorted, n, sizeof *sorted, compare_bits);
     c->n_columns = n_columns - GUTTER - 1;

@@ -21,12 +21,12 @@ struct plot_style {
     bool unicode;  /* marks and lines beyond ASCII */
 };
 
-/* What suits the stream: the width of its terminal (80 if it is none, or as COLUMNS of the environment says), and
- * Unicode on a terminal whose locale is UTF-8. */
+/* What suits the stream: the width of its terminal (80 if it is none, or as COLUMNS of the environment says),
+ * and Unicode on a terminal whose locale is UTF-8. */
 struct plot_style plot_style_of(FILE *out);
 
-/* The plot and its legend, about 20 lines; nothing when there is no point. names: (PLOT_N_SERIES), of the series;
- * those without a point are left out of the legend. */
+/* The plot and its legend, about 20 lines; nothing when there is no point. names: (PLOT_N_SERIES), of the
+ * series; those without a point are left out of the legend. */
 void plot_front(FILE *out, const struct plot_point *points, size_t n, const char *const names[PLOT_N_SERIES],
                 struct plot_style style);
 

@@ -7,19 +7,19 @@
 
 #include "bench_feed.h"
 
-#define BASE_KEY        "k4c64"
-#define BASE_VALUE      "v4h"
-#define SHORT_TOKENS    16   /* what the cache holds, on average, while token_s is measured */
-#define TOKENS_MAX      256  /* timed, unless TOKENS_S are over; the median counts          */
-#define TOKENS_MIN      4
-#define TOKENS_WARM     2
-#define TOKENS_S        5.0
-#define ROUNDS          25   /* of attention, while the budget lasts                        */
-#define ATTENTION_S     18.0 /* leaves room for filling, the token and a slow machine in 30 */
+#define BASE_KEY     "k4c64"
+#define BASE_VALUE   "v4h"
+#define SHORT_TOKENS 16  /* what the cache holds, on average, while token_s is measured */
+#define TOKENS_MAX   256 /* timed, unless TOKENS_S are over; the median counts          */
+#define TOKENS_MIN   4
+#define TOKENS_WARM  2
+#define TOKENS_S     5.0
+#define ROUNDS       25   /* of attention, while the budget lasts                        */
+#define ATTENTION_S  18.0 /* leaves room for filling, the token and a slow machine in 30 */
 
 int predict_contexts(int n_ctx_train, int64_t contexts[PREDICT_CONTEXTS_CAP])
 {
-    static const int64_t usual[] = {4096, 16384, 32768};
+    static const int64_t usual[] = { 4096, 16384, 32768 };
     int n = 0;
     for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
         if (usual[i] <= n_ctx_train) contexts[n++] = usual[i];
@@ -28,9 +28,10 @@ int predict_contexts(int n_ctx_train, int64_t contexts[PREDICT_CONTEXTS_CAP])
     return n;
 }
 
-/* --------------------------------------------------------------------------------------------- composing -- */
+/* ------------------------------------------------------------------------------------------- composing -- */
 
-static const struct predict_row *row_find(const struct predict_times *times, const char *key, const char *value)
+static const struct predict_row *row_find(const struct predict_times *times, const char *key,
+                                          const char *value)
 {
     for (int i = 0; i < times->n_rows; i++)
         if (strcmp(times->rows[i].key, key) == 0 && strcmp(times->rows[i].value, value) == 0)
@@ -81,14 +82,14 @@ void predict_plan(const struct predict_times *times, const struct kvant_model *m
         struct kvant_plan_memory memory;
         kvant_plan_get_memory(plan, times->contexts[i], &memory);
         double more_s = plan_attention_s(times, &info, plan, i) - short_s;
-        out[i] = (struct prediction){.context = times->contexts[i],
-                                     .tokens_per_s = 1.0 / (times->token_s + fmax(more_s, 0.0)),
-                                     .memory_bytes = memory.total_bytes + memory.tables_bytes};
+        out[i] = (struct prediction){ .context = times->contexts[i],
+                                      .tokens_per_s = 1.0 / (times->token_s + fmax(more_s, 0.0)),
+                                      .memory_bytes = memory.total_bytes + memory.tables_bytes };
         if (isnan(more_s)) out[i].tokens_per_s = NAN;
     }
 }
 
-/* --------------------------------------------------------------------------------------------- measuring -- */
+/* ------------------------------------------------------------------------------------------- measuring -- */
 
 static kvant_status row_want(struct predict_times *times, const char *key, const char *value,
                              struct kvant_error *err)
@@ -96,7 +97,7 @@ static kvant_status row_want(struct predict_times *times, const char *key, const
     if (row_find(times, key, value)) return KVANT_OK;
     if (times->n_rows == PREDICT_PARTS_CAP) {
         if (err) {
-            *err = (struct kvant_error){.status = KVANT_ERR_ARGUMENT, .position = -1};
+            *err = (struct kvant_error){ .status = KVANT_ERR_ARGUMENT, .position = -1 };
             snprintf(err->message, sizeof err->message,
                      "the plans have more than %d different keys and values; predict fewer plans at once",
                      PREDICT_PARTS_CAP);
@@ -119,7 +120,8 @@ static kvant_status rows_collect(struct predict_times *times, const struct kvant
         for (int j = 0; j < info->n_layer * info->n_head_kv && status == KVANT_OK; j++) {
             struct recipe_text recipe;
             char text[64];
-            status = kvant_plan_recipe(plans[i], j / info->n_head_kv, j % info->n_head_kv, text, sizeof text, err);
+            status = kvant_plan_recipe(plans[i], j / info->n_head_kv, j % info->n_head_kv, text, sizeof text,
+                                       err);
             if (status != KVANT_OK || !recipe_text_parse(text, &recipe)) continue;
             if (row_find(times, recipe.key, recipe.value)) continue;
             status = row_want(times, recipe.key, BASE_VALUE, err);
@@ -133,7 +135,7 @@ static kvant_status attention_measure(struct predict_times *times, const struct 
 {
     struct kvant_attention_options options = KVANT_ATTENTION_OPTIONS_INIT;
     struct kvant_attention_machine machine;
-    int64_t lengths[1 + PREDICT_CONTEXTS_CAP] = {SHORT_TOKENS};
+    int64_t lengths[1 + PREDICT_CONTEXTS_CAP] = { SHORT_TOKENS };
     int n_lengths = 1 + times->n_contexts;
     for (int i = 0; i < times->n_contexts; i++) lengths[1 + i] = times->contexts[i];
     options.n_threads = info->n_threads;
@@ -170,13 +172,14 @@ static kvant_status attention_measure(struct predict_times *times, const struct 
 
 static kvant_status stopped(struct kvant_error *err)
 {
-    if (err) *err = (struct kvant_error){KVANT_ERR_CANCELLED, -1, "stopped while predicting"};
+    if (err) *err = (struct kvant_error){ KVANT_ERR_CANCELLED, -1, "stopped while predicting" };
     return KVANT_ERR_CANCELLED;
 }
 
 /* Tokens one by one into caches of at most 2 * SHORT_TOKENS; the first few wake the threads. */
-static kvant_status token_loop(struct predict_times *times, struct feeder *feeder, const struct kvant_plan *plan,
-                               kvant_progress_fn progress, void *user, struct kvant_error *err)
+static kvant_status token_loop(struct predict_times *times, struct feeder *feeder,
+                               const struct kvant_plan *plan, kvant_progress_fn progress, void *user,
+                               struct kvant_error *err)
 {
     double *seconds = allocate(TOKENS_MAX, sizeof *seconds), begun_s = clock_s();
     int n = -TOKENS_WARM, seq = -1;
@@ -203,7 +206,7 @@ static kvant_status token_loop(struct predict_times *times, struct feeder *feede
 static kvant_status token_measure(struct predict_times *times, const struct kvant_model *model, int n_vocab,
                                   kvant_progress_fn progress, void *user, struct kvant_error *err)
 {
-    struct feeder feeder = {.n_vocab = n_vocab, .random = 1};
+    struct feeder feeder = { .n_vocab = n_vocab, .random = 1 };
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
     struct kvant_plan *plan = NULL;
     options.n_batch = 1;

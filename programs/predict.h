@@ -1,6 +1,6 @@
 /*
- * Tokens per second and memory of plans at long contexts, predicted from times measured on this machine, so that a
- * menu can show them without filling a cache of 32768 tokens per plan.
+ * Tokens per second and memory of plans at long contexts, predicted from times measured on this machine, so
+ * that a menu can show them without filling a cache of 32768 tokens per plan.
  *
  *     seconds(n) = token at depth 0 (weights)  +  sum over layers ( attention(n) - attention(short) )
  *
@@ -9,8 +9,8 @@
  *
  *     attention(k, v) = attention(k, base v) + attention(base k, v) - attention(base k, base v)
  *
- * since keys and values are two kernels, one after the other. The base is k4c64 v4h. Where KV heads of a layer have
- * different recipes, the layer takes their mean. docs/benchmarking.md says how near this comes.
+ * since keys and values are two kernels, one after the other. The base is k4c64 v4h. Where KV heads of a
+ * layer have different recipes, the layer takes their mean. docs/benchmarking.md says how near this comes.
  */
 #ifndef PREDICT_H
 #define PREDICT_H
@@ -45,8 +45,8 @@ struct predict_times {
 };
 
 /* Measures whatever the plans need; about 20 seconds. contexts: (n_contexts), ascending, at most
- * PREDICT_CONTEXTS_CAP. `progress` may be NULL. Errors: ARGUMENT (more parts than PREDICT_PARTS_CAP), those of
- * kvant_bench_attention and of a session. */
+ * PREDICT_CONTEXTS_CAP. `progress` may be NULL. Errors: ARGUMENT (more parts than PREDICT_PARTS_CAP), those
+ * of kvant_bench_attention and of a session. */
 kvant_status predict_measure(struct predict_times *times, const struct kvant_model *model,
                              const struct kvant_plan *const *plans, int n_plans, const int64_t *contexts,
                              int n_contexts, kvant_progress_fn progress, void *user, struct kvant_error *err);
@@ -55,7 +55,7 @@ kvant_status predict_measure(struct predict_times *times, const struct kvant_mod
 void predict_plan(const struct predict_times *times, const struct kvant_model *model,
                   const struct kvant_plan *plan, struct prediction *out);
 
-/* Seconds of one layer's attention at context i; i = -1: at the short one. NaN when a part was not measured. */
+/* Seconds of one layer's attention at context i, or at the short one (-1). NaN: a part was not measured. */
 double predict_attention_s(const struct predict_times *times, const char *key, const char *value, int i);
 
 #endif

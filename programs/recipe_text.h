@@ -1,6 +1,6 @@
 /*
- * A recipe in the layer grammar, taken apart: "k2.5c64xm v2h" is the key part "k2.5c64xm" and the value part "v2h".
- * docs/format-plan.md has the grammar; whether the letters make sense is the library's business.
+ * A recipe in the layer grammar, taken apart: "k2.5c64xm v2h" is the key part "k2.5c64xm" and the value part
+ * "v2h". docs/format-plan.md has the grammar; whether the letters make sense is the library's business.
  */
 #ifndef RECIPE_TEXT_H
 #define RECIPE_TEXT_H

@@ -1,11 +1,11 @@
 /*
- * The tuner's report: a JSON document (docs/format-report.md) that `kvant tune` writes, read back with every field
- * checked, and rendered as a page, as text or as CSV.
+ * The tuner's report: a JSON document (docs/format-report.md) that `kvant tune` writes, read back with every
+ * field checked, and rendered as a page, as text or as CSV.
  *
- *     json_t ── report_open ──> struct report ── report_write_html | report_write_text | report_write_csv
+ *     json_t ── report_open ──> struct report ── report_write_html, _text or _csv
  *
- * Numbers that the document lacks are NaN, texts NULL, parts have a flag or a count of 0. A divergence that is not
- * finite (a collapsed plan) is infinity.
+ * Numbers that the document lacks are NaN, texts NULL, parts have a flag or a count of 0. A divergence that
+ * is not finite (a collapsed plan) is infinity.
  */
 #ifndef REPORT_H
 #define REPORT_H
@@ -77,8 +77,8 @@ struct report_matrix {
 /* KLD at the logits of one (layer, KV head) in one choice, all else in 16 bits. */
 struct report_sensitivity {
     const char *choices[REPORT_CHOICES_MAX];
-    size_t n_choices, n_heads;   /* heads: the model's KV heads, or 1: whole layers */
-    struct report_matrix kld;    /* columns: (n_heads, n_choices); infinity: collapsed */
+    size_t n_choices, n_heads; /* heads: the model's KV heads, or 1: whole layers */
+    struct report_matrix kld;  /* columns: (n_heads, n_choices); infinity: collapsed */
 };
 
 enum { REPORT_E_K, REPORT_E_V, REPORT_E_A, REPORT_E_O, REPORT_N_ERRORS };
@@ -124,8 +124,8 @@ struct report {
     } cost;
 };
 
-/* Checks the whole document, and takes it over: also on failure the caller must not release it. `file` names it in
- * messages. On success `*out` is owned by the caller. Errors: FORMAT, with the field in the message. */
+/* Checks the whole document, and takes it over: also on failure the caller must not release it. `file` names
+ * it in messages. On success `*out` is owned by the caller. Errors: FORMAT, with the field in the message. */
 kvant_status report_open(struct report **out, json_t *root, const char *file, struct kvant_error *err);
 void report_close(struct report *report);
 

@@ -1,4 +1,4 @@
-/* The Pareto plot. Points are links to their rows in the menu, so that a keyboard reaches what a pointer is shown. */
+/* The Pareto plot. Points are links to their rows of the menu: a keyboard reaches what a pointer is shown. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,10 +25,12 @@ struct front {
 
 void report_mark(FILE *out, enum report_source source, double x, double y)
 {
-    if (source == REPORT_KVANT) fprintf(out, "<circle class='mark' cx='%.1f' cy='%.1f' r='5.5'/>", x, y);
+    if (source == REPORT_KVANT)
+        fprintf(out, "<circle class='mark' cx='%.1f' cy='%.1f' r='5.5'/>", x, y);
     else if (source == REPORT_KVTUNER)
         fprintf(out, "<path class='mark' d='M%.1f %.1fl6.5 6.5l-6.5 6.5l-6.5 -6.5z'/>", x, y - 6.5);
-    else fprintf(out, "<rect class='mark' x='%.1f' y='%.1f' width='9' height='9'/>", x - 4.5, y - 4.5);
+    else
+        fprintf(out, "<rect class='mark' x='%.1f' y='%.1f' width='9' height='9'/>", x - 4.5, y - 4.5);
 }
 
 void report_icon(FILE *out, enum report_source source)
@@ -73,26 +75,28 @@ static void draw_line(struct front *f, enum report_source source)
 
 static void draw_axes(struct front *f)
 {
-    static const double bits[] = {1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 12, 16, 24, 32};
+    static const double bits[] = { 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 12, 16, 24, 32 };
     double ticks[PLOT_TICKS_CAP], left = f->x.from, right = f->x.to, bottom = f->y.from, last = -INFINITY;
     int n = plot_scale_ticks(&f->y, 6, ticks);
     for (int i = 0; i < n; i++) {
         double y = plot_scale_at(&f->y, ticks[i]);
         fprintf(f->out, "<path class='grid' d='M%.1f %.1fH%.1f'/>", left, y, right);
-        svg_textf(f->out, (struct svg_text){left - 8, y + 0.35 * f->font, "s12", "end"}, "%g", ticks[i]);
+        svg_textf(f->out, (struct svg_text){ left - 8, y + 0.35 * f->font, "s12", "end" }, "%g", ticks[i]);
     }
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
         double x = plot_scale_at(&f->x, bits[i]);
-        if (bits[i] < f->x.min || bits[i] > f->x.max || x - last < 3.0 * f->font) continue;
+        if (bits[i] < f->x.min || bits[i] > f->x.max || x - last < 2.2 * f->font) continue;
         fprintf(f->out, "<path class='grid' d='M%.1f %.1fV%.1f'/>", x, bottom, f->y.to);
-        svg_textf(f->out, (struct svg_text){x, bottom + 1.5 * f->font, "s12", "middle"}, "%g", bits[i]);
+        svg_textf(f->out, (struct svg_text){ x, bottom + 1.5 * f->font, "s12", "middle" }, "%g", bits[i]);
         last = x;
     }
     fprintf(f->out, "<path class='axis' d='M%.1f %.1fH%.1f'/>", left, bottom, right);
-    struct svg_text below = {right, bottom + 2.9 * f->font, "s12", "end"};
-    if (isnan(f->report->settings.context)) svg_textf(f->out, below, "true bits per element");
-    else svg_textf(f->out, below, "true bits per element at %.0f tokens", f->report->settings.context);
-    svg_textf(f->out, (struct svg_text){4, f->y.to - 10, "s12", "start"}, "mean KL divergence, nats");
+    struct svg_text below = { right, bottom + 2.9 * f->font, "s12", "end" };
+    if (isnan(f->report->settings.context))
+        svg_textf(f->out, below, "true bits per element");
+    else
+        svg_textf(f->out, below, "true bits per element at %.0f tokens", f->report->settings.context);
+    svg_textf(f->out, (struct svg_text){ 4, f->y.to - 10, "s12", "start" }, "mean KL divergence, nats");
     fputc('\n', f->out);
 }
 
@@ -112,7 +116,7 @@ static void draw_point(struct front *f, const struct report_point *p)
     fputs("</a>\n", f->out);
 }
 
-/* ------------------------------------------------------------------------------------------------ labels -- */
+/* ---------------------------------------------------------------------------------------------- labels -- */
 
 static bool is_free(const struct front *f, struct box b)
 {
@@ -124,20 +128,22 @@ static bool is_free(const struct front *f, struct box b)
     return true;
 }
 
-/* Right, left, above or below the point; where none is free the label is left out: titles and the menu have it. */
+/* Right, left, above or below the point; where none is free it is left out: titles and the menu have it. */
 static void draw_label(struct front *f, const struct report_point *p, const char *css, const char *label,
                        double gap)
 {
     static const struct {
         double dx, dy; /* of the label's middle, in half sizes of itself plus the gap */
-    } places[] = {{1, 0}, {-1, 0}, {0, -1}, {0, 1}, {0.85, -1}, {0.85, 1}, {-0.85, -1}, {-0.85, 1}};
+    } places[] = { { 1, 0 },     { -1, 0 },   { 0, -1 },     { 0, 1 },
+                   { 0.85, -1 }, { 0.85, 1 }, { -0.85, -1 }, { -0.85, 1 } };
     double w = 0.58 * f->font * (double)strlen(label), h = 1.25 * f->font;
-    for (size_t i = 0; i < sizeof places / sizeof *places && f->n_taken < REPORT_POINTS_MAX + LABEL_CAP; i++) {
+    for (size_t i = 0; i < sizeof places / sizeof *places && f->n_taken < REPORT_POINTS_MAX + LABEL_CAP;
+         i++) {
         double x = plot_scale_at(&f->x, p->true_bits) + places[i].dx * (0.5 * w + gap);
         double y = plot_scale_at(&f->y, p->kld_mean) + places[i].dy * (0.5 * h + gap);
-        struct box b = {x - 0.5 * w, y - 0.5 * h, x + 0.5 * w, y + 0.5 * h};
+        struct box b = { x - 0.5 * w, y - 0.5 * h, x + 0.5 * w, y + 0.5 * h };
         if (!is_free(f, b)) continue;
-        svg_textf(f->out, (struct svg_text){x, y + 0.35 * f->font, css, "middle"}, "%s", label);
+        svg_textf(f->out, (struct svg_text){ x, y + 0.35 * f->font, css, "middle" }, "%s", label);
         f->taken[f->n_taken++] = b;
         return;
     }
@@ -147,8 +153,9 @@ static void draw_labels(struct front *f, bool with_names)
 {
     const struct report *r = f->report;
     for (size_t i = 0; i < r->n_points; i++) {
-        double x = plot_scale_at(&f->x, r->points[i].true_bits), y = plot_scale_at(&f->y, r->points[i].kld_mean);
-        f->taken[f->n_taken++] = (struct box){x - 8, y - 8, x + 8, y + 8};
+        double x = plot_scale_at(&f->x, r->points[i].true_bits),
+               y = plot_scale_at(&f->y, r->points[i].kld_mean);
+        f->taken[f->n_taken++] = (struct box){ x - 8, y - 8, x + 8, y + 8 };
     }
     if (r->chosen) draw_label(f, r->chosen, "s12 strong halo", "chosen", 13);
     for (size_t i = 0; i < r->n_points && with_names; i++)
@@ -161,7 +168,7 @@ static void draw(const struct report *r, FILE *out, const char *css, double widt
 {
     struct front *f = allocate(1, sizeof *f);
     double *values = allocate(r->n_points, sizeof *values);
-    *f = (struct front){.report = r, .out = out, .width = width, .height = height, .font = 12};
+    *f = (struct front){ .report = r, .out = out, .width = width, .height = height, .font = 12 };
     for (size_t i = 0; i < r->n_points; i++) values[i] = r->points[i].true_bits;
     f->x = plot_scale_fit(values, r->n_points, true);
     for (size_t i = 0; i < r->n_points; i++) values[i] = r->points[i].kld_mean;
@@ -171,14 +178,17 @@ static void draw(const struct report *r, FILE *out, const char *css, double widt
     f->x.to = width - 12;
     f->y.from = height - 42;
     f->y.to = 30;
-    fprintf(out, "<svg class='%s' viewBox='0 0 %.0f %.0f' role='group' aria-label='Mean KL divergence over true bits "
-                 "for each plan; lower and further left is better. The table below has the numbers.'>\n",
-            css, width, height);
+    fprintf(
+        out,
+        "<svg class='%s' viewBox='0 0 %.0f %.0f' role='group' aria-label='Mean KL divergence over true bits "
+        "for each plan; lower and further left is better. The table below has the numbers.'>\n",
+        css, width, height);
     draw_axes(f);
     for (int i = REPORT_N_SOURCES; i-- > 0;) draw_line(f, (enum report_source)i);
     for (int i = REPORT_N_SOURCES; i-- > 0;)
         for (size_t j = 0; j < r->n_points; j++)
-            if (r->points[j].source == (enum report_source)i && !r->points[j].chosen) draw_point(f, &r->points[j]);
+            if (r->points[j].source == (enum report_source)i && !r->points[j].chosen)
+                draw_point(f, &r->points[j]);
     if (r->chosen) draw_point(f, r->chosen);
     draw_labels(f, strcmp(css, "wide") == 0);
     fputs("</svg>\n", out);
@@ -187,8 +197,8 @@ static void draw(const struct report *r, FILE *out, const char *css, double widt
 
 void report_front(const struct report *r, FILE *out)
 {
-    static const char *const names[] = {"kvant: tuned per layer and head", "KVTuner, as published",
-                                        "uniform: one recipe for all layers"};
+    static const char *const names[] = { "kvant: tuned per layer and head", "KVTuner, as published",
+                                         "uniform: one recipe for all layers" };
     fputs("<figure><ul class='key'>", out);
     for (int i = 0; i < REPORT_N_SOURCES; i++) {
         bool used = false;
@@ -201,7 +211,8 @@ void report_front(const struct report *r, FILE *out)
     fputs("</ul>\n", out);
     draw(r, out, "wide", 960, 430);
     draw(r, out, "narrow", 380, 360);
-    fputs("<figcaption>Lower and further left is better. Both axes are logarithmic. Lines join the plans of one "
-          "kind that none of the same kind beats; pale marks are beaten in size and error by another plan. Each "
-          "mark leads to its row below.</figcaption></figure>\n", out);
+    fputs("<figcaption>Lower and further left is better. Both axes are logarithmic. Lines join the plans of "
+          "one kind that none of the same kind beats; pale marks are beaten in size and error by another "
+          "plan. Each mark leads to its row below.</figcaption></figure>\n",
+          out);
 }

@@ -1,4 +1,4 @@
-/* The page: what was found first, then why, then how. Each section is left out where the document has nothing. */
+/* The page: first what was found, then why, then how; sections for which there is nothing are left out. */
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
@@ -11,12 +11,14 @@
 
 static void write_head(const struct report *r, FILE *out)
 {
-    fputs("<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-          "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'; "
-          "base-uri 'none'; form-action 'none'\">\n"
-          "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-          "<meta name='color-scheme' content='light dark'>\n<meta name='referrer' content='no-referrer'>\n"
-          "<title>KV cache plans for ", out);
+    fputs(
+        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'\">\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        "<meta name='color-scheme' content='light dark'>\n<meta name='referrer' content='no-referrer'>\n"
+        "<title>KV cache plans for ",
+        out);
     html_text(out, r->model.name);
     fputs("</title>\n<style>\n", out);
     for (size_t i = 0; report_style[i]; i++) fputs(report_style[i], out);
@@ -30,16 +32,19 @@ static void write_head(const struct report *r, FILE *out)
     fprintf(out, "%lld layers, %lld KV heads", (long long)r->model.n_layer, (long long)r->model.n_head_kv);
     if (!isnan(r->model.head_dim)) fprintf(out, " of %.0f", r->model.head_dim);
     if (r->tool) {
-        fputs(" \xC2\xB7 ", out);
+        fputs(" \xC2\xB7 <span class='together'>", out);
         html_text(out, r->tool);
+        fputs("</span>", out);
     }
     if (r->made) {
         int year, month, day, hour, minute;
-        fputs(" \xC2\xB7 ", out);
+        fputs(" \xC2\xB7 <span class='together'>", out);
         if (sscanf(r->made, "%4d-%2d-%2dT%2d:%2d", &year, &month, &day, &hour, &minute) == 5)
             html_textf(out, "%04d-%02d-%02d %02d:%02d%s", year, month, day, hour, minute,
                        r->made[strlen(r->made) - 1] == 'Z' ? " UTC" : "");
-        else html_text(out, r->made);
+        else
+            html_text(out, r->made);
+        fputs("</span>", out);
     }
     fputs("</p>\n</header>\n<main>\n", out);
 }
@@ -58,7 +63,8 @@ static void write_sentence(const struct report *r, FILE *out)
     const struct report_prediction *last = last_prediction(p);
     const struct report_prediction *base = last ? report_prediction_at(&r->baseline, last->context) : NULL;
     char text[REPORT_TEXT_CAP], bytes[32];
-    fprintf(out, "<p class='lead'>The chosen plan keeps each element of the cache in <b>%.2f bits</b>", p->true_bits);
+    fprintf(out, "<p class='lead'>The chosen plan keeps each element of the cache in <b>%.2f bits</b>",
+            p->true_bits);
     if (base && !isnan(r->baseline.true_bits)) fprintf(out, " instead of %.1f", r->baseline.true_bits);
     fputs(". ", out);
     if (last) {
@@ -68,19 +74,22 @@ static void write_sentence(const struct report *r, FILE *out)
         fputs(". ", out);
     }
     if (!isnan(p->same_top_p))
-        fprintf(out, "At <b>%.1f %%</b> of the positions it prefers the same next token as a 16-bit cache. ", p->same_top_p);
+        fprintf(out, "At <b>%.1f %%</b> of the positions it prefers the same next token as a 16-bit cache. ",
+                p->same_top_p);
     if (base && base->tokens_per_s > 0.0 && last->tokens_per_s > 0.0) {
         double ratio = last->tokens_per_s / base->tokens_per_s;
         if (ratio >= 1.02 || ratio <= 0.98)
-            fprintf(out, "Generation there is predicted to be <b>%.2f times %s</b>.", ratio >= 1 ? ratio : 1 / ratio,
-                    ratio >= 1 ? "as fast" : "as slow");
-        else fputs("Generation there is predicted to be as fast.", out);
+            fprintf(out, "Generation there is predicted to be <b>%.2f times %s</b>.",
+                    ratio >= 1 ? ratio : 1 / ratio, ratio >= 1 ? "as fast" : "as slow");
+        else
+            fputs("Generation there is predicted to be as fast.", out);
     }
     fputs("</p>\n", out);
 }
 
 __attribute__((format(printf, 5, 6)))
-static void write_tile(FILE *out, const char *label, const char *value, const char *unit, const char *format, ...)
+static void write_tile(FILE *out, const char *label, const char *value, const char *unit, const char *format,
+                       ...)
 {
     char sub[160];
     va_list args;
@@ -110,7 +119,8 @@ static void write_tiles(const struct report *r, FILE *out)
                report_fixed_text(b, p->ppl_ratio, 4));
     if (last && base)
         write_tile(out, "Memory of the cache", bytes_text(bytes, last->memory_bytes), "",
-                   "at %s; 16 bits: %s", report_tokens_text(a, last->context), bytes_text(more, base->memory_bytes));
+                   "at %s; 16 bits: %s", report_tokens_text(a, last->context),
+                   bytes_text(more, base->memory_bytes));
     else if (last)
         write_tile(out, "Memory of the cache", bytes_text(bytes, last->memory_bytes), "", "at %s",
                    report_tokens_text(a, last->context));
@@ -118,8 +128,8 @@ static void write_tiles(const struct report *r, FILE *out)
         write_tile(out, "Generation, predicted", report_fixed_text(a, last->tokens_per_s, 1), "tokens/s",
                    "at %s; 16 bits: %.1f", report_tokens_text(b, last->context), base->tokens_per_s);
     else if (last)
-        write_tile(out, "Generation, predicted", report_fixed_text(a, last->tokens_per_s, 1), "tokens/s", "at %s",
-                   report_tokens_text(b, last->context));
+        write_tile(out, "Generation, predicted", report_fixed_text(a, last->tokens_per_s, 1), "tokens/s",
+                   "at %s", report_tokens_text(b, last->context));
     fputs("</dl>\n", out);
 }
 
@@ -146,10 +156,13 @@ static void write_point(const struct report *r, FILE *out, const struct report_p
     const struct {
         double value;
         int n_decimals;
-    } columns[] = {{p->true_bits, 3}, {p->page_bits, 3}, {p->bytes_per_token, 0}, {p->kld_mean, 5},
-                   {p->kld_p999, 4}, {p->same_top_p, 1}, {p->ppl_ratio, 4}, {p->kld_predicted, 5}};
+    } columns[] = { { p->true_bits, 3 }, { p->page_bits, 3 },    { p->bytes_per_token, 0 },
+                    { p->kld_mean, 5 },  { p->kld_p999, 4 },     { p->same_top_p, 1 },
+                    { p->ppl_ratio, 4 }, { p->kld_predicted, 5 } };
     fprintf(out, "<tr id='p%d'%s><th scope='row'>", (int)(p - r->points),
-            p->chosen ? " class='chosen'" : p->dominated ? " class='dominated'" : "");
+            p->chosen      ? " class='chosen'"
+            : p->dominated ? " class='dominated'"
+                           : "");
     report_icon(out, p->source);
     fputs("<span class='plan' title='", out);
     html_text(out, p->spec ? p->spec : p->name);
@@ -176,12 +189,14 @@ static void write_menu(const struct report *r, FILE *out)
     fputs("<div class='scroll' tabindex='0' role='region' aria-label='all plans'><table><thead><tr><th "
           "scope='col' class='left'>plan</th><th scope='col'>true bits</th><th scope='col'>page bits</th><th "
           "scope='col'>bytes/token</th><th scope='col'>KLD mean</th><th scope='col'>KLD 99.9 %</th><th "
-          "scope='col'>same top %</th><th scope='col'>ppl ratio</th><th scope='col'>KLD expected</th></tr></thead>"
-          "<tbody>\n", out);
+          "scope='col'>same top %</th><th scope='col'>ppl ratio</th><th scope='col'>KLD "
+          "expected</th></tr></thead><tbody>\n",
+          out);
     for (size_t i = 0; i < r->n_points; i++) write_point(r, out, &r->points[i]);
-    fputs("</tbody></table></div>\n<p class='note below'>KLD: of the next-token distribution, against "
-          "the 16-bit cache of the same engine on text that the search did not see. Expected: the sum over single "
-          "layers that the search went by. True bits count every byte of the cache", out);
+    fputs("</tbody></table></div>\n<p class='note below'>KLD: of the next-token distribution, against the "
+          "16-bit cache of the same engine on text that the search did not see. Expected: the sum over "
+          "single layers that the search went by. True bits count every byte of the cache",
+          out);
     if (!isnan(r->settings.context)) fprintf(out, " at %.0f tokens", r->settings.context);
     fputs(", page bits those of its full pages.</p>\n</section>\n", out);
 }
@@ -197,12 +212,13 @@ static bool has_gate(const struct report *r)
 
 static void write_gate(const struct report *r, FILE *out)
 {
-    fputs("<section id='gate' aria-labelledby='gate-title'>\n<h2 id='gate-title'>The gate</h2>\n<p class='note'>Before a "
-          "plan may run, its greedy answers are compared with those of the 16-bit cache. Agreement: the part of an "
-          "answer before the first other token.</p>\n<div class='scroll' tabindex='0' role='region' aria-label='verdicts "
-          "of the gate'><table><thead><tr><th scope='col' class='left'>plan</th><th scope='col' class='left'>verdict</th><th "
-          "scope='col'>true bits</th><th scope='col'>agreement</th><th scope='col' class='left'>reason</th></tr></thead>"
-          "<tbody>\n", out);
+    fputs("<section id='gate' aria-labelledby='gate-title'>\n<h2 id='gate-title'>The gate</h2>\n<p "
+          "class='note'>Before a plan may run, its greedy answers are compared with those of the 16-bit "
+          "cache. Agreement: the part of an answer before the first other token.</p>\n<div class='scroll' "
+          "tabindex='0' role='region' aria-label='verdicts of the gate'><table><thead><tr><th scope='col' "
+          "class='left'>plan</th><th scope='col' class='left'>verdict</th><th scope='col'>true bits</th><th "
+          "scope='col'>agreement</th><th scope='col' class='left'>reason</th></tr></thead><tbody>\n",
+          out);
     for (size_t i = 0; i < r->n_points; i++) {
         const struct report_point *p = &r->points[i];
         char text[REPORT_TEXT_CAP];
@@ -287,21 +303,28 @@ static void write_phases(const struct report *r, FILE *out)
     char text[REPORT_TEXT_CAP];
     for (size_t i = 0; i < r->cost.n_phases; i++) sum += r->cost.phases[i].seconds;
     if (!(sum > 0.0)) return;
-    fputs("<h3>Where the time went</h3>\n<figure><svg viewBox='0 0 960 26' role='img' aria-label='time of each "
-          "phase'>", out);
+    fputs(
+        "<h3>Where the time went</h3>\n<figure><svg viewBox='0 0 960 26' role='img' aria-label='time of each "
+        "phase'>",
+        out);
     for (size_t i = 0; i < r->cost.n_phases; i++) {
         const struct report_phase *p = &r->cost.phases[i];
         double w = 960.0 * p->seconds / sum;
-        fprintf(out, "<rect class='phase b%d' x='%.1f' y='2' width='%.1f' height='20'>", (int)(7 - 2 * (i % 4)), x, w);
+        fprintf(out, "<rect class='phase b%d' x='%.1f' y='2' width='%.1f' height='20'>",
+                (int)(7 - 2 * (i % 4)), x, w);
         svg_titlef(out, "%s: %s", p->what, report_seconds_text(text, p->seconds));
         fputs("</rect>", out);
         x += w;
     }
     fputs("</svg><ul class='key'>", out);
     for (size_t i = 0; i < r->cost.n_phases; i++) {
-        fprintf(out, "<li><svg viewBox='0 0 16 16' aria-hidden='true'><rect class='b%d' y='2' width='14' height='12'/>"
-                     "</svg>", (int)(7 - 2 * (i % 4)));
-        html_textf(out, "%.200s %s", r->cost.phases[i].what, report_seconds_text(text, r->cost.phases[i].seconds));
+        fprintf(
+            out,
+            "<li><svg viewBox='0 0 16 16' aria-hidden='true'><rect class='b%d' y='2' width='14' "
+            "height='12'/></svg>",
+            (int)(7 - 2 * (i % 4)));
+        html_textf(out, "%.200s %s", r->cost.phases[i].what,
+                   report_seconds_text(text, r->cost.phases[i].seconds));
         fputs("</li>", out);
     }
     fputs("</ul></figure>\n", out);
@@ -309,7 +332,9 @@ static void write_phases(const struct report *r, FILE *out)
 
 static void write_making(const struct report *r, FILE *out)
 {
-    fputs("<section id='making' aria-labelledby='making-title'>\n<h2 id='making-title'>How it was made</h2>\n", out);
+    fputs(
+        "<section id='making' aria-labelledby='making-title'>\n<h2 id='making-title'>How it was made</h2>\n",
+        out);
     write_facts(r, out);
     write_phases(r, out);
     if (r->settings.command) {
@@ -335,26 +360,30 @@ void report_write_html(const struct report *r, FILE *out)
     fputs("<li><a href='#making'>How it was made</a></li></ul></nav>\n", out);
     write_menu(r, out);
     if (has_map) {
-        fputs("<section id='plan' aria-labelledby='plan-title'>\n<h2 id='plan-title'>The chosen plan, layer by layer</h2>"
-              "\n", out);
+        fputs("<section id='plan' aria-labelledby='plan-title'>\n<h2 id='plan-title'>The chosen plan, layer "
+              "by layer</h2>\n",
+              out);
         report_bits_map(r, out);
         fputs("</section>\n", out);
     }
     if (report_has_predictions(r)) {
-        fputs("<section id='speed' aria-labelledby='speed-title'>\n<h2 id='speed-title'>Speed and memory at long "
-              "context</h2>\n<p class='note'>Speed is predicted from times of each kernel, measured on this machine; "
-              "memory is exact.</p>\n", out);
+        fputs("<section id='speed' aria-labelledby='speed-title'>\n<h2 id='speed-title'>Speed and memory at "
+              "long context</h2>\n<p class='note'>Speed is predicted from times of each kernel, measured on "
+              "this machine; memory is exact.</p>\n",
+              out);
         report_speed(r, out);
         fputs("</section>\n", out);
     }
     if (has_gate(r)) write_gate(r, out);
     if (report_has_sensitivity(r)) {
-        fputs("<section id='sensitivity' aria-labelledby='sensitivity-title'>\n<h2 id='sensitivity-title'>What each layer "
-              "tolerates</h2>\n", out);
+        fputs("<section id='sensitivity' aria-labelledby='sensitivity-title'>\n<h2 "
+              "id='sensitivity-title'>What each layer tolerates</h2>\n",
+              out);
         report_sensitivity(r, out);
         fputs("</section>\n", out);
     }
     write_making(r, out);
     fputs("</main>\n<footer>\n<p>Written by kvant report from a kvant-tune-report, version 1. The page holds "
-          "everything it shows; nothing is loaded.</p>\n</footer>\n</body>\n</html>\n", out);
+          "everything it shows; nothing is loaded.</p>\n</footer>\n</body>\n</html>\n",
+          out);
 }

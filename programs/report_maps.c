@@ -1,6 +1,6 @@
 /*
- * Maps with the layers of the model from left to right: bits of the chosen plan, and what every layer costs. All
- * have the same width and margins, so that a layer stands at the same place in each.
+ * Maps with the layers of the model from left to right: bits of the chosen plan, and what every layer costs.
+ * All have the same width and margins, so that a layer stands at the same place in each.
  *
  *     |<- GUTTER ->| layer 0 | layer 1 | ...
  *      group  row  |  cell   |  cell   |        a group is a choice or a side, its rows are KV heads
@@ -13,9 +13,9 @@
 #include "recipe_text.h"
 #include "report_parts.h"
 
-#define WIDTH  960.0
-#define GUTTER 104.0
-#define RIGHT  8.0
+#define WIDTH   960.0
+#define GUTTER  104.0
+#define RIGHT   8.0
 #define N_STEPS 9 /* colours of a ramp */
 
 struct cell {
@@ -26,7 +26,7 @@ struct cell {
 
 struct map {
     const struct report *report;
-    char ramp; /* 'b' or 'e' */
+    char ramp;               /* 'b' or 'e' */
     size_t n_groups, n_rows; /* rows of each group */
     void (*cell)(const struct map *map, size_t group, size_t row, size_t layer, struct cell *out);
     void (*label)(const struct map *map, size_t group, char text[REPORT_TEXT_CAP]);
@@ -58,9 +58,9 @@ static void draw_layer_axis(const struct report *r, FILE *out, double y)
     double w = cell_width(r);
     int64_t stride = 1;
     while ((double)stride * w < 21.0) stride = stride == 1 ? 2 : stride == 2 ? 5 : 2 * stride;
-    svg_textf(out, (struct svg_text){0, y + 14, "s11", "start"}, "layer");
+    svg_textf(out, (struct svg_text){ 0, y + 14, "s11", "start" }, "layer");
     for (int64_t i = 0; i < r->model.n_layer; i += stride)
-        svg_textf(out, (struct svg_text){GUTTER + ((double)i + 0.5) * w, y + 14, "s11", "middle"}, "%lld",
+        svg_textf(out, (struct svg_text){ GUTTER + ((double)i + 0.5) * w, y + 14, "s11", "middle" }, "%lld",
                   (long long)i);
     for (size_t i = 0; i < r->n_outliers; i++) {
         double x = GUTTER + ((double)r->outliers[i].layer + 0.5) * w;
@@ -75,7 +75,10 @@ static void draw_cell(const struct map *m, FILE *out, double x, double y, double
 {
     double w = cell_width(m->report);
     char css[16];
-    snprintf(css, sizeof css, "%s %s", h >= 20 ? "s11" : "s10", c->step < 5 ? "tl" : c->step == 5 ? "tm" : "th");
+    snprintf(css, sizeof css, "%s %s", h >= 20 ? "s11" : "s10",
+             c->step < 5    ? "tl"
+             : c->step == 5 ? "tm"
+                            : "th");
     if (c->step < 0) {
         fprintf(out, "<rect class='none' x='%.2f' y='%.1f' width='%.2f' height='%.1f'/>", x, y, w - 1, h - 1);
         return;
@@ -86,7 +89,7 @@ static void draw_cell(const struct map *m, FILE *out, double x, double y, double
     fputs("</rect>", out);
     if (!c->text[0] || h < 14 || w < 6.5 * (double)strlen(c->text) + 3) return;
     fputs("<g pointer-events='none'>", out);
-    svg_textf(out, (struct svg_text){x + 0.5 * (w - 1), y + 0.5 * h + 3.5, css, "middle"}, "%s", c->text);
+    svg_textf(out, (struct svg_text){ x + 0.5 * (w - 1), y + 0.5 * h + 3.5, css, "middle" }, "%s", c->text);
     fputs("</g>", out);
 }
 
@@ -104,12 +107,12 @@ static void draw_map(const struct map *m, FILE *out, const char *label)
         char text[REPORT_TEXT_CAP];
         m->label(m, g, text);
         double middle = m->n_rows % 2 && h >= 14 ? y + 0.5 * (double)m->n_rows * h + 4 : y + 11;
-        svg_textf(out, (struct svg_text){0, middle, "s12 ink", "start"}, "%s", text);
+        svg_textf(out, (struct svg_text){ 0, middle, "s12 ink", "start" }, "%s", text);
         for (size_t row = 0; row < m->n_rows; row++, y += h) {
             if (m->n_rows > 1 && h >= 14)
-                svg_textf(out, (struct svg_text){GUTTER - 8, y + 0.5 * h + 3.5, "s10", "end"}, "%zu", row);
+                svg_textf(out, (struct svg_text){ GUTTER - 8, y + 0.5 * h + 3.5, "s10", "end" }, "%zu", row);
             for (size_t layer = 0; layer < (size_t)m->report->model.n_layer; layer++) {
-                struct cell cell = {.step = -1};
+                struct cell cell = { .step = -1 };
                 m->cell(m, g, row, layer, &cell);
                 draw_cell(m, out, GUTTER + (double)layer * cell_width(m->report), y, h, &cell);
             }
@@ -125,22 +128,24 @@ static void draw_ramp(const struct map *m, FILE *out, const char *what)
 {
     char low[REPORT_TEXT_CAP], middle[REPORT_TEXT_CAP], high[REPORT_TEXT_CAP];
     const struct plot_scale *s = &m->scale;
-    fprintf(out, "<ul class='key'><li>%s</li><li><svg class='ramp' viewBox='0 0 216 30' role='img' aria-label='colours "
-                 "from low to high'>", what);
+    fprintf(out,
+            "<ul class='key'><li>%s</li><li><svg class='ramp' viewBox='0 0 216 30' role='img' "
+            "aria-label='colours from low to high'>",
+            what);
     for (int i = 0; i < N_STEPS; i++)
         fprintf(out, "<rect class='%c%d' x='%d' y='0' width='23' height='12'/>", m->ramp, i, 24 * i);
-    svg_textf(out, (struct svg_text){0, 26, "s11", "start"}, "%s", report_divergence_text(low, s->min));
-    svg_textf(out, (struct svg_text){108, 26, "s11", "middle"}, "%s",
+    svg_textf(out, (struct svg_text){ 0, 26, "s11", "start" }, "%s", report_divergence_text(low, s->min));
+    svg_textf(out, (struct svg_text){ 108, 26, "s11", "middle" }, "%s",
               report_divergence_text(middle, sqrt(s->min * s->max)));
-    svg_textf(out, (struct svg_text){216, 26, "s11", "end"}, "%s", report_divergence_text(high, s->max));
+    svg_textf(out, (struct svg_text){ 216, 26, "s11", "end" }, "%s", report_divergence_text(high, s->max));
     fputs("</svg></li></ul>\n", out);
 }
 
-/* ------------------------------------------------------------------------------------------------- bits -- */
+/* ------------------------------------------------------------------------------------------------ bits -- */
 
 static int bits_step(double bits)
 {
-    static const double bounds[N_STEPS - 1] = {1.9, 2.3, 2.8, 3.3, 3.8, 4.1, 6.1, 8.1};
+    static const double bounds[N_STEPS - 1] = { 1.9, 2.3, 2.8, 3.3, 3.8, 4.1, 6.1, 8.1 };
     int step = 0;
     while (step < N_STEPS - 1 && bits > bounds[step]) step++;
     return step;
@@ -175,7 +180,8 @@ static bool same_row(const struct report *r, int64_t a, int64_t b)
 static void recipe_table(const struct report *r, FILE *out)
 {
     fputs("<details><summary>The plan as a table</summary><div class='scroll' tabindex='0' role='region' "
-          "aria-label='recipes by layer'><table><thead><tr><th scope='col' class='left'>layers</th>", out);
+          "aria-label='recipes by layer'><table><thead><tr><th scope='col' class='left'>layers</th>",
+          out);
     for (int64_t head = 0; head < r->model.n_head_kv; head++)
         fprintf(out, "<th scope='col' class='left'>KV head %lld</th>", (long long)head);
     fputs("</tr></thead><tbody>\n", out);
@@ -197,25 +203,31 @@ static void recipe_table(const struct report *r, FILE *out)
 
 void report_bits_map(const struct report *r, FILE *out)
 {
-    static const double shown[N_STEPS] = {1.5, 2, 2.5, 3, 3.5, 4, 6, 8, 16};
-    const struct map map = {.report = r, .ramp = 'b', .n_groups = 2, .n_rows = (size_t)r->model.n_head_kv,
-                            .cell = bits_cell, .label = bits_label};
+    static const double shown[N_STEPS] = { 1.5, 2, 2.5, 3, 3.5, 4, 6, 8, 16 };
+    const struct map map = { .report = r,
+                             .ramp = 'b',
+                             .n_groups = 2,
+                             .n_rows = (size_t)r->model.n_head_kv,
+                             .cell = bits_cell,
+                             .label = bits_label };
     fputs("<figure>", out);
     draw_map(&map, out, "bits of keys and values by layer and KV head");
-    fputs("<ul class='key'><li>bits</li><li><svg class='ramp' viewBox='0 0 216 30' role='img' aria-label='colours from "
-          "few to many bits'>", out);
+    fputs("<ul class='key'><li>bits</li><li><svg class='ramp' viewBox='0 0 216 30' role='img' "
+          "aria-label='colours from few to many bits'>",
+          out);
     for (int i = 0; i < N_STEPS; i++) {
         fprintf(out, "<rect class='b%d' x='%d' y='0' width='23' height='12'/>", i, 24 * i);
-        svg_textf(out, (struct svg_text){24 * i + 11.5, 26, "s11", "middle"}, "%g", shown[i]);
+        svg_textf(out, (struct svg_text){ 24 * i + 11.5, 26, "s11", "middle" }, "%g", shown[i]);
     }
-    fputs("</svg></li></ul><figcaption>Code bits per element, one row for each KV head; keys with channel classes "
-          "(x) by their average.", out);
+    fputs("</svg></li></ul><figcaption>Code bits per element, one row for each KV head; keys with channel "
+          "classes (x) by their average.",
+          out);
     if (r->n_outliers) fputs(" A triangle marks a layer whose key biases stand out.", out);
     fputs("</figcaption></figure>\n", out);
     recipe_table(r, out);
 }
 
-/* ------------------------------------------------------------------------------------------- sensitivity -- */
+/* ----------------------------------------------------------------------------------------- sensitivity -- */
 
 static void kld_cell(const struct map *m, size_t group, size_t row, size_t layer, struct cell *out)
 {
@@ -240,8 +252,14 @@ static void kld_side(const struct report *r, FILE *out, const struct report_sens
                      struct plot_scale scale)
 {
     if (!s->kld.values) return;
-    const struct map map = {.report = r, .ramp = 'e', .n_groups = s->n_choices, .n_rows = s->n_heads, .data = s,
-                            .cell = kld_cell, .label = kld_label, .scale = scale};
+    const struct map map = { .report = r,
+                             .ramp = 'e',
+                             .n_groups = s->n_choices,
+                             .n_rows = s->n_heads,
+                             .data = s,
+                             .cell = kld_cell,
+                             .label = kld_label,
+                             .scale = scale };
     draw_map(&map, out, label);
 }
 
@@ -254,10 +272,11 @@ static void collect(double *range, const double *values, size_t n)
     }
 }
 
-/* Colours over what was found; at most six decades, so that a single zero-like value does not pale all others. */
+/* Colours over what was found; at most four decades, so that a single zero-like value does not pale all
+ * others. */
 static struct plot_scale colour_scale(double *range)
 {
-    range[0] = fmax(range[0], 1e-6 * range[1]);
+    range[0] = fmax(range[0], 1e-4 * range[1]);
     struct plot_scale scale = plot_scale_fit(range, 2, true);
     if (range[1] > range[0]) scale.min = range[0], scale.max = range[1];
     scale.from = 0.0;
@@ -268,18 +287,21 @@ static struct plot_scale colour_scale(double *range)
 static void kld_maps(const struct report *r, FILE *out)
 {
     size_t n_layer = (size_t)r->model.n_layer;
-    double range[2] = {INFINITY, 0.0};
+    double range[2] = { INFINITY, 0.0 };
     if (r->keys.kld.values) collect(range, r->keys.kld.values, n_layer * r->keys.kld.n_columns);
     if (r->values.kld.values) collect(range, r->values.kld.values, n_layer * r->values.kld.n_columns);
-    struct map colours = {.report = r, .ramp = 'e', .scale = colour_scale(range)};
+    struct map colours = { .report = r, .ramp = 'e', .scale = colour_scale(range) };
     fputs("<h3>KL divergence at the logits</h3><figure>\n", out);
-    kld_side(r, out, &r->keys, "KLD of each layer when its keys alone are stored in fewer bits", colours.scale);
-    kld_side(r, out, &r->values, "KLD of each layer when its values alone are stored in fewer bits", colours.scale);
+    kld_side(r, out, &r->keys, "KLD of each layer when its keys alone are stored in fewer bits",
+             colours.scale);
+    kld_side(r, out, &r->values, "KLD of each layer when its values alone are stored in fewer bits",
+             colours.scale);
     draw_ramp(&colours, out, "mean KLD, nats");
     fputs("<figcaption>One layer", out);
     if (r->keys.n_heads > 1 || r->values.n_heads > 1) fputs(" and KV head", out);
-    fputs(" at a time is stored as the row says, all else in 16 bits. Dark is costly: there the plan spends its bits."
-          "</figcaption></figure>\n", out);
+    fputs(" at a time is stored as the row says, all else in 16 bits. Where a mistake costs much, the plan "
+          "spends its bits.</figcaption></figure>\n",
+          out);
 }
 
 static void error_cell(const struct map *m, size_t group, size_t row, size_t layer, struct cell *out)
@@ -301,11 +323,12 @@ static void error_label(const struct map *m, size_t group, char text[REPORT_TEXT
 /* Means over layers, the table of the paper. */
 static void error_table(const struct report *r, FILE *out, const struct report_errors *e)
 {
-    static const char *const names[] = {"e_k", "e_v", "e_a", "e_o"};
+    static const char *const names[] = { "e_k", "e_v", "e_a", "e_o" };
     fputs("<details><summary>Means over layers: e_k, e_v, e_a, e_o, ", out);
     html_text(out, e->mode);
-    fputs("</summary><div class='scroll' tabindex='0' role='region' aria-label='mean errors'><table><thead><tr><th "
-          "scope='col' class='left'>pair</th>", out);
+    fputs("</summary><div class='scroll' tabindex='0' role='region' aria-label='mean "
+          "errors'><table><thead><tr><th scope='col' class='left'>pair</th>",
+          out);
     for (int i = 0; i < REPORT_N_ERRORS; i++) fprintf(out, "<th scope='col'>%s</th>", names[i]);
     fputs("</tr></thead><tbody>\n", out);
     for (size_t pair = 0; pair < e->n_pairs; pair++) {
@@ -326,15 +349,19 @@ static void error_table(const struct report *r, FILE *out, const struct report_e
 
 static void error_maps(const struct report *r, FILE *out)
 {
-    double range[2] = {INFINITY, 0.0};
+    double range[2] = { INFINITY, 0.0 };
     bool any = false;
     for (size_t i = 0; i < r->n_errors; i++) {
         const struct report_matrix *e_o = &r->errors[i].of[REPORT_E_O];
         if (e_o->values) collect(range, e_o->values, (size_t)r->model.n_layer * e_o->n_columns);
         any = any || e_o->values;
     }
-    struct map map = {.report = r, .ramp = 'e', .n_rows = 1, .cell = error_cell, .label = error_label,
-                      .scale = colour_scale(range)};
+    struct map map = { .report = r,
+                       .ramp = 'e',
+                       .n_rows = 1,
+                       .cell = error_cell,
+                       .label = error_label,
+                       .scale = colour_scale(range) };
     for (size_t i = 0; i < r->n_errors; i++) {
         const struct report_errors *e = &r->errors[i];
         if (e->of[REPORT_E_O].values) {
@@ -344,7 +371,8 @@ static void error_maps(const struct report *r, FILE *out)
             fputs("</h3><figure>\n", out);
             map.n_groups = e->n_pairs;
             map.data = e;
-            snprintf(label, sizeof label, "relative error of the attention output by layer, mode %.64s", e->mode);
+            snprintf(label, sizeof label, "relative error of the attention output by layer, mode %.64s",
+                     e->mode);
             draw_map(&map, out, label);
             fputs("</figure>\n", out);
         }
@@ -361,16 +389,20 @@ static void entropy_strip(const struct report *r, FILE *out)
     double w = cell_width(r), max = 0.0, ticks[PLOT_TICKS_CAP];
     for (size_t i = 0; i < (size_t)r->model.n_layer * e->n_columns; i++)
         if (isfinite(e->values[i])) max = fmax(max, e->values[i]);
-    struct plot_scale y = {.min = 0.0, .max = max > 0.0 ? 1.05 * max : 1.0, .from = bottom, .to = top};
-    fputs("<h3>Entropy of attention</h3><figure><div class='scroll' tabindex='0' role='region' aria-label='entropy of "
-          "attention by layer'>", out);
-    fprintf(out, "<svg class='map' viewBox='0 0 %.0f %.0f' role='img' aria-label='entropy of attention of each query "
-                 "head by layer'>\n", WIDTH, height);
+    struct plot_scale y = { .min = 0.0, .max = max > 0.0 ? 1.05 * max : 1.0, .from = bottom, .to = top };
+    fputs("<h3>Entropy of attention</h3><figure><div class='scroll' tabindex='0' role='region' "
+          "aria-label='entropy of attention by layer'>",
+          out);
+    fprintf(
+        out,
+        "<svg class='map' viewBox='0 0 %.0f %.0f' role='img' aria-label='entropy of attention of each query "
+        "head by layer'>\n",
+        WIDTH, height);
     int n = plot_scale_ticks(&y, 4, ticks);
     for (int i = 0; i < n; i++) {
         double at = plot_scale_at(&y, ticks[i]);
         fprintf(out, "<path class='grid' d='M%.1f %.1fH%.1f'/>", GUTTER, at, WIDTH - RIGHT);
-        svg_textf(out, (struct svg_text){GUTTER - 8, at + 4, "s11", "end"}, "%g", ticks[i]);
+        svg_textf(out, (struct svg_text){ GUTTER - 8, at + 4, "s11", "end" }, "%g", ticks[i]);
     }
     for (size_t layer = 0; layer < (size_t)r->model.n_layer; layer++) {
         double x = GUTTER + ((double)layer + 0.5) * w, sum = 0.0;
@@ -389,8 +421,9 @@ static void entropy_strip(const struct report *r, FILE *out)
                     plot_scale_at(&y, sum / (double)n_known), 0.7 * w);
     }
     draw_layer_axis(r, out, bottom);
-    fputs("</svg></div><figcaption>Nats; a dot for each query head, a line at their mean. Heads that look at few tokens "
-          "(low) bear low precision well.</figcaption></figure>\n", out);
+    fputs("</svg></div><figcaption>Nats; a dot for each query head, a line at their mean. Heads that look at "
+          "few tokens (low) bear low precision well.</figcaption></figure>\n",
+          out);
 }
 
 static void outlier_note(const struct report *r, FILE *out)

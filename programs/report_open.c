@@ -18,7 +18,7 @@
 
 const char *report_source_name(enum report_source source)
 {
-    static const char *const names[] = {"kvant", "kvtuner", "uniform"};
+    static const char *const names[] = { "kvant", "kvtuner", "uniform" };
     return names[source];
 }
 
@@ -35,7 +35,7 @@ const struct report_prediction *report_prediction_at(const struct report_point *
     return NULL;
 }
 
-/* ---------------------------------------------------------------------------------------- head and model -- */
+/* -------------------------------------------------------------------------------------- head and model -- */
 
 static bool read_head(struct json_fields *f, struct report *r)
 {
@@ -44,7 +44,8 @@ static bool read_head(struct json_fields *f, struct report *r)
     if (!json_is_object(r->root)) return fields_refuse(f, "document", "is not an object");
     if (!field_text(f, r->root, "format", FIELD_REQUIRED, TEXT_MAX, &format)) return false;
     if (strcmp(format, "kvant-tune-report") != 0)
-        return fields_refuse(f, "format", "is not \"kvant-tune-report\"; kvant tune --report writes such a file");
+        return fields_refuse(f, "format",
+                             "is not \"kvant-tune-report\"; kvant tune --report writes such a file");
     if (!field_integer(f, r->root, "version", FIELD_REQUIRED, 1, 1000000, 0, &version)) return false;
     if (version != 1)
         return fields_refuse(f, "version", "is %lld; this kvant reads version 1", (long long)version);
@@ -55,10 +56,10 @@ static bool read_head(struct json_fields *f, struct report *r)
 static bool read_model(struct json_fields *f, struct report *r)
 {
     static const struct text_field texts[] = {
-        {"name", offsetof(struct report_model, name), FIELD_REQUIRED},
-        {"architecture", offsetof(struct report_model, architecture), FIELD_OPTIONAL},
-        {"fingerprint", offsetof(struct report_model, fingerprint), FIELD_OPTIONAL},
-        {"quantization", offsetof(struct report_model, quantization), FIELD_OPTIONAL},
+        { "name", offsetof(struct report_model, name), FIELD_REQUIRED },
+        { "architecture", offsetof(struct report_model, architecture), FIELD_OPTIONAL },
+        { "fingerprint", offsetof(struct report_model, fingerprint), FIELD_OPTIONAL },
+        { "quantization", offsetof(struct report_model, quantization), FIELD_OPTIONAL },
     };
     struct report_model *m = &r->model;
     const json_t *object;
@@ -68,7 +69,8 @@ static bool read_model(struct json_fields *f, struct report *r)
               field_integer(f, object, "n_layer", FIELD_REQUIRED, 1, REPORT_LAYERS_MAX, 0, &m->n_layer) &&
               field_integer(f, object, "n_head_kv", FIELD_REQUIRED, 1, REPORT_HEADS_MAX, 0, &m->n_head_kv) &&
               field_integer(f, object, "n_head", FIELD_OPTIONAL, 1, REPORT_HEADS_MAX, 0, &m->n_head) &&
-              field_integer(f, object, "n_ctx_train", FIELD_OPTIONAL, 1, (int64_t)TOKENS_MAX, 0, &m->n_ctx_train) &&
+              field_integer(f, object, "n_ctx_train", FIELD_OPTIONAL, 1, (int64_t)TOKENS_MAX, 0,
+                            &m->n_ctx_train) &&
               field_number(f, object, "head_dim", FIELD_OPTIONAL, 1, 65536, &m->head_dim) &&
               field_number(f, object, "file_bytes", FIELD_OPTIONAL, 0, BYTES_MAX, &m->file_bytes);
     fields_leave(f, mark);
@@ -90,15 +92,17 @@ static bool read_machine(struct json_fields *f, struct report *r)
 static bool read_settings(struct json_fields *f, struct report *r)
 {
     static const struct text_field texts[] = {
-        {"method", offsetof(struct report_settings, method), FIELD_OPTIONAL},
-        {"granularity", offsetof(struct report_settings, granularity), FIELD_OPTIONAL},
-        {"text", offsetof(struct report_settings, text), FIELD_OPTIONAL},
-        {"command", offsetof(struct report_settings, command), FIELD_OPTIONAL},
+        { "method", offsetof(struct report_settings, method), FIELD_OPTIONAL },
+        { "granularity", offsetof(struct report_settings, granularity), FIELD_OPTIONAL },
+        { "text", offsetof(struct report_settings, text), FIELD_OPTIONAL },
+        { "command", offsetof(struct report_settings, command), FIELD_OPTIONAL },
     };
     static const struct number_field numbers[] = {
-        {"context", offsetof(struct report_settings, context), 1, TOKENS_MAX, FIELD_OPTIONAL},
-        {"n_tokens_tuning", offsetof(struct report_settings, n_tokens_tuning), 0, TOKENS_MAX, FIELD_OPTIONAL},
-        {"n_tokens_verify", offsetof(struct report_settings, n_tokens_verify), 0, TOKENS_MAX, FIELD_OPTIONAL},
+        { "context", offsetof(struct report_settings, context), 1, TOKENS_MAX, FIELD_OPTIONAL },
+        { "n_tokens_tuning", offsetof(struct report_settings, n_tokens_tuning), 0, TOKENS_MAX,
+          FIELD_OPTIONAL },
+        { "n_tokens_verify", offsetof(struct report_settings, n_tokens_verify), 0, TOKENS_MAX,
+          FIELD_OPTIONAL },
     };
     struct report_settings *s = &r->settings;
     const json_t *object, *budgets;
@@ -118,7 +122,7 @@ static bool read_settings(struct json_fields *f, struct report *r)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------ points -- */
+/* ---------------------------------------------------------------------------------------------- points -- */
 
 static bool recipe_check(struct json_fields *f, const json_t *value, const char *name)
 {
@@ -146,8 +150,8 @@ static bool read_layers(struct json_fields *f, const struct report *r, const jso
             continue;
         }
         if ((int64_t)json_array_size(row) != r->model.n_head_kv)
-            return fields_refuse(f, name, "has %zu recipes; the model has %lld KV heads", json_array_size(row),
-                                 (long long)r->model.n_head_kv);
+            return fields_refuse(f, name, "has %zu recipes; the model has %lld KV heads",
+                                 json_array_size(row), (long long)r->model.n_head_kv);
         for (size_t j = 0; j < json_array_size(row); j++) {
             snprintf(name, sizeof name, "layers[%zu][%zu]", i, j);
             if (!recipe_check(f, json_array_get(row, j), name)) return false;
@@ -159,9 +163,9 @@ static bool read_layers(struct json_fields *f, const struct report *r, const jso
 static bool read_predicted(struct json_fields *f, const json_t *object, struct report_point *p)
 {
     static const struct number_field numbers[] = {
-        {"context", offsetof(struct report_prediction, context), 1, TOKENS_MAX, FIELD_REQUIRED},
-        {"tokens_per_s", offsetof(struct report_prediction, tokens_per_s), 0, 1e9, FIELD_OPTIONAL},
-        {"memory_bytes", offsetof(struct report_prediction, memory_bytes), 0, BYTES_MAX, FIELD_REQUIRED},
+        { "context", offsetof(struct report_prediction, context), 1, TOKENS_MAX, FIELD_REQUIRED },
+        { "tokens_per_s", offsetof(struct report_prediction, tokens_per_s), 0, 1e9, FIELD_OPTIONAL },
+        { "memory_bytes", offsetof(struct report_prediction, memory_bytes), 0, BYTES_MAX, FIELD_REQUIRED },
     };
     const json_t *list;
     if (!field_list(f, object, "predicted", FIELD_OPTIONAL, REPORT_CONTEXTS_MAX, &list)) return false;
@@ -190,20 +194,24 @@ static bool read_gate(struct json_fields *f, const json_t *object, struct report
     bool ok = field_text(f, gate, "verdict", FIELD_REQUIRED, TEXT_MAX, &verdict) &&
               field_text(f, gate, "reason", FIELD_OPTIONAL, TEXT_MAX, &p->gate_reason) &&
               field_number(f, gate, "agreement", FIELD_OPTIONAL, 0, 1, &p->gate_agreement);
-    if (ok && strcmp(verdict, "pass") == 0) p->verdict = REPORT_PASS;
-    else if (ok && strcmp(verdict, "collapsed") == 0) p->verdict = REPORT_COLLAPSED;
-    else if (ok) ok = fields_refuse(f, "verdict", "is neither \"pass\" nor \"collapsed\"");
+    if (ok && strcmp(verdict, "pass") == 0)
+        p->verdict = REPORT_PASS;
+    else if (ok && strcmp(verdict, "collapsed") == 0)
+        p->verdict = REPORT_COLLAPSED;
+    else if (ok)
+        ok = fields_refuse(f, "verdict", "is neither \"pass\" nor \"collapsed\"");
     fields_leave(f, mark);
     return ok;
 }
 
-static bool read_size(struct json_fields *f, const json_t *object, enum field_need need, struct report_point *p)
+static bool read_size(struct json_fields *f, const json_t *object, enum field_need need,
+                      struct report_point *p)
 {
     const struct number_field numbers[] = {
-        {"true_bits", offsetof(struct report_point, true_bits), 0.01, 1000, need},
-        {"page_bits", offsetof(struct report_point, page_bits), 0.01, 64, FIELD_OPTIONAL},
-        {"equivalent_bits", offsetof(struct report_point, equivalent_bits), 0.01, 64, FIELD_OPTIONAL},
-        {"bytes_per_token", offsetof(struct report_point, bytes_per_token), 0, BYTES_MAX, FIELD_OPTIONAL},
+        { "true_bits", offsetof(struct report_point, true_bits), 0.01, 1000, need },
+        { "page_bits", offsetof(struct report_point, page_bits), 0.01, 64, FIELD_OPTIONAL },
+        { "equivalent_bits", offsetof(struct report_point, equivalent_bits), 0.01, 64, FIELD_OPTIONAL },
+        { "bytes_per_token", offsetof(struct report_point, bytes_per_token), 0, BYTES_MAX, FIELD_OPTIONAL },
     };
     return fields_numbers(f, object, numbers, COUNT(numbers), p) && read_predicted(f, object, p);
 }
@@ -237,7 +245,8 @@ static bool read_point(struct json_fields *f, struct report *r, const json_t *ob
         !read_gate(f, object, p) || !read_layers(f, r, object, p))
         return false;
     if (p->chosen && r->chosen)
-        return fields_refuse(f, "chosen", "is true, and so it is of points[%d]", (int)(r->chosen - r->points));
+        return fields_refuse(f, "chosen", "is true, and so it is of points[%d]",
+                             (int)(r->chosen - r->points));
     if (p->chosen) r->chosen = p;
     return true;
 }
@@ -262,7 +271,7 @@ static bool read_points(struct json_fields *f, struct report *r)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------- sensitivity -- */
+/* ----------------------------------------------------------------------------------------- sensitivity -- */
 
 /* [layer][...] with n_columns numbers in each row, which may be lists of lists with n_inner numbers each. */
 static bool read_matrix(struct json_fields *f, const struct report *r, const json_t *object, const char *name,
@@ -273,7 +282,8 @@ static bool read_matrix(struct json_fields *f, const struct report *r, const jso
     if (!field_list(f, object, name, FIELD_OPTIONAL, REPORT_LAYERS_MAX, &list)) return false;
     if (!list) return true;
     if (json_array_size(list) != n_layer)
-        return fields_refuse(f, name, "has %zu elements; the model has %zu layers", json_array_size(list), n_layer);
+        return fields_refuse(f, name, "has %zu elements; the model has %zu layers", json_array_size(list),
+                             n_layer);
     out->n_columns = (n_outer ? n_outer : 1) * n_inner;
     out->values = allocate(n_layer * out->n_columns, sizeof *out->values);
     for (size_t i = 0; i < n_layer; i++) {
@@ -281,12 +291,13 @@ static bool read_matrix(struct json_fields *f, const struct report *r, const jso
         char label[96];
         snprintf(label, sizeof label, "%.32s[%zu]", name, i);
         if (n_outer && json_array_size(row) != n_outer)
-            return fields_refuse(f, label, "has %zu elements; %zu heads are needed", json_array_size(row), n_outer);
+            return fields_refuse(f, label, "has %zu elements; %zu heads are needed", json_array_size(row),
+                                 n_outer);
         for (size_t j = 0; j < (n_outer ? n_outer : 1); j++) {
             double *values = out->values + i * out->n_columns + j * n_inner;
             if (n_outer) snprintf(label, sizeof label, "%.32s[%zu][%zu]", name, i, j);
-            if (!field_numbers(f, n_outer ? json_array_get(row, j) : row, label, n_inner, 0, 1e9, null_is_infinite,
-                               values))
+            if (!field_numbers(f, n_outer ? json_array_get(row, j) : row, label, n_inner, 0, 1e9,
+                               null_is_infinite, values))
                 return false;
         }
     }
@@ -310,8 +321,9 @@ static bool read_side(struct json_fields *f, const struct report *r, const json_
             return fields_refuse(f, name, "has an element %zu that is no text of at most 32 bytes", i);
     }
     out->n_heads = json_array_size(json_array_get(rows, 0));
+    snprintf(name, sizeof name, "%s[0]", side);
     if (out->n_heads != 1 && out->n_heads != (size_t)r->model.n_head_kv)
-        return fields_refuse(f, side, "has rows of %zu heads; 1 or the model's %lld KV heads are needed",
+        return fields_refuse(f, name, "is a list of %zu heads; 1 or the model's %lld KV heads are needed",
                              out->n_heads, (long long)r->model.n_head_kv);
     return read_matrix(f, r, object, side, out->n_heads, out->n_choices, true, &out->kld);
 }
@@ -336,7 +348,7 @@ static bool read_pairs(struct json_fields *f, const json_t *object, struct repor
 
 static bool read_errors(struct json_fields *f, struct report *r, const json_t *object)
 {
-    static const char *const names[] = {"e_k", "e_v", "e_a", "e_o"};
+    static const char *const names[] = { "e_k", "e_v", "e_a", "e_o" };
     const json_t *list;
     if (!field_list(f, object, "errors", FIELD_OPTIONAL, REPORT_MODES_MAX, &list)) return false;
     r->errors = allocate(json_array_size(list), sizeof *r->errors);
@@ -366,7 +378,8 @@ static bool read_outliers(struct json_fields *f, struct report *r, const json_t 
         const json_t *row = json_array_get(list, i);
         size_t mark = fields_enter(f, "outliers[%d]", (int)i);
         bool ok = json_is_object(row)
-                      ? field_integer(f, row, "layer", FIELD_REQUIRED, 0, r->model.n_layer - 1, 0, &o->layer) &&
+                      ? field_integer(f, row, "layer", FIELD_REQUIRED, 0, r->model.n_layer - 1, 0,
+                                      &o->layer) &&
                             field_number(f, row, "max_bias", FIELD_OPTIONAL, 0, 1e30, &o->max_bias) &&
                             field_number(f, row, "ratio", FIELD_OPTIONAL, 0, 1e30, &o->ratio)
                       : fields_refuse(f, "", "is not an object");
@@ -393,14 +406,15 @@ static bool read_sensitivity(struct json_fields *f, struct report *r)
          field_list(f, object, "entropy", FIELD_OPTIONAL, REPORT_LAYERS_MAX, &entropy);
     size_t n_heads = ok ? json_array_size(json_array_get(entropy, 0)) : 0;
     if (ok && entropy && (n_heads < 1 || n_heads > REPORT_HEADS_MAX))
-        ok = fields_refuse(f, "entropy", "has rows of %zu heads; 1 to %d are read", n_heads, REPORT_HEADS_MAX);
+        ok = fields_refuse(f, "entropy[0]", "is a list of %zu heads; 1 to %d are read", n_heads,
+                           REPORT_HEADS_MAX);
     ok = ok && read_matrix(f, r, object, "entropy", 0, n_heads, false, &r->entropy) &&
          read_outliers(f, r, object);
     fields_leave(f, mark);
     return ok;
 }
 
-/* -------------------------------------------------------------------------------------------------- cost -- */
+/* ------------------------------------------------------------------------------------------------ cost -- */
 
 static bool read_cost(struct json_fields *f, struct report *r)
 {
@@ -429,7 +443,7 @@ static bool read_cost(struct json_fields *f, struct report *r)
 kvant_status report_open(struct report **out, json_t *root, const char *file, struct kvant_error *err)
 {
     struct kvant_error ignored;
-    struct json_fields f = {.file = file, .err = err ? err : &ignored};
+    struct json_fields f = { .file = file, .err = err ? err : &ignored };
     struct report *r = allocate(1, sizeof *r);
     r->root = root;
     *out = r;

@@ -1,6 +1,6 @@
 /*
- * The parts of the report's page, for report_html.c: each writes what belongs inside one section. Not to be used
- * by anything else; report.h is the interface.
+ * The parts of the report's page, for report_html.c: each writes what belongs inside one section. Not to be
+ * used by anything else; report.h is the interface.
  */
 #ifndef REPORT_PARTS_H
 #define REPORT_PARTS_H
@@ -21,7 +21,8 @@ void report_bits_map(const struct report *report, FILE *out);
 bool report_has_sensitivity(const struct report *report);
 void report_sensitivity(const struct report *report, FILE *out);
 
-/* Tokens per second and memory by context: bars of the chosen plan beside 16 bits, and a table of all plans. */
+/* Tokens per second and memory by context: bars of the chosen plan beside 16 bits, and a table of all plans.
+ * */
 bool report_has_predictions(const struct report *report);
 void report_speed(const struct report *report, FILE *out);
 
@@ -34,6 +35,7 @@ void report_icon(FILE *out, enum report_source source);
 const char *report_divergence_text(char text[REPORT_TEXT_CAP], double kld); /* two digits: "0.0049", "∞" */
 const char *report_fixed_text(char text[REPORT_TEXT_CAP], double value, int n_decimals);
 const char *report_seconds_text(char text[REPORT_TEXT_CAP], double seconds); /* "41 s", "3 min 5 s" */
-const char *report_tokens_text(char text[REPORT_TEXT_CAP], double n_tokens); /* "32K" of 32768, else the number */
+const char *report_tokens_text(char text[REPORT_TEXT_CAP],
+                               double n_tokens); /* "32K" of 32768, else the number */
 
 #endif

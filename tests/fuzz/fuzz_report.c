@@ -1,4 +1,5 @@
-/* Reports from anyone: what is accepted is rendered in every format, and no text of it comes out as markup. */
+/* Reports from anyone: what is accepted is rendered in every format, and no text of it comes out as markup.
+ * */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct report *report;
-    struct kvant_error err = {0};
+    struct kvant_error err = { 0 };
     json_t *root = json_loadb((const char *)data, size, JSON_REJECT_DUPLICATES, NULL);
     if (!root) return 0;
     if (report_open(&report, root, "input", &err) != KVANT_OK) {
