@@ -164,8 +164,8 @@ struct kvant_key_bias {
 KVANT_API bool kvant_model_key_bias(const struct kvant_model *model, int layer, int head_kv,
                                     struct kvant_key_bias *out);
 
-/* Median of `max` over the layers (of an even number the lower one), those without key bias counting as 0. Any
- * thread. */
+/* Median of `max` over the layers (of an even number the lower one), those without key bias counting as 0.
+ * Any thread. */
 KVANT_API float kvant_model_key_bias_median(const struct kvant_model *model);
 
 /* ------------------------------------------------------------------------------------------------ text -- */
@@ -230,9 +230,9 @@ KVANT_API void kvant_plan_close(struct kvant_plan *plan);
 /* True when the plan needs kvant_plan_calibrate before a sequence can use it. */
 KVANT_API bool kvant_plan_needs_calibration(const struct kvant_plan *plan);
 
-/* True when the plan stores the keys of an outlier KV head (kvant_model_key_bias) per token in 4 bits or fewer
- * and not centred: it will collapse. layers: those layers as in "0-2, 4, 8", terminated, cut to cap bytes; may
- * be NULL with cap 0. False for a plan of other dimensions. */
+/* True when the plan stores the keys of an outlier KV head (kvant_model_key_bias) per token in 4 bits or
+ * fewer and not centred: it will collapse. layers: those layers as in "0-2, 4, 8", terminated, cut to cap
+ * bytes; may be NULL with cap 0. False for a plan of other dimensions. */
 KVANT_API bool kvant_plan_keys_at_risk(const struct kvant_plan *plan, const struct kvant_model *model,
                                        char *layers, size_t cap);
 
@@ -454,7 +454,7 @@ struct kvant_prompt {
 struct kvant_trajectory_result {
     double agreement; /* percent: tokens before the first difference / tokens of the 16-bit trajectory, mean
                        * over the prompts. Small models part at the first near-tie: 20 to 60 is usual for a
-                       * good plan, below 5 for one that has collapsed (docs/gate.md) */
+                       * good plan, 0 to 3 for one that has collapsed (docs/gate.md) */
     double identical; /* percent of the prompts whose trajectories are the same to the end */
     double first_median; /* median position of the first difference (length where there is none) */
     int64_t n_prompts;
@@ -477,11 +477,12 @@ KVANT_API void kvant_trajectory_prompts(const kvant_token *tokens, size_t n_toke
                                         struct kvant_prompt *prompts, size_t cap, size_t *n_out);
 
 /* Generates after every prompt under the 16-bit cache and every plan, all in one batch. A prompt should be
- * longer than sinks + tail + 64 tokens: what is shorter is exact. plans: (n_plans), calibrated. first: (n_plans,
- * n_prompts), position of each first difference, or the length of the 16-bit trajectory when there is none;
- * may be NULL. Deterministic; no plan's result depends on the others. Memory beside the weights: the caches of
- * n_sequences texts and 4 bytes per token. Errors: ARGUMENT (options; an empty or unknown prompt; a plan that
- * needs calibration), MISMATCH, NUMERIC (the 16-bit cache itself fails), CANCELLED, MEMORY. */
+ * longer than sinks + tail + 64 tokens: what is shorter is exact. plans: (n_plans), calibrated. results:
+ * (n_plans). first: (n_plans, n_prompts), position of each first difference, or the length of the 16-bit
+ * trajectory when there is none; may be NULL. Deterministic; no plan's result depends on the others. Memory
+ * beside the weights: the caches of n_sequences texts, and 4 bytes per token that is generated. Errors:
+ * ARGUMENT (options; an empty or unknown prompt; a plan that needs calibration), MISMATCH, NUMERIC (the
+ * 16-bit cache itself fails), CANCELLED, MEMORY. */
 KVANT_API kvant_status kvant_trajectory_run(const struct kvant_model *model,
                                             const struct kvant_plan *const *plans, int n_plans,
                                             const struct kvant_prompt *prompts, size_t n_prompts,
@@ -490,9 +491,9 @@ KVANT_API kvant_status kvant_trajectory_run(const struct kvant_model *model,
                                             struct kvant_error *err);
 
 typedef enum kvant_answer_kind {
-    KVANT_ANSWER_NUMBER = 0, /* the last number of the text, as "flexible-extract" of lm-evaluation-harness finds
-                              * it ($ and thousands separators dropped), compared as a number: 18.0 is 18 */
-    KVANT_ANSWER_LETTER = 1  /* the first capital letter A to Z that stands alone, as in " B" or "(B)"        */
+    KVANT_ANSWER_NUMBER = 0, /* the last number of the text, as "flexible-extract" of lm-evaluation-harness
+                              * finds it ($ and "," dropped), compared as a number: 18.0 is 18 */
+    KVANT_ANSWER_LETTER = 1  /* the first capital letter A to Z that stands alone, as in " B" or "(B)" */
 } kvant_answer_kind;
 
 struct kvant_question {
@@ -530,7 +531,8 @@ struct kvant_accuracy_options {
     bool no_base;             /* leave the 16-bit cache out: n_lost and n_won are then 0, p_value is NaN */
     kvant_progress_fn progress;
     void *user;
-    /* Called at the end for each answer, in order: those of the 16-bit cache first, with plan -1. May be NULL. */
+    /* Called at the end for each answer, in order; those of the 16-bit cache come first, with plan -1. May be
+     * NULL. */
     void (*on_answer)(void *user, int plan, size_t question, const struct kvant_answer *answer);
 };
 #define KVANT_ACCURACY_OPTIONS_INIT \
@@ -540,8 +542,8 @@ struct kvant_accuracy_options {
  * the right answers. What all questions begin with (the examples of a few-shot prompt) is read once per plan.
  * results: (n_plans); base: of the 16-bit cache, may be NULL. Deterministic; no plan's result depends on the
  * others. Memory as for kvant_trajectory_run. Errors: ARGUMENT (options; an empty or unknown prompt; a right
- * answer in which there is none, position: the question; a plan that needs calibration), MISMATCH, NUMERIC (the
- * 16-bit cache itself fails), CANCELLED, MEMORY. */
+ * answer in which there is none, position: the question; a plan that needs calibration), MISMATCH, NUMERIC
+ * (the 16-bit cache itself fails), CANCELLED, MEMORY. */
 KVANT_API kvant_status kvant_accuracy_run(const struct kvant_model *model,
                                           const struct kvant_plan *const *plans, int n_plans,
                                           const struct kvant_question *questions, size_t n_questions,
@@ -551,8 +553,8 @@ KVANT_API kvant_status kvant_accuracy_run(const struct kvant_model *model,
 
 struct kvant_gate {
     size_t size;
-    double min_same_top_p; /* percent; 0 = the default, 80 */
-    double min_agreement;  /* percent; 0 = the default, 5  */
+    double min_same_top_p; /* percent; 0 = the default, 80  */
+    double min_agreement;  /* percent; 0 = the default, 2.5 */
 };
 #define KVANT_GATE_INIT { sizeof(struct kvant_gate), 0.0, 0.0 }
 

@@ -8,7 +8,7 @@
 #include "progress.h"
 #include "setup.h"
 
-/* Of --gate: prompts out of the text, longer than what a cache keeps exact, and what is generated after each. */
+/* Of --gate: prompts out of the text, longer than what a cache keeps exact. */
 #define GATE_PROMPTS 8
 #define GATE_PROMPT_TOKENS 192
 
@@ -127,15 +127,16 @@ static int judge(struct evaluation *e, bool with_trajectories)
         if (status != KVANT_OK) return fail(&err);
     }
     for (int i = 0; i < e->n_plans; i++)
-        kvant_gate_judge(NULL, &e->results[i], with_trajectories ? &e->trajectories[i] : NULL, &e->verdicts[i]);
+        kvant_gate_judge(NULL, &e->results[i], with_trajectories ? &e->trajectories[i] : NULL,
+                         &e->verdicts[i]);
     return EXIT_OK;
 }
 
 static json_t *gate_json(const struct evaluation *e, int i, bool with_trajectories)
 {
     const struct kvant_verdict *v = &e->verdicts[i];
-    return json_pack("{s:s, s:s, s:o, s:o}", "verdict", v->collapsed ? "collapsed" : "passed", "reason", v->reason,
-                     "agreement", json_number(v->agreement), "identical",
+    return json_pack("{s:s, s:s, s:o, s:o}", "verdict", v->collapsed ? "collapsed" : "passed", "reason",
+                     v->reason, "agreement", json_number(v->agreement), "identical",
                      with_trajectories ? json_number(e->trajectories[i].identical) : json_null());
 }
 
@@ -170,8 +171,8 @@ static void print_verdicts(const struct evaluation *e, bool with_trajectories)
         if (e->verdicts[i].collapsed)
             printf("%s%s has collapsed: %s\n", n++ ? "" : "\n", e->names[i], e->verdicts[i].reason);
     if (with_trajectories)
-        printf("\nagreement: of the first tokens of a greedy answer, the part before the first one that differs from "
-               "16 bits;\n%lld prompts out of the text\n",
+        printf("\nagreement: the part of a greedy text before the first token that 16 bits would not write;\n"
+               "%lld prompts out of the text\n",
                (long long)(e->n_plans ? e->trajectories[0].n_prompts : 0));
 }
 
@@ -196,12 +197,14 @@ static int execute(const struct eval_flags *flags)
     struct evaluation *e = allocate(1, sizeof *e);
     int code = setup_model(&e->model, &flags->model, false);
     if (code == EXIT_OK) code = read_text(e, flags);
-    if (code == EXIT_OK) code = setup_plans_listed(e->plans, e->names, &e->n_plans, e->model, &flags->kv, &flags->plan);
+    if (code == EXIT_OK)
+        code = setup_plans_listed(e->plans, e->names, &e->n_plans, e->model, &flags->kv, &flags->plan);
     if (code == EXIT_OK) setup_context_note(e->model, flags->n_ctx);
     if (code == EXIT_OK) code = measure(e, flags);
     if (code == EXIT_OK) code = judge(e, flags->gate);
     if (code == EXIT_OK)
-        code = flags->model.json ? report_json(e, flags->model.path, flags->gate) : report_text(e, flags->gate);
+        code = flags->model.json ? report_json(e, flags->model.path, flags->gate)
+                                 : report_text(e, flags->gate);
     for (int i = 0; i < OPTION_LIST_CAP; i++) kvant_plan_close(e->plans[i]);
     kvant_model_close(e->model);
     free(e->ids);
@@ -246,13 +249,14 @@ static int run(int argc, char **argv)
     if (code != EXIT_OK) return code;
     if (f.task.name) {
         if (f.text_path || f.logits_path || f.gate || f.n_ctx || f.n_chunks)
-            return fail_usage("eval", "--text, --logits, --gate, -c and --chunks have no meaning with --task");
+            return fail_usage("eval",
+                              "--text, --logits, --gate, -c and --chunks have no meaning with --task");
         if (!f.task.data_path) return fail_usage("eval", "--task needs questions: --data FILE.jsonl");
         return eval_task(&f.task, &f.kv, &f.plan, &f.model);
     }
     if (task_flags_given(&f.task))
-        return fail_usage("eval", "--data, --shots, --shots-from, --limit, -n, --sequences and --answers need "
-                                  "--task gsm8k");
+        return fail_usage("eval", "--data, --shots, --shots-from, --limit, -n, --sequences and --answers "
+                                  "need --task gsm8k");
     if (f.n_ctx == 1) return fail_usage("eval", "-c 1 leaves nothing to score; give at least 2");
     if (!f.text_path) return fail_usage("eval", "no text: name a file with --text FILE");
     return execute(&f);

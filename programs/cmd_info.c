@@ -122,9 +122,10 @@ static void print_outliers(const struct report *r)
         if (last > first) printf("-%d", last);
     }
     if (n_biased == 0) return;
-    printf("%s (largest %.0f, median layer %.1f)", n_outliers ? "" : "key biases      no outliers", (double)max,
-           (double)kvant_model_key_bias_median(r->model));
-    puts(n_outliers ? ":\n                keys per token in 4 bits or fewer would collapse unless centred (m)" : "");
+    printf("%s (largest %.0f, median layer %.1f)%s\n", n_outliers ? "" : "key biases      no outliers",
+           (double)max, (double)kvant_model_key_bias_median(r->model), n_outliers ? ":" : "");
+    if (n_outliers)
+        puts("                keys per token in 4 bits or fewer would collapse unless centred (m)");
 }
 
 static int report_text(const struct report *r)

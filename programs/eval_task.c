@@ -86,7 +86,10 @@ static int answer_all(struct task *t)
                                              t->prompts.items, t->prompts.n, &options, t->results, &t->base,
                                              &err);
     progress_end(&t->progress);
-    int code = status == KVANT_OK ? EXIT_OK : fail(&err);
+    int code = EXIT_OK;
+    if (status == KVANT_ERR_ARGUMENT && err.position >= 0 && (size_t)err.position < t->prompts.n)
+        code = fail_text("%s: line %zu: %s", f->data_path, t->prompts.asked[err.position].line, err.message);
+    else if (status != KVANT_OK) code = fail(&err);
     if (f->answers_path && (code != EXIT_OK || !output_commit(&t->answers))) {
         output_discard(&t->answers);
         code = EXIT_FAILED;
@@ -104,8 +107,8 @@ static double page_bits(const struct kvant_plan *plan)
 static json_t *result_json(const char *name, double bits, const struct kvant_accuracy_result *r)
 {
     return json_pack("{s:s, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "kv", name, "page_bits",
-                     json_number(bits), "accuracy", json_number(r->accuracy), "low", json_number(r->low), "high",
-                     json_number(r->high), "n", (json_int_t)r->n, "correct", (json_int_t)r->n_correct,
+                     json_number(bits), "accuracy", json_number(r->accuracy), "low", json_number(r->low),
+                     "high", json_number(r->high), "n", (json_int_t)r->n, "correct", (json_int_t)r->n_correct,
                      "unanswered", (json_int_t)r->n_unanswered, "failed", (json_int_t)r->n_failed, "tokens",
                      (json_int_t)r->n_tokens);
 }
@@ -127,9 +130,9 @@ static int report_json(const struct task *t, const char *model_path)
     json_t *results = json_array();
     for (int i = 0; i < t->n_plans; i++)
         json_array_append_new(results, plan_json(t, i));
-    return json_finish(json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:o, s:o}", "model", model_path, "task",
-                                 f->name, "data", f->data_path, "questions", (json_int_t)t->prompts.n, "shots",
-                                 (json_int_t)t->n_shots, "shots_from",
+    return json_finish(json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:o, s:o}", "model", model_path,
+                                 "task", f->name, "data", f->data_path, "questions",
+                                 (json_int_t)t->prompts.n, "shots", (json_int_t)t->n_shots, "shots_from",
                                  f->shots_path ? f->shots_path : f->data_path, "prompts", t->prompts.hash,
                                  "predict", (json_int_t)(f->n_predict > 0 ? f->n_predict : PREDICT_DEFAULT),
                                  "base", result_json("f16", 16.0, &t->base), "results", results));
@@ -156,12 +159,14 @@ static int report_text(const struct task *t)
     printf("%-24s %9s %9s %14s %6s %9s %7s %9s\n", "kv", "page bits", "accuracy", "95 % interval", "right",
            "lost won", "p", "tokens");
     print_row("f16", 16.0, &t->base, true);
-    for (int i = 0; i < t->n_plans; i++) print_row(t->names[i], page_bits(t->plans[i]), &t->results[i], false);
+    for (int i = 0; i < t->n_plans; i++)
+        print_row(t->names[i], page_bits(t->plans[i]), &t->results[i], false);
     for (int i = 0; i < t->n_plans; i++)
         if (t->results[i].n_failed > 0)
             printf("%s: numbers that are not finite in %lld answers\n", t->names[i],
                    (long long)t->results[i].n_failed);
-    puts("\nlost, won: right with 16 bits alone, with the plan alone; p: how likely so uneven a split is by chance");
+    puts("\nlost, won: right with 16 bits alone, with the plan alone; p: how likely so uneven a split is by "
+         "chance");
     return finish_output();
 }
 

@@ -6,7 +6,7 @@
 
 #include "json.h"
 
-/* --------------------------------------------------------------------------------------------------- read -- */
+/* ------------------------------------------------------------------------------------------------ read -- */
 
 static char *copy(const char *text)
 {
@@ -28,7 +28,8 @@ static int read_line(struct question_file *file, const char *line, size_t n_byte
     json_error_t error;
     json_t *value = json_loadb(line, n_bytes, JSON_REJECT_DUPLICATES, &error);
     if (!value)
-        return fail_text("%s: line %zu, column %d: not JSON: %s", file->path, number, error.column, error.text);
+        return fail_text("%s: line %zu, column %d: not JSON: %s", file->path, number, error.column,
+                         error.text);
     const char *question = json_string_value(json_object_get(value, "question")),
                *answer = json_string_value(json_object_get(value, "answer"));
     int code = EXIT_OK;
@@ -77,7 +78,7 @@ void questions_close(struct question_file *file)
     *file = (struct question_file){0};
 }
 
-/* ------------------------------------------------------------------------------------------------ prompts -- */
+/* --------------------------------------------------------------------------------------------- prompts -- */
 
 /* Equal but for blanks: the same question with another line break is no other question. */
 static bool same_question(const char *a, const char *b)
@@ -99,8 +100,8 @@ static int refuse_overlap(const struct question_file *data, size_t first, size_t
     for (size_t i = first; i < first + n; i++)
         for (size_t k = 0; k < n_shots; k++)
             if (same_question(data->items[i].question, shots->items[k].question))
-                return fail_text("%s: line %zu asks what line %zu of %s answers as an example; take examples from "
-                                 "another file with --shots-from",
+                return fail_text("%s: line %zu asks what line %zu of %s answers as an example; take examples "
+                                 "from another file with --shots-from",
                                  data->path, data->items[i].line, shots->items[k].line, shots->path);
     return EXIT_OK;
 }
@@ -120,7 +121,8 @@ static void add(struct text *t, const char *more)
 
 static void hash_text(struct sha256_ctx *hash, const char *text)
 {
-    nettle_sha256_update(hash, strlen(text) + 1, (const uint8_t *)text); /* with its end: no two lists look alike */
+    /* with its end, so that no two lists look alike */
+    nettle_sha256_update(hash, strlen(text) + 1, (const uint8_t *)text);
 }
 
 static int ask(struct question_prompts *out, const struct kvant_model *model, const struct question *question,

@@ -19,8 +19,8 @@ struct question_file {
     size_t n;
 };
 
-/* Every line of the file; blank ones are passed over. EXIT_FAILED after a message that names file and line: no
- * JSON, a key that is missing, no "####", no line at all. */
+/* Every line of the file; blank ones are passed over. EXIT_FAILED after a message that names file and line:
+ * no JSON, a key that is missing, no "####", no line at all. */
 int questions_read(struct question_file *file, const char *path);
 void questions_close(struct question_file *file);
 
@@ -34,8 +34,8 @@ struct question_prompts {
 };
 
 /* The first n_shots questions of shots; then the first n_limit (0 = all) of data, beginning behind the shots
- * when both are the same file. Refuses a question that is both shot and item, wherever it stands: a model that
- * has read the answer is not tested. Prints what fails. */
+ * when both are the same file. Refuses a question that is both shot and item, wherever it stands: a model
+ * that has read the answer is not tested. Prints what fails. */
 int questions_prompts(struct question_prompts *out, const struct kvant_model *model,
                       const struct question_file *data, const struct question_file *shots, size_t n_shots,
                       size_t n_limit);

@@ -157,7 +157,8 @@ static int judge(const struct kvant_plan *plan, const struct kvant_model *model,
     char why[256], layers[256];
     if (kvant_plan_is_refused(plan, why, sizeof why)) {
         if (!force)
-            return fail_text("plan %s is marked as collapsed: %s; choose another plan, or --force", spec, why);
+            return fail_text("plan %s is marked as collapsed: %s; choose another plan, or --force", spec,
+                             why);
         fprintf(stderr, "kvant: plan %s is marked as collapsed: %s; used because of --force\n", spec, why);
     }
     if (kvant_plan_keys_at_risk(plan, model, layers, sizeof layers))

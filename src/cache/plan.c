@@ -303,6 +303,7 @@ bool kvant_plan_is_refused(const struct kvant_plan *plan, char *text, size_t cap
     bool refused = plan->has_verdict && plan->verdict.collapsed;
     char numbers[128] = "";
     if (refused) numbers_text(&plan->verdict, numbers);
-    if (cap > 0) snprintf(text, cap, "%s", refused && plan->verdict.reason[0] ? plan->verdict.reason : numbers);
+    const char *why = refused && plan->verdict.reason[0] ? plan->verdict.reason : numbers;
+    if (cap > 0) snprintf(text, cap, "%s", why);
     return refused;
 }

@@ -266,7 +266,7 @@ static kvant_status read_layers(struct reader *r)
     return status;
 }
 
-/* ------------------------------------------------------------------------------- measured, gate, tables -- */
+/* ------------------------------------------------------------------------------ measured, gate, tables -- */
 
 static kvant_status read_measured(struct reader *r)
 {

@@ -43,10 +43,13 @@ struct kv_ahead {
 #define KV_P_NARROW 255    /* P is not negative, so int8's sign is one more bit                            */
 #define KV_P_WIDE 32767    /* 255 · 32767 · 64 tokens = 5.3e8                                              */
 
-/* What makes digits of numbers up to m. Below 2^-100 it could be infinite, and infinity times 0 is no number: then
- * all digits are 0. What they leave out goes into the bias as their rest, with codes at their middle, so nothing is
- * lost that a float would show beside the scores or the page that hold the maximum. */
-static inline float kv_digits_per_unit(int largest, float m) { return m > 0x1p-100f ? (float)largest / m : 0.0f; }
+/* What makes digits of numbers up to m. Below 2^-100 it could be infinite, and infinity times 0 is no number:
+ * then all digits are 0. What they leave out goes into the bias as their rest, with codes at their middle, so
+ * nothing is lost that a float would show beside the page that holds the maximum. */
+static inline float kv_digits_per_unit(int largest, float m)
+{
+    return m > 0x1p-100f ? (float)largest / m : 0.0f;
+}
 
 /* Which codes meet 15 bits instead of 8, at twice the products. Measured as the part of the plan's own KLD that
  * rounding costs, on the same codes, with 8 bits for all but 8-bit codes: k4v4 1.8 | 2.3 % (SmolLM2 | Qwen), most of

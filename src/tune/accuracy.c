@@ -72,7 +72,8 @@ static kvant_status check_options(const struct kvant_accuracy_options *opt, int 
     for (int i = 0; i < opt->n_stops; i++) {
         size_t n = strlen(opt->stops[i]);
         if (n == 0 || n > STOP_BYTES_MAX)
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "stop string %d has %zu bytes: 1 to %d", i, n, STOP_BYTES_MAX);
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "stop string %d has %zu bytes: 1 to %d", i, n,
+                    STOP_BYTES_MAX);
     }
     return KVANT_OK;
 }
@@ -150,7 +151,8 @@ static kvant_status run(struct accuracy *a, const struct kvant_plan *const *plan
     struct kv_plan_texts t;
     KV_TRY(prepare(a, err));
     KV_TRY(kv_plan_texts_open(&t, a->model, !a->opt->no_base, plans, n_plans, a->prompts, a->n_questions,
-                              a->opt->n_predict ? (size_t)a->opt->n_predict : PREDICT_DEFAULT, &generate, err));
+                              a->opt->n_predict ? (size_t)a->opt->n_predict : PREDICT_DEFAULT, &generate,
+                              err));
     kvant_status status = a->stop_status;
     if (status != KVANT_OK) kv_error_set(err, status, -1, "no memory for the text of an answer");
     const struct kv_generation *row = t.texts;

@@ -105,7 +105,7 @@ size_t kv_answer_stop(const char *text, size_t n, const char *const *stops, int 
     return first;
 }
 
-/* ------------------------------------------------------------------------------------------- statistics -- */
+/* ------------------------------------------------------------------------------------------ statistics -- */
 
 void kv_wilson(int64_t k, int64_t n, double *low, double *high)
 {

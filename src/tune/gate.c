@@ -7,7 +7,7 @@
 #include "base/error.h"
 
 #define SAME_TOP_P_MIN 80.0
-#define AGREEMENT_MIN 5.0
+#define AGREEMENT_MIN 2.5
 
 void kvant_gate_judge(const struct kvant_gate *gate, const struct kvant_eval_result *measured,
                       const struct kvant_trajectory_result *trajectory, struct kvant_verdict *out)
@@ -25,11 +25,11 @@ void kvant_gate_judge(const struct kvant_gate *gate, const struct kvant_eval_res
                  (long long)trajectory->n_failed, (long long)trajectory->n_prompts);
     else if (!(measured->same_top_p >= min_top))
         snprintf(why, sizeof out->reason,
-                 "the likeliest token is that of 16 bits at %.1f %% of positions only, at least %g %% are wanted",
+                 "the likeliest token is that of 16 bits at %.1f %% of positions only, %g %% are the least",
                  measured->same_top_p, min_top);
     else if (trajectory && !(trajectory->agreement >= min_agreement))
         snprintf(why, sizeof out->reason,
-                 "its text is that of 16 bits for %.1f %% of the trajectory only, at least %g %% are wanted",
+                 "its text is that of 16 bits for %.1f %% of the trajectory only, %g %% are the least",
                  trajectory->agreement, min_agreement);
     else out->collapsed = false;
 }

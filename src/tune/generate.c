@@ -41,7 +41,7 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* ------------------------------------------------------------------------------------- begin, end a text -- */
+/* ----------------------------------------------------------------------------------- begin, end a text -- */
 
 static void group_close(struct generate *g)
 {
@@ -121,7 +121,7 @@ static void end(struct generate *g, struct slot *slot, enum kv_generation_end wh
     slot->text = NULL;
 }
 
-/* -------------------------------------------------------------------------------------------------- steps -- */
+/* ----------------------------------------------------------------------------------------------- steps -- */
 
 /* The last token of each text that is being written, then pieces of prompts while they fit whole: a piece
  * that were cut here would make its text depend on the others. */
@@ -272,7 +272,7 @@ kvant_status kv_generate(const struct kvant_model *model, struct kv_generation *
     return status;
 }
 
-/* ------------------------------------------------------------------------- every prompt under every plan -- */
+/* ----------------------------------------------------------------------- every prompt under every plan -- */
 
 static kvant_status place_texts(struct kv_plan_texts *t, const struct kvant_plan *const *plans,
                                 const struct kvant_prompt *prompts, size_t n_predict, struct kvant_error *err)

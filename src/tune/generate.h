@@ -51,7 +51,7 @@ struct kv_generate_options {
 kvant_status kv_generate(const struct kvant_model *model, struct kv_generation *texts, size_t n_texts,
                          const struct kv_generate_options *opt, struct kvant_error *err);
 
-/* ------------------------------------------------------------------------ every prompt under every plan -- */
+/* ----------------------------------------------------------------------- every prompt under every plan -- */
 
 /* Greedy texts of the 16-bit cache and of plans: texts[(with_base + plan) · n_prompts + prompt], the base's
  * first. */

@@ -103,7 +103,8 @@ kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, k
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens wanted: 1 to %u", n_wanted, 1u << 20);
     if (cap < n_wanted) KV_FAIL(err, KVANT_ERR_SPACE, -1, "%zu tokens wanted, room for %zu", n_wanted, cap);
     size_t n_texts = (n_wanted + TOKENS_PER_SEQUENCE - 1) / TOKENS_PER_SEQUENCE;
-    struct writer w = { .model = model, .n_texts = n_texts < (size_t)N_BEGINNINGS ? (int)n_texts : N_BEGINNINGS };
+    struct writer w = { .model = model };
+    w.n_texts = n_texts < (size_t)N_BEGINNINGS ? (int)n_texts : N_BEGINNINGS;
     kvant_status status = write_texts(&w, n_wanted, progress, user, err);
     *n_out = 0;
     for (int i = 0; status == KVANT_OK && i < w.n_texts; i++) {

@@ -2,8 +2,8 @@
  * kvant_trajectory_run: greedy generation under plans against greedy generation with the 16-bit cache. What a
  * teacher-forced comparison cannot show: whether a plan's own text stays with the model's.
  *
- * Where two greedy texts part says little about one prompt (a near-tie decides), much about many: with the same
- * likeliest token at a share s of positions, s^t of the prompts are together after t tokens.
+ * Where two greedy texts part says little about one prompt (a near-tie decides), much about many: with the
+ * same likeliest token at a share s of positions, s^t of the prompts are together after t tokens.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -87,7 +87,8 @@ static kvant_status check_options(const struct kvant_trajectory_options *opt, in
 kvant_status kvant_trajectory_run(const struct kvant_model *model, const struct kvant_plan *const *plans,
                                   int n_plans, const struct kvant_prompt *prompts, size_t n_prompts,
                                   const struct kvant_trajectory_options *options,
-                                  struct kvant_trajectory_result *results, int *first, struct kvant_error *err)
+                                  struct kvant_trajectory_result *results, int *first,
+                                  struct kvant_error *err)
 {
     static const struct kvant_trajectory_options defaults = KVANT_TRAJECTORY_OPTIONS_INIT;
     const struct kvant_trajectory_options *opt = options ? options : &defaults;
