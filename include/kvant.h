@@ -731,6 +731,8 @@ struct kvant_sensitivity {
     int64_t n_tokens, n_queries;                     /* of all prompts with an answer; answers alone           */
     const struct kvant_sensitivity_errors *errors[KVANT_SENSITIVITY_MODES]; /* (n_layer); NULL: mode not asked */
     const struct kvant_sensitivity_head_errors *head_errors[KVANT_SENSITIVITY_MODES]; /* (n_layer, n_head)     */
+    double quantized_keys[KVANT_SENSITIVITY_MODES], quantized_values[KVANT_SENSITIVITY_MODES]; /* share of the
+                               * positions that queries read which each mode quantizes; 0: mode not asked     */
     const struct kvant_sensitivity_head *heads;      /* (n_layer, n_head)                                      */
     const double *importance; /* (n_layer, n_head_kv, head_dim) E[q^2] E[range^2] of each key channel: what an
                                * error of one quantization step costs at the scores; centred keys, blocks of 64
@@ -741,13 +743,14 @@ struct kvant_sensitivity {
 };
 
 /* prompts: (n_prompts) at least 1; NULL: 20 pieces of 96 tokens of the model's own text. They are copied.
- * `*out` is owned by the caller, NULL on failure. Mode KVANT and `channels` need 68 tokens in all, for
- * calibration. Deterministic, whatever the number of threads. A model that was opened with KVANT_ACT_INT8 is run
- * in KVANT_ACT_INT16. Memory beside the weights: 16-bit caches of up to 16 prompts at a time (256 MiB, or one
- * prompt); queries, keys and values of one prompt; 32 bytes per token of the longest prompt and its answer, head
- * channel and thread; keys of 512 tokens. Errors: ARGUMENT (options, no or empty prompts, a token outside the
- * vocabulary, no answer at all, too few tokens, vocab_only), FORMAT (a recipe), NUMERIC (keys or values that are
- * not finite or beyond float16), CANCELLED, MEMORY. */
+ * `*out` is owned by the caller, NULL on failure. Mode KVANT, `channels` and `kld_recipes` need 68 tokens in all,
+ * for calibration. Deterministic, whatever the number of threads. A model that was opened with KVANT_ACT_INT8 is
+ * run in KVANT_ACT_INT16. Memory beside the weights: 16-bit caches of up to 16 prompts at a time (256 MiB, or one
+ * prompt); queries, keys and values of one prompt; keys of 512 tokens; and for each thread, with T tokens of the
+ * longest prompt and its answer, about 60 T head_dim + 28 T n_predict bytes (T = 164, head_dim = 64: 1.5 MB).
+ * Errors: ARGUMENT (options, no or empty prompts, a token outside the vocabulary, no answer at all, too few
+ * tokens, vocab_only), FORMAT (a recipe), NUMERIC (keys or values that are not finite or beyond float16),
+ * CANCELLED, MEMORY. */
 KVANT_API kvant_status kvant_sensitivity_run(struct kvant_sensitivity **out, const struct kvant_model *model,
                                              const struct kvant_prompt *prompts, size_t n_prompts,
                                              const struct kvant_sensitivity_options *opt,

@@ -57,6 +57,8 @@ static void print_mode(const struct kvant_sensitivity *s, int mode)
     struct kvant_sensitivity_errors mean = {0};
     double entropy_mean = 0, top_mean = 0;
     printf("\n%s: %s; %s\n", kvant_sensitivity_mode_name(mode), about_mode[mode].recipe, about_mode[mode].exact);
+    printf("of what queries read, %.0f %% of the keys and %.0f %% of the values are quantized\n",
+           100 * s->quantized_keys[mode], 100 * s->quantized_values[mode]);
     printf("%5s  %15s  %15s  %17s  %s\n", "", "e_k", "e_v", "e_a", "e_o");
     printf("%5s  %7s %7s  %7s %7s  %8s %8s ", "layer", "k4", "k2", "v4", "v2", "k4", "k2");
     for (int i = 0; i < N_TABLE_PAIRS; i++)
@@ -79,7 +81,7 @@ static void print_mode(const struct kvant_sensitivity *s, int mode)
     print_row("mean", &mean, entropy_mean, top_mean);
 }
 
-/* Three shades per decade below 1: '0' up to .001, '9' from 1 on. On a terminal five blocks instead. */
+/* Three shades per decade, '0' for .001 to '9' for 1. On a terminal five blocks, two shades each. */
 static const char *shade(double e, bool blocks)
 {
     static const char *const digits[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
@@ -94,8 +96,8 @@ static void print_heat_map(const struct kvant_sensitivity *s)
 {
     bool blocks = isatty(STDOUT_FILENO) && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     printf("\ne_o of every pair, darker is worse: %s\n",
-           blocks ? "' ' below .0022, ░ .01, ▒ .046, ▓ .22, █ above"
-                  : "0 up to .001, 3 .01, 6 .1, 9 from 1 on");
+           blocks ? "' ' below .0032, ░ .015, ▒ .068, ▓ .32, █ above"
+                  : "0 is .001 and less, 3 .01, 6 .1, 9 .7 and more");
     printf("%7s", "");
     for (int mode = 0; mode < KVANT_SENSITIVITY_MODES; mode++)
         if (s->errors[mode]) printf("  %-19s", kvant_sensitivity_mode_name(mode));
@@ -162,7 +164,7 @@ int sensitivity_print(const struct sensitivity_report *r)
     const struct kvant_sensitivity *s = r->result;
     int n_answered = 0;
     for (int i = 0; i < s->n_prompts; i++) n_answered += s->prompts[i].n_queries > 0;
-    printf("%d prompts of %s, %d answered: %lld tokens with answers of at most %d, %lld queries; %.1f s\n", s->n_prompts,
+    printf("%d prompts of %s, %d answered: %lld tokens with answers of at most %d, %lld queries; in %.2f s\n", s->n_prompts,
            r->source, n_answered, (long long)s->n_tokens, s->n_predict, (long long)s->n_queries, r->seconds);
     printf("grid: %s; reference: the 16-bit cache; no error is handed on to other layers\n", grid);
     for (int mode = 0; mode < KVANT_SENSITIVITY_MODES; mode++)
@@ -206,8 +208,9 @@ static json_t *mode_json(const struct kvant_sensitivity *s, int mode)
                                         matrix(e->e_o[0], N_BITS, N_BITS), "skipped", (json_int_t)e->n_skipped,
                                         "heads", heads));
     }
-    return json_pack("{s:s, s:s, s:o}", "recipe", about_mode[mode].recipe, "exact", about_mode[mode].exact, "layers",
-                     layers);
+    return json_pack("{s:s, s:s, s:o, s:o, s:o}", "recipe", about_mode[mode].recipe, "exact", about_mode[mode].exact,
+                     "quantized_keys", json_number(s->quantized_keys[mode]), "quantized_values",
+                     json_number(s->quantized_values[mode]), "layers", layers);
 }
 
 static json_t *heads_json(const struct kvant_sensitivity *s)

@@ -193,6 +193,10 @@ static kvant_status answer(struct run *r, const struct kvant_prompt *prompts, si
 static kvant_status calibrate(struct run *r, struct kvant_error *err)
 {
     if (!needs_calibration(r)) return KVANT_OK;
+    if (r->n_joined < kv_calibration_tokens_min(SINKS))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "prompts and answers have %zu tokens; mode kvant, channels and KLDs need at least %zu: give more prompts",
+                r->n_joined, kv_calibration_tokens_min(SINKS));
     KV_TRY(kv_calibration_open(&r->calibration, r->model, r->joined, r->n_joined, SINKS, kv_tune_progress_step,
                                &r->progress, err));
     r->calibrated = true;
@@ -342,6 +346,23 @@ static void add_attention(struct run *r)
     }
 }
 
+/* Shares of what the prompt's queries read, onto the sums over prompts. */
+static void add_shares(struct run *r, const struct kv_answered *a)
+{
+    double n_queries = (double)(a->n_tokens - a->n_prompt);
+    for (int i = 0; i < r->n_modes; i++) {
+        int sinks = kv_error_mode_sinks(&r->modes[i]);
+        kvant_sensitivity_mode mode = r->modes[i].mode;
+        for (int64_t p = a->n_prompt; p < a->n_tokens; p++) {
+            int64_t key_end, value_end;
+            kv_error_mode_ends(&r->modes[i], p, &key_end, &value_end);
+            double n_read = (double)(p + 1) * n_queries;
+            r->result->quantized_keys[mode] += (double)(key_end - sinks) / n_read;
+            r->result->quantized_values[mode] += (double)(value_end - sinks) / n_read;
+        }
+    }
+}
+
 static kvant_status measure_prompt(struct run *r, const struct kv_answered *a, struct kvant_error *err)
 {
     int64_t n_items = (int64_t)r->model->hp.n_layer * r->n_modes;
@@ -355,6 +376,7 @@ static kvant_status measure_prompt(struct run *r, const struct kv_answered *a, s
         }
         for (int i = 0; i < n_items; i++) add_layer(r, i / r->n_modes, i % r->n_modes);
         add_attention(r);
+        add_shares(r, a);
         r->n_measured++;
     }
     if (!kv_tune_progress_advance(&r->progress, "measuring attention",
@@ -374,6 +396,8 @@ static void finish_means(struct run *r)
     int n_layer = r->model->hp.n_layer, n_heads = n_layer * r->model->hp.n_head;
     for (int i = 0; i < r->n_modes; i++) {
         kvant_sensitivity_mode mode = r->modes[i].mode;
+        divide(&r->result->quantized_keys[mode], 1, r->n_measured);
+        divide(&r->result->quantized_values[mode], 1, r->n_measured);
         for (int layer = 0; layer < n_layer; layer++) {
             struct kvant_sensitivity_errors *e = &r->errors[mode][layer];
             const struct counts *count = &r->counts[layer][mode];

@@ -40,8 +40,8 @@ kvant_status kv_error_mode_open(struct kv_error_mode *out, const struct kvant_mo
 void kv_error_mode_close(struct kv_error_mode *m);
 
 int kv_error_mode_sinks(const struct kv_error_mode *m);
-/* What the query at `position` reads quantized: tokens [sinks, key_end) and [sinks, value_end); an end may be
- * below the sinks. */
+/* What the query at `position` reads quantized: tokens [sinks, key_end) and [sinks, value_end). An end is at least
+ * the sinks, also where there are fewer tokens. */
 void kv_error_mode_ends(const struct kv_error_mode *m, int64_t position, int64_t *key_end, int64_t *value_end);
 /* What is quantized once n_tokens have been appended, likewise. No query's ends lie beyond. */
 void kv_error_mode_sealed(const struct kv_error_mode *m, int64_t n_tokens, int64_t *key_end, int64_t *value_end);
