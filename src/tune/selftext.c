@@ -43,7 +43,6 @@ struct writer {
     struct kvant_plan *f16;
     struct kv_generation texts[N_BEGINNINGS];
     kvant_token *tokens[N_BEGINNINGS]; /* (BEGINNING_CAP + n_wanted): one text may have to write everything */
-    int n_texts;
 };
 
 static void writer_close(struct writer *w)
@@ -79,8 +78,9 @@ static kvant_status open_text(struct writer *w, int i, size_t n_wanted, struct k
     return KVANT_OK;
 }
 
-static kvant_status write_texts(struct writer *w, size_t n_wanted, kvant_progress_fn progress, void *user,
-                                struct kvant_error *err)
+/* Texts [first, first + n) at once, until they have n_wanted tokens together or have all ended. */
+static kvant_status write_texts(struct writer *w, int first, int n, size_t n_wanted, kvant_progress_fn progress,
+                                void *user, struct kvant_error *err)
 {
     const struct kv_generate_options opt = {
         .n_sequences = N_BEGINNINGS,
@@ -89,9 +89,8 @@ static kvant_status write_texts(struct writer *w, size_t n_wanted, kvant_progres
         .progress = progress,
         .user = user,
     };
-    KV_TRY(kvant_plan_open(&w->f16, w->model, "f16", err));
-    for (int i = 0; i < w->n_texts; i++) KV_TRY(open_text(w, i, n_wanted, err));
-    return kv_generate(w->model, w->texts, (size_t)w->n_texts, &opt, err);
+    for (int i = first; i < first + n; i++) KV_TRY(open_text(w, i, n_wanted, err));
+    return kv_generate(w->model, w->texts + first, (size_t)n, &opt, err);
 }
 
 kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, kvant_token *tokens,
@@ -102,16 +101,20 @@ kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, k
     if (n_wanted < 1 || n_wanted > 1u << 20)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens wanted: 1 to %u", n_wanted, 1u << 20);
     if (cap < n_wanted) KV_FAIL(err, KVANT_ERR_SPACE, -1, "%zu tokens wanted, room for %zu", n_wanted, cap);
-    size_t n_texts = (n_wanted + TOKENS_PER_SEQUENCE - 1) / TOKENS_PER_SEQUENCE;
     struct writer w = { .model = model };
-    w.n_texts = n_texts < (size_t)N_BEGINNINGS ? (int)n_texts : N_BEGINNINGS;
-    kvant_status status = write_texts(&w, n_wanted, progress, user, err);
+    kvant_status status = kvant_plan_open(&w.f16, model, "f16", err);
     *n_out = 0;
-    for (int i = 0; status == KVANT_OK && i < w.n_texts; i++) {
-        size_t n_text = w.texts[i].n_cached;
-        if (n_text > n_wanted - *n_out) n_text = n_wanted - *n_out;
-        memcpy(tokens + *n_out, w.tokens[i], n_text * sizeof *tokens);
-        *n_out += n_text;
+    for (int first = 0; status == KVANT_OK && *n_out < n_wanted && first < N_BEGINNINGS;) {
+        size_t rest = n_wanted - *n_out, n_texts = (rest + TOKENS_PER_SEQUENCE - 1) / TOKENS_PER_SEQUENCE;
+        int n = n_texts < (size_t)(N_BEGINNINGS - first) ? (int)n_texts : N_BEGINNINGS - first;
+        status = write_texts(&w, first, n, rest, progress, user, err);
+        for (int i = first; status == KVANT_OK && i < first + n; i++) {
+            size_t n_text = w.texts[i].n_cached;
+            if (n_text > n_wanted - *n_out) n_text = n_wanted - *n_out;
+            memcpy(tokens + *n_out, w.tokens[i], n_text * sizeof *tokens);
+            *n_out += n_text;
+        }
+        first += n; /* a text that ended early makes room for the next beginning */
     }
     writer_close(&w);
     return status;
