@@ -5,6 +5,7 @@
 
 #include "base/half.h"
 #include "base/memory.h"
+#include "cache/kv_fit.h"
 #include "cache/kv_pack.h"
 
 /* ------------------------------------------------------------------------------------------------ grid -- */
@@ -166,9 +167,50 @@ static void min_max(const float *x, int n, float *lo, float *hi)
     }
 }
 
+/* The recipes as published (keys per token or c32, values as they are) keep the grid between minimum and
+ * maximum; all others have the one of kv_fit.h up to FIT_BITS, where it pays. */
+#define FIT_BITS 3
+
+static bool fits_keys(const struct kv_recipe *r)
+{
+    return r->key_scheme == KV_KEY_C64 || r->key_mixed || r->key_centered || r->key_rotated;
+}
+
+/* Where of a side's scales and minima those of group i are, counted along rows from the first. */
+static int row_grid(int i, int n_groups)
+{
+    return i % n_groups * KV_PAGE_TOKENS + i / n_groups;
+}
+
+/* Replaces what quantize_rows did where a fitted grid is possible. */
+static void fit_rows(const struct job *j, const float *rows, int bits, int group, uint16_t *scale, uint16_t *min)
+{
+    int n_groups = j->head_dim / group, n = j->n * n_groups;
+    for (int i = 0; i < n; i += KV_FIT_SIDE) {
+        uint16_t fit_scale[KV_FIT_SIDE], fit_min[KV_FIT_SIDE];
+        struct kv_fit_groups g = {
+            .x = rows + i * group,
+            .next = 1,
+            .side = (size_t)group,
+            .n = group,
+            .n_groups = n - i < KV_FIT_SIDE ? n - i : KV_FIT_SIDE,
+            .bits = bits,
+            .codes = j->scratch.codes + i * group,
+            .codes_next = 1,
+            .codes_side = (size_t)group,
+        };
+        kv_fit(&g, fit_scale, fit_min);
+        for (int l = 0; l < g.n_groups; l++) {
+            if (fit_scale[l] == 0) continue;
+            scale[row_grid(i + l, n_groups)] = fit_scale[l];
+            min[row_grid(i + l, n_groups)] = fit_min[l];
+        }
+    }
+}
+
 /* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (head_dim / group, 64),
  * at the first row. */
-static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group,
+static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group, bool fitted,
                                   uint16_t *scale, uint16_t *min, const char *what)
 {
     float levels = (float)((1 << bits) - 1);
@@ -181,10 +223,10 @@ static kvant_status quantize_rows(const struct job *j, const float *rows, int bi
         struct grid g = grid_make(lo, hi, bits);
         if (!grid_finite(&g)) return fail_range(j, i / n_groups, what);
         for (int c = 0; c < group; c++) codes[c] = grid_code(x[c], g.min, g.scale, levels);
-        int at = i % n_groups * KV_PAGE_TOKENS + i / n_groups;
-        scale[at] = g.scale_f16;
-        min[at] = g.min_f16;
+        scale[row_grid(i, n_groups)] = g.scale_f16;
+        min[row_grid(i, n_groups)] = g.min_f16;
     }
+    if (fitted && bits <= FIT_BITS) fit_rows(j, rows, bits, group, scale, min);
     return KVANT_OK;
 }
 
@@ -215,6 +257,31 @@ static void block_grids(const struct block *b, int head_dim, struct grid *grids)
     }
 }
 
+/* Replaces what quantize_block did where a fitted grid is possible. */
+static void fit_block(const struct job *j, const struct block *b)
+{
+    for (int c = 0; c < b->n_channels; c += KV_FIT_SIDE) {
+        uint16_t scale[KV_FIT_SIDE], min[KV_FIT_SIDE];
+        struct kv_fit_groups g = {
+            .x = b->x + c,
+            .next = (size_t)j->head_dim,
+            .side = 1,
+            .n = b->n,
+            .n_groups = KV_FIT_SIDE, /* classes are multiples of 8 */
+            .bits = b->bits,
+            .codes = j->scratch.codes + c,
+            .codes_next = (size_t)b->n_channels,
+            .codes_side = 1,
+        };
+        kv_fit(&g, scale, min);
+        for (int l = 0; l < KV_FIT_SIDE; l++) {
+            if (scale[l] == 0) continue;
+            b->scale[c + l] = scale[l];
+            b->min[c + l] = min[l];
+        }
+    }
+}
+
 static kvant_status quantize_block(const struct job *j, const struct block *b)
 {
     struct grid grids[KV_HEAD_DIM_MAX];
@@ -234,6 +301,7 @@ static kvant_status quantize_block(const struct job *j, const struct block *b)
         uint8_t *codes = j->scratch.codes + i * b->n_channels;
         for (int c = 0; c < b->n_channels; c++) codes[c] = grid_code(x[c], min[c], scale[c], levels);
     }
+    if (fits_keys(j->recipe) && b->bits <= FIT_BITS) fit_block(j, b);
     kv_pack_keys(b->codes, b->bits, b->n_channels, b->row, b->n, j->scratch.codes);
     return KVANT_OK;
 }
@@ -284,7 +352,7 @@ static kvant_status encode_keys_per_token(const struct job *j, const float *rows
     int bits = j->recipe->key_bits;
     uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row,
              *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
-    KV_TRY(quantize_rows(j, rows, bits, j->head_dim, scale, min, "keys"));
+    KV_TRY(quantize_rows(j, rows, bits, j->head_dim, fits_keys(j->recipe), scale, min, "keys"));
     kv_pack_keys(j->page + side->codes, bits, j->head_dim, j->row, j->n, j->scratch.codes);
     return KVANT_OK;
 }
@@ -344,7 +412,7 @@ static kvant_status encode_values(const struct job *j, const float *v)
     if (bits == 16) return to_halves(j, rows, (uint16_t *)(void *)codes + j->row * j->head_dim, "values");
     uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row,
              *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
-    KV_TRY(quantize_rows(j, rows, bits, group, scale, min, "values"));
+    KV_TRY(quantize_rows(j, rows, bits, group, j->recipe->value_rotated, scale, min, "values"));
     kv_pack_values(codes, bits, j->head_dim, j->row, j->n, j->scratch.codes);
     return KVANT_OK;
 }
