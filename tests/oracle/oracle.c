@@ -58,6 +58,67 @@ static void through_codes(float *x, int n, int step, int bits)
     }
 }
 
+struct fitted {
+    double low, step;               /* thresholds: codes are (y - low) / step, rounded */
+    double codes, squares, product; /* Σ c, Σ c², Σ y c                                */
+    double fit;                     /* Σ y c squared, over n var c: n var y · ρ²       */
+};
+
+static double fitted_code(double y, const struct fitted *f, double levels)
+{
+    return rint(fmin(fmax((y - f->low) / f->step, 0.0), levels));
+}
+
+static void try_fitted(struct fitted *best, double low, double step, const double *y, int n, double levels)
+{
+    struct fitted f = { .low = low, .step = step };
+    if (!(step > 0.0)) return;
+    for (int i = 0; i < n; i++) {
+        double c = fitted_code(y[i], &f, levels);
+        f.codes += c;
+        f.squares += c * c;
+        f.product += y[i] * c;
+    }
+    double var = f.squares - f.codes * f.codes / n;
+    f.fit = var > 0.25 && f.product > 0.0 ? f.product * f.product / var : 0.0;
+    if (f.fit > best->fit) *best = f;
+}
+
+/* The same with the grid of our own recipes up to 3 bits: thresholds of the largest correlation among four parts of
+ * the range and what least squares makes of the best; then scale and minimum such that the error has no mean and is
+ * not along x. False, and nothing done, where float16 is too coarse for that. */
+static bool through_fitted_codes(float *x, int n, int step, int bits)
+{
+    static const double parts[] = { 1.0, 0.85, 0.7, 0.55 };
+    double y[256], mean = 0, low = INFINITY, high = -INFINITY, variance = 0, levels = (1 << bits) - 1;
+    struct fitted best = { 0 };
+    for (int i = 0; i < n; i++) mean += (double)x[i * step] / n;
+    for (int i = 0; i < n; i++) {
+        y[i] = (double)x[i * step] - mean;
+        low = fmin(low, y[i]);
+        high = fmax(high, y[i]);
+        variance += y[i] * y[i];
+    }
+    for (int k = 0; k < 4; k++) {
+        double range = parts[k] * (high - low);
+        try_fitted(&best, (low + high - range) / 2, range / levels, y, n, levels);
+    }
+    if (!(best.product > 0.0)) return false;
+    double mean_code = best.codes / n, least = best.product / (best.squares - best.codes * mean_code);
+    try_fitted(&best, -least * mean_code, least, y, n, levels);
+    mean_code = best.codes / n;
+    double scale = variance / best.product;
+    float scale16 = to_half((float)scale), min16 = to_half((float)(mean - (double)scale16 * mean_code));
+    if (scale < 0x1p-14 || fabs((double)min16) * 0x1p-11 > scale / 16) return false;
+    for (int i = 0; i < n; i++) x[i * step] = min16 + scale16 * (float)fitted_code(y[i], &best, levels);
+    return true;
+}
+
+static void quantize_group(float *x, int n, int step, int bits, bool fitted)
+{
+    if (!fitted || bits < 2 || bits > 3 || !through_fitted_codes(x, n, step, bits)) through_codes(x, n, step, bits);
+}
+
 static void rotary(const struct oracle *o, int position, float *x /* (head_dim) */)
 {
     for (int i = 0; i < o->n_rot / 2; i++) {
@@ -83,6 +144,7 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
     const struct oracle_recipe *r = &c->recipe[c->uniform ? 0 : at];
     const uint8_t *bits = r->key_mixed ? c->channel_bits + (size_t)at * (size_t)dim : NULL; /* (head_dim) */
     int first = c->sinks, end = c->sinks + sealed_tokens(c, n);
+    bool fitted = r->key_group == 64 || r->key_mixed || r->key_centered || r->key_rotated;
     float *center = oracle_take((size_t)dim, sizeof *center);
     for (int t = first; t < end && r->key_centered; t++) {
         memcpy(center, c->center + (size_t)at * (size_t)dim, (size_t)dim * sizeof *center);
@@ -91,11 +153,11 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
     }
     for (int t = first; t < end; t++) {
         if (r->key_rotated) hadamard(k + t * stride, dim);
-        if (r->key_bits < 16 && !r->key_group) through_codes(k + t * stride, dim, 1, r->key_bits);
+        if (r->key_bits < 16 && !r->key_group) quantize_group(k + t * stride, dim, 1, r->key_bits, fitted);
     }
     for (int t = first; t < end && r->key_group; t += r->key_group) {
         for (int d = 0; d < dim; d++) {
-            through_codes(k + t * stride + d, r->key_group, stride, bits ? bits[d] : r->key_bits);
+            quantize_group(k + t * stride + d, r->key_group, stride, bits ? bits[d] : r->key_bits, fitted);
         }
     }
     for (int t = first; t < end; t++) {
@@ -108,7 +170,8 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
     for (int t = first; t < end && r->value_bits < 16; t++) {
         int group = r->value_group ? r->value_group : dim;
         if (r->value_rotated) hadamard(v + t * stride, dim);
-        for (int d = 0; d < dim; d += group) through_codes(v + t * stride + d, group, 1, r->value_bits);
+        for (int d = 0; d < dim; d += group)
+            quantize_group(v + t * stride + d, group, 1, r->value_bits, r->value_rotated);
         if (r->value_rotated) hadamard(v + t * stride, dim);
     }
     free(center);
