@@ -114,7 +114,7 @@ static bool through_fitted_codes(float *x, int n, int step, int bits)
     return true;
 }
 
-static void quantize_group(float *x, int n, int step, int bits, bool fitted)
+void oracle_quantize(float *x, int n, int step, int bits, bool fitted)
 {
     if (!fitted || bits < 2 || bits > 3 || !through_fitted_codes(x, n, step, bits)) through_codes(x, n, step, bits);
 }
@@ -153,11 +153,11 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
     }
     for (int t = first; t < end; t++) {
         if (r->key_rotated) hadamard(k + t * stride, dim);
-        if (r->key_bits < 16 && !r->key_group) quantize_group(k + t * stride, dim, 1, r->key_bits, fitted);
+        if (r->key_bits < 16 && !r->key_group) oracle_quantize(k + t * stride, dim, 1, r->key_bits, fitted);
     }
     for (int t = first; t < end && r->key_group; t += r->key_group) {
         for (int d = 0; d < dim; d++) {
-            quantize_group(k + t * stride + d, r->key_group, stride, bits ? bits[d] : r->key_bits, fitted);
+            oracle_quantize(k + t * stride + d, r->key_group, stride, bits ? bits[d] : r->key_bits, fitted);
         }
     }
     for (int t = first; t < end; t++) {
@@ -171,7 +171,7 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
         int group = r->value_group ? r->value_group : dim;
         if (r->value_rotated) hadamard(v + t * stride, dim);
         for (int d = 0; d < dim; d += group)
-            quantize_group(v + t * stride + d, group, 1, r->value_bits, r->value_rotated);
+            oracle_quantize(v + t * stride + d, group, 1, r->value_bits, r->value_rotated);
         if (r->value_rotated) hadamard(v + t * stride, dim);
     }
     free(center);

@@ -59,6 +59,10 @@ bool oracle_forward(const struct oracle *o, const int32_t *tokens, int n, int ro
                     const struct oracle_cache *cache, float *logits, const struct oracle_trace *trace,
                     char *message, size_t cap);
 
+/* x[0], x[step], ... (n of them, at most 256) through codes of `bits` and back. fitted: on the grid of kvant's own recipes
+ * where it is used, up to 3 bits; otherwise between minimum and maximum. */
+void oracle_quantize(float *x, int n, int step, int bits, bool fitted);
+
 /* Comparisons that tests share, all in double. */
 double oracle_cosine(const float *a, const float *b, int n);
 double oracle_max_difference(const float *a, const float *b, int n);

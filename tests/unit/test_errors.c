@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "base/half.h"
+#include "oracle/oracle.h"
 #include "base/memory.h"
 #include "run/session.h"
 #include "support/scratch.h"
@@ -217,6 +218,19 @@ static void quantize_by_definition(double *x, int n, int stride, int bits)
     for (int i = 0; i < n; i++) x[i * stride] = min + scale * fmin(rint((x[i * stride] - min) / scale), levels);
 }
 
+/* The same on the grid that our own recipes have up to 3 bits: as the oracle has it. */
+static void quantize_as_ours(double *x, int n, int stride, int bits)
+{
+    float group[64];
+    if (bits > 3) {
+        quantize_by_definition(x, n, stride, bits);
+        return;
+    }
+    for (int i = 0; i < n; i++) group[i] = (float)x[i * stride];
+    oracle_quantize(group, n, 1, bits, true);
+    for (int i = 0; i < n; i++) x[i * stride] = group[i];
+}
+
 static void hadamard_by_definition(double *x, int n)
 {
     double y[64];
@@ -278,14 +292,18 @@ static void round_by_definition(const struct bench *b, int head_kv, struct expec
             if (mode == KVANT_SENSITIVITY_KVANT) center_by_definition(b, head_kv, t, -1, k + t * 64);
         }
         for (int64_t t = e->sinks; mode != KVANT_SENSITIVITY_PER_TOKEN && t < e->key_end; t += group)
-            for (int c = 0; c < 64; c++) quantize_by_definition(k + t * 64 + c, group, 64, kv_error_bits[i]);
+            for (int c = 0; c < 64; c++)
+                (mode == KVANT_SENSITIVITY_KVANT ? quantize_as_ours : quantize_by_definition)(k + t * 64 + c, group, 64,
+                                                                                              kv_error_bits[i]);
         for (int64_t t = e->sinks; mode == KVANT_SENSITIVITY_KVANT && t < e->key_end; t++)
             center_by_definition(b, head_kv, t, 1, k + t * 64);
         for (int64_t t = e->sinks; t < e->value_end; t++) {
             double *row = v + t * 64;
             if (mode == KVANT_SENSITIVITY_KVANT) hadamard_by_definition(row, 64);
             int width = mode == KVANT_SENSITIVITY_KIVI ? 32 : 64;
-            for (int c = 0; c < 64; c += width) quantize_by_definition(row + c, width, 1, kv_error_bits[i]);
+            for (int c = 0; c < 64; c += width)
+                (mode == KVANT_SENSITIVITY_KVANT ? quantize_as_ours : quantize_by_definition)(row + c, width, 1,
+                                                                                              kv_error_bits[i]);
             if (mode == KVANT_SENSITIVITY_KVANT) hadamard_by_definition(row, 64);
         }
     }
