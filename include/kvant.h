@@ -588,7 +588,7 @@ struct kvant_tune_options {
     int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 1024; at most half of the text */
     bool no_mix;             /* no channel classes (x) */
     bool by_layer;           /* one recipe for all KV heads of a layer, as in the paper */
-    bool no_refine;          /* no measured refinement: the allocation alone */
+    bool refine;             /* also local search by measured swaps: up to 45 more plans for each budget */
     bool kivi;               /* KVTUNER: keys per channel and values in groups of 32, as in KIVI; else per token */
     bool nsga2;              /* KVTUNER: NSGA-II, as the released code, instead of MOEA/D, as the paper */
     int n_trials;            /* KVTUNER: plans measured in each of its two runs, 1 to 10000; 0 = 200 */
@@ -641,7 +641,7 @@ struct kvant_tune_result {
 
 /* Finds plans for the budgets: calibrates, measures the KLD of single KV heads on the first part of the text,
  * allocates bits to the keys and values of all heads exactly under the assumption that those add up, refines by
- * measured swaps, and measures every plan as a whole, beside the strong uniform recipes, on the tokens after
+ * measured swaps if asked to, and measures every plan as a whole, beside the strong uniform recipes, on the tokens after
  * that part. KVANT_TUNE_KVTUNER instead measures the errors e_o of each layer, prunes and groups, searches twice
  * (below 4 and below 6 equivalent bits) for plans of least KLD on the tuning text, and lists its front; budgets
  * and max_kld do not apply. Equal plans are listed once. tokens: at least 136; NULL: text of the model's own making,

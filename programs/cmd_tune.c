@@ -30,7 +30,7 @@ struct tune_flags {
     const char *store, *report;
     bool resume;
     const char *command;  /* the command line, for the report */
-    bool no_mix, no_refine;
+    bool no_mix, refine;
 };
 
 #define MAX_KLD_DEFAULT 0.005
@@ -74,7 +74,7 @@ static int search(struct menu *menu, const struct tune_flags *flags)
     options.max_kld = flags->n_budgets || isnan(flags->max_kld) ? 0.0 : flags->max_kld;
     options.no_mix = flags->no_mix;
     options.by_layer = strcmp(flags->granularity, "layer") == 0;
-    options.no_refine = flags->no_refine;
+    options.refine = flags->refine;
     options.method = strcmp(flags->method, "kvtuner") == 0 ? KVANT_TUNE_KVTUNER : KVANT_TUNE_KVANT;
     options.kivi = strcmp(flags->mode, "kivi") == 0;
     options.nsga2 = strcmp(flags->search, "nsga2") == 0;
@@ -385,7 +385,8 @@ static int run(int argc, char **argv)
         {"--store", OPTION_NAME, "FILE", &f.store, "write every measurement to this file as it is made", 0, 0},
         {"--resume", OPTION_FLAG, NULL, &f.resume,
          "continue with a --store that holds measurements: after an\ninterruption, or with other budgets", 0, 0},
-        {"--no-refine", OPTION_FLAG, NULL, &f.no_refine, "no local search after the allocation: faster", 0, 0},
+        {"--refine", OPTION_FLAG, NULL, &f.refine,
+         "then try swaps of bits between heads and keep those that\nlower the KLD: some four times as long", 0, 0},
         {"-o, --output", OPTION_NAME, "PLAN", &f.output, "keep one plan as this file", 0, 0},
         {"--max-kld", OPTION_NUMBER, "X", &f.max_kld,
          "keep the smallest plan with at most this mean KLD;\ndefault 0.005, near what 8-bit caches cost. Given "

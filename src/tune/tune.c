@@ -251,9 +251,9 @@ static int64_t planned_tokens(const struct tune *t)
     const struct kv_measure tuning = { .n_tokens = t->n_tuning }, verify = { .n_tokens = t->n_verify };
     for (const char *const *spec = uniform_of(t->opt); *spec; spec++) n_plans++;
     return (int64_t)t->n_tuning + kv_measure_tokens(&tuning, n_probes) +
-           (t->opt->no_refine ? 0
-                              : t->n_budgets * kv_measure_tokens(&tuning, kv_refine_plans()) +
-                                    kv_measure_tokens(&verify, t->n_budgets)) +
+           (t->opt->refine ? t->n_budgets * kv_measure_tokens(&tuning, kv_refine_plans()) +
+                                 kv_measure_tokens(&verify, t->n_budgets)
+                           : 0) +
            (t->opt->max_kld > 0 ? kv_measure_tokens(&verify, 2 * BOUND_GRID) : 0) +
            kv_measure_tokens(&verify, n_plans);
 }
@@ -340,7 +340,7 @@ static kvant_status make_menu(struct tune *t, int *choice, struct kvant_error *e
     t->progress.what = "verifying plans";
     KV_TRY(kv_menu_measure(&t->result->menu, 0, &t->verify, t->n_ctx, t->result->view.own_text, err));
     if (t->opt->max_kld > 0) KV_TRY(add_bound(t, choice, err));
-    return t->opt->no_refine ? KVANT_OK : refine_budgets(t, choice, err);
+    return t->opt->refine ? refine_budgets(t, choice, err) : KVANT_OK;
 }
 
 static kvant_status judge(struct tune *t, struct kvant_error *err)
@@ -438,7 +438,7 @@ static kvant_status open_store(struct tune *t, struct kvant_error *err)
     snprintf(settings, sizeof settings, "method %s; n_budgets %d; n_ctx %lld; n_tokens %lld; max_kld %g%s%s%s",
              opt->method == KVANT_TUNE_KVTUNER ? "kvtuner" : "kvant", t->n_budgets, (long long)t->n_ctx,
              (long long)opt->n_tokens, opt->max_kld, opt->no_mix ? "; no mix" : "", opt->by_layer ? "; by layer" : "",
-             opt->no_refine ? "; no refine" : "");
+             opt->refine ? "; refine" : "");
     const struct kv_study study = { info.fingerprint, conditions, settings, "kvant " KVANT_VERSION };
     return kv_trials_open(&t->trials, opt->store, &study, opt->resume, err);
 }

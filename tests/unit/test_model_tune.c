@@ -94,7 +94,7 @@ static void tuning_ends_with_a_menu(void **state)
         opt.n_tokens = 128;
         opt.no_mix = variant == 1;
         opt.by_layer = variant == 2;
-        opt.no_refine = variant == 3;
+        opt.refine = variant != 3;
         opt.progress = watch_progress;
         opt.user = &watch;
         r = tune(model, tokens, 400, &opt);
@@ -112,7 +112,7 @@ static void tuning_ends_with_a_menu(void **state)
             n_tuned++;
             assert_true(isfinite(p->kld_predicted) && p->measured.true_bits <= p->budget);
             assert_true(p->measured.true_bits > p->budget - 0.5);
-            assert_true(opt.no_refine == isnan(p->kld_tuning));
+            assert_true(opt.refine == !isnan(p->kld_tuning));
             struct kvant_plan_memory memory;
             kvant_plan_get_memory(p->plan, 4096, &memory);
             assert_true(memory.true_bits == p->measured.true_bits);
@@ -146,6 +146,7 @@ static void a_search_that_is_stopped_shows_what_it_has(void **state)
     struct kvant_tune_options opt = KVANT_TUNE_OPTIONS_INIT;
     opt.budgets = (const double[]){ 4.5, 6 };
     opt.n_budgets = 2;
+    opt.refine = true;
     opt.n_ctx = 4096;
     opt.n_tokens = 128;
     opt.progress = watch_progress;
@@ -184,7 +185,6 @@ static void a_bound_on_the_kld_is_kept(void **state)
     struct kvant_tune_options opt = KVANT_TUNE_OPTIONS_INIT;
     opt.n_ctx = 4096;
     opt.n_tokens = 128;
-    opt.no_refine = true;
     struct kvant_tune_result *r = tune(model, tokens, 400, &opt);
     double middle = r->points[r->n_points / 2].measured.kld_mean;
     kvant_tune_close(r);
