@@ -18,6 +18,7 @@ struct page {
     float *q, *out, *score, *delta, *bias, *sum, *keep, *max;
     int *first, *last;
     void *digits;
+    float *angles, *fast, *slow, *polynomials; /* of centres: (2, 128), (128, 2, 32), (8, 128), (8, 32) */
     int head_dim, n_rows, bits;
 };
 
@@ -37,6 +38,16 @@ static void run_qk(const struct kv_kernels *k, const struct page *p)
                                        .digits = { p->digits, p->digits }, .digits_stride = 2 * (size_t)p->head_dim,
                                        .delta = { { p->delta, p->delta }, { p->delta, p->delta } }, .bias = { p->bias, p->bias },
                                        .n_rows = p->n_rows, .score = p->score });
+}
+
+/* Fast pairs as at RoPE's base of 10000. */
+static void run_center(const struct kv_kernels *k, const struct page *p)
+{
+    int n_pairs = p->head_dim / 2;
+    k->qk_center(&(struct kv_qk_center){ .cos_part = p->q, .sin_part = p->q + n_pairs, .stride = (size_t)p->head_dim,
+                                         .still = p->bias, .cos_t0 = p->angles, .sin_t0 = p->angles + n_pairs,
+                                         .n_pairs = n_pairs, .n_fast = n_pairs * 3 / 8, .fast = p->fast, .slow = p->slow,
+                                         .polynomials = p->polynomials, .n_rows = p->n_rows, .score = p->score });
 }
 
 static void run_soften(const struct kv_kernels *k, const struct page *p)
@@ -70,14 +81,32 @@ static void run_pv_half(const struct kv_kernels *k, const struct page *p)
                                      .keep = p->keep, .out = p->out });
 }
 
+/* The page's values encoded: groups of a whole head. */
+static void run_fit(const struct kv_kernels *k, const struct page *p)
+{
+    uint16_t scale[KV_FIT_SIDE], min[KV_FIT_SIDE];
+    for (int row = 0; row < p->n_rows; row += KV_FIT_SIDE)
+        k->fit_groups(&(struct kv_fit_groups){ .x = p->q + row * p->head_dim, .next = 1, .side = (size_t)p->head_dim,
+                                               .n = p->head_dim, .n_groups = p->n_rows - row < KV_FIT_SIDE ?
+                                               p->n_rows - row : KV_FIT_SIDE, .bits = p->bits, .codes = p->codes,
+                                               .codes_next = 1, .codes_side = (size_t)p->head_dim, .scale = scale,
+                                               .min = min });
+}
+
 static const struct row {
     const char *name;
     void (*run)(const struct kv_kernels *k, const struct page *p);
-    bool half, codes;
+    bool half, codes, once; /* once: the number of bits makes no difference */
 } rows[] = {
-    { "attn_fold", run_fold, false, false }, { "qk_codes", run_qk, false, true },
-    { "attn_soften", run_soften, false, false }, { "attn_weigh", run_weigh, false, false },
-    { "pv_codes", run_pv, false, true }, { "qk_half", run_qk_half, true, true }, { "pv_half", run_pv_half, true, true },
+    { "attn_fold", run_fold, false, false, false },
+    { "qk_codes", run_qk, false, true, false },
+    { "qk_center", run_center, false, false, true },
+    { "attn_soften", run_soften, false, false, true },
+    { "attn_weigh", run_weigh, false, false, false },
+    { "pv_codes", run_pv, false, true, false },
+    { "qk_half", run_qk_half, true, true, false },
+    { "pv_half", run_pv_half, true, true, false },
+    { "fit_groups", run_fit, false, false, true },
 };
 
 static double time_once(const struct kv_kernels *k, const struct page *p, const struct row *row)
@@ -98,7 +127,7 @@ static void bench_row(const struct kv_kernels *k, struct page *p, const struct r
     static const int all_bits[] = { 2, 3, 4, 8, 16 }, counts[] = { 1, 3, 4, 7, 96 };
     for (size_t b = 0; b < 5; b++) {
         p->bits = all_bits[b];
-        if ((p->bits == 16) != row->half) continue;
+        if ((p->bits == 16) != row->half || (row->once && b > 0)) continue;
         printf("%-12s %-7s %3d %2d", row->name, kv_cpu_level_name(k->level), p->head_dim, p->bits);
         for (size_t i = 0; i < 5; i++) {
             p->n_rows = counts[i];
@@ -120,6 +149,10 @@ int main(int argc, char **argv)
     p.out = kv_alloc(ROWS_MAX * 256, 4);
     p.score = kv_alloc(ROWS_MAX * 64, 4);
     p.digits = kv_alloc(ROWS_MAX * 256, 2);
+    p.angles = kv_alloc(256, 4);
+    p.fast = kv_alloc(128 * 64, 4);
+    p.slow = kv_alloc(8 * 128, 4);
+    p.polynomials = kv_alloc(8 * 32, 4);
     float **each[] = { &p.delta, &p.bias, &p.sum, &p.keep, &p.max };
     for (size_t i = 0; i < 5; i++) *each[i] = kv_alloc(ROWS_MAX, 4);
     p.first = kv_alloc(ROWS_MAX, sizeof(int));

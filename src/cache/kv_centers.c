@@ -30,9 +30,9 @@ static size_t carve_centers(struct kv_centers *c, void *base, const struct kvant
     c->turn_sin = kv_carve(&carve, n_pairs * KV_PAGE_TOKENS, sizeof *c->turn_sin);
     c->middle_cos = kv_carve(&carve, n_pairs, sizeof *c->middle_cos);
     c->middle_sin = kv_carve(&carve, n_pairs, sizeof *c->middle_sin);
-    c->fast = kv_carve(&carve, n_pairs * 2 * KV_PAGE_TOKENS, sizeof *c->fast);
+    c->fast = kv_carve(&carve, n_pairs * 2 * HALF_PAGE, sizeof *c->fast);
     c->slow = kv_carve(&carve, n_pairs * KV_CENTER_TERMS, sizeof *c->slow);
-    c->polynomials = kv_carve(&carve, n_pairs ? KV_CENTER_TERMS * KV_PAGE_TOKENS : 0, sizeof *c->polynomials);
+    c->polynomials = kv_carve(&carve, n_pairs ? KV_CENTER_TERMS * HALF_PAGE : 0, sizeof *c->polynomials);
     return n_pairs ? carve.used : 0;
 }
 
@@ -60,21 +60,20 @@ static void fill_basis(struct kv_centers *c, const struct kv_rope *rope)
     c->n_fast = 0; /* pairs come in order of falling speed; one out of order would only widen the fast ones */
     for (int p = 0; p < c->n_pairs; p++)
         if (HALF_PAGE * fabs((double)rope->inv_freq[p]) > 1.0) c->n_fast = p + 1;
-    int n_slow = c->n_pairs - c->n_fast;
     for (int p = 0; p < c->n_fast; p++)
-        for (int i = 0; i < KV_PAGE_TOKENS; i++) {
-            double angle = (i - (HALF_PAGE - 0.5)) * (double)rope->inv_freq[p];
-            c->fast[(2 * p) * KV_PAGE_TOKENS + i] = (float)cos(angle);
-            c->fast[(2 * p + 1) * KV_PAGE_TOKENS + i] = (float)sin(angle);
+        for (int i = 0; i < HALF_PAGE; i++) {
+            double angle = (i + 0.5) * (double)rope->inv_freq[p];
+            c->fast[(2 * p) * HALF_PAGE + i] = (float)cos(angle);
+            c->fast[(2 * p + 1) * HALF_PAGE + i] = (float)sin(angle);
         }
     for (int m = 0; m < KV_CENTER_TERMS; m++)
-        for (int p = 0; p < n_slow; p++) {
-            double a = HALF_PAGE * (double)rope->inv_freq[c->n_fast + p], sign = m / 2 % 2 ? -1.0 : 1.0;
-            c->slow[m * n_slow + p] = (float)((m ? 2.0 : 1.0) * sign * jn(m, a));
+        for (int p = 0; p < c->n_pairs; p++) {
+            double a = HALF_PAGE * (double)rope->inv_freq[p], sign = m / 2 % 2 ? -1.0 : 1.0;
+            c->slow[m * c->n_pairs + p] = p < c->n_fast ? 0.0f : (float)((m ? 2.0 : 1.0) * sign * jn(m, a));
         }
-    for (int i = 0; i < KV_PAGE_TOKENS; i++) {
-        double u = (i - (HALF_PAGE - 0.5)) / HALF_PAGE;
-        for (int m = 0; m < KV_CENTER_TERMS; m++) c->polynomials[m * KV_PAGE_TOKENS + i] = (float)cos(m * acos(u));
+    for (int i = 0; i < HALF_PAGE; i++) {
+        double u = (i + 0.5) / HALF_PAGE;
+        for (int m = 0; m < KV_CENTER_TERMS; m++) c->polynomials[m * HALF_PAGE + i] = (float)cos(m * acos(u));
     }
 }
 

@@ -5,7 +5,6 @@
 
 #include "base/half.h"
 #include "base/memory.h"
-#include "cache/kv_fit.h"
 #include "cache/kv_pack.h"
 
 /* ------------------------------------------------------------------------------------------------ grid -- */
@@ -168,7 +167,7 @@ static void min_max(const float *x, int n, float *lo, float *hi)
 }
 
 /* The recipes as published (keys per token or c32, values as they are) keep the grid between minimum and
- * maximum; all others have the one of kv_fit.h up to FIT_BITS, where it pays. */
+ * maximum; all others have the one of kernels/fit_calls.h up to FIT_BITS, where it pays. */
 #define FIT_BITS 3
 
 static bool fits_keys(const struct kv_recipe *r)
@@ -198,8 +197,10 @@ static void fit_rows(const struct job *j, const float *rows, int bits, int group
             .codes = j->scratch.codes + i * group,
             .codes_next = 1,
             .codes_side = (size_t)group,
+            .scale = fit_scale,
+            .min = fit_min,
         };
-        kv_fit(&g, fit_scale, fit_min);
+        j->codec->kernels->fit_groups(&g);
         for (int l = 0; l < g.n_groups; l++) {
             if (fit_scale[l] == 0) continue;
             scale[row_grid(i + l, n_groups)] = fit_scale[l];
@@ -267,14 +268,16 @@ static void fit_block(const struct job *j, const struct block *b)
             .next = (size_t)j->head_dim,
             .side = 1,
             .n = b->n,
-            .n_groups = KV_FIT_SIDE, /* classes are multiples of 8 */
+            .n_groups = b->n_channels - c < KV_FIT_SIDE ? b->n_channels - c : KV_FIT_SIDE,
             .bits = b->bits,
             .codes = j->scratch.codes + c,
             .codes_next = (size_t)b->n_channels,
             .codes_side = 1,
+            .scale = scale,
+            .min = min,
         };
-        kv_fit(&g, scale, min);
-        for (int l = 0; l < KV_FIT_SIDE; l++) {
+        j->codec->kernels->fit_groups(&g);
+        for (int l = 0; l < g.n_groups; l++) {
             if (scale[l] == 0) continue;
             b->scale[c + l] = scale[l];
             b->min[c + l] = min[l];

@@ -23,9 +23,9 @@ struct kv_centers {
     float *turn_cos, *turn_sin;     /* (64, n_pairs): of θ_p i                                              */
     float *middle_cos, *middle_sin; /* (n_pairs): of θ_p times half a page                                  */
     int n_pairs, n_fast;
-    float *fast;                    /* (n_fast, 2, 64): cos and sin of θ_p τ                                */
-    float *slow;                    /* (KV_CENTER_TERMS, n_pairs − n_fast)                                  */
-    float *polynomials;             /* (KV_CENTER_TERMS, 64): T_m                                           */
+    float *fast;                    /* (n_fast, 2, 32): cos and sin of θ_p τ, τ = .5 … 31.5 from the middle */
+    float *slow;                    /* (KV_CENTER_TERMS, n_pairs), 0 for fast pairs                         */
+    float *polynomials;             /* (KV_CENTER_TERMS, 32): T_m                                           */
 };
 kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan,
                              const struct kv_rope *rope, struct kvant_error *err);

@@ -153,140 +153,207 @@ static void qk_codes(const struct kv_qk_codes *a)
     else qk_rows(a, false);
 }
 
-/* The first pass of a fold over one class: a = q · scale, kept, and what its row needs to know of it. */
+/* ------------------------------------------------------------------------------------------------- fold -- */
+
+/* What the rows of a block need to know of a = q · scale before and after rounding. The rest that rounding leaves is
+ * taken as a difference of sums, mid · Σ a − δ · mid · Σ Q: Q is summed as integers, exactly. */
 struct fold_sums {
-    vf max[KV_WIDTHS], minima, sum, rest;
+    vf max[KV_WIDTHS][BLOCK_ROWS], minima[BLOCK_ROWS], q[BLOCK_ROWS];
+    vf before[BLOCK_ROWS];           /* Σ over classes of mid · a */
+    vf after[KV_WIDTHS][BLOCK_ROWS]; /* and of mid · Q            */
 };
 
 KV_INLINE int part_of(int n, int c) { return n - c < LANES ? n - c : LANES; }
 
-KV_INLINE void fold_class(const struct kv_fold *f, int k, int first, const float *q, const float *scale, const float *min,
+/* n channels from c on, of `rows` rows. */
+KV_INLINE void fold_part(const struct kv_fold *f, const float *q, int rows, int c, int n, float *a, vf max[BLOCK_ROWS],
+                         vf sum[BLOCK_ROWS], struct fold_sums *sums)
+{
+    bool whole = n == LANES;
+    vf scale = vf_zero(), min = scale;
+    if (f->scale) {
+        scale = whole ? vf_load_f16(f->scale + c) : vf_load_f16_part(f->scale + c, n);
+        min = whole ? vf_load_f16(f->min + c) : vf_load_f16_part(f->min + c, n);
+    }
+    for (int r = 0; r < rows; r++) {
+        const float *from = q + (size_t)r * f->q_stride + c;
+        float *to = a + r * KV_HEAD_DIM_MAX + c;
+        vf x = whole ? vf_load(from) : vf_load_part(from, n), y = f->scale ? vf_mul(x, scale) : x;
+        if (whole) vf_store(to, y);
+        else vf_store_part(to, y, n);
+        sums->minima[r] = vf_fma(x, min, sums->minima[r]);
+        if (f->sum) sums->q[r] = vf_add(sums->q[r], x);
+        max[r] = vf_max(vf_abs(y), max[r]);
+        sum[r] = vf_add(y, sum[r]);
+    }
+}
+
+/* The first pass over one class. */
+KV_INLINE void fold_class(const struct kv_fold *f, const float *q, int rows, const struct kv_key_class *class, int first,
                           float *a, struct fold_sums *sums)
 {
-    int end = first + f->classes[k].n_channels, width = kv_keys_are_wide(f->classes[k].bits);
-    vf max = vf_zero();
-    for (int c = first; c < end; c += LANES) {
-        int n = part_of(end, c);
-        vf x = vf_load_part(q + c, n), y = x;
-        if (f->scale) {
-            y = vf_mul(x, vf_load_part(scale + c, n));
-            sums->minima = vf_fma(x, vf_load_part(min + c, n), sums->minima);
-        }
-        vf_store_part(a + c, y, n);
-        max = vf_max(vf_abs(y), max);
-        if (f->sum) sums->sum = vf_add(sums->sum, x);
+    int end = first + class->n_channels, width = kv_keys_are_wide(class->bits), c = first;
+    vf max[BLOCK_ROWS], sum[BLOCK_ROWS], middle = vf_set(class->bits ? kv_codes_middle(class->bits) : 0.0f);
+    for (int r = 0; r < rows; r++) max[r] = sum[r] = vf_zero();
+    for (; c + LANES <= end; c += LANES) fold_part(f, q, rows, c, LANES, a, max, sum, sums);
+    if (c < end) fold_part(f, q, rows, c, end - c, a, max, sum, sums);
+    for (int r = 0; r < rows; r++) {
+        sums->before[r] = vf_fma(sum[r], middle, sums->before[r]);
+        if (class->bits) sums->max[width][r] = vf_max(max[r], sums->max[width][r]);
     }
-    if (f->classes[k].bits) sums->max[width] = vf_max(max, sums->max[width]);
 }
 
-KV_INLINE void round_class(const struct kv_key_class *class, const float *a, float delta, float inverse, char *digits,
-                           struct fold_sums *sums)
+/* The second. */
+KV_INLINE void round_class(const struct kv_fold *f, int rows, const struct kv_key_class *class, bool wide, const float *a,
+                           const float inverse[BLOCK_ROWS], char *digits, struct fold_sums *sums)
 {
-    bool wide = kv_keys_are_wide(class->bits);
     vf middle = vf_set(kv_codes_middle(class->bits));
-    for (int c = 0; c < class->n_channels; c += LANES) {
-        int n = part_of(class->n_channels, c);
-        vf x = vf_load_part(a + c, n), r = vf_round(vf_mul(x, vf_set(inverse)));
-        sums->rest = vf_fma(vf_fnma(r, vf_set(delta), x), middle, sums->rest);
-        if (wide) vi_store_wide_part((int16_t *)(void *)digits + c, vf_to_int(r), n);
-        else vi_store_bytes_part((int8_t *)digits + c, vf_to_int(r), n);
+    for (int r = 0; r < rows; r++, a += KV_HEAD_DIM_MAX, digits += f->digits_stride) {
+        vf unit = vf_set(inverse[r]);
+        vi sum = vi_zero();
+        for (int c = 0; c < class->n_channels; c += LANES) {
+            int n = part_of(class->n_channels, c);
+            vi x = vi_to_digits(n == LANES ? vf_load(a + c) : vf_load_part(a + c, n), unit);
+            sum = vi_add(sum, x);
+            int16_t *words = (int16_t *)(void *)digits + c;
+            int8_t *bytes = (int8_t *)digits + c;
+            if (n < LANES) {
+                if (wide) vi_store_wide_part(words, x, n);
+                else vi_store_bytes_part(bytes, x, n);
+            } else {
+                if (wide) vi_store_wide(words, x);
+                else vi_store_bytes(bytes, x);
+            }
+        }
+        sums->after[wide][r] = vf_fma(vf_from_int(sum), middle, sums->after[wide][r]);
     }
 }
 
-static void fold_row(const struct kv_fold *f, int row, const float *scale, const float *min)
+KV_INLINE void fold_rows(const struct kv_fold *f, int rows, int row)
 {
     const float *q = f->q + (size_t)row * f->q_stride;
     char *digits = (char *)f->digits + (size_t)row * f->digits_stride;
-    float a[KV_HEAD_DIM_MAX], inverse[KV_WIDTHS];
-    struct fold_sums sums = { { vf_zero(), vf_zero() }, vf_zero(), vf_zero(), vf_zero() };
+    float a[BLOCK_ROWS * KV_HEAD_DIM_MAX], inverse[KV_WIDTHS][BLOCK_ROWS];
+    struct fold_sums sums;
+    for (int r = 0; r < rows; r++) {
+        sums.minima[r] = sums.q[r] = sums.before[r] = vf_zero();
+        for (int w = 0; w < KV_WIDTHS; w++) sums.max[w][r] = sums.after[w][r] = vf_zero();
+    }
     bool used[KV_WIDTHS] = { false, false };
     for (int k = 0, c = 0; k < f->n_classes; c += f->classes[k++].n_channels) {
-        fold_class(f, k, c, q, scale, min, a, &sums);
+        fold_class(f, q, rows, &f->classes[k], c, a, &sums);
         if (f->classes[k].bits) used[kv_keys_are_wide(f->classes[k].bits)] = true;
     }
+    v4 delta[KV_WIDTHS];
     for (int w = 0; w < KV_WIDTHS; w++) {
+        v4 m = used[w] ? rows_largest(sums.max[w], rows) : v4_zero();
         int largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW;
-        float m = used[w] ? vf_largest(sums.max[w]) : 0.0f;
-        f->delta[w][row] = m / (float)largest;
-        inverse[w] = kv_digits_per_unit(largest, m);
+        delta[w] = v4_div(m, v4_set((float)largest));
+        v4_store_n(f->delta[w] + row, delta[w], rows);
+        v4_store(inverse[w], digits_per_unit(largest, m));
     }
     for (int k = 0, c = 0; k < f->n_classes; c += f->classes[k++].n_channels) {
-        int width = kv_keys_are_wide(f->classes[k].bits);
-        if (f->classes[k].bits)
-            round_class(&f->classes[k], a + c, f->delta[width][row], inverse[width], digits + 2 * c, &sums);
+        if (!f->classes[k].bits) continue;
+        if (kv_keys_are_wide(f->classes[k].bits))
+            round_class(f, rows, &f->classes[k], true, a + c, inverse[KV_WIDE], digits + 2 * c, &sums);
+        else round_class(f, rows, &f->classes[k], false, a + c, inverse[KV_NARROW], digits + 2 * c, &sums);
     }
-    f->bias[row] = vf_sum(vf_add(sums.rest, sums.minima));
-    if (f->sum) f->sum[row] = vf_sum(sums.sum);
+    for (int r = 0; r < rows; r++) sums.before[r] = vf_add(sums.before[r], sums.minima[r]);
+    v4 bias = rows_sum(sums.before, rows);
+    for (int w = 0; w < KV_WIDTHS; w++)
+        if (used[w]) bias = v4_fnma(delta[w], rows_sum(sums.after[w], rows), bias);
+    v4_store_n(f->bias + row, bias, rows);
+    if (f->sum) v4_store_n(f->sum + row, rows_sum(sums.q, rows), rows);
 }
 
 static void attn_fold(const struct kv_fold *f)
 {
-    float scale[KV_HEAD_DIM_MAX], min[KV_HEAD_DIM_MAX];
-    int n_channels = 0;
-    for (int k = 0; k < f->n_classes; k++) n_channels += f->classes[k].n_channels;
-    for (int c = 0; f->scale && c < n_channels; c += LANES) {
-        int n = part_of(n_channels, c);
-        vf_store_part(scale + c, vf_load_f16_part(f->scale + c, n), n);
-        vf_store_part(min + c, vf_load_f16_part(f->min + c, n), n);
-    }
-    for (int row = 0; row < f->n_rows; row++) fold_row(f, row, scale, min);
+    FOR_ROW_BLOCKS(f->n_rows, fold_rows(f, n, row))
 }
 
-/* Rows of coefficients of 64-token functions: (x, y) of each fast pair, then the terms of the polynomials. */
-#define CENTER_FUNCTIONS (KV_HEAD_DIM_MAX + KV_CENTER_TERMS)
+/* ----------------------------------------------------------------------------------------------- centres -- */
+
+/* Coefficients of functions of a page's position, of the rows of a block. */
+struct center_parts {
+    float x[BLOCK_ROWS][KV_HEAD_DIM_MAX / 2], y[BLOCK_ROWS][KV_HEAD_DIM_MAX / 2]; /* of fast pairs */
+    float terms[KV_CENTER_TERMS][BLOCK_ROWS];                                     /* of T_m        */
+};
 
 KV_INLINE vf load_up_to(const float *p, int n) { return n >= LANES ? vf_load(p) : vf_load_n(p, n); }
 
-static void center_coefficients(const struct kv_qk_center *a, int row, float *fast, float *terms)
+KV_INLINE void center_coefficients(const struct kv_qk_center *a, int rows, int row, struct center_parts *parts)
 {
-    const float *c = a->cos_part + (size_t)row * a->stride, *s = a->sin_part + (size_t)row * a->stride;
-    int n_slow = a->n_pairs - a->n_fast;
-    vf sum[KV_CENTER_TERMS];
-    for (int p = 0; p < a->n_fast; p++) {
-        fast[2 * p] = c[p] * a->cos_t0[p] + s[p] * a->sin_t0[p];
-        fast[2 * p + 1] = s[p] * a->cos_t0[p] - c[p] * a->sin_t0[p];
-    }
-    for (int m = 0; m < KV_CENTER_TERMS; m++) sum[m] = vf_zero();
-    for (int p = 0; p < n_slow; p += LANES) {
-        int at = a->n_fast + p, n = n_slow - p;
-        vf u = load_up_to(c + at, n), v = load_up_to(s + at, n);
-        vf cos_t0 = load_up_to(a->cos_t0 + at, n), sin_t0 = load_up_to(a->sin_t0 + at, n);
-        vf x = vf_fma(u, cos_t0, vf_mul(v, sin_t0)), y = vf_sub(vf_mul(v, cos_t0), vf_mul(u, sin_t0));
-        for (int m = 0; m < KV_CENTER_TERMS; m++)
-            sum[m] = vf_fma(m % 2 ? y : x, load_up_to(a->slow + m * n_slow + p, n), sum[m]);
-    }
-    for (int m = 0; m < KV_CENTER_TERMS; m++) terms[m] = vf_sum(sum[m]);
-}
-
-/* Sums of n functions of 64 tokens onto the scores. */
-KV_INLINE void add_functions(const float *coefficients, const float *functions, int n, int rows, float *score)
-{
-    for (int t = 0; t < KV_TILE; t += GROUPS * LANES) {
-        vf acc[BLOCK_ROWS][GROUPS];
-        const float *f = functions + t;
-        for (int r = 0; r < rows; r++)
-            for (int g = 0; g < GROUPS; g++) acc[r][g] = vf_load(score + r * KV_TILE + t + g * LANES);
-        for (int i = 0; i < n; i++, f += KV_TILE)
-            for (int r = 0; r < rows; r++) {
-                vf y = vf_set(coefficients[r * CENTER_FUNCTIONS + i]);
-                for (int g = 0; g < GROUPS; g++) acc[r][g] = vf_fma(y, vf_load(f + g * LANES), acc[r][g]);
+    vf sum[KV_CENTER_TERMS][BLOCK_ROWS];
+    for (int r = 0; r < rows; r++) {
+        const float *c = a->cos_part + (size_t)(row + r) * a->stride, *s = a->sin_part + (size_t)(row + r) * a->stride;
+        vf own[KV_CENTER_TERMS];
+        for (int m = 0; m < KV_CENTER_TERMS; m++) own[m] = vf_zero();
+        for (int p = 0; p < a->n_pairs; p += LANES) {
+            int n = a->n_pairs - p;
+            vf u = load_up_to(c + p, n), v = load_up_to(s + p, n);
+            vf cos_t0 = load_up_to(a->cos_t0 + p, n), sin_t0 = load_up_to(a->sin_t0 + p, n);
+            vf x = vf_fma(u, cos_t0, vf_mul(v, sin_t0)), y = vf_sub(vf_mul(v, cos_t0), vf_mul(u, sin_t0));
+            if (p < a->n_fast) {
+                vf_store(parts->x[r] + p, x);
+                vf_store(parts->y[r] + p, y);
             }
-        for (int r = 0; r < rows; r++)
-            for (int g = 0; g < GROUPS; g++) vf_store(score + r * KV_TILE + t + g * LANES, acc[r][g]);
+            if (p + LANES <= a->n_fast) continue;
+#pragma GCC unroll 8
+            for (int m = 0; m < KV_CENTER_TERMS; m++)
+                own[m] = vf_fma(m % 2 ? y : x, load_up_to(a->slow + m * a->n_pairs + p, n), own[m]);
+        }
+        for (int m = 0; m < KV_CENTER_TERMS; m++) sum[m][r] = own[m];
+    }
+    for (int m = 0; m < KV_CENTER_TERMS; m++) v4_store(parts->terms[m], rows_sum(sum[m], rows));
+    /* T_0 = 1, and so is the share of the channels that do not turn */
+    for (int r = 0; r < rows; r++) parts->terms[0][r] += a->still[row + r];
+}
+
+#define HALF_VECTORS (KV_TILE / 2 / LANES)
+
+/* Functions i of n, cosines or even T_m to `even` and sines or odd ones to `odd`. Coefficients: of row r and function
+ * i at x[r · row_step + i · step]. */
+KV_INLINE void add_functions(const float *x, const float *y, size_t row_step, size_t step, int n, const float *functions,
+                             int rows, int vector, vf even[BLOCK_ROWS][CENTER_WIDE], vf odd[BLOCK_ROWS][CENTER_WIDE])
+{
+    functions += vector * LANES;
+    for (int i = 0; i < n; i++, functions += KV_TILE, x += step, y += step) {
+        vf e[CENTER_WIDE], o[CENTER_WIDE];
+        for (int w = 0; w < CENTER_WIDE; w++) {
+            e[w] = vf_load(functions + w * LANES);
+            o[w] = vf_load(functions + KV_TILE / 2 + w * LANES);
+        }
+        for (int r = 0; r < rows; r++) {
+            vf cx = vf_set(x[(size_t)r * row_step]), cy = vf_set(y[(size_t)r * row_step]);
+            for (int w = 0; w < CENTER_WIDE; w++) {
+                even[r][w] = vf_fma(cx, e[w], even[r][w]);
+                odd[r][w] = vf_fma(cy, o[w], odd[r][w]);
+            }
+        }
     }
 }
 
+/* Both halves of the page from sums over one: even functions are equal on either side of the middle, odd ones are
+ * opposite. */
 KV_INLINE void center_rows(const struct kv_qk_center *a, int rows, int row)
 {
-    float fast[BLOCK_ROWS * CENTER_FUNCTIONS], terms[BLOCK_ROWS * CENTER_FUNCTIONS];
-    float *score = a->score + row * KV_TILE;
-    for (int r = 0; r < rows; r++) {
-        center_coefficients(a, row + r, fast + r * CENTER_FUNCTIONS, terms + r * CENTER_FUNCTIONS);
-        /* T_0 = 1, and so is the share of the channels that do not turn */
-        terms[r * CENTER_FUNCTIONS] += a->still[row + r];
+    struct center_parts parts;
+    center_coefficients(a, rows, row, &parts);
+    for (int i = 0; i < HALF_VECTORS; i += CENTER_WIDE) {
+        vf even[BLOCK_ROWS][CENTER_WIDE], odd[BLOCK_ROWS][CENTER_WIDE];
+        for (int r = 0; r < rows; r++)
+            for (int w = 0; w < CENTER_WIDE; w++) even[r][w] = odd[r][w] = vf_zero();
+        add_functions(parts.terms[0], parts.terms[1], 1, 2 * BLOCK_ROWS, KV_CENTER_TERMS / 2, a->polynomials, rows, i,
+                      even, odd);
+        add_functions(parts.x[0], parts.y[0], KV_HEAD_DIM_MAX / 2, 1, a->n_fast, a->fast, rows, i, even, odd);
+        for (int r = 0; r < rows; r++)
+            for (int w = 0; w < CENTER_WIDE; w++) {
+                float *after = a->score + (row + r) * KV_TILE + KV_TILE / 2 + (i + w) * LANES,
+                      *before = a->score + (row + r) * KV_TILE + KV_TILE / 2 - (i + w + 1) * LANES;
+                vf_store(after, vf_add(vf_load(after), vf_add(even[r][w], odd[r][w])));
+                vf_store(before, vf_add(vf_load(before), vf_reverse(vf_sub(even[r][w], odd[r][w]))));
+            }
     }
-    add_functions(terms, a->polynomials, KV_CENTER_TERMS, rows, score);
-    add_functions(fast, a->fast, 2 * a->n_fast, rows, score);
 }
 
 static void qk_center(const struct kv_qk_center *a)
@@ -298,54 +365,89 @@ static void qk_center(const struct kv_qk_center *a)
 
 static void attn_soften(const struct kv_soften *a)
 {
-    for (int i = 0; i < a->n_rows; i++) {
-        float *score = a->score + i * KV_TILE;
-        bool whole = a->first[i] == 0 && a->last[i] == KV_TILE;
-        a->keep[i] = whole ? soften_page(score, &a->max[i], &a->sum[i])
-                           : soften(score, 0, KV_TILE, a->first[i], a->last[i], &a->max[i], &a->sum[i]);
+    for (int i = 0; i < a->n_rows;) {
+        int whole = 0; /* rows from i on that see the whole page */
+        while (whole < BLOCK_ROWS && i + whole < a->n_rows && a->first[i + whole] == 0 && a->last[i + whole] == KV_TILE)
+            whole++;
+        float *score = a->score + i * KV_TILE, *max = a->max + i, *sum = a->sum + i, *keep = a->keep + i;
+        switch (whole) {
+        case 0: *keep = soften(score, 0, KV_TILE, a->first[i], a->last[i], max, sum); break;
+        case 1: soften_rows(score, 1, max, sum, keep); break;
+        case 2: soften_rows(score, 2, max, sum, keep); break;
+        case 3: soften_rows(score, 3, max, sum, keep); break;
+        default: soften_rows(score, BLOCK_ROWS, max, sum, keep);
+        }
+        i += whole ? whole : 1;
     }
 }
 
-static void weigh_row(const float *p, const float *scale, const float *min, bool wide, float middle, void *digits,
-                      float *delta_out, float *bias_out)
+/* Rows of one group of channels: p lies 64 apart, digits and the rest of a row n_groups apart. */
+KV_INLINE void weigh_rows(const struct kv_weigh *a, int rows, int row, int group, bool wide, const float *scale,
+                          const float *min)
 {
-    int largest = wide ? KV_P_WIDE : KV_P_NARROW;
-    vf w[PAGE_VECTORS], max = vf_zero(), minima = vf_zero(), rest = vf_zero();
+    int largest = wide ? KV_P_WIDE : KV_P_NARROW, at = row * a->n_groups + group;
+    const float *p = a->p + row * KV_TILE;
+    vf max[BLOCK_ROWS], minima[BLOCK_ROWS], before[BLOCK_ROWS], after[BLOCK_ROWS], middle = vf_set(kv_codes_middle(a->bits));
+    for (int r = 0; r < rows; r++) max[r] = minima[r] = before[r] = vf_zero();
 #pragma GCC unroll 8
     for (int i = 0; i < PAGE_VECTORS; i++) {
-        vf x = vf_load(p + i * LANES);
-        w[i] = vf_mul(x, vf_load(scale + i * LANES));
-        max = vf_max(w[i], max);
-        minima = vf_fma(x, vf_load(min + i * LANES), minima);
+        vf s = vf_load(scale + i * LANES), m = vf_load(min + i * LANES);
+        for (int r = 0; r < rows; r++) {
+            vf x = vf_load(p + r * KV_TILE + i * LANES), w = vf_mul(x, s);
+            max[r] = vf_max(w, max[r]);
+            before[r] = vf_add(before[r], w);
+            minima[r] = vf_fma(x, m, minima[r]);
+        }
     }
-    float m = vf_largest(max), delta = m / (float)largest;
-    vf inverse = vf_set(kv_digits_per_unit(largest, m));
+    v4 most = rows_largest(max, rows), delta = v4_div(most, v4_set((float)largest));
+    float inverse[BLOCK_ROWS];
+    v4_store(inverse, digits_per_unit(largest, most));
+    for (int r = 0; r < rows; r++) {
+        char *digits = (char *)a->digits + (size_t)(at + r * a->n_groups) * (size_t)(KV_TILE * (wide ? 2 : 1));
+        vf unit = vf_set(inverse[r]);
+        vi sum = vi_zero();
 #pragma GCC unroll 8
-    for (int i = 0; i < PAGE_VECTORS; i++) {
-        vf r = vf_round(vf_mul(w[i], inverse));
-        rest = vf_add(rest, vf_fnma(r, vf_set(delta), w[i]));
-        if (wide) vi_store_wide_part((int16_t *)digits + i * LANES, vf_to_int(r), LANES);
-        else vi_store_ubytes((uint8_t *)digits + i * LANES, vf_to_int(r));
+        for (int i = 0; i < PAGE_VECTORS; i++) {
+            vf w = vf_mul(vf_load(p + r * KV_TILE + i * LANES), vf_load(scale + i * LANES));
+            vi x = vi_to_digits(w, unit);
+            sum = vi_add(sum, x);
+            if (wide) vi_store_wide((int16_t *)(void *)digits + i * LANES, x);
+            else vi_store_ubytes((uint8_t *)digits + i * LANES, x);
+        }
+        after[r] = vf_from_int(sum);
+        before[r] = vf_fma(before[r], middle, minima[r]);
     }
-    *delta_out = delta;
-    *bias_out = vf_sum(vf_fma(rest, vf_set(middle), minima));
+    v4 rounded = v4_mul(rows_sum(after, rows), v4_set(kv_codes_middle(a->bits)));
+    v4 bias = v4_fnma(delta, rounded, rows_sum(before, rows));
+    if (a->n_groups == 1) {
+        v4_store_n(a->delta + at, delta, rows);
+        v4_store_n(a->bias + at, bias, rows);
+        return;
+    }
+    float d[BLOCK_ROWS], b[BLOCK_ROWS];
+    v4_store(d, delta);
+    v4_store(b, bias);
+    for (int r = 0; r < rows; r++) {
+        a->delta[at + r * a->n_groups] = d[r];
+        a->bias[at + r * a->n_groups] = b[r];
+    }
 }
 
 static void attn_weigh(const struct kv_weigh *a)
 {
     bool wide = kv_values_are_wide(a->bits);
-    float scale[KV_HEAD_DIM_MAX / 32 * KV_TILE], min[KV_HEAD_DIM_MAX / 32 * KV_TILE], middle = kv_codes_middle(a->bits);
+    float scale[KV_HEAD_DIM_MAX / 32 * KV_TILE], min[KV_HEAD_DIM_MAX / 32 * KV_TILE];
     for (int i = 0; i < a->n_groups * KV_TILE; i += LANES) {
         int t = i % KV_TILE;
         vf x = vf_load_f16(a->scale + i), y = vf_load_f16(a->min + i);
         vf_store(scale + i, t + LANES <= a->n_tokens ? x : vf_in_range(x, t, 0, a->n_tokens, 0.0f));
         vf_store(min + i, t + LANES <= a->n_tokens ? y : vf_in_range(y, t, 0, a->n_tokens, 0.0f));
     }
-    char *digits = a->digits;
-    for (int row = 0, at = 0; row < a->n_rows; row++)
-        for (int g = 0; g < a->n_groups; g++, at++, digits += KV_TILE * (wide ? 2 : 1))
-            weigh_row(a->p + row * KV_TILE, scale + g * KV_TILE, min + g * KV_TILE, wide, middle, digits,
-                      &a->delta[at], &a->bias[at]);
+    for (int g = 0; g < a->n_groups; g++) {
+        const float *s = scale + g * KV_TILE, *m = min + g * KV_TILE;
+        if (wide) FOR_ROW_BLOCKS(a->n_rows, weigh_rows(a, n, row, g, true, s, m))
+        else FOR_ROW_BLOCKS(a->n_rows, weigh_rows(a, n, row, g, false, s, m))
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------- values -- */

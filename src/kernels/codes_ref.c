@@ -97,6 +97,8 @@ static void qk_codes_ref(const struct kv_qk_codes *a)
     }
 }
 
+#define HALF_PAGE (KV_TILE / 2)
+
 static void center_row(const struct kv_qk_center *a, int row)
 {
     const float *c = a->cos_part + (size_t)row * a->stride, *s = a->sin_part + (size_t)row * a->stride;
@@ -105,15 +107,17 @@ static void center_row(const struct kv_qk_center *a, int row)
         x[p] = c[p] * a->cos_t0[p] + s[p] * a->sin_t0[p];
         y[p] = s[p] * a->cos_t0[p] - c[p] * a->sin_t0[p];
     }
-    int n_slow = a->n_pairs - a->n_fast;
     for (int m = 0; m < KV_CENTER_TERMS; m++)
-        for (int p = 0; p < n_slow; p++) term[m] += (m % 2 ? y : x)[a->n_fast + p] * a->slow[m * n_slow + p];
-    for (int j = 0; j < KV_TILE; j++) {
-        float sum = a->still[row];
-        for (int m = 0; m < KV_CENTER_TERMS; m++) sum += term[m] * a->polynomials[m * KV_TILE + j];
-        for (int p = 0; p < a->n_fast; p++)
-            sum += x[p] * a->fast[2 * p * KV_TILE + j] + y[p] * a->fast[(2 * p + 1) * KV_TILE + j];
-        a->score[row * KV_TILE + j] += sum;
+        for (int p = a->n_fast; p < a->n_pairs; p++) term[m] += (m % 2 ? y : x)[p] * a->slow[m * a->n_pairs + p];
+    for (int j = 0; j < HALF_PAGE; j++) {
+        float even = a->still[row], odd = 0.0f, *score = a->score + row * KV_TILE + HALF_PAGE;
+        for (int m = 0; m < KV_CENTER_TERMS; m++) *(m % 2 ? &odd : &even) += term[m] * a->polynomials[m * HALF_PAGE + j];
+        for (int p = 0; p < a->n_fast; p++) {
+            even += x[p] * a->fast[2 * p * HALF_PAGE + j];
+            odd += y[p] * a->fast[(2 * p + 1) * HALF_PAGE + j];
+        }
+        score[j] += even + odd;
+        score[-1 - j] += even - odd;
     }
 }
 

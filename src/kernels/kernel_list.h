@@ -49,3 +49,7 @@ X(value_tile_expand, void, (const struct kv_value_tile *in, float *v /* (64, hea
 /* The Hadamard transform over the channels of a key tile, in place: as `hadamard` on each of its 64
  * columns. */
 X(key_tile_hadamard, void, (float *kt /* (head_dim, 64) */, int head_dim))
+
+/* --- encoding --- */
+/* Codes and grids of groups of 2 to 4 bits; bit-equal at every level */
+X(fit_groups, void, (const struct kv_fit_groups *call))

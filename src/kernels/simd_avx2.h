@@ -38,6 +38,19 @@ KV_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 KV_INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 KV_INLINE vf vf_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 KV_INLINE vf vf_abs(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+/* of four vectors: the sum, and the largest, of the lanes of each */
+typedef __m128 v4;
+#define KV_ACROSS(f, a, b, c, d)                                                                            \
+    vf t0 = _mm256_##f##_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)),                            \
+       t1 = _mm256_##f##_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));                            \
+    __m256d u0 = _mm256_castps_pd(t0), u1 = _mm256_castps_pd(t1);                                           \
+    vf u = _mm256_##f##_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(u0, u1)),                                    \
+                           _mm256_castpd_ps(_mm256_unpackhi_pd(u0, u1)));                                   \
+    return _mm_##f##_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps(u, 1))
+KV_INLINE v4 four_sums(vf a, vf b, vf c, vf d) { KV_ACROSS(add, a, b, c, d); }
+KV_INLINE v4 four_largest(vf a, vf b, vf c, vf d) { KV_ACROSS(max, a, b, c, d); }
+KV_INLINE v4 v4_of(vf x) { return _mm256_castps256_ps128(x); }
+KV_INLINE vf vf_of(v4 x) { return _mm256_zextps128_ps256(x); }
 KV_INLINE vf vf_from_int(vi x) { return _mm256_cvtepi32_ps(x); }
 KV_INLINE vi vf_to_int(vf x) { return _mm256_cvtps_epi32(x); }
 /* x · 2^n, n integral. In two steps, so that |n| up to 252 overflows to infinity or underflows as it
@@ -63,11 +76,23 @@ KV_INLINE float vf_largest(vf x)
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+/* a > b ? x : y; a NaN is not larger */
+KV_INLINE vf vf_where_larger(vf a, vf b, vf x, vf y)
+{
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
+KV_INLINE vf vf_of_bits(vi x) { return _mm256_castsi256_ps(x); }
+
 /* lane i gets x[i ^ h] */
 KV_INLINE vf vf_swap(vf x, int h)
 {
     if (h == 1) return _mm256_permute_ps(x, 0xb1);
     return h == 2 ? _mm256_permute_ps(x, 0x4e) : _mm256_permute2f128_ps(x, x, 1);
+}
+
+KV_INLINE vf vf_reverse(vf x)
+{
+    return _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
 }
 
 /* lane i of x where first <= base + i < last, else `other` */
@@ -264,6 +289,7 @@ KV_INLINE vf vf_add_exponent(vf p, vf t)
 #define PARTS 2
 #define GROUPS 2  /* of tokens and COLUMNS of channels side by side: times 4 rows, 8 of 16 registers are sums */
 #define COLUMNS 2
+#define CENTER_WIDE 1 /* times 4 rows and 2 kinds of functions: again 8 */
 #define KEY_SPAN(bits) ((bits) == 3 ? 18 : 43) /* |Q| <= 127 */
 #define VALUE_SPAN(bits) ((bits) == 4 ? 4 : (bits) == 3 ? 8 : 16)
 KV_INLINE vi vi_load_line(const uint8_t *p, bool half)
@@ -288,6 +314,13 @@ KV_INLINE vi vi_dot_wide(vi acc, vi a, vi b)
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
     return acc;
 }
+KV_INLINE vi vi_to_digits(vf x, vf per_unit) { return vf_to_int(vf_mul(x, per_unit)); }
+KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of kv_wide_place */
+{
+    vi y = _mm256_shuffle_epi32(x, 0xd8);
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+    _mm_storeu_si128((__m128i *)(void *)p, words);
+}
 KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
 {
     (void)n;
@@ -298,13 +331,10 @@ KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
     __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
 }
-/* 16-bit words in the order of kv_wide_place */
 KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
 {
     (void)n;
-    vi y = _mm256_shuffle_epi32(x, 0xd8);
-    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
-    _mm_storeu_si128((__m128i *)p, words);
+    vi_store_wide(p, x);
 }
 
 #endif

@@ -51,8 +51,29 @@ KV_INLINE vf vf_abs(vf x) { return _mm512_abs_ps(x); }
 KV_INLINE vf vf_scale2(vf x, vf n) { return _mm512_scalef_ps(x, n); } /* x · 2^n, n integral */
 KV_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 KV_INLINE float vf_largest(vf x) { return _mm512_reduce_max_ps(x); }
+/* of four vectors: the sum, and the largest, of the lanes of each */
+typedef __m128 v4;
+#define KV_ACROSS(f, a, b, c, d)                                                                            \
+    vf t0 = _mm512_##f##_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)),                            \
+       t1 = _mm512_##f##_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));                            \
+    __m512d u0 = _mm512_castps_pd(t0), u1 = _mm512_castps_pd(t1);                                           \
+    vf u = _mm512_##f##_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(u0, u1)),                                    \
+                           _mm512_castpd_ps(_mm512_unpackhi_pd(u0, u1)));                                   \
+    __m256 h = _mm256_##f##_ps(_mm512_castps512_ps256(u), _mm512_extractf32x8_ps(u, 1));                    \
+    return _mm_##f##_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1))
+KV_INLINE v4 four_sums(vf a, vf b, vf c, vf d) { KV_ACROSS(add, a, b, c, d); }
+KV_INLINE v4 four_largest(vf a, vf b, vf c, vf d) { KV_ACROSS(max, a, b, c, d); }
+KV_INLINE v4 v4_of(vf x) { return _mm512_castps512_ps128(x); }
+KV_INLINE vf vf_of(v4 x) { return _mm512_zextps128_ps512(x); }
 KV_INLINE vf vf_from_int(vi x) { return _mm512_cvtepi32_ps(x); }
 KV_INLINE vi vf_to_int(vf x) { return _mm512_cvtps_epi32(x); }
+
+/* a > b ? x : y; a NaN is not larger */
+KV_INLINE vf vf_where_larger(vf a, vf b, vf x, vf y)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
+}
+KV_INLINE vf vf_of_bits(vi x) { return _mm512_castsi512_ps(x); }
 
 /* lane i gets x[i ^ h] */
 KV_INLINE vf vf_swap(vf x, int h)
@@ -60,6 +81,11 @@ KV_INLINE vf vf_swap(vf x, int h)
     if (h == 1) return _mm512_permute_ps(x, 0xb1);
     if (h == 2) return _mm512_permute_ps(x, 0x4e);
     return h == 4 ? _mm512_shuffle_f32x4(x, x, 0xb1) : _mm512_shuffle_f32x4(x, x, 0x4e);
+}
+
+KV_INLINE vf vf_reverse(vf x)
+{
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), x);
 }
 
 /* lane i of x where first <= base + i < last, else `other` */
@@ -223,6 +249,7 @@ KV_INLINE vf vf_add_exponent(vf p, vf t)
 #define PARTS 1
 #define GROUPS 4  /* of tokens and COLUMNS of channels side by side: times 4 rows, 16 of 32 registers are sums */
 #define COLUMNS 4
+#define CENTER_WIDE 2 /* times 4 rows and 2 kinds of functions: again 16 */
 #define KEY_SPAN(bits) (1 << 20)
 #define VALUE_SPAN(bits) 16
 KV_INLINE vi vi_load_line(const uint8_t *p, bool half)
@@ -243,6 +270,11 @@ KV_INLINE vi vi_dot_wide(vi acc, vi a, vi b)
 #endif
     return acc;
 }
+KV_INLINE vi vi_to_digits(vf x, vf per_unit) { return vf_to_int(vf_mul(x, per_unit)); }
+KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of kv_wide_place */
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(_mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8)));
+}
 KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
 {
     _mm_mask_storeu_epi8(p, lanes_below(n), _mm512_cvtepi32_epi8(x));
@@ -251,7 +283,6 @@ KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
 {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
 }
-/* 16-bit words in the order of kv_wide_place */
 KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
 {
     _mm256_mask_storeu_epi16(p, lanes_below(n), _mm512_cvtepi32_epi16(_mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8)));

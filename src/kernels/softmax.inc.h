@@ -2,6 +2,8 @@
  * The softmax of attention in the vocabulary of an instruction set: exponentials of differences to a running
  * maximum.
  */
+#include "kernels/row_blocks.h"
+#include "kernels/rows4.h"
 
 /* e^(y − n·ln2) for n = y / ln2, rounded. With r the remainder, |r| <= ln2 / 2, and ln2 in two parts so that r is
  * exact to 2^-32: e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding makes it
@@ -37,32 +39,34 @@ KV_INLINE vf exp_in_page(vf x)
 
 #define PAGE_VECTORS (KV_TILE / LANES)
 
-KV_INLINE float soften_page(float *score, float *max, float *sum)
+/* `rows` rows that see the whole page; what is one number a row is worked out for all of them at once. */
+KV_INLINE void soften_rows(float *score, int rows, float *max, float *sum, float *keep)
 {
-    vf s[PAGE_VECTORS], top = vf_set(*max);
+    vf top[BLOCK_ROWS], total[BLOCK_ROWS];
+    for (int r = 0; r < rows; r++) {
+        top[r] = vf_load(score + r * KV_TILE);
+        top[r] = vf_max(top[r], vf_set(max[r]));
 #pragma GCC unroll 8
-    for (int i = 0; i < PAGE_VECTORS; i++) {
-        s[i] = vf_load(score + i * LANES);
-        top = vf_max(s[i], top);
+        for (int i = 1; i < PAGE_VECTORS; i++) top[r] = vf_max(vf_load(score + r * KV_TILE + i * LANES), top[r]);
     }
-    float new_max = vf_largest(top), origin = new_max == -INFINITY ? 0.0f : new_max, keep = 1.0f;
-    if (new_max != *max) {
-        float kept[LANES];
-        vf_store(kept, exp_nonpositive(vf_set(*max - origin)));
-        keep = kept[0];
-    } else if (new_max == -INFINITY) {
-        keep = 0.0f;
-    }
-    vf total = vf_set(0.0f), shift = vf_set(origin);
+    v4 old_max = v4_load_n(max, rows), new_max = rows_largest(top, rows), origin = v4_or_zero(new_max);
+    v4 kept = v4_of(exp_nonpositive(vf_of(v4_sub(old_max, origin))));
+    float shift[BLOCK_ROWS];
+    v4_store(shift, origin);
+    for (int r = 0; r < rows; r++) {
+        vf by = vf_set(shift[r]);
+        total[r] = vf_zero();
 #pragma GCC unroll 8
-    for (int i = 0; i < PAGE_VECTORS; i++) {
-        vf e = exp_in_page(vf_sub(s[i], shift));
-        vf_store(score + i * LANES, e);
-        total = vf_add(total, e);
+        for (int i = 0; i < PAGE_VECTORS; i++) {
+            float *s = score + r * KV_TILE + i * LANES;
+            vf e = exp_in_page(vf_sub(vf_load(s), by));
+            vf_store(s, e);
+            total[r] = vf_add(total[r], e);
+        }
     }
-    *max = new_max;
-    *sum = *sum * keep + vf_sum(total);
-    return keep;
+    v4_store_n(max, new_max, rows);
+    v4_store_n(sum, v4_fma(v4_load_n(sum, rows), kept, rows_sum(total, rows)), rows);
+    v4_store_n(keep, kept, rows);
 }
 
 /* Scores of tile tokens [begin, end) (multiples of LANES) to exponentials, 0 outside of [first, last). Moves

@@ -116,7 +116,7 @@ static void to_stored_domain(const struct bench *b, int layer, int head_kv, int6
     if (keys ? r->key_rotated : r->value_rotated) hadamard_by_definition(x, b->rig.plan->head_dim);
 }
 
-/* Recipes of our own are stored up to 3 bits on grids that follow the distribution (cache/kv_fit.h): an outlier may be
+/* Recipes of our own are stored up to 3 bits on grids that follow the distribution (kernels/fit_calls.h): an outlier may be
  * clipped, and what holds is that errors cancel (below). */
 static bool keys_are_fitted(const struct kv_recipe *r)
 {

@@ -1,19 +1,24 @@
-#include "cache/kv_fit.h"
-
+/*
+ * Fitted grids (fit_calls.h) in plain C: the definition. Other levels have the same operations in the same order, no
+ * product fused with a sum (which -std=c11 says to gcc), and so the same bits.
+ */
 #include <math.h>
 #include <string.h>
 
 #include "base/half.h"
-#include "cache/kv_layout.h"
-#include "kernels/attention_calls.h"
+#include "kernels/kernels.h"
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#endif
 
 #define SIDE KV_FIT_SIDE
 
-/* One number per group. Loops over it are what the compiler turns into vectors. */
+/* One number per group. */
 typedef float side[SIDE];
 
 struct fit {
-    float y[KV_HEAD_DIM_MAX][SIDE]; /* x − x̄ */
+    float y[KV_FIT_MAX][SIDE]; /* x − x̄ */
     side mean, lo, hi, variance;    /* lo, hi of y; variance: Σ y² */
     int n;
     float levels;
@@ -86,13 +91,13 @@ static void keep_better(const struct fit *f, const struct grid *grid, struct gri
     for (int l = 0; l < SIDE; l++) {
         float var = s.cc[l] - s.c[l] * s.c[l] / (float)f->n; /* integers: 0 or at least 1/2 */
         float fit = var > 0.25f && s.yc[l] > 0.0f ? s.yc[l] * s.yc[l] / var : 0.0f;
-        if (!(fit > best_fit[l])) continue;
-        best_fit[l] = fit;
-        best->lo[l] = grid->lo[l];
-        best->inverse[l] = grid->inverse[l];
-        best_sums->c[l] = s.c[l];
-        best_sums->cc[l] = s.cc[l];
-        best_sums->yc[l] = s.yc[l];
+        bool better = fit > best_fit[l];
+        best_fit[l] = better ? fit : best_fit[l];
+        best->lo[l] = better ? grid->lo[l] : best->lo[l];
+        best->inverse[l] = better ? grid->inverse[l] : best->inverse[l];
+        best_sums->c[l] = better ? s.c[l] : best_sums->c[l];
+        best_sums->cc[l] = better ? s.cc[l] : best_sums->cc[l];
+        best_sums->yc[l] = better ? s.yc[l] : best_sums->yc[l];
     }
 }
 
@@ -134,7 +139,7 @@ static bool round_grid(const struct fit *f, const struct sums *s, int l, uint16_
     return scale >= 0x1p-14f && min * 0x1p-11f <= scale * 0.0625f;
 }
 
-void kv_fit(const struct kv_fit_groups *g, uint16_t *scale, uint16_t *min)
+static void fit_groups_ref(const struct kv_fit_groups *g)
 {
     struct fit f;
     struct grid grid;
@@ -142,12 +147,17 @@ void kv_fit(const struct kv_fit_groups *g, uint16_t *scale, uint16_t *min)
     read_groups(&f, g);
     search(&f, &grid, &sums);
     for (int l = 0; l < g->n_groups; l++)
-        if (!round_grid(&f, &sums, l, &scale[l], &min[l])) scale[l] = 0;
+        if (!round_grid(&f, &sums, l, &g->scale[l], &g->min[l])) g->scale[l] = 0;
     for (int i = 0; i < g->n; i++) {
         uint8_t *codes = g->codes + (size_t)i * g->codes_next;
         side c;
         for (int l = 0; l < SIDE; l++) c[l] = code_of(f.y[i][l], grid.lo[l], grid.inverse[l], f.levels);
         for (int l = 0; l < g->n_groups; l++)
-            if (scale[l]) codes[(size_t)l * g->codes_side] = (uint8_t)c[l];
+            if (g->scale[l]) codes[(size_t)l * g->codes_side] = (uint8_t)c[l];
     }
+}
+
+void kv_fill_fit_ref(struct kv_kernels *table)
+{
+    table->fit_groups = fit_groups_ref;
 }
