@@ -97,7 +97,7 @@ struct job {
     const struct kv_codec *codec;
     const struct kv_recipe *recipe;
     const struct kv_channels *channels; /* NULL unless the keys are mixed */
-    uint8_t *page;
+    uint8_t *page; /* kv_page_base */
     int layer, head_kv, head_dim;
     int row, n;
     int64_t position; /* of `row` */
@@ -420,7 +420,7 @@ static kvant_status encode_values(const struct job *j, const float *v)
     return KVANT_OK;
 }
 
-kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n,
+kvant_status kv_codec_encode(const struct kv_codec *c, struct kv_page page, int layer, int head_kv, int row, int n,
                              int64_t position, const float *k, const float *v, void *scratch,
                              struct kvant_error *err)
 {
@@ -428,7 +428,7 @@ kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer,
     struct job j = {
         .codec = c,
         .recipe = kv_plan_recipe_at(plan, layer, head_kv),
-        .page = page,
+        .page = kv_page_base(c->layout, page, (size_t)(layer * plan->n_head_kv + head_kv)),
         .layer = layer,
         .head_kv = head_kv,
         .head_dim = plan->head_dim,
@@ -482,7 +482,7 @@ static void add_centers(const struct kv_codec *c, int layer, int head_kv, int n_
     }
 }
 
-void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
+void kv_codec_expand_keys(const struct kv_codec *c, struct kv_page page, int layer, int head_kv, int n_tokens,
                           int64_t position, float *kt)
 {
     float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2];
@@ -491,16 +491,17 @@ void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int lay
     kv_codec_expand_keys_turned(c, page, layer, head_kv, n_tokens, cos_t0, sin_t0, kt);
 }
 
-void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,
+void kv_codec_expand_keys_turned(const struct kv_codec *c, struct kv_page page, int layer, int head_kv,
                                  int n_tokens, const float *cos_t0, const float *sin_t0, float *kt)
 {
     int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
     const struct kv_recipe *r = &c->plan->recipe[i_head];
     const struct kv_side_layout *side = &c->layout->key[i_head];
+    const uint8_t *base = kv_page_base(c->layout, page, (size_t)i_head);
     struct kv_key_tile tile = {
-        .codes = page + side->codes,
-        .scale = (const uint16_t *)(const void *)(page + side->scale),
-        .min = (const uint16_t *)(const void *)(page + side->min),
+        .codes = base + side->codes,
+        .scale = (const uint16_t *)(const void *)(base + side->scale),
+        .min = (const uint16_t *)(const void *)(base + side->min),
         .head_dim = head_dim,
         .bits = r->key_bits,
         .group = r->key_scheme,
@@ -517,16 +518,17 @@ void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, 
         add_centers(c, layer, head_kv, n_tokens, cos_t0, sin_t0, kt);
 }
 
-void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,
+void kv_codec_expand_values(const struct kv_codec *c, struct kv_page page, int layer, int head_kv,
                             int n_tokens, float *v)
 {
     int i_head = layer * c->plan->n_head_kv + head_kv, head_dim = c->plan->head_dim;
     const struct kv_recipe *r = &c->plan->recipe[i_head];
     const struct kv_side_layout *side = &c->layout->value[i_head];
+    const uint8_t *base = kv_page_base(c->layout, page, (size_t)i_head);
     struct kv_value_tile tile = {
-        .codes = page + side->codes,
-        .scale = (const uint16_t *)(const void *)(page + side->scale),
-        .min = (const uint16_t *)(const void *)(page + side->min),
+        .codes = base + side->codes,
+        .scale = (const uint16_t *)(const void *)(base + side->scale),
+        .min = (const uint16_t *)(const void *)(base + side->min),
         .head_dim = head_dim,
         .bits = r->value_bits,
         .group = r->value_group ? r->value_group : head_dim,

@@ -52,23 +52,23 @@ struct kv_codec { /* what encode and expand need beside the page; borrowed */
  * first row (for centring). scratch: kv_codec_scratch_bytes, aligned to 64. Errors: NUMERIC for a NaN, an
  * infinity or a group that float16 cannot hold (names layer, head, position); the page's rows are undefined
  * then. */
-kvant_status kv_codec_encode(const struct kv_codec *c, uint8_t *page, int layer, int head_kv, int row, int n,
+kvant_status kv_codec_encode(const struct kv_codec *c, struct kv_page page, int layer, int head_kv, int row, int n,
                              int64_t position, const float *k, const float *v, void *scratch,
                              struct kvant_error *err);
 size_t kv_codec_scratch_bytes(int head_dim);
 
 /* Keys of a page's first n_tokens rows to a float tile (head_dim, 64), in the plain domain: rotation undone,
  * centres added. position: of the page's first token. */
-void kv_codec_expand_keys(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv, int n_tokens,
+void kv_codec_expand_keys(const struct kv_codec *c, struct kv_page page, int layer, int head_kv, int n_tokens,
                           int64_t position, float *kt);
 /* The same with cos and sin of the position at hand, (n_rot / 2) each; unused (NULL) where the recipe does
  * not centre. One turn's angles cost 1 µs, as much as expanding the tile, so attention takes them from the
  * sequence's table. */
-void kv_codec_expand_keys_turned(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,
+void kv_codec_expand_keys_turned(const struct kv_codec *c, struct kv_page page, int layer, int head_kv,
                                  int n_tokens, const float *cos_t0, const float *sin_t0, float *kt);
 /* Values (64, head_dim), *in the rotated domain* if the recipe rotates: Σ p·v is turned back once per output,
  * not per row. */
-void kv_codec_expand_values(const struct kv_codec *c, const uint8_t *page, int layer, int head_kv,
+void kv_codec_expand_values(const struct kv_codec *c, struct kv_page page, int layer, int head_kv,
                             int n_tokens, float *v);
 
 #endif

@@ -59,22 +59,22 @@ static struct kv_side_layout place_side(struct kv_carve *c, struct side_size siz
     return side;
 }
 
-/* Measures a page and, where the arrays are not NULL, places its sides. A page is at most 2·KV_PAGE_TOKENS·2
+/* Measures a page and, where `out` is not NULL, places its sides. A page is at most 2·KV_PAGE_TOKENS·2
  * bytes per (layer, KV head, channel) and three alignments per side: far from overflow for dimensions that
  * check_dims accepts. */
-static size_t layout_page(const struct kvant_plan *plan, struct kv_side_layout *key,
-                          struct kv_side_layout *value)
+static size_t layout_page(const struct kvant_plan *plan, const struct kv_layout *out)
 {
     struct kv_carve page = { NULL, 0, false };
     for (int layer = 0; layer < plan->n_layer; layer++) {
         size_t first = (size_t)layer * (size_t)plan->n_head_kv;
         for (int h = 0; h < plan->n_head_kv; h++) {
-            struct kv_side_layout side = place_side(&page, key_size(plan, layer, h));
-            if (key) key[first + (size_t)h] = side;
-        }
-        for (int h = 0; h < plan->n_head_kv; h++) {
-            struct kv_side_layout side = place_side(&page, value_size(plan, layer, h));
-            if (value) value[first + (size_t)h] = side;
+            size_t begin = page.used, i = first + (size_t)h;
+            struct kv_side_layout key = place_side(&page, key_size(plan, layer, h));
+            struct kv_side_layout value = place_side(&page, value_size(plan, layer, h));
+            if (!out) continue;
+            out->key[i] = key;
+            out->value[i] = value;
+            out->head[i] = (struct kv_head_layout){ begin, page.used - begin };
         }
     }
     return page.used;
@@ -82,7 +82,7 @@ static size_t layout_page(const struct kvant_plan *plan, struct kv_side_layout *
 
 size_t kv_layout_page_bytes(const struct kvant_plan *plan)
 {
-    return layout_page(plan, NULL, NULL);
+    return layout_page(plan, NULL);
 }
 
 size_t kv_layout_payload_bytes(const struct kvant_plan *plan)
@@ -115,6 +115,7 @@ size_t kv_layout_table_bytes(const struct kvant_plan *plan)
     size_t n = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
     kv_carve(&c, n, sizeof(struct kv_side_layout));
     kv_carve(&c, n, sizeof(struct kv_side_layout));
+    kv_carve(&c, n, sizeof(struct kv_head_layout));
     return c.used;
 }
 
@@ -214,13 +215,14 @@ kvant_status kv_layout_open(struct kv_layout *out, const struct kvant_plan *plan
     out->head_dim = plan->head_dim;
     out->key = kv_carve(&c, n, sizeof *out->key);
     out->value = kv_carve(&c, n, sizeof *out->value);
-    out->page_bytes = layout_page(plan, out->key, out->value);
+    out->head = kv_carve(&c, n, sizeof *out->head);
+    out->page_bytes = layout_page(plan, out);
     return KVANT_OK;
 }
 
 void kv_layout_close(struct kv_layout *layout)
 {
-    kv_free(layout->key); /* one block with value */
+    kv_free(layout->key); /* one block with the others */
     *layout = (struct kv_layout){ 0 };
 }
 

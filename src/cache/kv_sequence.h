@@ -45,7 +45,7 @@ struct kv_seq {
     bool failed;
     struct kv_seq_step step;
 
-    uint8_t **pages;       /* (n_pages_max), the first n_pages are held                         */
+    struct kv_page *pages; /* (n_pages_max), the first n_pages are held                         */
     size_t n_pages, n_pages_max;
 
     uint16_t *sink_k, *sink_v; /* f16 (n_layer, n_head_kv, n_sink_rows, head_dim)               */

@@ -47,20 +47,19 @@ kvant_status kv_seq_begin(struct kv_seq *seq, int64_t n, struct kvant_error *err
     int64_t sealed = kv_seq_n_sealed(seq);
     size_t n_pages = kv_seq_page_count(seq->cache->plan, seq->n_tokens + n);
     if (step.sealed_after > sealed && sealed % KV_PAGE_TOKENS) {
-        uint8_t **last = &seq->pages[sealed / KV_PAGE_TOKENS];
+        struct kv_page *last = &seq->pages[sealed / KV_PAGE_TOKENS], copy;
         if (kv_page_is_shared(pool, *last)) {
-            uint8_t *copy = kv_page_take(pool);
-            if (!copy)
+            if (!kv_page_take(pool, &copy))
                 KV_FAIL(err, KVANT_ERR_MEMORY, -1,
                         "cache: the page pool has no page left"); /* promised, so unreachable */
-            memcpy(copy, *last, pool->page_bytes);
+            kv_page_copy(pool->layout, copy, *last);
             kv_page_drop(pool, *last);
             *last = copy;
         }
     }
     while (seq->n_pages < n_pages) {
-        uint8_t *page = kv_page_take(pool);
-        if (!page)
+        struct kv_page page;
+        if (!kv_page_take(pool, &page))
             KV_FAIL(err, KVANT_ERR_MEMORY, -1,
                     "cache: the page pool has no page left"); /* promised, so unreachable */
         seq->pages[seq->n_pages++] = page;

@@ -52,7 +52,7 @@ static kvant_status plan_cache_open(struct kv_plan_cache **out, struct kv_store 
     }
     c->store = store;
     c->plan = plan;
-    c->pool.page_bytes = c->layout.page_bytes;
+    c->pool.layout = &c->layout;
     c->codec = (struct kv_codec){ store->kernels, plan, &c->layout, &c->centers, &store->rope };
     c->next = store->caches;
     store->caches = c;

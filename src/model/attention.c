@@ -222,7 +222,7 @@ static void attend_chunk(const struct kv_attn_block *b, int64_t chunk, const str
     for (int64_t p = chunk * CHUNK_PAGES; p < end; p++) {
         int n = (int)kv_clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS);
         if (in_tiles(b)) kv_block_attend_tile_page(b, p, n, state);
-        else kv_block_attend_page(b, p, n, p + 1 < end ? b->view.pages[p + 1] : NULL, state);
+        else kv_block_attend_page(b, p, n, p + 1 < end ? &b->view.pages[p + 1] : NULL, state);
     }
 }
 

@@ -76,7 +76,7 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
 void kv_block_prepare_pages(const struct kv_attn_block *b);
 /* Adds page i, whose first n tokens are sealed for the last query, to the states. next: the page after it, which is
  * asked for meanwhile, or NULL. */
-void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const uint8_t *next,
+void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const struct kv_page *next,
                           const struct kv_partial *state);
 /* The same in float32 from the expanded page. */
 void kv_block_attend_tile_page(const struct kv_attn_block *b, int64_t i_page, int n,

@@ -42,8 +42,7 @@ static size_t i_head(const struct kv_attn_block *b)
     return (size_t)b->call->layer * (size_t)b->call->n_head_kv + (size_t)b->head_kv;
 }
 
-/* A head's keys or values in a page are a few KB and those of the next page are elsewhere: too short a stream for
- * the hardware to run ahead of. */
+/* The next page's part, which in its group follows at once: what the hardware does not run ahead to by itself. */
 static struct kv_ahead ahead_of(const uint8_t *next, const struct kv_side_layout *side, size_t codes_only_bytes)
 {
     size_t n_bytes = side->min > side->scale ? side->min + (side->min - side->scale) - side->codes : codes_only_bytes;
@@ -262,23 +261,25 @@ static void add_values(const struct kv_attn_block *b, const uint8_t *page, int r
 
 /* -------------------------------------------------------------------------------------------- a page -- */
 
-void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const uint8_t *next,
+void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const struct kv_page *next,
                           const struct kv_partial *state)
 {
     const struct kv_attn_worker *w = b->worker;
-    const uint8_t *page = b->view.pages[i_page];
+    const struct kv_layout *layout = b->codec->layout;
+    const uint8_t *page = kv_page_base(layout, b->view.pages[i_page], i_head(b));
+    const uint8_t *after = next ? kv_page_base(layout, *next, i_head(b)) : NULL;
     int64_t begin = i_page * KV_PAGE_TOKENS;
     int blind = 0; /* query tokens that see nothing of the page */
     while (b->sealed[blind] <= begin) blind++;
     for (int i = blind; i < b->n_tokens; i++)
         kv_block_set_visible(b, i, 0, kv_clamp(b->sealed[i] - begin, 0, n));
     int row = blind * b->group, n_rows = b->n_rows - row;
-    struct kv_ahead keys = keys_ahead(b, next);
+    struct kv_ahead keys = keys_ahead(b, after);
     if (b->recipe->key_bits == 16) scores_half(b, page, row, keys);
     else if (b->recipe->key_scheme == KV_KEY_TOKEN) scores_per_token(b, page, row, keys);
     else scores_per_channel(b, page, row, keys);
     if (b->recipe->key_centered) add_center_scores(b, i_page, row);
     b->kernels->attn_soften(&(struct kv_soften){ w->score + row * KV_TILE, n_rows, w->first + row, w->last + row,
                                                  state->max + row, state->sum + row, w->page.keep });
-    add_values(b, page, row, n, values_ahead(b, next), state);
+    add_values(b, page, row, n, values_ahead(b, after), state);
 }

@@ -90,6 +90,7 @@ kvant_status kv_error_mode_round(const struct kv_error_mode *m, int i, int layer
 {
     const struct kv_codec *codec = &m->codec[i];
     const struct kv_recipe *recipe = kv_plan_recipe_at(m->plan[i], layer, head_kv);
+    const struct kv_page alone = { page, 0, 1 };
     int head_dim = m->head_dim;
     int64_t key_end, value_end;
     kv_error_mode_sealed(m, n_tokens, &key_end, &value_end);
@@ -99,11 +100,11 @@ kvant_status kv_error_mode_round(const struct kv_error_mode *m, int i, int layer
     for (int64_t first = kv_error_mode_sinks(m); first < key_end; first += KV_PAGE_TOKENS) {
         int n = key_end - first < KV_PAGE_TOKENS ? (int)(key_end - first) : KV_PAGE_TOKENS;
         int64_t at = first * head_dim;
-        KV_TRY(kv_codec_encode(codec, page, layer, head_kv, 0, n, first, k + at, v + at, scratch, err));
-        kv_codec_expand_keys(codec, page, layer, head_kv, n, first, tile);
+        KV_TRY(kv_codec_encode(codec, alone, layer, head_kv, 0, n, first, k + at, v + at, scratch, err));
+        kv_codec_expand_keys(codec, alone, layer, head_kv, n, first, tile);
         for (int t = 0; t < n; t++)
             for (int c = 0; c < head_dim; c++) k_hat[at + t * head_dim + c] = tile[c * KV_PAGE_TOKENS + t];
-        kv_codec_expand_values(codec, page, layer, head_kv, n, tile);
+        kv_codec_expand_values(codec, alone, layer, head_kv, n, tile);
         if (recipe->value_rotated) codec->kernels->hadamard(tile, n, head_dim);
         int64_t n_values = value_end - first < n ? value_end - first : n;
         if (n_values > 0) memcpy(v_hat + at, tile, (size_t)n_values * (size_t)head_dim * sizeof *tile);

@@ -65,11 +65,16 @@ static void bench_close(struct bench *b)
     rig_close(&b->rig);
 }
 
+static struct kv_page alone(uint8_t *page)
+{
+    return (struct kv_page){ page, 0, 1 };
+}
+
 static kvant_status encode(struct bench *b, int layer, int head_kv, int row, int n, int64_t page_position,
                            struct kvant_error *err)
 {
     size_t first = (size_t)row * (size_t)b->rig.plan->head_dim;
-    return kv_codec_encode(&b->codec, b->page, layer, head_kv, row, n, page_position + row, b->k + first,
+    return kv_codec_encode(&b->codec, alone(b->page), layer, head_kv, row, n, page_position + row, b->k + first,
                            b->v + first, b->scratch, err);
 }
 
@@ -173,7 +178,7 @@ static void check_bounds(struct bench *b, int layer, int head_kv, int n, int64_t
         is_mean[ch->order[s]] = true;
     double key_rounding = r->key_centered || r->key_rotated ? TRANSFORM_ROUNDING : PLAIN_ROUNDING;
 
-    kv_codec_expand_keys(&b->codec, b->page, layer, head_kv, n, page_position, b->tile);
+    kv_codec_expand_keys(&b->codec, alone(b->page), layer, head_kv, n, page_position, b->tile);
     for (int row = 0; row < ROWS; row++) {
         double x[KV_HEAD_DIM_MAX], y[KV_HEAD_DIM_MAX];
         for (int c = 0; c < head_dim; c++) {
@@ -189,7 +194,7 @@ static void check_bounds(struct bench *b, int layer, int head_kv, int n, int64_t
                 assert_true(fabs(x[c] - y[c]) <= key_bound(b, layer, head_kv, row, c, x[c]) * 1.00001 + key_rounding);
         }
     }
-    kv_codec_expand_values(&b->codec, b->page, layer, head_kv, n, b->tile); /* stays rotated */
+    kv_codec_expand_values(&b->codec, alone(b->page), layer, head_kv, n, b->tile); /* stays rotated */
     for (int row = 0; row < n; row++) {
         double x[KV_HEAD_DIM_MAX];
         for (int c = 0; c < head_dim; c++) x[c] = b->v[row * head_dim + c];
@@ -208,7 +213,7 @@ static void check_fitted_values(struct bench *b, int head_kv)
     const struct kv_recipe *r = kv_plan_recipe_at(b->rig.plan, 0, head_kv);
     int head_dim = b->rig.plan->head_dim, levels = (1 << r->value_bits) - 1;
     double sum_fitted = 0.0, sum_plain = 0.0;
-    kv_codec_expand_values(&b->codec, b->page, 0, head_kv, ROWS, b->tile);
+    kv_codec_expand_values(&b->codec, alone(b->page), 0, head_kv, ROWS, b->tile);
     for (int row = 0; row < ROWS; row++) {
         double x[KV_HEAD_DIM_MAX], mean = 0.0, offset = 0.0, along = 0.0, variance = 0.0, low = INFINITY, high = -INFINITY;
         for (int c = 0; c < head_dim; c++) x[c] = b->v[row * head_dim + c];
@@ -305,7 +310,7 @@ static void test_zero_bit_channels_hold_their_mean(void **state)
     struct bench b;
     bench_open(&b, "k3c32x v3h", 96);
     assert_int_equal(encode(&b, 1, 1, 0, ROWS, 4, NULL), KVANT_OK);
-    kv_codec_expand_keys(&b.codec, b.page, 1, 1, ROWS, 4, b.tile);
+    kv_codec_expand_keys(&b.codec, alone(b.page), 1, 1, ROWS, 4, b.tile);
     const struct kv_channels *ch = &b.rig.plan->channels[3];
     assert_true(ch->count[4] > 0);
     for (int s = 96 - ch->count[4]; s < 96; s++) {
@@ -334,9 +339,9 @@ static void test_constant_groups(void **state)
             memset(b.page, 0xff, b.layout.page_bytes);
             for (int j = 0; j < 64 * ROWS; j++) b.k[j] = b.v[j] = constants[i];
             assert_int_equal(encode(&b, 0, 1, 0, ROWS, 4, NULL), KVANT_OK);
-            kv_codec_expand_keys(&b.codec, b.page, 0, 1, ROWS, 4, b.tile);
+            kv_codec_expand_keys(&b.codec, alone(b.page), 0, 1, ROWS, 4, b.tile);
             for (int j = 0; j < 64 * ROWS; j++) assert_true(b.tile[j] == constants[i]);
-            kv_codec_expand_values(&b.codec, b.page, 0, 1, ROWS, b.tile);
+            kv_codec_expand_values(&b.codec, alone(b.page), 0, 1, ROWS, b.tile);
             for (int j = 0; j < 64 * ROWS; j++) assert_true(b.tile[j] == constants[i]);
             assert_true(f16_at(b.page, b.layout.key[1].scale, 0) == 0.0f &&
                         f16_at(b.page, b.layout.value[1].scale, 0) == 0.0f);
@@ -359,7 +364,7 @@ static void test_narrow_groups_far_from_zero(void **state)
     for (int j = 0; j < 64 * ROWS; j++) b.k[j] = b.v[j] = (j % 2 ? 211.06f : -211.06f) + 0.15f * rig_noise(&noise);
     assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
     check_bounds(&b, 0, 0, ROWS, 4);
-    kv_codec_expand_keys(&b.codec, b.page, 0, 0, ROWS, 4, b.tile);
+    kv_codec_expand_keys(&b.codec, alone(b.page), 0, 0, ROWS, 4, b.tile);
     for (int c = 0; c < 64; c++) { /* the grid grows by one f16 step at most: 0.125 + 0.3 in 15 levels */
         for (int t = 0; t < ROWS; t++)
             assert_true(fabsf(b.tile[c * ROWS + t] - b.k[t * 64 + c]) <= 0.5f * 0.43f / 15 + 2e-5f);
@@ -378,7 +383,7 @@ static void test_tiny_ranges(void **state)
         float range = steps * 255.0f * 0x1p-24f;
         for (int j = 0; j < 64 * ROWS; j++) b.k[j] = b.v[j] = range * (float)(j % 64 + j / 64) / 126.0f;
         assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
-        kv_codec_expand_keys(&b.codec, b.page, 0, 0, ROWS, 4, b.tile);
+        kv_codec_expand_keys(&b.codec, alone(b.page), 0, 0, ROWS, 4, b.tile);
         for (int c = 0; c < 64; c++) {
             float half_step = f16_at(b.page, b.layout.key[0].scale, c) / 2;
             for (int t = 0; t < ROWS; t++)
@@ -432,12 +437,12 @@ static void test_a_spike_stays_in_its_channel(void **state)
         bench_open(&b, recipes[r], 64);
         assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
         float *before = kv_alloc(64 * ROWS, sizeof *before);
-        kv_codec_expand_keys(&b.codec, b.page, 0, 0, ROWS, 4, before);
+        kv_codec_expand_keys(&b.codec, alone(b.page), 0, 0, ROWS, 4, before);
         for (int spike = 0; spike < 64; spike += 9) {
             float old = b.k[10 * 64 + spike];
             b.k[10 * 64 + spike] = 5000.0f;
             assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
-            kv_codec_expand_keys(&b.codec, b.page, 0, 0, ROWS, 4, b.tile);
+            kv_codec_expand_keys(&b.codec, alone(b.page), 0, 0, ROWS, 4, b.tile);
             b.k[10 * 64 + spike] = old;
             int group = b.rig.plan->recipe[0].key_scheme;
             for (int c = 0; c < 64; c++) {
@@ -467,11 +472,11 @@ static void test_encoding_an_expanded_page_changes_nothing(void **state)
         assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
         uint8_t *page = kv_alloc(1, b.layout.page_bytes);
         memcpy(page, b.page, b.layout.page_bytes);
-        kv_codec_expand_keys(&b.codec, b.page, 0, 0, ROWS, 4, b.tile);
+        kv_codec_expand_keys(&b.codec, alone(b.page), 0, 0, ROWS, 4, b.tile);
         for (int c = 0; c < 64; c++) {
             for (int t = 0; t < ROWS; t++) b.k[t * 64 + c] = b.tile[c * ROWS + t];
         }
-        kv_codec_expand_values(&b.codec, b.page, 0, 0, ROWS, b.v);
+        kv_codec_expand_values(&b.codec, alone(b.page), 0, 0, ROWS, b.v);
         assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
         if (memcmp(page, b.page, b.layout.page_bytes)) print_message("recipe %s\n", recipes[r]);
         assert_memory_equal(page, b.page, b.layout.page_bytes);
@@ -501,11 +506,11 @@ static void test_rows_in_pieces(void **state)
                 assert_int_equal(encode(&b, 0, 1, cuts[i], cuts[i + 1] - cuts[i], 4, NULL), KVANT_OK);
             }
             float *expected = kv_alloc(40 * ROWS, sizeof(float));
-            kv_codec_expand_keys(&b.codec, whole, 0, 1, ROWS, 4, expected);
-            kv_codec_expand_keys(&b.codec, b.page, 0, 1, ROWS, 4, b.tile);
+            kv_codec_expand_keys(&b.codec, alone(whole), 0, 1, ROWS, 4, expected);
+            kv_codec_expand_keys(&b.codec, alone(b.page), 0, 1, ROWS, 4, b.tile);
             assert_memory_equal(expected, b.tile, 40 * ROWS * sizeof(float));
-            kv_codec_expand_values(&b.codec, whole, 0, 1, ROWS, expected);
-            kv_codec_expand_values(&b.codec, b.page, 0, 1, ROWS, b.tile);
+            kv_codec_expand_values(&b.codec, alone(whole), 0, 1, ROWS, expected);
+            kv_codec_expand_values(&b.codec, alone(b.page), 0, 1, ROWS, b.tile);
             assert_memory_equal(expected, b.tile, 40 * ROWS * sizeof(float));
             kv_free(expected);
         }

@@ -85,16 +85,18 @@ static void test_sides_are_disjoint_and_aligned(void **state)
     struct kv_layout layout;
     rig_open(&rig, "k4c64 v3h,k3t v2g32,k16 v8,k3c64x v4,k2c32m v16", 3, 5, 96, 4, 32);
     assert_int_equal(kv_layout_open(&layout, rig.plan, NULL), KVANT_OK);
-    size_t end = 0; /* layers in order, in each the keys of all heads, then the values */
+    size_t end = 0; /* layers in order, in each the heads, of each keys, then values */
     for (int layer = 0; layer < 3; layer++) {
-        for (int side = 0; side < 2; side++) {
-            for (int h = 0; h < 5; h++) {
+        for (int h = 0; h < 5; h++) {
+            assert_int_equal(layout.head[layer * 5 + h].first, end);
+            for (int side = 0; side < 2; side++) {
                 const struct kv_side_layout *s = (side ? layout.value : layout.key) + layer * 5 + h;
                 assert_int_equal(s->codes, end);
                 assert_true(s->codes % 64 == 0 && s->scale % 64 == 0 && s->min % 64 == 0);
                 assert_true(s->codes < s->scale && s->scale <= s->min);
                 end = s->min + (s->min - s->scale); /* as many minima as scales */
             }
+            assert_int_equal(layout.head[layer * 5 + h].first + layout.head[layer * 5 + h].n_bytes, end);
         }
     }
     assert_int_equal(end, layout.page_bytes);
@@ -228,7 +230,7 @@ static void test_paper_true_bits(void **state)
     double unused_page = 32 * 4.25 * elements_per_token / 8; /* 32736 = 511.5 pages */
     double unused_tail = 31 * 16.0 * elements_per_token / 8;
     double rest = (double)(m.total_bytes + m.tables_bytes) - tokens_bytes - unused_page - unused_tail;
-    assert_true(rest > 0 && rest < 512 * 16 + 4096); /* page table, reference counts, layout */
+    assert_true(rest > 0 && rest < 512 * 24 + 4096); /* page table, reference counts, layout */
     assert_true(m.true_bits - 8 * (double)(m.total_bytes + m.tables_bytes) / (elements_per_token * 32768) == 0);
     rig_close(&rig);
 }

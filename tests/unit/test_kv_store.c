@@ -13,6 +13,7 @@
 #include "support/cache_rig.h"
 
 #include "base/half.h"
+#include "cache/kv_pages.h"
 
 #define N_LAYER 2
 #define N_HEAD 2
@@ -82,6 +83,24 @@ static void assert_same_segment(const struct kv_exact_segment *a, const struct k
     }
 }
 
+/* A copy of a page, alone: its bytes in the order of the layout. */
+static uint8_t *flat(const struct kv_seq *seq, struct kv_page page)
+{
+    const struct kv_layout *layout = kv_seq_codec(seq)->layout;
+    uint8_t *bytes = calloc(1, layout->page_bytes);
+    assert_non_null(bytes);
+    kv_page_copy(layout, (struct kv_page){ bytes, 0, 1 }, page);
+    return bytes;
+}
+
+static void assert_same_page(const struct kv_seq *a, struct kv_page of_a, const struct kv_seq *b, struct kv_page of_b)
+{
+    uint8_t *x = flat(a, of_a), *y = flat(b, of_b);
+    assert_memory_equal(x, y, kv_seq_codec(a)->layout->page_bytes);
+    free(x);
+    free(y);
+}
+
 /* What every query would read is the same; with `bytes`, so is each byte of the pages. */
 static void assert_same_cache(const struct kv_seq *a, const struct kv_seq *b, bool bytes)
 {
@@ -98,7 +117,7 @@ static void assert_same_cache(const struct kv_seq *a, const struct kv_seq *b, bo
         for (int64_t t = 0; t < va.n_pages_sealed_tokens; t += 64) {
             int n = va.n_pages_sealed_tokens - t < 64 ? (int)(va.n_pages_sealed_tokens - t) : 64;
             int64_t position = kv_seq_plan(a)->sinks + t;
-            if (bytes) assert_memory_equal(va.pages[t / 64], vb.pages[t / 64], kv_seq_codec(a)->layout->page_bytes);
+            if (bytes) assert_same_page(a, va.pages[t / 64], b, vb.pages[t / 64]);
             kv_codec_expand_keys(kv_seq_codec(a), va.pages[t / 64], layer, head, n, position, x);
             kv_codec_expand_keys(kv_seq_codec(b), vb.pages[t / 64], layer, head, n, position, y);
             assert_memory_equal(x, y, sizeof x);
@@ -195,24 +214,25 @@ static void test_sealed_bytes_never_change(void **state)
         open_fixture(&f, plans[p], 4, 32);
         struct kv_seq *seq = open_seq(&f, 2000);
         append(&f, seq, 1, 300);
-        size_t page_bytes = kv_seq_codec(seq)->layout->page_bytes;
         struct kv_seq_view view;
         kv_seq_get_view(seq, 0, 0, NULL, NULL, 0, &view);
         size_t n_full = (size_t)view.n_pages_sealed_tokens / 64;
-        uint8_t *before = malloc(n_full * page_bytes);
+        uint8_t **before = calloc(n_full + 1, sizeof *before);
+        assert_non_null(before);
         static float x[64 * 64], y[64 * 64]; /* and the rows of the page that is being filled */
         int n_part = (int)(view.n_pages_sealed_tokens % 64);
         int64_t position = 4 + (int64_t)n_full * 64;
-        for (size_t i = 0; i < n_full; i++) memcpy(before + i * page_bytes, view.pages[i], page_bytes);
+        for (size_t i = 0; i < n_full; i++) before[i] = flat(seq, view.pages[i]);
         if (n_part) kv_codec_expand_keys(kv_seq_codec(seq), view.pages[n_full], 1, 1, n_part, position, x);
         for (int m = 0; m < 3; m++) {
             append(&f, seq, 1, more[m]);
             kv_seq_get_view(seq, 0, 0, NULL, NULL, 0, &view);
             for (size_t i = 0; i < n_full; i++)
-                assert_memory_equal(before + i * page_bytes, view.pages[i], page_bytes);
+                assert_same_page(seq, (struct kv_page){ before[i], 0, 1 }, seq, view.pages[i]);
             if (n_part) kv_codec_expand_keys(kv_seq_codec(seq), view.pages[n_full], 1, 1, n_part, position, y);
             if (n_part) assert_memory_equal(x, y, sizeof x);
         }
+        for (size_t i = 0; i < n_full; i++) free(before[i]);
         free(before);
         kv_seq_close(seq);
         close_fixture(&f);
