@@ -313,6 +313,7 @@ static void attend_part(const struct kv_attn_block *b, const struct kv_partial *
     struct kv_partial own = partial_from(all, first + (size_t)part * (size_t)b->n_rows, head_dim);
     partial_clear(&own, b->n_rows, head_dim);
     if (part < w->n_parts - 1) {
+        kv_block_ask_for_page(b, part * CHUNK_PAGES);
         if (!in_tiles(b)) kv_block_prepare_pages(b);
         attend_chunk(b, part, &own);
     } else {

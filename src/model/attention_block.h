@@ -74,6 +74,8 @@ static inline void kv_block_set_visible(const struct kv_attn_block *b, int i, in
 struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, size_t head_dim);
 /* What follows from the queries alone, before the block's first page. */
 void kv_block_prepare_pages(const struct kv_attn_block *b);
+/* Asks memory for what the block's head has in page i. */
+void kv_block_ask_for_page(const struct kv_attn_block *b, int64_t i_page);
 /* Adds page i, whose first n tokens are sealed for the last query, to the states. next: the page after it, which is
  * asked for meanwhile, or NULL. */
 void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const struct kv_page *next,

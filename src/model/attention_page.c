@@ -16,6 +16,8 @@
 
 #include <string.h>
 
+#include "kernels/code_layout.h"
+
 struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, size_t head_dim)
 {
     struct kv_page_scratch s;
@@ -42,21 +44,25 @@ static size_t i_head(const struct kv_attn_block *b)
     return (size_t)b->call->layer * (size_t)b->call->n_head_kv + (size_t)b->head_kv;
 }
 
-/* The next page's part, which in its group follows at once: what the hardware does not run ahead to by itself. */
-static struct kv_ahead ahead_of(const uint8_t *next, const struct kv_side_layout *side, size_t codes_only_bytes)
+/* Lines [from, to) sixteenths of the head's keys and values in the next page. A page's time is as long as its lines
+ * take from memory, if they are asked for evenly; the queue of outstanding loads holds about 24 of some 50 to 500. */
+static struct kv_ahead ahead_of(const struct kv_attn_block *b, const struct kv_page *next, size_t from, size_t to)
 {
-    size_t n_bytes = side->min > side->scale ? side->min + (side->min - side->scale) - side->codes : codes_only_bytes;
-    return next ? (struct kv_ahead){ next + side->codes, next + side->codes + n_bytes } : (struct kv_ahead){ NULL, NULL };
+    if (!next) return (struct kv_ahead){ NULL, NULL };
+    const struct kv_head_layout *head = &b->codec->layout->head[i_head(b)];
+    const uint8_t *begin = kv_page_base(b->codec->layout, *next, i_head(b)) + head->first;
+    return (struct kv_ahead){ begin + head->n_bytes / KV_LINE * from / 16 * KV_LINE,
+                              begin + head->n_bytes / KV_LINE * to / 16 * KV_LINE };
 }
 
-static struct kv_ahead keys_ahead(const struct kv_attn_block *b, const uint8_t *next)
+static void ask_for(struct kv_ahead a)
 {
-    return ahead_of(next, &b->codec->layout->key[i_head(b)], 2 * KV_TILE * (size_t)b->call->head_dim);
+    for (; a.at < a.end; a.at += KV_LINE) __builtin_prefetch(a.at, 0, 3);
 }
 
-static struct kv_ahead values_ahead(const struct kv_attn_block *b, const uint8_t *next)
+void kv_block_ask_for_page(const struct kv_attn_block *b, int64_t i_page)
 {
-    return ahead_of(next, &b->codec->layout->value[i_head(b)], 2 * KV_TILE * (size_t)b->call->head_dim);
+    ask_for(ahead_of(b, &b->view.pages[i_page], 0, 16));
 }
 
 /* ------------------------------------------------------------------------------------------------ keys -- */
@@ -267,19 +273,24 @@ void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, 
     const struct kv_attn_worker *w = b->worker;
     const struct kv_layout *layout = b->codec->layout;
     const uint8_t *page = kv_page_base(layout, b->view.pages[i_page], i_head(b));
-    const uint8_t *after = next ? kv_page_base(layout, *next, i_head(b)) : NULL;
     int64_t begin = i_page * KV_PAGE_TOKENS;
     int blind = 0; /* query tokens that see nothing of the page */
     while (b->sealed[blind] <= begin) blind++;
     for (int i = blind; i < b->n_tokens; i++)
         kv_block_set_visible(b, i, 0, kv_clamp(b->sealed[i] - begin, 0, n));
     int row = blind * b->group, n_rows = b->n_rows - row;
-    struct kv_ahead keys = keys_ahead(b, after);
-    if (b->recipe->key_bits == 16) scores_half(b, page, row, keys);
-    else if (b->recipe->key_scheme == KV_KEY_TOKEN) scores_per_token(b, page, row, keys);
-    else scores_per_channel(b, page, row, keys);
+    if (b->recipe->key_bits == 16) {
+        scores_half(b, page, row, ahead_of(b, next, 0, 7));
+    } else if (b->recipe->key_scheme == KV_KEY_TOKEN) {
+        scores_per_token(b, page, row, ahead_of(b, next, 0, 7));
+    } else {
+        ask_for(ahead_of(b, next, 0, 2));
+        scores_per_channel(b, page, row, ahead_of(b, next, 2, 7));
+    }
     if (b->recipe->key_centered) add_center_scores(b, i_page, row);
+    ask_for(ahead_of(b, next, 7, 9));
     b->kernels->attn_soften(&(struct kv_soften){ w->score + row * KV_TILE, n_rows, w->first + row, w->last + row,
                                                  state->max + row, state->sum + row, w->page.keep });
-    add_values(b, page, row, n, values_ahead(b, after), state);
+    ask_for(ahead_of(b, next, 9, 11));
+    add_values(b, page, row, n, ahead_of(b, next, 11, 16), state);
 }
