@@ -22,9 +22,10 @@
 #define UNIT 8                /* channels of a head that share their bits                                   */
 #define BLOCK 64              /* tokens over which ranges are taken (32 for c32)                            */
 
-/* Squared error of a channel in units of its squared range, relative to 0 bits (measured; design, section 1):
- * in the order of kv_class_bits. */
-static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .213, 1.0 };
+/* Squared error of a channel in units of its variance, in the order of kv_class_bits: 8 and 4 bits between minimum and
+ * maximum of 64 tokens, 3 and 2 bits on fitted grids (kernels/fit_calls.h: 1/ρ² − 1 of a Gaussian; the grid between
+ * minimum and maximum had .213 at 2 bits), 0 bits the mean. */
+static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .135, 1.0 };
 
 /* ------------------------------------------------------------------------------------------ allocation -- */
 

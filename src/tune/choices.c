@@ -10,11 +10,11 @@
 static const struct kv_choice_list keys_mixed = {
     9,
     { { "k1.75c64xm", 0, false },
-      { "k2c64xm", 0, false },
-      { "k2.25c64xm", 0, true },
+      { "k2c64xm", 0, true },
+      { "k2.25c64xm", 0, false },
       { "k2.5c64xm", 0, false },
       { "k2.75c64xm", 0, false },
-      { "k3c64xm", 0, false },
+      { "k3c64xm", 0, true },
       { "k3.5c64xm", 0, false },
       { "k4c64xm", 0, false },
       { "k8tm", 0, false } },
@@ -32,7 +32,7 @@ static const struct kv_choice_list keys_unmixed = {
 };
 static const struct kv_choice_list values = {
     4,
-    { { "v2h", 0, true }, { "v3h", 0, false }, { "v4h", 0, false }, { "v8", 0, false } },
+    { { "v2h", 0, true }, { "v3h", 0, true }, { "v4h", 0, false }, { "v8", 0, false } },
 };
 
 const struct kv_choice_list *kv_choices(bool mixed, enum kv_side side)
@@ -91,9 +91,8 @@ void kv_choice_errors(const struct kv_calibration *c, bool mixed, enum kv_side s
     for (int i = 0; i < list->n; i++) {
         struct kv_recipe r;
         kv_choice_recipe(mixed, side == KV_SIDE_KEY ? i : -1, side == KV_SIDE_VALUE ? i : -1, &r, NULL);
-        double levels = (double)((1 << r.value_bits) - 1);
         out[i] = side == KV_SIDE_VALUE
-                     ? 1.0 / (levels * levels)
+                     ? kv_channel_error(r.value_bits)
                      : key_error(&r, importance[r.key_scheme == KV_KEY_C32], c->head_dim);
         out[i] = fmax(out[i], 1e-30);
     }
