@@ -50,7 +50,7 @@ typedef __m128 v4;
 KV_INLINE v4 four_sums(vf a, vf b, vf c, vf d) { KV_ACROSS(add, a, b, c, d); }
 KV_INLINE v4 four_largest(vf a, vf b, vf c, vf d) { KV_ACROSS(max, a, b, c, d); }
 KV_INLINE v4 v4_of(vf x) { return _mm256_castps256_ps128(x); }
-KV_INLINE vf vf_of(v4 x) { return _mm256_zextps128_ps256(x); }
+KV_INLINE vf vf_of(v4 x) { return _mm256_set_m128(x, x); } /* twice */
 KV_INLINE vf vf_from_int(vi x) { return _mm256_cvtepi32_ps(x); }
 KV_INLINE vi vf_to_int(vf x) { return _mm256_cvtps_epi32(x); }
 /* x · 2^n, n integral. In two steps, so that |n| up to 252 overflows to infinity or underflows as it

@@ -64,7 +64,7 @@ typedef __m128 v4;
 KV_INLINE v4 four_sums(vf a, vf b, vf c, vf d) { KV_ACROSS(add, a, b, c, d); }
 KV_INLINE v4 four_largest(vf a, vf b, vf c, vf d) { KV_ACROSS(max, a, b, c, d); }
 KV_INLINE v4 v4_of(vf x) { return _mm512_castps512_ps128(x); }
-KV_INLINE vf vf_of(v4 x) { return _mm512_zextps128_ps512(x); }
+KV_INLINE vf vf_of(v4 x) { return _mm512_broadcast_f32x4(x); } /* four times */
 KV_INLINE vf vf_from_int(vi x) { return _mm512_cvtepi32_ps(x); }
 KV_INLINE vi vf_to_int(vf x) { return _mm512_cvtps_epi32(x); }
 
