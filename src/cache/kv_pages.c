@@ -6,7 +6,7 @@
 
 struct kv_page_slab {
     struct kv_page_slab *next;
-    uint8_t *pages;       /* groups of KV_GROUP_PAGES, the last one of the rest                                              */
+    uint8_t *pages;       /* groups of KV_GROUP_PAGES, the last one of the rest                  */
     size_t n_pages;
     size_t n_touched;     /* pages [0, n_touched) were in use before; the rest is fresh and zero */
     size_t n_free;        /* of those                                                            */
@@ -103,7 +103,8 @@ void kv_page_copy(const struct kv_layout *l, struct kv_page to, struct kv_page f
 {
     size_t n = (size_t)l->n_layer * (size_t)l->n_head_kv;
     for (size_t h = 0; h < n; h++)
-        memcpy(kv_page_base(l, to, h) + l->head[h].first, kv_page_base(l, from, h) + l->head[h].first, l->head[h].n_bytes);
+        memcpy(kv_page_base(l, to, h) + l->head[h].first, kv_page_base(l, from, h) + l->head[h].first,
+               l->head[h].n_bytes);
 }
 
 /* The slab of a page, and its number there. There are about as many slabs as open sequences. */

@@ -189,8 +189,8 @@ KV_INLINE void fold_part(const struct kv_fold *f, const float *q, int rows, int 
 }
 
 /* The first pass over one class. */
-KV_INLINE void fold_class(const struct kv_fold *f, const float *q, int rows, const struct kv_key_class *class, int first,
-                          float *a, struct fold_sums *sums)
+KV_INLINE void fold_class(const struct kv_fold *f, const float *q, int rows, const struct kv_key_class *class,
+                          int first, float *a, struct fold_sums *sums)
 {
     int end = first + class->n_channels, width = kv_keys_are_wide(class->bits), c = first;
     vf max[BLOCK_ROWS], sum[BLOCK_ROWS], middle = vf_set(class->bits ? kv_codes_middle(class->bits) : 0.0f);
@@ -204,8 +204,8 @@ KV_INLINE void fold_class(const struct kv_fold *f, const float *q, int rows, con
 }
 
 /* The second. */
-KV_INLINE void round_class(const struct kv_fold *f, int rows, const struct kv_key_class *class, bool wide, const float *a,
-                           const float inverse[BLOCK_ROWS], char *digits, struct fold_sums *sums)
+KV_INLINE void round_class(const struct kv_fold *f, int rows, const struct kv_key_class *class, bool wide,
+                           const float *a, const float inverse[BLOCK_ROWS], char *digits, struct fold_sums *sums)
 {
     vf middle = vf_set(kv_codes_middle(class->bits));
     for (int r = 0; r < rows; r++, a += KV_HEAD_DIM_MAX, digits += f->digits_stride) {
@@ -313,8 +313,8 @@ KV_INLINE void center_coefficients(const struct kv_qk_center *a, int rows, int r
 
 /* Functions i of n, cosines or even T_m to `even` and sines or odd ones to `odd`. Coefficients: of row r and function
  * i at x[r · row_step + i · step]. */
-KV_INLINE void add_functions(const float *x, const float *y, size_t row_step, size_t step, int n, const float *functions,
-                             int rows, int vector, vf even[BLOCK_ROWS][CENTER_WIDE], vf odd[BLOCK_ROWS][CENTER_WIDE])
+KV_INLINE void add_functions(const float *x, const float *y, size_t row_step, size_t step, int n,
+                             const float *functions, int rows, int vector, vf even[BLOCK_ROWS][CENTER_WIDE], vf odd[BLOCK_ROWS][CENTER_WIDE])
 {
     functions += vector * LANES;
     for (int i = 0; i < n; i++, functions += KV_TILE, x += step, y += step) {
@@ -387,7 +387,8 @@ KV_INLINE void weigh_rows(const struct kv_weigh *a, int rows, int row, int group
 {
     int largest = wide ? KV_P_WIDE : KV_P_NARROW, at = row * a->n_groups + group;
     const float *p = a->p + row * KV_TILE;
-    vf max[BLOCK_ROWS], minima[BLOCK_ROWS], before[BLOCK_ROWS], after[BLOCK_ROWS], middle = vf_set(kv_codes_middle(a->bits));
+    vf max[BLOCK_ROWS], minima[BLOCK_ROWS], before[BLOCK_ROWS], after[BLOCK_ROWS];
+    vf middle = vf_set(kv_codes_middle(a->bits));
     for (int r = 0; r < rows; r++) max[r] = minima[r] = before[r] = vf_zero();
 #pragma GCC unroll 8
     for (int i = 0; i < PAGE_VECTORS; i++) {

@@ -85,7 +85,8 @@ KV_INLINE vf code_of(vf y, const struct grid *grid, vf levels)
 }
 
 /* Keeps `grid` in the lanes where its ρ² is larger. */
-static void keep_better(const struct fit *f, const struct grid *grid, struct grid *best, struct sums *best_sums, vf *best_fit)
+static void keep_better(const struct fit *f, const struct grid *grid, struct grid *best, struct sums *best_sums,
+                        vf *best_fit)
 {
     struct sums s = { vf_zero(), vf_zero(), vf_zero() };
     struct grid own = *grid;

@@ -45,11 +45,13 @@ static void attend_few(const struct kv_attn_block *b, const uint16_t *k, const u
 {
     const struct kv_attn_worker *w = b->worker;
     int head_dim = b->call->head_dim;
-    b->kernels->qk_half(&(struct kv_qk_half){ .k = k, .stride = stride, .head_dim = head_dim, .n_tokens = n, .n_rows = b->n_rows,
+    b->kernels->qk_half(&(struct kv_qk_half){ .k = k, .stride = stride, .head_dim = head_dim, .n_tokens = n,
+                                              .n_rows = b->n_rows,
                                               .q = w->q, .score = w->score });
     b->kernels->attn_soften(&(struct kv_soften){ w->score, b->n_rows, w->first, w->last, state->max, state->sum,
                                                  w->page.keep });
-    b->kernels->pv_half(&(struct kv_pv_half){ .v = v, .stride = stride, .head_dim = head_dim, .n_tokens = n, .n_rows = b->n_rows,
+    b->kernels->pv_half(&(struct kv_pv_half){ .v = v, .stride = stride, .head_dim = head_dim, .n_tokens = n,
+                                              .n_rows = b->n_rows,
                                               .p = w->score, .keep = w->page.keep, .out = state->out });
 }
 

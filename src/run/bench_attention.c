@@ -102,7 +102,7 @@ static kvant_status read_options(struct bench *b, const struct kvant_attention_o
  * order is scattered, as it is in real heads. */
 static void synthetic_classes(struct kv_channels *out, const struct kv_recipe *recipe, int head_dim)
 {
-    static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .213, 1.0 };
+    static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .135, 1.0 };
     int class_of[KV_HEAD_DIM_MAX / CLASS_UNIT], n_units = head_dim / CLASS_UNIT;
     int bits_left = recipe->key_quarters * n_units / 4;
     for (int u = 0; u < n_units; u++) class_of[u] = KV_N_CLASSES - 1;

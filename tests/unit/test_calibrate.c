@@ -16,7 +16,7 @@
 #include "support/tiny_gguf.h"
 #include "tune/calibrate.h"
 
-static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .213, 1.0 };
+static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .135, 1.0 };
 
 static uint64_t rng_state = 5;
 static double uniform(void)
