@@ -49,3 +49,8 @@ X(value_tile_expand, void, (const struct kv_value_tile *in, float *v /* (64, hea
 /* The Hadamard transform over the channels of a key tile, in place: as `hadamard` on each of its 64
  * columns. */
 X(key_tile_hadamard, void, (float *kt /* (head_dim, 64) */, int head_dim))
+
+/* --- sums over the tokens of a page --- */
+/* Equal bits at every level. */
+X(sum_keys, void, (const struct kv_sum_keys *call))
+X(sum_values, void, (const struct kv_sum_values *call))

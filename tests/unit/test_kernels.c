@@ -22,7 +22,8 @@ static const char *const checked_here[] = {"act_quantize", "matmul_rows", "rms_n
 static const char *const checked_with_attention[] = {
     "attn_tile",         "key_tile_from_rows", "value_tile_from_rows", "key_tile_expand", /* test_kernels_attention.c */
     "value_tile_expand", "key_tile_hadamard",
-    "attn_fold", "qk_codes", "qk_center", "attn_soften", "attn_weigh", "pv_codes", "qk_half", "pv_half"}; /* _codes.c */
+    "attn_fold", "qk_codes", "qk_center", "attn_soften", "attn_weigh", "pv_codes", "qk_half", "pv_half", /* _codes.c */
+    "sum_keys", "sum_values"}; /* _sums.c */
 
 static void every_kernel_has_a_check(void **state)
 {
