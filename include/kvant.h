@@ -835,7 +835,7 @@ struct kvant_coe {
     double r, c;       /* NaN unless is_defined                                                                  */
     double mag, ang;   /* means of Mag and of Ang                                                                */
     int64_t n_steps;
-    bool is_defined;   /* two points or more, and neither end-to-end distance nor angle is 0 (below 1e-12)        */
+    bool is_defined;   /* two points or more, and the way end to end has a length (1e-12) and an angle (1e-7)     */
 };
 
 /* Of n points (n, dim). Errors: ARGUMENT (dim 0), MEMORY. Any thread. */

@@ -19,6 +19,23 @@ static uint64_t random_seed(void)
     return seed;
 }
 
+int64_t generator_seed(void)
+{
+    return (int64_t)(random_seed() >> 2);
+}
+
+struct kvant_sampler_options generator_sampler_options(const struct sampling_flags *flags)
+{
+    struct kvant_sampler_options sampler = KVANT_SAMPLER_OPTIONS_INIT;
+    sampler.temperature = (float)flags->temperature;
+    sampler.top_k = flags->top_k > INT32_MAX ? 0 : (int)flags->top_k;
+    sampler.top_p = (float)flags->top_p;
+    sampler.min_p = (float)flags->min_p;
+    sampler.repeat_penalty = (float)flags->repeat_penalty;
+    sampler.seed = flags->seed < 0 ? random_seed() : (uint64_t)flags->seed;
+    return sampler;
+}
+
 static void bar_ends(struct generator *g)
 {
     g->logits = allocate((size_t)g->n_vocab, sizeof *g->logits);
@@ -38,14 +55,7 @@ int generator_open(struct generator *g, const struct kvant_model *model, const s
     struct kvant_session_options session = KVANT_SESSION_OPTIONS_INIT;
     session.n_batch = PROMPT_CHUNK;
     session.n_sequences = 1;
-    struct kvant_sampler_options sampler = KVANT_SAMPLER_OPTIONS_INIT;
-    sampler.temperature = (float)flags->temperature;
-    sampler.top_k = flags->top_k > INT32_MAX ? 0 : (int)flags->top_k;
-    sampler.top_p = (float)flags->top_p;
-    sampler.min_p = (float)flags->min_p;
-    sampler.repeat_penalty = (float)flags->repeat_penalty;
-    sampler.seed = flags->seed < 0 ? random_seed() : (uint64_t)flags->seed;
-
+    struct kvant_sampler_options sampler = generator_sampler_options(flags);
     kvant_status status = kvant_session_open(&g->session, model, &session, &err);
     if (status == KVANT_OK) status = kvant_sampler_open(&g->sampler, info.n_vocab, &sampler, &err);
     if (status == KVANT_OK) status = kvant_sequence_open(g->session, plan, n_ctx, &g->seq, &err);
@@ -93,7 +103,9 @@ static kvant_token choose(struct generator *g)
         for (size_t i = 0; i < g->n_ends; i++) g->logits[g->ends[i]] = -INFINITY;
         logits = g->logits;
     }
-    return kvant_sampler_next(g->sampler, logits, NULL);
+    kvant_token id = kvant_sampler_next(g->sampler, logits, NULL);
+    if (g->confidence) kvant_confidence_add(g->model, g->confidence, kvant_session_logits(g->session, 0), id);
+    return id;
 }
 
 /* Adds the bytes of one token to the answer. */

@@ -38,7 +38,12 @@ struct generator {
     kvant_token *ends;     /* end tokens, when they are barred                      */
     size_t n_ends;
     int n_vocab;
+    struct kvant_confidence *confidence; /* sums over the answer's tokens, or NULL */
 };
+
+/* The flags as the library takes them; seed -1 stays to be chosen. */
+struct kvant_sampler_options generator_sampler_options(const struct sampling_flags *flags);
+int64_t generator_seed(void); /* at random */
 
 struct answer {
     kvant_token *ids; /* without the end token */

@@ -5,7 +5,8 @@
 
 #include "base/memory.h"
 
-#define EPS 1e-12 /* of end-to-end distance and angle; shorter is none */
+#define DISTANCE_EPS 1e-12 /* end to end; shorter is none                                                 */
+#define ANGLE_EPS 1e-7     /* likewise; acos near 1 tells no angle below 1.5e-8 from none, in double */
 
 kvant_status kv_coe_open(struct kv_coe_path *path, size_t dim, struct kvant_error *err)
 {
@@ -64,7 +65,7 @@ void kv_coe_finish(const struct kv_coe_path *path, struct kvant_coe *out)
     *out = (struct kvant_coe){ .r = NAN, .c = NAN, .mag = NAN, .ang = NAN, .n_steps = (int64_t)path->n_steps };
     if (path->n_points < 2) return;
     struct kv_coe_step end = step_between(path->first, path->previous, path->dim);
-    if (!(end.length > EPS) || !(end.angle > EPS)) return;
+    if (!(end.length > DISTANCE_EPS) || !(end.angle > ANGLE_EPS)) return;
     double mag = 0, ang = 0, x = 0, y = 0, n = (double)path->n_steps;
     for (size_t i = 0; i < path->n_steps; i++) {
         double m = path->steps[i].length / end.length, a = path->steps[i].angle / end.angle;

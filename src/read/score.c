@@ -13,6 +13,7 @@
 #include "read/coe.h"
 #include "read/pool.h"
 
+#define LEAST -104.0f      /* logits below the largest one: e^-104 is no float, and 0 times infinity no number */
 #define ROWS_AT_A_TIME 128 /* tokens whose pooled rows are held */
 
 static const struct kvant_embed_options defaults = KVANT_EMBED_OPTIONS_INIT;
@@ -99,7 +100,7 @@ static void spread_of(const struct kv_kernels *kernels, const float *logits, int
         float part[8] = { 0 };
         for (int j = 0; j < KV_TILE; j += 8)
             for (int l = 0; l < 8; l++)
-                part[l] += tile[j + l] > 0 ? tile[j + l] * (logits[j + l < last ? i + j + l : i] - max) : 0.0f;
+                part[l] += j + l < last ? tile[j + l] * fmaxf(logits[i + j + l] - max, LEAST) : 0.0f;
         for (int l = 0; l < 8; l++) product += (double)part[l];
         total += (double)sum;
     }

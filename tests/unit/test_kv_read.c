@@ -150,7 +150,7 @@ static void rows_are_near_what_was_appended(void **state)
     float rows[N_TOKENS * HEAD_DIM], row[HEAD_DIM];
     for (int sinks = 0; sinks <= 4; sinks += 4) {
         struct fixture f;
-        open_fixture(&f, "k8c64mv8h", sinks, 32, N_TOKENS);
+        open_fixture(&f, "k8c64v8h", sinks, 32, N_TOKENS);
         int64_t sealed_end = sinks + kv_sealed_tokens(f.rig.plan, N_TOKENS);
         assert_true(sealed_end > 64);
         for (int i = 0; i < 2 * N_LAYER * N_HEAD_KV; i++) {
