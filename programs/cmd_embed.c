@@ -171,6 +171,9 @@ static int dump(const struct work *w)
         status = kvant_sequence_read(w->session, seq, 0, 0, w->options.before_rope, values, cap, &n_values, &err);
     int code = status == KVANT_OK ? EXIT_OK : fail(&err);
     if (code == EXIT_OK && !npy_write(&npy, w->flags->dump_path, values, shape, 5)) code = EXIT_FAILED;
+    if (code == EXIT_OK && !w->flags->model.json)
+        fprintf(stderr, "%s: float32 (%lld, 2, %zu, %lld, %lld), cache %s\n", w->flags->dump_path, (long long)shape[0], n,
+                (long long)shape[3], (long long)shape[4], w->kv);
     free(values);
     free(entries);
     return code;
