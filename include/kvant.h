@@ -899,6 +899,69 @@ KVANT_API kvant_status kvant_ranking_set(struct kvant_ranking *out, const double
                                          const int *groups, size_t n, int n_draws, uint64_t seed,
                                          struct kvant_error *err);
 
+/* -------------------------------------------------------------------------------------------- router -- */
+
+/* Decides whether a question needs slow thinking, from the last tokens of its prompt in the cache (docs/router.md): a
+ * network of one hidden layer that estimates difficulty d, 0 (fast is right and short) to 100 (wrong either way). */
+struct kvant_router;
+
+/* A router file for this model (docs/format-router.md). Errors: IO, FORMAT (position), UNSUPPORTED (a version),
+ * MISMATCH (trained for another model or layers), MEMORY. `*out` is owned by the caller, NULL on failure. */
+KVANT_API kvant_status kvant_router_open(struct kvant_router **out, const struct kvant_model *model, const char *path,
+                                         struct kvant_error *err);
+KVANT_API kvant_status kvant_router_save(const struct kvant_router *router, const char *path, struct kvant_error *err);
+KVANT_API void kvant_router_close(struct kvant_router *router);
+
+struct kvant_router_info {
+    int n_input, n_hidden, window, layer_first, n_layers;
+    const char *modes, *fingerprint; /* borrowed; modes: which templates it was trained with */
+    bool hidden;                     /* on hidden states: for comparison only */
+};
+KVANT_API void kvant_router_get_info(const struct kvant_router *router, struct kvant_router_info *out);
+/* How its input is pooled: the options that kvant_embed_prompts takes to make features. */
+KVANT_API void kvant_router_get_embed_options(const struct kvant_router *router, struct kvant_embed_options *out);
+
+/* d of (n_input) features, not clamped; NaN when one of them is. Any thread. */
+KVANT_API double kvant_router_score(const struct kvant_router *router, const float *features);
+
+enum { KVANT_ROUTER_TRAIN = 0, KVANT_ROUTER_VALIDATION = 1, KVANT_ROUTER_TEST = 2 };
+struct kvant_router_options {
+    size_t size;
+    struct kvant_embed_options pooling; /* source, part, heads, layer_first, layer_last, before_rope, by_side */
+    int window;          /* tokens that features were pooled over: the last so many, or all of a shorter prompt */
+    int n_hidden;        /* 0 = 512                                                                            */
+    int n_epochs;        /* most; 0 = 500. Training ends 40 epochs after the least validation error             */
+    uint64_t seed;
+    const char *modes;   /* a name of at most 31 characters without blanks, kept in the file; NULL: "-"         */
+    kvant_progress_fn progress;
+    void *user;
+};
+#define KVANT_ROUTER_OPTIONS_INIT \
+    { sizeof(struct kvant_router_options), KVANT_EMBED_OPTIONS_INIT, 32, 0, 0, 1, NULL, NULL, NULL }
+
+struct kvant_router_training {
+    int n_epochs, best_epoch;
+    double train_error, validation_error; /* mean squared, of d, at the best epoch */
+};
+/* features: (n, n_input); labels: (n) 0 to 100; split: (n) KVANT_ROUTER_...: questions of TEST are not looked at.
+ * Deterministic for a seed. Errors: ARGUMENT (position: the question whose label it is; too few questions; options),
+ * NUMERIC (a feature that is not finite, position: its question), CANCELLED, MEMORY. */
+KVANT_API kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_model *model,
+                                          const float *features, const float *labels, const uint8_t *split, size_t n,
+                                          const struct kvant_router_options *opt, struct kvant_router_training *report,
+                                          struct kvant_error *err);
+
+/* Follows a sequence: a ring of the window's pooled rows and their sum, so that each token is read once. The router and
+ * the session outlive it; one thread. */
+struct kvant_router_watch;
+KVANT_API kvant_status kvant_router_watch_open(struct kvant_router_watch **out, const struct kvant_router *router,
+                                               struct kvant_session *session, int seq, struct kvant_error *err);
+KVANT_API void kvant_router_watch_close(struct kvant_router_watch *watch);
+/* d of the window that ends with the sequence's last token; *n_window: how many tokens that are. Reads what is new
+ * since the last call; after a truncation the window anew. Errors: ARGUMENT (an empty sequence), NUMERIC, MEMORY. */
+KVANT_API kvant_status kvant_router_watch_next(struct kvant_router_watch *watch, double *d, int64_t *n_window,
+                                               struct kvant_error *err);
+
 /* --------------------------------------------------------------------------------------------- machine -- */
 
 /* Read bandwidth of this machine with the model's threads, in 1e9 bytes per second: the best of several
