@@ -10,6 +10,8 @@
  *     sampler   chooses the next token from logits. One thread at a time.
  *     tune      searches plans; eval compares them with the 16-bit cache; sensitivity says what each layer
  *               makes of fewer bits.
+ *     readers   embed pools a cache into vectors, score says how sure an answer is, router when to think
+ *               (KV-Embedding, arXiv 2601.20326).
  *
  * examples/generate.c uses most of it. Conventions, which hold for every function below:
  *   - A function that can fail returns a status and takes `struct kvant_error *err` last. `err` may be NULL;
@@ -795,7 +797,9 @@ struct kvant_embed_options {
     kvant_progress_fn progress; /* of kvant_embed_prompts                                                            */
     void *user;
 };
-#define KVANT_EMBED_OPTIONS_INIT { sizeof(struct kvant_embed_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, false, NULL, NULL }
+#define KVANT_EMBED_OPTIONS_INIT                                                                                   \
+    { sizeof(struct kvant_embed_options), KVANT_EMBED_KV, KVANT_EMBED_KEYS_VALUES, KVANT_EMBED_TOKENS_MEAN,          \
+      KVANT_EMBED_HEADS_FLATTEN, KVANT_EMBED_LAYERS_MEAN, 0, 0, 0, 0, false, false, false, NULL, NULL }
 
 /* Elements of an embedding: (2 or 1 parts) x (n_head_kv, or 1 with HEADS_MEAN) x head_dim x (the number of layers with
  * LAYERS_FLATTEN, else 1); n_embd x (...) of HIDDEN. opt NULL: the defaults. ARGUMENT: an option out of range (named). */

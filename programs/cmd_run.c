@@ -12,6 +12,9 @@
 #include "json.h"
 #include "npy.h"
 #include "prompt.h"
+#include "think.h"
+
+#define THINK_ROOM 256 /* tokens: a mode's beginning and a turn */
 
 struct run_flags {
     struct model_flags model;
@@ -24,6 +27,10 @@ struct run_flags {
     int64_t best_of;
     struct embed_flags embed;
     struct kvant_embed_options embed_options;
+    const char *think_mode;
+    struct think_flags think;
+    const struct kvant_router *router; /* with --think auto */
+    const struct modes *modes;
 };
 
 /* What one pass over the prompt needs and leaves behind. */
@@ -34,6 +41,7 @@ struct pass {
     struct answer answer;
     struct cache_report cache;
     double scores[SCORES]; /* of --confidence */
+    struct think_account think;
 };
 
 /* What is read from a cache that a pass has filled, without another pass. */
@@ -74,7 +82,8 @@ static int pass_run(struct pass *pass, const struct kvant_model *model, const st
         return fail_text("the prompt has %zu tokens and the context %lld; raise it with -c", n_prompt,
                          (long long)n_ctx);
     /* The last token of an answer is not evaluated, but room for it does no harm. */
-    if (n_predict >= 0 && (int64_t)n_prompt + n_predict < n_ctx) n_ctx = (int64_t)n_prompt + n_predict + 1;
+    int64_t n_room = n_predict + (flags->router ? THINK_ROOM : 0);
+    if (n_predict >= 0 && (int64_t)n_prompt + n_room < n_ctx) n_ctx = (int64_t)n_prompt + n_room + 1;
 
     struct generator generator;
     int code = generator_open(&generator, model, pass->plan, &flags->sampling, n_ctx);
@@ -82,7 +91,10 @@ static int pass_run(struct pass *pass, const struct kvant_model *model, const st
     struct kvant_confidence sums = {0};
     if (flags->confidence) generator.confidence = &sums;
     if (pass->has_notes) setup_context_note(model, flags->n_ctx);
-    code = generator_answer(&generator, prompt, n_prompt, n_predict, out, &pass->answer);
+    if (flags->router)
+        code = think_answer(&generator, flags->router, flags->modes, &flags->think, prompt, n_prompt, n_predict, out,
+                            &pass->answer, &pass->think);
+    else code = generator_answer(&generator, prompt, n_prompt, n_predict, out, &pass->answer);
     if (code == EXIT_OK) code = generator_cache(&generator, pass->plan, &pass->cache);
     if (code == EXIT_OK && generator.n_tokens >= (int64_t)n_prompt) code = pass_read(pass, &generator, flags);
     generator_close(&generator);
@@ -127,6 +139,25 @@ static void print_stats(const struct pass *p)
     fputc('\n', stderr);
 }
 
+static json_t *think_json(const struct think_account *a)
+{
+    return json_pack("{s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "first", mode_names[a->first],
+                     "last", mode_names[a->last], "difficulty", json_number(a->d_first), "difficulty_at_turn",
+                     a->turned ? json_number(a->d_turn) : json_null(), "window", (json_int_t)a->n_window, "n_prefix",
+                     (json_int_t)a->n_prefix, "n_first_kept", (json_int_t)a->n_kept, "n_discarded",
+                     (json_int_t)a->n_discarded, "n_forced", (json_int_t)a->n_forced, "n_second", (json_int_t)a->n_second,
+                     "n_reprefill", (json_int_t)a->n_reprefill, "n_checks", (json_int_t)a->n_checks, "n_sampled",
+                     (json_int_t)a->n_steps, "truncated", (int)a->truncated);
+}
+
+static void print_think(const struct think_account *a)
+{
+    fprintf(stderr, "think:  difficulty %.1f, %s", a->d_first, mode_names[a->first]);
+    if (a->turned) fprintf(stderr, "; %s after %lld tokens, at %.1f", mode_names[a->last], (long long)a->n_kept, a->d_turn);
+    fprintf(stderr, "; tokens: %lld kept, %lld forced, %lld after the turn, 0 discarded; %lld looks in %.4f s\n",
+            (long long)a->n_kept, (long long)a->n_forced, (long long)a->n_second, (long long)a->n_checks, a->check_s);
+}
+
 static void print_confidence(const double scores[SCORES])
 {
     fprintf(stderr, "confidence: maxprob %.4f, entropy %.3f bits, ppl %.4f; kv-coe over tokens r %.4f c %.4f, over layers r %.4f c %.4f\n",
@@ -141,6 +172,7 @@ static int answer_once(struct pass *pass, const struct kvant_model *model, const
     if (code != EXIT_OK) return code;
     if (flags->model.json) {
         json_t *value = json_pack("{s:o}", "prompt", json_text(text, n_bytes)), *rest = pass_json(pass);
+        if (flags->router) json_object_set_new(rest, "think", think_json(&pass->think));
         if (flags->confidence) json_object_set_new(rest, "confidence", scores_json(pass->scores, SCORES_OF_CACHE));
         if (json_object_update(value, rest) != 0) return fail_text("out of memory");
         json_decref(rest);
@@ -149,6 +181,7 @@ static int answer_once(struct pass *pass, const struct kvant_model *model, const
     putchar('\n');
     code = finish_output();
     if (code == EXIT_OK) print_stats(pass);
+    if (code == EXIT_OK && flags->router) print_think(&pass->think);
     if (code == EXIT_OK && flags->confidence) print_confidence(pass->scores);
     return code;
 }
@@ -291,6 +324,22 @@ static int compare(struct pass *pass, const struct kvant_model *model, const str
     return code;
 }
 
+/* A router chooses between the modes that it was trained with, and no others. */
+static int open_router(struct kvant_router **router, struct modes *modes, const struct kvant_model *model,
+                       const struct run_flags *flags)
+{
+    struct kvant_error err;
+    struct kvant_router_info info;
+    if (kvant_router_open(router, model, flags->think.router_path, &err) != KVANT_OK) return fail(&err);
+    kvant_router_get_info(*router, &info);
+    if (info.hidden) return fail_text("%s was trained on hidden states, which no cache holds", flags->think.router_path);
+    int code = modes_open(modes, model, flags->think.modes);
+    if (code == EXIT_OK && strcmp(modes->name, info.modes) != 0)
+        code = fail_text("%s was trained with the modes %s, not %s; give --modes %s", flags->think.router_path, info.modes,
+                         modes->name, info.modes);
+    return code;
+}
+
 static int execute(const struct run_flags *flags)
 {
     size_t n_bytes = flags->prompt ? strlen(flags->prompt) : 0, n_ids = 0;
@@ -309,14 +358,23 @@ static int execute(const struct run_flags *flags)
     int code = setup_model(&model, &flags->model, false);
     if (code == EXIT_OK) code = prompt_tokens(model, flags->system, text, n_bytes, flags->raw, &ids, &n_ids);
     if (code == EXIT_OK) code = setup_plan_sound(&plan, model, &flags->plan, name);
+    struct kvant_router *router = NULL;
+    struct modes modes = {0};
+    struct run_flags own = *flags;
+    if (code == EXIT_OK && flags->think.router_path) code = open_router(&router, &modes, model, flags);
+    own.router = router;
+    own.modes = &modes;
     if (code == EXIT_OK) {
         interrupt_catch();
+        flags = &own;
         pass.plan = plan;
         pass.kv = name;
         pass.has_notes = true;
         code = (flags->compare ? compare : flags->best_of ? best_of : answer_once)(&pass, model, flags, text, n_bytes, ids, n_ids);
     }
     answer_close(&pass.answer);
+    kvant_router_close(router);
+    modes_close(&modes);
     kvant_plan_close(plan);
     kvant_model_close(model);
     free(ids);
@@ -326,7 +384,7 @@ static int execute(const struct run_flags *flags)
 
 static int run(int argc, char **argv)
 {
-    struct run_flags f = {.sampling = SAMPLING_FLAGS_DEFAULT};
+    struct run_flags f = {.sampling = SAMPLING_FLAGS_DEFAULT, .think = THINK_FLAGS_DEFAULT};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"-p, --prompt", OPTION_TEXT, "TEXT", &f.prompt, "the prompt", 0, 0},
@@ -349,6 +407,10 @@ static int run(int argc, char **argv)
          "the text's embedding, from the cache, without another pass;\nkvant embed --help has what follows", 0, 0},
         {"--embed-of", OPTION_CHOICE, "prompt|answer|all", &f.embed_of, "of which text; default prompt", 0, 0},
         EMBED_OPTIONS(&f.embed),
+        {"--think", OPTION_CHOICE, "auto|off", &f.think_mode,
+         "let a router choose between answering at once and thinking\nfirst; needs --router", 0, 0},
+        {"--router", OPTION_NAME, "FILE", &f.think.router_path, "what kvant router train wrote", 0, 0},
+        THINK_OPTIONS(&f.think),
     };
     struct command_line line = {
         .command = "run",
@@ -360,7 +422,8 @@ static int run(int argc, char **argv)
                     "  kvant run model.gguf -f question.txt -n 200 --temp 0 --kv k3c64v2h\n"
                     "  kvant run model.gguf -p 'Once upon a time' --raw --compare\n"
                     "  kvant run model.gguf -p 'What is 17 * 3?' --confidence --embed-out prompt.npy\n"
-                    "  kvant run model.gguf -p 'What is 17 * 3?' --best-of 4",
+                    "  kvant run model.gguf -p 'What is 17 * 3?' --best-of 4\n"
+                    "  kvant run model.gguf -p 'What is 17 * 3?' --think auto --router steps.kvrouter",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
@@ -377,6 +440,12 @@ static int run(int argc, char **argv)
     if (f.compare && (f.embed_path || f.confidence))
         return fail_usage("run", "--compare writes two answers; --confidence and --embed-out are about one");
     if (f.embed_of && !f.embed_path) return fail_usage("run", "--embed-of says of what; give --embed-out FILE too");
+    if (f.think_mode && strcmp(f.think_mode, "auto") == 0 && !f.think.router_path)
+        return fail_usage("run", "--think auto needs a router: --router FILE");
+    if (f.think.router_path && (!f.think_mode || strcmp(f.think_mode, "auto") != 0))
+        return fail_usage("run", "--router chooses with --think auto; give it too");
+    if (f.think.router_path && (f.compare || f.best_of || f.raw || f.confidence))
+        return fail_usage("run", "--think auto goes with none of --compare, --best-of, --confidence and --raw");
     code = embed_flags_set(&f.embed, "run", &f.embed_options);
     if (code != EXIT_OK) return code;
     return execute(&f);

@@ -67,6 +67,19 @@ int generator_answer(struct generator *g, const kvant_token *prompt, size_t n_pr
                      struct answer *answer);
 void answer_close(struct answer *answer);
 
+/* The pieces of it. evaluate: with logits of the last token; CANCELLED after Ctrl-C, with the tokens so far in the
+ * cache. choose: the next token from those logits. text_add: a token and its bytes to the answer, and to `out` what is
+ * whole; text_end: the rest. Begin with {.out = ...}. */
+struct generator_text {
+    FILE *out;
+    size_t cap_ids, cap_text, n_shown;
+};
+kvant_status generator_evaluate(struct generator *g, const kvant_token *ids, size_t n_ids, struct kvant_error *err);
+kvant_token generator_choose(struct generator *g);
+kvant_status generator_text_add(const struct generator *g, struct generator_text *text, struct answer *answer,
+                                kvant_token id, struct kvant_error *err);
+void generator_text_end(struct generator_text *text, const struct answer *answer);
+
 /* How many of the ids are the greedy choice after the prompt and the ids before them, in *n_same. Prints what fails. */
 int generator_agreement(struct generator *g, const kvant_token *prompt, size_t n_prompt, const kvant_token *ids,
                         size_t n_ids, size_t *n_same);
