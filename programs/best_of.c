@@ -34,7 +34,8 @@ static kvant_status open_all(struct writer *w, const struct kvant_plan *plan, st
     return status;
 }
 
-static kvant_status read_prompt(struct writer *w, const kvant_token *prompt, size_t n, struct kvant_error *err)
+static kvant_status read_prompt(struct writer *w, const kvant_token *prompt, size_t n,
+                                struct kvant_error *err)
 {
     struct kvant_batch_entry *entries = allocate(n, sizeof *entries);
     for (size_t i = 0; i < n; i++) entries[i] = (struct kvant_batch_entry){w->seqs[0], prompt[i], i + 1 == n};
@@ -56,7 +57,8 @@ static bool choose(struct writer *w, int i)
         a->finish_reason = "stop";
         return false;
     }
-    if ((a->n_ids & (a->n_ids - 1)) == 0) a->ids = reallocate(a->ids, a->n_ids ? 2 * a->n_ids : 1, sizeof *a->ids);
+    if ((a->n_ids & (a->n_ids - 1)) == 0)
+        a->ids = reallocate(a->ids, a->n_ids ? 2 * a->n_ids : 1, sizeof *a->ids);
     a->ids[a->n_ids++] = id;
     w->out->n_tokens++;
     int64_t n_predict = w->flags->n_predict;
@@ -74,7 +76,9 @@ static kvant_status write_answers(struct writer *w, struct kvant_error *err)
             if (w->row[i] < 0) continue;
             bool more = w->flags->n_predict != 0 && choose(w, i) && !interrupted();
             w->row[i] = more ? (int)n : -1;
-            if (more) entries[n++] = (struct kvant_batch_entry){w->seqs[i], w->out->answers[i].ids[w->out->answers[i].n_ids - 1], true};
+            if (more)
+                entries[n++] = (struct kvant_batch_entry){
+                    w->seqs[i], w->out->answers[i].ids[w->out->answers[i].n_ids - 1], true};
         }
         if (n == 0) return KVANT_OK;
         kvant_status status = kvant_session_step(w->session, entries, n, err);
@@ -94,8 +98,8 @@ static kvant_status finish_answer(struct writer *w, int i, struct kvant_error *e
     kvant_status status = kvant_detokenize(w->model, a->ids, a->n_ids, false, a->text, n, &a->n_bytes, err);
     a->text[status == KVANT_OK ? a->n_bytes : 0] = '\0';
     if (status == KVANT_OK)
-        status = kvant_score_sequence(w->session, w->seqs[i], (int64_t)b->n_prompt - 1, 0, NULL, &score.kv_tokens,
-                                      &score.kv_layers, err);
+        status = kvant_score_sequence(w->session, w->seqs[i], (int64_t)b->n_prompt - 1, 0, NULL,
+                                      &score.kv_tokens, &score.kv_layers, err);
     scores_of(&score, b->scores[i]);
     return status;
 }
@@ -105,19 +109,21 @@ static int highest(const struct best_of *b, int score)
 {
     int best = 0;
     for (int i = 1; i < b->n; i++)
-        if (b->scores[i][score] > b->scores[best][score] || (isnan(b->scores[best][score]) && !isnan(b->scores[i][score])))
+        if (b->scores[i][score] > b->scores[best][score] ||
+            (isnan(b->scores[best][score]) && !isnan(b->scores[i][score])))
             best = i;
     return best;
 }
 
 int best_of_run(struct best_of *b, const struct kvant_model *model, const struct kvant_plan *plan,
-                const struct sampling_flags *flags, int n, int best_by, const kvant_token *prompt, size_t n_prompt,
-                int64_t n_ctx)
+                const struct sampling_flags *flags, int n, int best_by, const kvant_token *prompt,
+                size_t n_prompt, int64_t n_ctx)
 {
     struct kvant_error err;
     *b = (struct best_of){.n = n, .n_prompt = n_prompt};
     struct writer w = {.out = b, .model = model, .flags = flags, .n_ctx = n_ctx};
-    for (int i = 0; i < n; i++) b->answers[i] = (struct answer){.finish_reason = "length", .n_prompt = n_prompt};
+    for (int i = 0; i < n; i++)
+        b->answers[i] = (struct answer){.finish_reason = "length", .n_prompt = n_prompt};
     kvant_status status = open_all(&w, plan, &err);
     double started_s = clock_s();
     if (status == KVANT_OK) status = read_prompt(&w, prompt, n_prompt, &err);

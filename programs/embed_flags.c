@@ -20,7 +20,8 @@ int embed_flags_set(const struct embed_flags *f, const char *command, struct kva
 {
     struct kvant_embed_options opt = KVANT_EMBED_OPTIONS_INIT;
     if (f->n_last_layers && (f->layer_first || f->layer_last))
-        return fail_usage(command, "--last-layers and --layer-first, --layer-last name layers twice; give one");
+        return fail_usage(command,
+                          "--last-layers and --layer-first, --layer-last name layers twice; give one");
     opt.source = (kvant_embed_source)choice(f->source, sources, 3);
     opt.part = (kvant_embed_part)choice(f->part, parts, 3);
     opt.tokens = (kvant_embed_tokens)choice(f->tokens, pools, 4);
@@ -37,14 +38,16 @@ int embed_flags_set(const struct embed_flags *f, const char *command, struct kva
     return EXIT_OK;
 }
 
-json_t *embed_options_json(const struct kvant_embed_options *opt, const struct kvant_model_info *info, const char *kv)
+json_t *embed_options_json(const struct kvant_embed_options *opt, const struct kvant_model_info *info,
+                           const char *kv)
 {
     int end = opt->layer_last ? opt->layer_last : info->n_layer;
     int first = opt->layer_first < 0 ? end + opt->layer_first : opt->layer_first;
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:[I, I], s:s, s:s, s:[i, i], s:s, s:s, s:s}", "model", info->name,
-                     "fingerprint", info->fingerprint, "kv", kv, "source", sources[opt->source], "part",
-                     parts[opt->part], "pool", pools[opt->tokens], "tokens", (json_int_t)opt->token_first,
-                     (json_int_t)opt->token_last, "heads", heads[opt->heads], "pool_layers", layers[opt->layers],
-                     "layers", first, end, "keys", opt->before_rope ? "pre" : "post", "layout",
-                     opt->by_side ? "side" : "head", "norm", opt->not_normalized ? "none" : "l2");
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:[I, I], s:s, s:s, s:[i, i], s:s, s:s, s:s}", "model",
+                     info->name, "fingerprint", info->fingerprint, "kv", kv, "source", sources[opt->source],
+                     "part", parts[opt->part], "pool", pools[opt->tokens], "tokens",
+                     (json_int_t)opt->token_first, (json_int_t)opt->token_last, "heads", heads[opt->heads],
+                     "pool_layers", layers[opt->layers], "layers", first, end, "keys",
+                     opt->before_rope ? "pre" : "post", "layout", opt->by_side ? "side" : "head", "norm",
+                     opt->not_normalized ? "none" : "l2");
 }

@@ -13,13 +13,16 @@ struct texts {
 
 static const struct texts built_in[] = {
     {"think", {"<think>\n\n</think>\n\n", "<think>\n"}, {"</think>\n\n", "<think>\n"}},
-    {"steps", {"The answer is", "Let's think step by step."}, {"\nThe answer is", "\nLet's think step by step."}},
+    {"steps",
+     {"The answer is", "Let's think step by step."},
+     {"\nThe answer is", "\nLet's think step by step."}},
 };
 
 static int tokenize(struct mode_tokens *out, const struct kvant_model *model, const char *text)
 {
     struct kvant_error err;
-    return tokens_of_text(model, text, strlen(text), KVANT_TOKENIZE_SPECIAL, &out->ids, &out->n, &err) == KVANT_OK
+    return tokens_of_text(model, text, strlen(text), KVANT_TOKENIZE_SPECIAL, &out->ids, &out->n, &err) ==
+                   KVANT_OK
                ? EXIT_OK
                : fail(&err);
 }

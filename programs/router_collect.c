@@ -39,13 +39,14 @@ static void keep_answer(void *user, int plan, size_t i, const struct kvant_answe
     const kvant_token *ids = c->prompts[i].tokens;
     kvant_detokenize(c->w->model, ids, c->prompts[i].n_tokens, true, NULL, 0, &n, &err);
     char *prompt = allocate(n + 1, 1);
-    if (kvant_detokenize(c->w->model, ids, c->prompts[i].n_tokens, true, prompt, n, &n, &err) != KVANT_OK) n = 0;
-    json_t *row = json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:b, s:o, s:s, s:b, s:I, s:b, s:s}", "question", q->question, "right", q->final, "mode",
-        mode_names[c->mode], "modes", c->w->modes.name, "prompt", json_text(prompt, n), "raw", 1, "answer",
-        json_text(answer->text, answer->n_bytes), "found", answer->extracted, "correct", (int)answer->is_correct, "tokens",
-        (json_int_t)answer->n_tokens, "truncated",
-        (int)(answer->n_tokens >= c->w->flags->think.most[c->mode]), "kv", c->w->kv);
+    if (kvant_detokenize(c->w->model, ids, c->prompts[i].n_tokens, true, prompt, n, &n, &err) != KVANT_OK)
+        n = 0;
+    json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:o, s:b, s:o, s:s, s:b, s:I, s:b, s:s}", "question",
+                            q->question, "right", q->final, "mode", mode_names[c->mode], "modes",
+                            c->w->modes.name, "prompt", json_text(prompt, n), "raw", 1, "answer",
+                            json_text(answer->text, answer->n_bytes), "found", answer->extracted, "correct",
+                            (int)answer->is_correct, "tokens", (json_int_t)answer->n_tokens, "truncated",
+                            (int)(answer->n_tokens >= c->w->flags->think.most[c->mode]), "kv", c->w->kv);
     free(prompt);
     c->failed |= !row || json_dumpf(row, c->out, JSON_COMPACT) != 0 || fputc('\n', c->out) == EOF;
     json_decref(row);
@@ -64,8 +65,8 @@ static int run_mode(struct collecting *c)
     options.user = c;
     options.on_answer = keep_answer;
     const struct kvant_plan *plans[1] = {c->w->plan};
-    kvant_status status =
-        kvant_accuracy_run(c->w->model, plans, 1, c->prompts, c->n, &options, &result, NULL, &err);
+    kvant_status status = kvant_accuracy_run(c->w->model, plans, 1, c->prompts, c->n, &options, &result, NULL,
+                                             &err);
     if (status != KVANT_OK) return fail(&err);
     if (c->failed || fflush(c->out) != 0) return fail_text("%s: %s", c->w->flags->out_path, strerror(errno));
     return EXIT_OK;
@@ -93,7 +94,8 @@ static int run_batch(struct collecting *c, const struct question_file *file, siz
         c->n = 0;
         c->prompts = allocate(end - begin, sizeof *c->prompts);
         for (size_t i = begin; i < end && code == EXIT_OK; i++) {
-            size_t known = c->w->data.n, at = collected_find(&c->w->data, file->items[i].question, file->items[i].final);
+            size_t known = c->w->data.n,
+                   at = collected_find(&c->w->data, file->items[i].question, file->items[i].final);
             if (at < known && c->w->data.items[at].answers[c->mode].is_there) continue;
             asked[c->n] = &file->items[i];
             code = make_prompt(c, &file->items[i]);
@@ -128,8 +130,10 @@ int router_collect(struct router_work *w)
     if (code == EXIT_OK) code = collected_read(&w->data, f->out_path, true);
     if (code == EXIT_OK && *w->data.modes && strcmp(w->data.modes, w->modes.name) != 0)
         code = fail_text("%s holds answers with the modes %s; name another file", f->out_path, w->data.modes);
-    if (code == EXIT_OK && !(c.out = open_to_continue(f->out_path))) code = fail_text("%s: %s", f->out_path, strerror(errno));
-    size_t n = f->n_most > 0 && (size_t)f->n_most < file.n ? (size_t)f->n_most : file.n, step = (size_t)f->n_sequences;
+    if (code == EXIT_OK && !(c.out = open_to_continue(f->out_path)))
+        code = fail_text("%s: %s", f->out_path, strerror(errno));
+    size_t n = f->n_most > 0 && (size_t)f->n_most < file.n ? (size_t)f->n_most : file.n,
+           step = (size_t)f->n_sequences;
     interrupt_catch();
     progress_begin(&c.progress);
     for (size_t i = 0; i < n && code == EXIT_OK; i += step) {
@@ -137,15 +141,20 @@ int router_collect(struct router_work *w)
         if (code == EXIT_OK && interrupted()) code = fail_text("stopped; the same command goes on from here");
     }
     progress_end(&c.progress);
-    if (c.out && fclose(c.out) != 0 && code == EXIT_OK) code = fail_text("%s: %s", f->out_path, strerror(errno));
+    if (c.out && fclose(c.out) != 0 && code == EXIT_OK)
+        code = fail_text("%s: %s", f->out_path, strerror(errno));
     questions_close(&file);
     if (code != EXIT_OK) return code;
     collected_close(&w->data);
     code = collected_read(&w->data, f->out_path, false);
     if (code != EXIT_OK) return code;
     size_t counts[4] = {0}, dropped = collected_label(&w->data, f->limit);
-    for (size_t i = 0; i < w->data.n; i++) counts[w->data.items[i].label < 50 ? w->data.items[i].label > 0 : w->data.items[i].label > 80 ? 3 : 2]++;
-    fprintf(stderr, "%s: %zu questions in both modes, %zu in one; labels 0: %zu, 25: %zu, 75: %zu, 100: %zu\n", f->out_path,
-            w->data.n, dropped, counts[0], counts[1], counts[2], counts[3]);
+    for (size_t i = 0; i < w->data.n; i++)
+        counts[w->data.items[i].label < 50   ? w->data.items[i].label > 0
+               : w->data.items[i].label > 80 ? 3
+                                             : 2]++;
+    fprintf(stderr,
+            "%s: %zu questions in both modes, %zu in one; labels 0: %zu, 25: %zu, 75: %zu, 100: %zu\n",
+            f->out_path, w->data.n, dropped, counts[0], counts[1], counts[2], counts[3]);
     return EXIT_OK;
 }

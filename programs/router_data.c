@@ -28,8 +28,8 @@ static int read_row(struct collected *c, const char *line, size_t n_bytes, size_
     json_error_t error;
     json_t *object = json_loadb(line, n_bytes, JSON_REJECT_DUPLICATES, &error);
     if (!object)
-        return fail_text("%s: line %zu, column %d: %s; each line is a JSON object", c->path, number, error.column,
-                         error.text);
+        return fail_text("%s: line %zu, column %d: %s; each line is a JSON object", c->path, number,
+                         error.column, error.text);
     const char *question = json_string_value(json_object_get(object, "question")),
                *final = json_string_value(json_object_get(object, "right")),
                *mode = json_string_value(json_object_get(object, "mode")),
@@ -39,19 +39,22 @@ static int read_row(struct collected *c, const char *line, size_t n_bytes, size_
     int code = EXIT_OK, m = 0;
     while (mode && m < MODES && strcmp(mode, mode_names[m]) != 0) m++;
     if (!question || !final || !mode || !modes || !*question)
-        code = fail_text("%s: line %zu needs the strings \"question\", \"right\", \"mode\" and \"modes\"", c->path, number);
-    else if (m == MODES) code = fail_text("%s: line %zu: the mode \"%.40s\" is neither fast nor slow", c->path, number, mode);
+        code = fail_text("%s: line %zu needs the strings \"question\", \"right\", \"mode\" and \"modes\"",
+                         c->path, number);
+    else if (m == MODES)
+        code = fail_text("%s: line %zu: the mode \"%.40s\" is neither fast nor slow", c->path, number, mode);
     else if (!json_is_boolean(correct) || !json_is_boolean(truncated))
         code = fail_text("%s: line %zu: \"correct\" and \"truncated\" are true or false", c->path, number);
     else if (!json_is_integer(tokens) || json_integer_value(tokens) < 0)
         code = fail_text("%s: line %zu: \"tokens\" is a whole number from 0", c->path, number);
     else if (strlen(modes) >= sizeof c->modes || (*c->modes && strcmp(modes, c->modes) != 0))
-        code = fail_text("%s: line %zu: answers with the modes \"%.40s\", those before with \"%s\"", c->path, number, modes, c->modes);
+        code = fail_text("%s: line %zu: answers with the modes \"%.40s\", those before with \"%s\"", c->path,
+                         number, modes, c->modes);
     else {
         size_t i = collected_find(c, question, final);
         snprintf(c->modes, sizeof c->modes, "%s", modes);
-        c->items[i].answers[m] = (struct collected_answer){true, json_is_true(correct), json_is_true(truncated),
-                                                           json_integer_value(tokens)};
+        c->items[i].answers[m] = (struct collected_answer){
+            true, json_is_true(correct), json_is_true(truncated), json_integer_value(tokens)};
     }
     json_decref(object);
     return code;

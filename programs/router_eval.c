@@ -101,7 +101,8 @@ static int score_test(struct evaluation *e, const struct kvant_router *router, d
     int code = router_features(e->w, &opt, &features, &dim);
     for (size_t i = 0; code == EXIT_OK && i < e->n; i++) {
         d[i] = kvant_router_score(router, features + e->test[i] * dim);
-        if (!isfinite(d[i])) code = fail_text("the router's decision on question %zu is not a finite number", e->test[i] + 1);
+        if (!isfinite(d[i]))
+            code = fail_text("the router's decision on question %zu is not a finite number", e->test[i] + 1);
     }
     free(features);
     return code;
@@ -129,7 +130,9 @@ static bool same_number(const char *text, const char *right)
 {
     const char *last = NULL;
     for (const char *c = text; *c; c++)
-        if (*c >= '0' && *c <= '9' && (c == text || !((c[-1] >= '0' && c[-1] <= '9') || c[-1] == ',' || c[-1] == '.'))) last = c;
+        if (*c >= '0' && *c <= '9' &&
+            (c == text || !((c[-1] >= '0' && c[-1] <= '9') || c[-1] == ',' || c[-1] == '.')))
+            last = c;
     if (!last) return false;
     double found[2];
     const char *sources[2] = {last, right};
@@ -139,7 +142,9 @@ static bool same_number(const char *text, const char *right)
         const char *c = sources[k];
         while (k == 1 && *c && !(*c >= '0' && *c <= '9') && *c != '-') c++;
         if (k == 0 && last > text && last[-1] == '-') digits[n++] = '-';
-        for (; n < sizeof digits - 1 && ((*c >= '0' && *c <= '9') || *c == ',' || *c == '.' || (k == 1 && n == 0 && *c == '-')); c++)
+        for (; n < sizeof digits - 1 &&
+               ((*c >= '0' && *c <= '9') || *c == ',' || *c == '.' || (k == 1 && n == 0 && *c == '-'));
+             c++)
             if (*c != ',') digits[n++] = *c;
         digits[n] = '\0';
         found[k] = strtod(digits, NULL);
@@ -186,15 +191,16 @@ static int answer_online(struct evaluation *e, size_t i, struct online *sum)
         sum->check_s += a.check_s;
         sum->total_s += answer.generation_s;
         if (sum->rows) {
-            json_t *row = json_pack("{s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
-                                    "question", q->question, "right", q->final, "correct", (int)right, "first",
-                                    mode_names[a.first], "last", mode_names[a.last], "d_first", json_number(a.d_first),
-                                    "d_turn", a.turned ? json_number(a.d_turn) : json_null(), "n_prefix",
-                                    (json_int_t)a.n_prefix, "n_first_kept", (json_int_t)a.n_kept, "n_discarded",
-                                    (json_int_t)a.n_discarded, "n_forced", (json_int_t)a.n_forced, "n_second",
-                                    (json_int_t)a.n_second, "n_reprefill", (json_int_t)a.n_reprefill, "n_checks",
-                                    (json_int_t)a.n_checks, "n_sampled", (json_int_t)a.n_steps, "truncated",
-                                    (int)a.truncated, "answer", json_text(answer.text, answer.n_bytes));
+            json_t *row = json_pack(
+                "{s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
+                "question", q->question, "right", q->final, "correct", (int)right, "first",
+                mode_names[a.first], "last", mode_names[a.last], "d_first", json_number(a.d_first), "d_turn",
+                a.turned ? json_number(a.d_turn) : json_null(), "n_prefix", (json_int_t)a.n_prefix,
+                "n_first_kept", (json_int_t)a.n_kept, "n_discarded", (json_int_t)a.n_discarded, "n_forced",
+                (json_int_t)a.n_forced, "n_second", (json_int_t)a.n_second, "n_reprefill",
+                (json_int_t)a.n_reprefill, "n_checks", (json_int_t)a.n_checks, "n_sampled",
+                (json_int_t)a.n_steps, "truncated", (int)a.truncated, "answer",
+                json_text(answer.text, answer.n_bytes));
             if (row) json_dumpf(row, sum->rows, JSON_COMPACT);
             fputc('\n', sum->rows);
             json_decref(row);
@@ -226,14 +232,21 @@ static int add_online(struct evaluation *e)
         return EXIT_FAILED;
     }
     double n = (double)e->n;
-    struct outcome o = {.name = "two-step router, online", .accuracy = sum.right / n, .tokens = sum.tokens / n,
-                        .slow_share = sum.slow / n, .truncated = sum.truncated / n, .turned = sum.turned / n,
-                        .kept = sum.kept / n, .discarded = sum.discarded / n, .forced = sum.forced / n,
-                        .second = sum.second / n, .checks = sum.checks / n};
+    struct outcome o = {.name = "two-step router, online",
+                        .accuracy = sum.right / n,
+                        .tokens = sum.tokens / n,
+                        .slow_share = sum.slow / n,
+                        .truncated = sum.truncated / n,
+                        .turned = sum.turned / n,
+                        .kept = sum.kept / n,
+                        .discarded = sum.discarded / n,
+                        .forced = sum.forced / n,
+                        .second = sum.second / n,
+                        .checks = sum.checks / n};
     wilson(sum.right, n, &o.low, &o.high);
     e->rows[e->n_rows++] = o;
-    fprintf(stderr, "online: %.0f checks took %.3f s of %.2f s (%.2f %%)\n", sum.checks, sum.check_s, sum.total_s,
-            100 * sum.check_s / sum.total_s);
+    fprintf(stderr, "online: %.0f checks took %.3f s of %.2f s (%.2f %%)\n", sum.checks, sum.check_s,
+            sum.total_s, 100 * sum.check_s / sum.total_s);
     return code;
 }
 
@@ -241,18 +254,19 @@ static int add_online(struct evaluation *e)
 
 static int print_table(const struct evaluation *e)
 {
-    printf("%zu test questions of %s; threshold %g; cache %s\n\n", e->n, e->w->flags->data_path, e->w->flags->think.threshold,
-           e->w->kv);
-    printf("%-28s %8s %15s %8s %6s %7s %6s %7s %6s %7s\n", "", "accuracy", "95 %", "tokens", "slow", "turned", "cut",
-           "kept", "forced", "second");
+    printf("%zu test questions of %s; threshold %g; cache %s\n\n", e->n, e->w->flags->data_path,
+           e->w->flags->think.threshold, e->w->kv);
+    printf("%-28s %8s %15s %8s %6s %7s %6s %7s %6s %7s\n", "", "accuracy", "95 %", "tokens", "slow", "turned",
+           "cut", "kept", "forced", "second");
     for (int i = 0; i < e->n_rows; i++) {
         const struct outcome *o = &e->rows[i];
-        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f %5.0f%% %6.0f%% %5.0f%% %7.1f %6.1f %7.1f\n", o->name, 100 * o->accuracy,
-               100 * o->low, 100 * o->high, o->tokens, 100 * o->slow_share, 100 * o->turned, 100 * o->truncated, o->kept,
-               o->forced, o->second);
+        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f %5.0f%% %6.0f%% %5.0f%% %7.1f %6.1f %7.1f\n", o->name,
+               100 * o->accuracy, 100 * o->low, 100 * o->high, o->tokens, 100 * o->slow_share,
+               100 * o->turned, 100 * o->truncated, o->kept, o->forced, o->second);
     }
-    puts("\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer turns where it is\n"
-         "looked at. slow: share that begins slow. cut: a cap was met. random, length: expected, at the router's share");
+    puts(
+        "\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer turns where it is\n"
+        "looked at. slow: share that begins slow. cut: a cap was met. random, length: expected, at the router's share");
     return finish_output();
 }
 
@@ -261,16 +275,18 @@ static int print_json(const struct evaluation *e)
     json_t *rows = json_array();
     for (int i = 0; i < e->n_rows; i++) {
         const struct outcome *o = &e->rows[i];
-        json_array_append_new(rows, json_pack("{s:s, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name", o->name,
-                                              "accuracy", json_number(o->accuracy), "accuracy_95", json_number(o->low),
-                                              json_number(o->high), "tokens", json_number(o->tokens), "slow_share",
-                                              json_number(o->slow_share), "turned", json_number(o->turned), "truncated",
-                                              json_number(o->truncated), "kept", json_number(o->kept), "discarded",
-                                              json_number(o->discarded), "forced", json_number(o->forced), "second",
-                                              json_number(o->second), "checks", json_number(o->checks)));
+        json_array_append_new(
+            rows, json_pack("{s:s, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+                            o->name, "accuracy", json_number(o->accuracy), "accuracy_95", json_number(o->low),
+                            json_number(o->high), "tokens", json_number(o->tokens), "slow_share",
+                            json_number(o->slow_share), "turned", json_number(o->turned), "truncated",
+                            json_number(o->truncated), "kept", json_number(o->kept), "discarded",
+                            json_number(o->discarded), "forced", json_number(o->forced), "second",
+                            json_number(o->second), "checks", json_number(o->checks)));
     }
-    return json_finish(json_pack("{s:s, s:I, s:o, s:s, s:o}", "data", e->w->flags->data_path, "questions", (json_int_t)e->n,
-                                 "threshold", json_number(e->w->flags->think.threshold), "kv", e->w->kv, "rows", rows));
+    return json_finish(json_pack("{s:s, s:I, s:o, s:s, s:o}", "data", e->w->flags->data_path, "questions",
+                                 (json_int_t)e->n, "threshold", json_number(e->w->flags->think.threshold),
+                                 "kv", e->w->kv, "rows", rows));
 }
 
 static int compare(struct evaluation *e)
@@ -305,12 +321,14 @@ static int open_routers(struct evaluation *e)
     const struct router_flags *f = e->w->flags;
     if (kvant_router_open(&e->router, e->w->model, f->router_path, &err) != KVANT_OK) return fail(&err);
     kvant_router_get_info(e->router, &info);
-    if (info.hidden) return fail_text("%s was trained on hidden states; name it with --hidden-router", f->router_path);
+    if (info.hidden)
+        return fail_text("%s was trained on hidden states; name it with --hidden-router", f->router_path);
     if (strcmp(info.modes, e->w->modes.name) != 0 || strcmp(info.modes, e->w->data.modes) != 0)
-        return fail_text("%s was trained with the modes %s; the answers have %s, and --modes is %s", f->router_path, info.modes,
-                         e->w->data.modes, e->w->modes.name);
+        return fail_text("%s was trained with the modes %s; the answers have %s, and --modes is %s",
+                         f->router_path, info.modes, e->w->data.modes, e->w->modes.name);
     if (!f->hidden_path) return EXIT_OK;
-    return kvant_router_open(&e->hidden, e->w->model, f->hidden_path, &err) == KVANT_OK ? EXIT_OK : fail(&err);
+    return kvant_router_open(&e->hidden, e->w->model, f->hidden_path, &err) == KVANT_OK ? EXIT_OK
+                                                                                        : fail(&err);
 }
 
 int router_eval(struct router_work *w)
@@ -326,7 +344,9 @@ int router_eval(struct router_work *w)
     e.length = allocate(cap, sizeof *e.length);
     for (size_t i = 0; i < w->data.n; i++)
         if (collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST) e.test[e.n++] = i;
-    if (e.n == 0) code = fail_text("%s: no question of the test split has an answer in both modes", w->flags->data_path);
+    if (e.n == 0)
+        code = fail_text("%s: no question of the test split has an answer in both modes",
+                         w->flags->data_path);
     if (code == EXIT_OK) code = open_routers(&e);
     if (code == EXIT_OK) code = compare(&e);
     kvant_router_close(e.router);

@@ -41,13 +41,15 @@ static int embed_questions(const struct router_work *w, const struct kvant_embed
     opt.user = &progress;
     interrupt_catch();
     progress_begin(&progress);
-    kvant_status status = kvant_embed_prompts(session, w->plan, prompts, w->data.n, &opt, rows, n_rows, &n_out, &err);
+    kvant_status status = kvant_embed_prompts(session, w->plan, prompts, w->data.n, &opt, rows, n_rows,
+                                              &n_out, &err);
     progress_end(&progress);
     kvant_session_close(session);
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
-int router_features(const struct router_work *w, const struct kvant_embed_options *pooling, float **features, size_t *dim)
+int router_features(const struct router_work *w, const struct kvant_embed_options *pooling, float **features,
+                    size_t *dim)
 {
     struct kvant_error err;
     if (kvant_embed_dim(w->model, pooling, dim, &err) != KVANT_OK) return fail(&err);
@@ -63,7 +65,8 @@ int router_features(const struct router_work *w, const struct kvant_embed_option
     }
     if (code == EXIT_OK) code = embed_questions(w, pooling, prompts, *features, w->data.n * *dim, &n_short);
     if (code == EXIT_OK && n_short)
-        fprintf(stderr, "%d of %zu prompts are shorter than the window: all of each is used\n", n_short, w->data.n);
+        fprintf(stderr, "%d of %zu prompts are shorter than the window: all of each is used\n", n_short,
+                w->data.n);
     for (size_t i = 0; i < n; i++) free((void *)(uintptr_t)prompts[i].tokens);
     free(prompts);
     return code;
@@ -107,15 +110,15 @@ static int train(struct router_work *w, const struct kvant_embed_options *poolin
     options.progress = progress_update;
     options.user = &progress;
     progress_begin(&progress);
-    kvant_status status =
-        kvant_router_train(&router, w->model, features, labels, split, w->data.n, &options, &report, &err);
+    kvant_status status = kvant_router_train(&router, w->model, features, labels, split, w->data.n, &options,
+                                             &report, &err);
     progress_end(&progress);
     if (status == KVANT_OK) status = kvant_router_save(router, f->out_path, &err);
     int code = status == KVANT_OK ? EXIT_OK : fail(&err);
     if (code == EXIT_OK) {
         print_splits(&w->data, split);
-        printf("best of %d epochs: %d; mean squared error: train %.1f, validation %.1f\n%s written\n", report.n_epochs,
-               report.best_epoch, report.train_error, report.validation_error, f->out_path);
+        printf("best of %d epochs: %d; mean squared error: train %.1f, validation %.1f\n%s written\n",
+               report.n_epochs, report.best_epoch, report.train_error, report.validation_error, f->out_path);
         code = finish_output();
     }
     kvant_router_close(router);
@@ -134,7 +137,8 @@ int router_train(struct router_work *w, const struct kvant_embed_options *poolin
     int code = collected_read(&w->data, f->data_path, false);
     if (code != EXIT_OK) return code;
     if (strcmp(w->data.modes, w->modes.name) != 0)
-        return fail_text("%s holds answers with the modes %s; give --modes %s", f->data_path, w->data.modes, w->data.modes);
+        return fail_text("%s holds answers with the modes %s; give --modes %s", f->data_path, w->data.modes,
+                         w->data.modes);
     size_t dropped = collected_label(&w->data, f->limit);
     if (dropped) fprintf(stderr, "%zu questions have an answer in one mode only and are left out\n", dropped);
     if (w->data.n == 0) return fail_text("%s: no question has an answer in both modes", f->data_path);
@@ -164,8 +168,8 @@ static int decide(struct router_work *w, const struct kvant_router *router)
     if (code != EXIT_OK) return code;
     const char *mode = mode_names[d > f->think.threshold ? MODE_SLOW : MODE_FAST];
     if (f->model.json)
-        return json_finish(json_pack("{s:o, s:s, s:s, s:i}", "difficulty", json_number(d), "mode", mode, "modes", info.modes,
-                                     "window", info.window));
+        return json_finish(json_pack("{s:o, s:s, s:s, s:i}", "difficulty", json_number(d), "mode", mode,
+                                     "modes", info.modes, "window", info.window));
     printf("difficulty %.1f of 100: %s\n", d, mode);
     return finish_output();
 }
@@ -174,7 +178,8 @@ int router_decide(struct router_work *w)
 {
     struct kvant_error err;
     struct kvant_router *router;
-    if (!*w->flags->text) return fail_text("the prompt is empty: there is nothing to decide on; give -p TEXT");
+    if (!*w->flags->text)
+        return fail_text("the prompt is empty: there is nothing to decide on; give -p TEXT");
     if (kvant_router_open(&router, w->model, w->flags->router_path, &err) != KVANT_OK) return fail(&err);
     int code = decide(w, router);
     kvant_router_close(router);

@@ -25,8 +25,8 @@ static int read_row(struct score_rows *rows, const char *line, size_t n_bytes, s
     json_error_t error;
     json_t *object = json_loadb(line, n_bytes, JSON_REJECT_DUPLICATES, &error);
     if (!object)
-        return fail_text("%s: line %zu, column %d: %s; each line is a JSON object", rows->path, number, error.column,
-                         error.text);
+        return fail_text("%s: line %zu, column %d: %s; each line is a JSON object", rows->path, number,
+                         error.column, error.text);
     const char *prompt = json_string_value(json_object_get(object, "prompt"));
     const char *answer = json_string_value(json_object_get(object, "answer"));
     const json_t *correct = json_object_get(object, "correct");
@@ -36,8 +36,8 @@ static int read_row(struct score_rows *rows, const char *line, size_t n_bytes, s
     else if (!*prompt || !*answer)
         code = fail_text("%s: line %zu: the %s is empty", rows->path, number, *prompt ? "answer" : "prompt");
     else if (label < 0)
-        code = fail_text("%s: line %zu: \"correct\" is %s; true or false (or 1, 0) is needed", rows->path, number,
-                         correct ? "another label" : "missing");
+        code = fail_text("%s: line %zu: \"correct\" is %s; true or false (or 1, 0) is needed", rows->path,
+                         number, correct ? "another label" : "missing");
     else
         rows->items[rows->n++] = (struct score_row){copy(prompt), copy(answer), label == 1,
                                                     json_is_true(json_object_get(object, "raw")), number};
@@ -54,7 +54,8 @@ int score_rows_read(struct score_rows *rows, const char *path, int64_t n_most)
     for (size_t i = 0; i < n_bytes; i++) n_lines += text[i] == '\n';
     rows->items = allocate(n_lines, sizeof *rows->items);
     int code = EXIT_OK;
-    for (size_t at = 0; code == EXIT_OK && at < n_bytes && (n_most == 0 || (int64_t)rows->n < n_most); number++) {
+    for (size_t at = 0; code == EXIT_OK && at < n_bytes && (n_most == 0 || (int64_t)rows->n < n_most);
+         number++) {
         const char *end = memchr(text + at, '\n', n_bytes - at);
         size_t n = end ? (size_t)(end - (text + at)) : n_bytes - at, n_blank = 0;
         while (n_blank < n && strchr(" \t\r", text[at + n_blank]) && text[at + n_blank]) n_blank++;

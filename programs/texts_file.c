@@ -28,15 +28,17 @@ static int add_json(struct text_list *list, const char *path, const char *line, 
     json_error_t error;
     json_t *object = json_loadb(line, n_bytes, JSON_REJECT_DUPLICATES, &error), *text = NULL;
     if (!object)
-        return fail_text("%s: line %zu, column %d: %s; each line is a JSON object", path, number, error.column,
-                         error.text);
+        return fail_text("%s: line %zu, column %d: %s; each line is a JSON object", path, number,
+                         error.column, error.text);
     for (int i = 0; i < 4 && !text; i++) text = json_object_get(object, fields[i]);
     int code = EXIT_OK;
     if (!json_is_string(text))
-        code = fail_text("%s: line %zu has no string \"text\", \"input\", \"prompt\" or \"question\"", path, number);
+        code = fail_text("%s: line %zu has no string \"text\", \"input\", \"prompt\" or \"question\"", path,
+                         number);
     else if (is_blank(json_string_value(text), json_string_length(text)))
         code = fail_text("%s: line %zu: the text is empty", path, number);
-    else texts_add(list, json_string_value(text), json_string_length(text), number);
+    else
+        texts_add(list, json_string_value(text), json_string_length(text), number);
     json_decref(object);
     return code;
 }
@@ -54,7 +56,8 @@ int texts_read(struct text_list *out, const char *path, bool as_jsonl)
         bool blank = is_blank(text + at, n);
         if (as_jsonl && !blank) code = add_json(out, path, text + at, n, number);
         if (!as_jsonl && blank) code = fail_text("%s: line %zu is empty; each line is a text", path, number);
-        if (!as_jsonl && !blank) texts_add(out, text + at, n > 0 && text[at + n - 1] == '\r' ? n - 1 : n, number);
+        if (!as_jsonl && !blank)
+            texts_add(out, text + at, n > 0 && text[at + n - 1] == '\r' ? n - 1 : n, number);
         at += n + 1;
     }
     free(text);

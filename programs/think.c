@@ -24,7 +24,8 @@ static kvant_status look(struct thinker *t, double *d, int64_t *n_window, struct
 }
 
 /* Tokens that nobody sampled. */
-static kvant_status force(struct thinker *t, const struct mode_tokens *tokens, bool show, struct kvant_error *err)
+static kvant_status force(struct thinker *t, const struct mode_tokens *tokens, bool show,
+                          struct kvant_error *err)
 {
     for (size_t i = 0; show && i < tokens->n; i++) {
         kvant_status status = generator_text_add(t->g, &t->text, t->answer, tokens->ids[i], err);
@@ -50,7 +51,8 @@ static kvant_status turn_wanted(struct thinker *t, int64_t n_part, int *mode, st
 }
 
 /* One part, in one mode, up to its end, a cap, or a turn. *turn: the mode to go on in, −1: the answer is complete. */
-static kvant_status part(struct thinker *t, int64_t n_predict, int64_t *n_out, int *turn, struct kvant_error *err)
+static kvant_status part(struct thinker *t, int64_t n_predict, int64_t *n_out, int *turn,
+                         struct kvant_error *err)
 {
     struct think_account *a = t->account;
     *turn = -1;
@@ -106,8 +108,8 @@ static kvant_status think(struct thinker *t, int64_t n_predict, struct kvant_err
 }
 
 int think_answer(struct generator *g, const struct kvant_router *router, const struct modes *modes,
-                 const struct think_flags *flags, const kvant_token *prompt, size_t n_prompt, int64_t n_predict, FILE *out,
-                 struct answer *answer, struct think_account *account)
+                 const struct think_flags *flags, const kvant_token *prompt, size_t n_prompt,
+                 int64_t n_predict, FILE *out, struct answer *answer, struct think_account *account)
 {
     struct kvant_error err;
     *answer = (struct answer){.n_prompt = n_prompt, .finish_reason = "length", .text = allocate(1, 1)};
@@ -115,9 +117,11 @@ int think_answer(struct generator *g, const struct kvant_router *router, const s
     size_t longest = modes->begin[0].n > modes->begin[1].n ? modes->begin[0].n : modes->begin[1].n;
     if (n_prompt == 0) return fail_text("the prompt is empty: there is nothing to decide on; give -p TEXT");
     if ((int64_t)(n_prompt + longest) > g->n_ctx - g->n_tokens)
-        return fail_text("the prompt has %zu tokens, the mode %zu, and the context room for %lld; raise it with -c",
-                         n_prompt, longest, (long long)(g->n_ctx - g->n_tokens));
-    struct thinker t = {.g = g, .modes = modes, .flags = flags, .answer = answer, .account = account, .text = {.out = out}};
+        return fail_text(
+            "the prompt has %zu tokens, the mode %zu, and the context room for %lld; raise it with -c",
+            n_prompt, longest, (long long)(g->n_ctx - g->n_tokens));
+    struct thinker t = {
+        .g = g, .modes = modes, .flags = flags, .answer = answer, .account = account, .text = {.out = out}};
     double started_s = clock_s();
     kvant_status status = generator_evaluate(g, prompt, n_prompt, &err);
     answer->prompt_s = clock_s() - started_s;

@@ -127,7 +127,8 @@ static void page_rows(const struct job *j, int64_t i_page, int first, int last, 
     float *tile = j->scratch.tile;
     if (j->call->side == KV_READ_VALUES) {
         kv_codec_expand_values(j->codec, page, j->call->layer, j->call->head_kv, last, tile);
-        if (j->recipe->value_rotated) j->codec->kernels->hadamard(tile + first * j->head_dim, last - first, j->head_dim);
+        if (j->recipe->value_rotated)
+            j->codec->kernels->hadamard(tile + first * j->head_dim, last - first, j->head_dim);
         for (int i = first; i < last; i++)
             memcpy(out + (i - first) * stride, tile + i * j->head_dim, (size_t)j->head_dim * sizeof *out);
         return;
@@ -142,7 +143,8 @@ static void page_rows(const struct job *j, int64_t i_page, int first, int last, 
 
 static void exact_row(const struct job *j, const struct kv_exact_segment *s, int64_t position, float *row)
 {
-    const uint16_t *from = (j->call->side == KV_READ_KEYS ? s->k : s->v) + (position - s->position) * s->row_stride;
+    const uint16_t *from = (j->call->side == KV_READ_KEYS ? s->k : s->v) +
+                           (position - s->position) * s->row_stride;
     j->codec->kernels->f16_to_f32(from, j->head_dim, row);
 }
 
@@ -168,7 +170,8 @@ void kv_read_rows(const struct kv_read_call *call, void *memory, float *out, int
         int first, last;
         page_range(&j, p, &first, &last);
         if (first < last)
-            page_rows(&j, p, first, last, out + (j.sinks + p * KV_PAGE_TOKENS + first - call->first) * stride, stride);
+            page_rows(&j, p, first, last, out + (j.sinks + p * KV_PAGE_TOKENS + first - call->first) * stride,
+                      stride);
     }
 }
 
@@ -207,8 +210,8 @@ static void sum_half_keys(const struct job *j, const uint16_t *halves, int first
 
 /* Σ weight · stored key over tokens [first, last) of a page; weight: rows of 64 by stored channel, or NULL. out: in
  * the head's order. */
-static void sum_stored_keys(const struct job *j, const uint8_t *page, int first, int last, const float *const *weight,
-                            float *out)
+static void sum_stored_keys(const struct job *j, const uint8_t *page, int first, int last,
+                            const float *const *weight, float *out)
 {
     const struct kv_side_layout *side = &j->codec->layout->key[j->i_head];
     const struct kv_channels *channels = channels_of(j);
@@ -277,14 +280,16 @@ static void sum_turned_keys(const struct job *j, const uint8_t *page, int first,
 static void add_centers(const struct job *j, int64_t i_page, int first, int last, double *out)
 {
     float mean[KV_HEAD_DIM_MAX], turned[KV_HEAD_DIM_MAX];
-    j->codec->kernels->f16_to_f32(j->codec->plan->center + (size_t)j->i_head * (size_t)j->head_dim, j->head_dim, mean);
+    j->codec->kernels->f16_to_f32(j->codec->plan->center + (size_t)j->i_head * (size_t)j->head_dim,
+                                  j->head_dim, mean);
     if (j->turns) { /* R_{−t} R_t μ = μ */
         for (int c = 0; c < j->head_dim; c++) out[c] += (double)(last - first) * (double)mean[c];
         return;
     }
     const float *angles = j->view.page_angles + i_page * j->head_dim;
     for (int i = first; i < last; i++) {
-        kv_centers_turned(j->codec->centers, j->codec->rope, mean, angles, angles + j->head_dim / 2, i, turned);
+        kv_centers_turned(j->codec->centers, j->codec->rope, mean, angles, angles + j->head_dim / 2, i,
+                          turned);
         for (int c = 0; c < j->head_dim; c++) out[c] += (double)turned[c];
     }
 }
@@ -294,7 +299,8 @@ static void sum_expanded_keys(const struct job *j, int64_t i_page, int first, in
 {
     int64_t begin = j->sinks + i_page * KV_PAGE_TOKENS;
     float *tile = j->scratch.tile, *row = j->scratch.row, *sum = j->scratch.second;
-    kv_codec_expand_keys(j->codec, j->view.pages[i_page], j->call->layer, j->call->head_kv, last, begin, tile);
+    kv_codec_expand_keys(j->codec, j->view.pages[i_page], j->call->layer, j->call->head_kv, last, begin,
+                         tile);
     memset(sum, 0, (size_t)j->head_dim * sizeof *sum);
     for (int i = first; i < last; i++) {
         for (int c = 0; c < j->head_dim; c++) row[c] = tile[c * KV_PAGE_TOKENS + i];
@@ -386,8 +392,10 @@ void kv_read_sum(const struct kv_read_call *call, void *memory, double *out)
         int first, last;
         page_range(&j, p, &first, &last);
         if (first >= last) continue;
-        if (call->side == KV_READ_KEYS) sum_page_keys(&j, p, first, last, out);
-        else sum_page_values(&j, p, first, last, out);
+        if (call->side == KV_READ_KEYS)
+            sum_page_keys(&j, p, first, last, out);
+        else
+            sum_page_values(&j, p, first, last, out);
     }
     sum_exact(&j, &j.view.exact[1], out);
 }

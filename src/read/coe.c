@@ -6,7 +6,7 @@
 #include "base/memory.h"
 
 #define DISTANCE_EPS 1e-12 /* end to end; shorter is none                                                 */
-#define ANGLE_EPS 1e-7     /* likewise; acos near 1 tells no angle below 1.5e-8 from none, in double */
+#define ANGLE_EPS    1e-7  /* likewise; acos near 1 tells no angle below 1.5e-8 from none, in double */
 
 kvant_status kv_coe_open(struct kv_coe_path *path, size_t dim, struct kvant_error *err)
 {
@@ -62,7 +62,9 @@ kvant_status kv_coe_add(struct kv_coe_path *path, const float *x, struct kvant_e
 
 void kv_coe_finish(const struct kv_coe_path *path, struct kvant_coe *out)
 {
-    *out = (struct kvant_coe){ .r = NAN, .c = NAN, .mag = NAN, .ang = NAN, .n_steps = (int64_t)path->n_steps };
+    *out = (struct kvant_coe){
+        .r = NAN, .c = NAN, .mag = NAN, .ang = NAN, .n_steps = (int64_t)path->n_steps
+    };
     if (path->n_points < 2) return;
     struct kv_coe_step end = step_between(path->first, path->previous, path->dim);
     if (!(end.length > DISTANCE_EPS) || !(end.angle > ANGLE_EPS)) return;
@@ -74,12 +76,16 @@ void kv_coe_finish(const struct kv_coe_path *path, struct kvant_coe *out)
         x += m * cos(a);
         y += m * sin(a);
     }
-    *out = (struct kvant_coe){ .r = mag / n - ang / n, .c = sqrt(x / n * (x / n) + y / n * (y / n)), .mag = mag / n,
-                               .ang = ang / n, .n_steps = (int64_t)path->n_steps };
+    *out = (struct kvant_coe){ .r = mag / n - ang / n,
+                               .c = sqrt(x / n * (x / n) + y / n * (y / n)),
+                               .mag = mag / n,
+                               .ang = ang / n,
+                               .n_steps = (int64_t)path->n_steps };
     out->is_defined = isfinite(out->r) && isfinite(out->c);
 }
 
-kvant_status kvant_coe_points(const float *points, size_t n, size_t dim, struct kvant_coe *out, struct kvant_error *err)
+kvant_status kvant_coe_points(const float *points, size_t n, size_t dim, struct kvant_coe *out,
+                              struct kvant_error *err)
 {
     struct kv_coe_path path;
     *out = (struct kvant_coe){ .r = NAN, .c = NAN, .mag = NAN, .ang = NAN };

@@ -27,18 +27,21 @@ struct shape {
 static kvant_status check_choice(int value, int last, const char *name, struct kvant_error *err)
 {
     if (value < 0 || value > last)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_embed_options.%s is %d; 0 to %d are possible", name, value, last);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_embed_options.%s is %d; 0 to %d are possible", name,
+                value, last);
     return KVANT_OK;
 }
 
-static kvant_status shape_set(struct shape *s, const struct kvant_model *m, const struct kvant_embed_options *opt,
-                              struct kvant_error *err)
+static kvant_status shape_set(struct shape *s, const struct kvant_model *m,
+                              const struct kvant_embed_options *opt, struct kvant_error *err)
 {
     if (!opt) opt = &defaults;
     if (opt->size != sizeof *opt)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_embed_options.size is not set; use KVANT_EMBED_OPTIONS_INIT");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_embed_options.size is not set; use KVANT_EMBED_OPTIONS_INIT");
     if (m->vocab_only)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a model that was opened for its vocabulary only has no embeddings");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "a model that was opened for its vocabulary only has no embeddings");
     KV_TRY(check_choice((int)opt->source, KVANT_EMBED_RANDOM, "source", err));
     KV_TRY(check_choice((int)opt->part, KVANT_EMBED_VALUES, "part", err));
     KV_TRY(check_choice((int)opt->tokens, KVANT_EMBED_TOKENS_SUM, "tokens", err));
@@ -59,8 +62,8 @@ static kvant_status shape_set(struct shape *s, const struct kvant_model *m, cons
     return KVANT_OK;
 }
 
-kvant_status kvant_embed_dim(const struct kvant_model *model, const struct kvant_embed_options *opt, size_t *n_out,
-                             struct kvant_error *err)
+kvant_status kvant_embed_dim(const struct kvant_model *model, const struct kvant_embed_options *opt,
+                             size_t *n_out, struct kvant_error *err)
 {
     struct shape s;
     *n_out = 0;
@@ -82,7 +85,8 @@ static kvant_status token_range(const struct shape *s, int64_t n, int64_t *first
 }
 
 /* From sums (n_layers, layer_dim) over n tokens to the embedding. */
-static kvant_status finish(const struct shape *s, const double *sums, int64_t n, float *out, struct kvant_error *err)
+static kvant_status finish(const struct shape *s, const double *sums, int64_t n, float *out,
+                           struct kvant_error *err)
 {
     bool flat = s->opt.layers == KVANT_EMBED_LAYERS_FLATTEN;
     double share = s->opt.tokens == KVANT_EMBED_TOKENS_SUM ? 1.0 : 1.0 / (double)n;
@@ -91,7 +95,8 @@ static kvant_status finish(const struct shape *s, const double *sums, int64_t n,
         double x = 0;
         for (int l = 0; l < (flat ? 1 : s->n_layers); l++) x += sums[(size_t)l * s->layer_dim + i];
         out[i] = (float)(share * x);
-        if (!isfinite(out[i])) KV_FAIL(err, KVANT_ERR_NUMERIC, -1, "element %zu of the embedding is not finite", i);
+        if (!isfinite(out[i]))
+            KV_FAIL(err, KVANT_ERR_NUMERIC, -1, "element %zu of the embedding is not finite", i);
     }
     return s->opt.not_normalized ? KVANT_OK : kv_normalize(out, s->dim, err);
 }
@@ -112,12 +117,13 @@ static kvant_status check_space(size_t needed, size_t cap, size_t *n_out, struct
 {
     *n_out = needed;
     if (cap < needed)
-        KV_FAIL(err, KVANT_ERR_SPACE, -1, "the embeddings take %zu floats, there is room for %zu", needed, cap);
+        KV_FAIL(err, KVANT_ERR_SPACE, -1, "the embeddings take %zu floats, there is room for %zu", needed,
+                cap);
     return KVANT_OK;
 }
 
-static kvant_status sequence_embedding(const struct shape *s, struct kvant_session *session, int seq, double *sums,
-                                       float *out, struct kvant_error *err)
+static kvant_status sequence_embedding(const struct shape *s, struct kvant_session *session, int seq,
+                                       double *sums, float *out, struct kvant_error *err)
 {
     struct kv_seq *held;
     int64_t first, last;
@@ -127,8 +133,9 @@ static kvant_status sequence_embedding(const struct shape *s, struct kvant_sessi
     return finish(s, sums, last - first, out, err);
 }
 
-kvant_status kvant_embed_sequence(struct kvant_session *session, int seq, const struct kvant_embed_options *opt,
-                                  float *out, size_t cap, size_t *n_out, struct kvant_error *err)
+kvant_status kvant_embed_sequence(struct kvant_session *session, int seq,
+                                  const struct kvant_embed_options *opt, float *out, size_t cap,
+                                  size_t *n_out, struct kvant_error *err)
 {
     struct shape s;
     *n_out = 0;
@@ -167,7 +174,9 @@ static void add_hidden(void *user, int layer, int seq, int64_t position, const f
     struct batch *b = user;
     const struct shape *s = b->shape;
     int block = layer - 1 - s->layer_first, slot = b->slot_of_seq[seq];
-    if (slot < 0 || block < 0 || block >= s->n_layers || position < b->first[slot] || position >= b->last[slot]) return;
+    if (slot < 0 || block < 0 || block >= s->n_layers || position < b->first[slot] ||
+        position >= b->last[slot])
+        return;
     double *sum = b->sums + ((size_t)slot * (size_t)s->n_layers + (size_t)block) * s->layer_dim;
     for (size_t i = 0; i < s->layer_dim; i++) sum[i] += (double)x[i];
 }
@@ -192,7 +201,8 @@ static kvant_status batch_open_sequences(struct batch *b, size_t begin, size_t n
         KV_TRY(kvant_sequence_open(b->session, b->plan, (int64_t)p->n_tokens, &b->seqs[b->n], err));
         int slot = b->n++;
         b->slot_of_seq[b->seqs[slot]] = slot;
-        kvant_status status = token_range(b->shape, (int64_t)p->n_tokens, &b->first[slot], &b->last[slot], err);
+        kvant_status status = token_range(b->shape, (int64_t)p->n_tokens, &b->first[slot], &b->last[slot],
+                                          err);
         if (status != KVANT_OK) {
             if (err) err->position = (int64_t)i;
             return status;
@@ -203,7 +213,8 @@ static kvant_status batch_open_sequences(struct batch *b, size_t begin, size_t n
     return KVANT_OK;
 }
 
-static kvant_status batch_run(struct batch *b, size_t begin, size_t n_prompts, float *out, struct kvant_error *err)
+static kvant_status batch_run(struct batch *b, size_t begin, size_t n_prompts, float *out,
+                              struct kvant_error *err)
 {
     const struct shape *s = b->shape;
     size_t n_entries, sums_size = (size_t)s->n_layers * s->layer_dim;
@@ -252,18 +263,20 @@ static void batch_free(struct batch *b)
     kv_free(b->sums);
 }
 
-static kvant_status check_prompts(const struct kvant_model *m, const struct kvant_prompt *prompts, size_t n_prompts,
-                                  size_t *n_longest, struct kvant_error *err)
+static kvant_status check_prompts(const struct kvant_model *m, const struct kvant_prompt *prompts,
+                                  size_t n_prompts, size_t *n_longest, struct kvant_error *err)
 {
     *n_longest = 0;
     for (size_t i = 0; i < n_prompts; i++) {
         if (prompts[i].n_tokens == 0)
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "text %zu is empty: there is nothing to embed", i + 1);
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "text %zu is empty: there is nothing to embed",
+                    i + 1);
         if (prompts[i].n_tokens > *n_longest) *n_longest = prompts[i].n_tokens;
         for (size_t t = 0; t < prompts[i].n_tokens; t++)
             if (prompts[i].tokens[t] < 0 || prompts[i].tokens[t] >= m->n_vocab)
-                KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "text %zu has the token %d, outside the vocabulary of %d",
-                        i + 1, prompts[i].tokens[t], m->n_vocab);
+                KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i,
+                        "text %zu has the token %d, outside the vocabulary of %d", i + 1,
+                        prompts[i].tokens[t], m->n_vocab);
     }
     return KVANT_OK;
 }
@@ -280,7 +293,8 @@ static kvant_status embed_all(struct batch *b, size_t n_prompts, float *out, str
         batch_close_sequences(b);
         if (status == KVANT_OK && opt->progress &&
             !opt->progress(opt->user, "embed", (int64_t)begin, (int64_t)n_prompts))
-            status = kv_error_set(err, KVANT_ERR_CANCELLED, -1, "stopped after %zu of %zu texts", begin, n_prompts);
+            status = kv_error_set(err, KVANT_ERR_CANCELLED, -1, "stopped after %zu of %zu texts", begin,
+                                  n_prompts);
     }
     kv_session_set_hidden(b->session, NULL);
     return status;
@@ -328,12 +342,14 @@ static void read_item(void *user, int64_t item, int i_thread)
     call.layer = (int)(item / (2 * j->h->n_head_kv));
     call.side = item / j->h->n_head_kv % 2 ? KV_READ_VALUES : KV_READ_KEYS;
     call.head_kv = (int)(item % j->h->n_head_kv);
-    float *to = j->out + (2 * call.layer + (call.side == KV_READ_VALUES)) * n * row + call.head_kv * j->h->head_dim;
+    float *to = j->out + (2 * call.layer + (call.side == KV_READ_VALUES)) * n * row +
+                call.head_kv * j->h->head_dim;
     kv_read_rows(&call, j->scratch + (size_t)i_thread * j->stride, to, row);
 }
 
-kvant_status kvant_sequence_read(struct kvant_session *session, int seq, int64_t token_first, int64_t token_last,
-                                 bool before_rope, float *out, size_t cap, size_t *n_out, struct kvant_error *err)
+kvant_status kvant_sequence_read(struct kvant_session *session, int seq, int64_t token_first,
+                                 int64_t token_last, bool before_rope, float *out, size_t cap, size_t *n_out,
+                                 struct kvant_error *err)
 {
     const struct kv_hparams *h = &kv_session_model(session)->hp;
     struct kv_seq *held;
@@ -342,8 +358,13 @@ kvant_status kvant_sequence_read(struct kvant_session *session, int seq, int64_t
     KV_TRY(kv_pooling_tokens(&token_first, &token_last, kv_seq_n_tokens(held), err));
     size_t per_token = 2 * (size_t)h->n_layer * (size_t)h->n_head_kv * (size_t)h->head_dim;
     KV_TRY(check_space((size_t)(token_last - token_first) * per_token, cap, n_out, err));
-    struct read_job j = { .call = { .reader = kv_session_reader(session), .seq = held, .before_rope = before_rope,
-                                    .first = token_first, .last = token_last }, .h = h, .out = out };
+    struct read_job j = { .call = { .reader = kv_session_reader(session),
+                                    .seq = held,
+                                    .before_rope = before_rope,
+                                    .first = token_first,
+                                    .last = token_last },
+                          .h = h,
+                          .out = out };
     j.stride = (kv_read_scratch_bytes(h->head_dim) + KV_ALIGN - 1) & ~(size_t)(KV_ALIGN - 1);
     j.scratch = kv_alloc((size_t)kv_pool_size(kv_session_pool(session)), j.stride);
     if (!j.scratch) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a page per thread");

@@ -36,7 +36,8 @@ kvant_status kv_pooling_set(struct kv_pooling *out, const struct kvant_model *m,
 {
     const struct kv_hparams *h = &m->hp;
     *out = (struct kv_pooling){ .n_layer = h->n_layer, .n_head_kv = h->n_head_kv, .head_dim = h->head_dim };
-    KV_TRY(kv_pooling_layers(opt->layer_first, opt->layer_last, h->n_layer, &out->layer_first, &out->n_layers, err));
+    KV_TRY(kv_pooling_layers(opt->layer_first, opt->layer_last, h->n_layer, &out->layer_first, &out->n_layers,
+                             err));
     out->n_parts = opt->part == KVANT_EMBED_KEYS_VALUES ? 2 : 1;
     out->part[0] = opt->part == KVANT_EMBED_VALUES ? KV_READ_VALUES : KV_READ_KEYS;
     out->part[1] = KV_READ_VALUES;
@@ -54,24 +55,26 @@ struct pool_job {
     const struct kv_reader *reader;
     const struct kv_seq *seq;
     int64_t first, last;
-    char *scratch;        /* (n_threads, stride)                            */
+    char *scratch; /* (n_threads, stride)                            */
     size_t stride;
-    double *sums;         /* (n_layers, n_head_kv, n_parts, head_dim)       */
-    float *rows;          /* (n_head_kv, n_parts, last - first, head_dim)   */
-    int layer;            /* of rows                                        */
+    double *sums; /* (n_layers, n_head_kv, n_parts, head_dim)       */
+    float *rows;  /* (n_head_kv, n_parts, last - first, head_dim)   */
+    int layer;    /* of rows                                        */
 };
 
 static struct kv_read_call call_of(const struct pool_job *j, int layer, int head, int part)
 {
-    return (struct kv_read_call){ j->reader, j->seq, j->p->layer_first + layer, head, j->p->part[part],
-                                  j->p->before_rope, j->first, j->last };
+    return (struct kv_read_call){ j->reader, j->seq,           j->p->layer_first + layer,
+                                  head,      j->p->part[part], j->p->before_rope,
+                                  j->first,  j->last };
 }
 
 static void sum_item(void *user, int64_t item, int i_thread)
 {
     const struct pool_job *j = user;
     int per_layer = j->p->n_head_kv * j->p->n_parts, in_layer = (int)(item % per_layer);
-    struct kv_read_call call = call_of(j, (int)(item / per_layer), in_layer / j->p->n_parts, in_layer % j->p->n_parts);
+    struct kv_read_call call = call_of(j, (int)(item / per_layer), in_layer / j->p->n_parts,
+                                       in_layer % j->p->n_parts);
     kv_read_sum(&call, j->scratch + (size_t)i_thread * j->stride, j->sums + item * j->p->head_dim);
 }
 
@@ -83,12 +86,15 @@ static void rows_item(void *user, int64_t item, int i_thread)
                  j->rows + item * (j->last - j->first) * j->p->head_dim, j->p->head_dim);
 }
 
-static kvant_status job_open(struct pool_job *j, const struct kv_pooling *p, const struct kvant_session *session,
-                             int seq, int64_t first, int64_t last, struct kvant_error *err)
+static kvant_status job_open(struct pool_job *j, const struct kv_pooling *p,
+                             const struct kvant_session *session, int seq, int64_t first, int64_t last,
+                             struct kvant_error *err)
 {
     struct kv_seq *s;
     KV_TRY(kv_session_sequence(session, seq, &s, err));
-    *j = (struct pool_job){ .p = p, .reader = kv_session_reader(session), .seq = s, .first = first, .last = last };
+    *j = (struct pool_job){
+        .p = p, .reader = kv_session_reader(session), .seq = s, .first = first, .last = last
+    };
     j->stride = (kv_read_scratch_bytes(p->head_dim) + KV_ALIGN - 1) & ~(size_t)(KV_ALIGN - 1);
     j->scratch = kv_alloc((size_t)kv_pool_size(kv_session_pool(session)), j->stride);
     if (!j->scratch) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a page per thread");
@@ -102,16 +108,18 @@ static void job_close(struct pool_job *j)
     kv_free(j->rows);
 }
 
-kvant_status kv_pooling_sum(const struct kv_pooling *p, const struct kvant_session *session, int seq, int64_t first,
-                            int64_t last, double *out, struct kvant_error *err)
+kvant_status kv_pooling_sum(const struct kv_pooling *p, const struct kvant_session *session, int seq,
+                            int64_t first, int64_t last, double *out, struct kvant_error *err)
 {
     struct pool_job j;
     KV_TRY(job_open(&j, p, session, seq, first, last, err));
     int per_layer = p->n_head_kv * p->n_parts;
     j.sums = kv_alloc((size_t)(p->n_layers * per_layer), (size_t)p->head_dim * sizeof *j.sums);
     kvant_status status = KVANT_OK;
-    if (!j.sums) status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for the sums of %d layers", p->n_layers);
-    else kv_pool_for(kv_session_pool(session), (int64_t)p->n_layers * per_layer, sum_item, &j);
+    if (!j.sums)
+        status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for the sums of %d layers", p->n_layers);
+    else
+        kv_pool_for(kv_session_pool(session), (int64_t)p->n_layers * per_layer, sum_item, &j);
     for (int l = 0; status == KVANT_OK && l < p->n_layers; l++) {
         double *layer = out + (size_t)l * (size_t)p->layer_dim;
         memset(layer, 0, (size_t)p->layer_dim * sizeof *layer);
@@ -141,20 +149,23 @@ static void add_rows(const struct pool_job *j, float *out)
     }
 }
 
-kvant_status kv_pooling_rows(const struct kv_pooling *p, const struct kvant_session *session, int seq, int64_t first,
-                             int64_t last, float *out, struct kvant_error *err)
+kvant_status kv_pooling_rows(const struct kv_pooling *p, const struct kvant_session *session, int seq,
+                             int64_t first, int64_t last, float *out, struct kvant_error *err)
 {
     struct pool_job j;
     size_t n_rows = (size_t)(last - first), per_layer = (size_t)(p->n_head_kv * p->n_parts);
     KV_TRY(job_open(&j, p, session, seq, first, last, err));
     j.rows = kv_alloc(n_rows * per_layer, (size_t)p->head_dim * sizeof *j.rows);
     kvant_status status = KVANT_OK;
-    if (!j.rows) status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for the rows of %zu tokens", n_rows);
-    else memset(out, 0, n_rows * (size_t)p->layer_dim * sizeof *out);
+    if (!j.rows)
+        status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for the rows of %zu tokens", n_rows);
+    else
+        memset(out, 0, n_rows * (size_t)p->layer_dim * sizeof *out);
     for (j.layer = 0; status == KVANT_OK && j.layer < p->n_layers; j.layer++) {
         if (n_rows < 4) /* waking the pool costs more */
             for (int64_t i = 0; i < (int64_t)per_layer; i++) rows_item(&j, i, 0);
-        else kv_pool_for(kv_session_pool(session), (int64_t)per_layer, rows_item, &j);
+        else
+            kv_pool_for(kv_session_pool(session), (int64_t)per_layer, rows_item, &j);
         add_rows(&j, out);
     }
     job_close(&j);

@@ -62,7 +62,8 @@ static struct area areas_within(struct ranked *items, size_t n, bool grouped)
     qsort(items, n, sizeof *items, by_group_and_score);
     for (size_t begin = 0, end; begin < n; begin = end) {
         double n_right = 0;
-        for (end = begin; end < n && items[end].group == items[begin].group; end++) n_right += items[end].is_right;
+        for (end = begin; end < n && items[end].group == items[begin].group; end++)
+            n_right += items[end].is_right;
         double n_wrong = (double)(end - begin) - n_right;
         if (n_right == 0 || n_wrong == 0) continue;
         struct area a = areas_of(items + begin, end - begin, n_right, n_wrong);
@@ -110,8 +111,8 @@ static void draw_all(const struct ranked *items, size_t n, bool grouped, int n_d
     }
 }
 
-static kvant_status set_intervals(const struct ranked *items, size_t n, bool grouped, int n_draws, uint64_t seed,
-                                  struct kvant_ranking *out, struct kvant_error *err)
+static kvant_status set_intervals(const struct ranked *items, size_t n, bool grouped, int n_draws,
+                                  uint64_t seed, struct kvant_ranking *out, struct kvant_error *err)
 {
     struct bootstrap b = { .drawn = kv_alloc(n, sizeof *b.drawn) };
     double *draws = kv_alloc(3 * (size_t)n_draws, sizeof *draws);
@@ -130,8 +131,9 @@ static kvant_status set_intervals(const struct ranked *items, size_t n, bool gro
     return status;
 }
 
-kvant_status kvant_ranking_set(struct kvant_ranking *out, const double *scores, const bool *right, const int *groups,
-                               size_t n, int n_draws, uint64_t seed, struct kvant_error *err)
+kvant_status kvant_ranking_set(struct kvant_ranking *out, const double *scores, const bool *right,
+                               const int *groups, size_t n, int n_draws, uint64_t seed,
+                               struct kvant_error *err)
 {
     *out = (struct kvant_ranking){ NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, 0, 0, 0 };
     if (n > INT32_MAX || n_draws < 0 || n_draws > 1000000)
@@ -152,7 +154,8 @@ kvant_status kvant_ranking_set(struct kvant_ranking *out, const double *scores, 
     out->fpr95 = a.fpr95;
     out->aupr = a.aupr;
     kvant_status status = KVANT_OK;
-    if (n_draws > 0 && !isnan(a.auroc)) status = set_intervals(items, n_items, groups != NULL, n_draws, seed, out, err);
+    if (n_draws > 0 && !isnan(a.auroc))
+        status = set_intervals(items, n_items, groups != NULL, n_draws, seed, out, err);
     kv_free(items);
     return status;
 }

@@ -11,8 +11,8 @@
 #include "model/model.h"
 #include "read/pool.h"
 
-#define READ_AT_ONCE 64     /* tokens                                            */
-#define REBUILD_EVERY 1024  /* tokens: then the sum is made anew, so that its rounding does not grow */
+#define READ_AT_ONCE  64   /* tokens                                            */
+#define REBUILD_EVERY 1024 /* tokens: then the sum is made anew, so that its rounding does not grow */
 
 double kvant_router_score(const struct kvant_router *r, const float *x)
 {
@@ -23,19 +23,23 @@ double kvant_router_score(const struct kvant_router *r, const float *x)
         float acc[8] = { 0 };
         size_t i = 0;
         for (; i + 8 <= n; i += 8)
-            for (size_t l = 0; l < 8; l++) acc[l] += w[i + l] * (x[i + l] - r->mean[i + l]) * r->inverse[i + l];
+            for (size_t l = 0; l < 8; l++)
+                acc[l] += w[i + l] * (x[i + l] - r->mean[i + l]) * r->inverse[i + l];
         for (; i < n; i++) acc[0] += w[i] * (x[i] - r->mean[i]) * r->inverse[i];
-        float sum = ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7])) + r->b1[h];
-        if (sum > 0) d += (double)r->w2[h] * (double)sum;
-        else if (isnan(sum)) return NAN;
+        float sum = ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7])) +
+                    r->b1[h];
+        if (sum > 0)
+            d += (double)r->w2[h] * (double)sum;
+        else if (isnan(sum))
+            return NAN;
     }
     return d;
 }
 
 void kvant_router_get_info(const struct kvant_router *r, struct kvant_router_info *out)
 {
-    *out = (struct kvant_router_info){ r->n_input, r->n_hidden, r->window, r->layer_first, r->n_layers, r->modes,
-                                       r->fingerprint, r->hidden };
+    *out = (struct kvant_router_info){ r->n_input,  r->n_hidden, r->window,      r->layer_first,
+                                       r->n_layers, r->modes,    r->fingerprint, r->hidden };
 }
 
 void kvant_router_get_embed_options(const struct kvant_router *r, struct kvant_embed_options *out)
@@ -59,11 +63,11 @@ struct kvant_router_watch {
     struct kvant_session *session;
     int seq;
     struct kv_pooling pooling;
-    float *ring;            /* (window, n_input): row of token t at t % window */
-    float *rows;            /* (READ_AT_ONCE, n_input)                          */
-    float *mean;            /* (n_input)                                        */
-    double *sum;            /* (n_input)                                        */
-    int64_t n_read;         /* tokens of the sequence that the ring has seen     */
+    float *ring;    /* (window, n_input): row of token t at t % window */
+    float *rows;    /* (READ_AT_ONCE, n_input)                          */
+    float *mean;    /* (n_input)                                        */
+    double *sum;    /* (n_input)                                        */
+    int64_t n_read; /* tokens of the sequence that the ring has seen     */
     int64_t n_since_rebuild;
 };
 
@@ -73,7 +77,8 @@ kvant_status kvant_router_watch_open(struct kvant_router_watch **out, const stru
     struct kvant_embed_options opt;
     *out = NULL;
     if (router->hidden)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "this router was trained on hidden states, which no cache holds");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "this router was trained on hidden states, which no cache holds");
     struct kvant_router_watch *w = kv_alloc(1, sizeof *w);
     if (!w) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a router's window");
     size_t n = (size_t)router->n_input;
@@ -87,12 +92,16 @@ kvant_status kvant_router_watch_open(struct kvant_router_watch **out, const stru
     kvant_router_get_embed_options(router, &opt);
     kvant_status status = kv_pooling_set(&w->pooling, kv_session_model(session), &opt, err);
     if (!w->ring || !w->rows || !w->mean || !w->sum)
-        status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for a window of %d tokens", router->window);
+        status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for a window of %d tokens",
+                              router->window);
     if (status == KVANT_OK && w->pooling.layer_dim != router->n_input)
-        status = kv_error_set(err, KVANT_ERR_MISMATCH, -1, "the router has %d inputs, this model's pooling gives %d",
-                              router->n_input, w->pooling.layer_dim);
-    if (status != KVANT_OK) kvant_router_watch_close(w);
-    else *out = w;
+        status = kv_error_set(err, KVANT_ERR_MISMATCH, -1,
+                              "the router has %d inputs, this model's pooling gives %d", router->n_input,
+                              w->pooling.layer_dim);
+    if (status != KVANT_OK)
+        kvant_router_watch_close(w);
+    else
+        *out = w;
     return status;
 }
 
@@ -145,13 +154,15 @@ static void drop_to(struct kvant_router_watch *w, int64_t n_tokens)
     w->n_since_rebuild = 0;
 }
 
-kvant_status kvant_router_watch_next(struct kvant_router_watch *w, double *d, int64_t *n_window, struct kvant_error *err)
+kvant_status kvant_router_watch_next(struct kvant_router_watch *w, double *d, int64_t *n_window,
+                                     struct kvant_error *err)
 {
     struct kv_seq *seq;
     size_t n = (size_t)w->router->n_input;
     KV_TRY(kv_session_sequence(w->session, w->seq, &seq, err));
     int64_t n_tokens = kv_seq_n_tokens(seq);
-    if (n_tokens == 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "an empty sequence: there is nothing to decide on");
+    if (n_tokens == 0)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "an empty sequence: there is nothing to decide on");
     drop_to(w, n_tokens);
     if (n_tokens - w->n_read > w->router->window) { /* what would leave the window at once is not read */
         w->n_read = n_tokens - w->router->window;

@@ -6,10 +6,10 @@
 #include "model/model.h"
 #include "read/router.h"
 
-#define MAGIC "kvrouter"
-#define VERSION 1
-#define N_NUMBERS 13      /* u32 after the magic          */
-#define HEADER_BYTES (8 + 4 * N_NUMBERS + KV_HASH_TEXT_CAP + KV_ROUTER_MODES_CAP)
+#define MAGIC          "kvrouter"
+#define VERSION        1
+#define N_NUMBERS      13 /* u32 after the magic          */
+#define HEADER_BYTES   (8 + 4 * N_NUMBERS + KV_HASH_TEXT_CAP + KV_ROUTER_MODES_CAP)
 #define FILE_BYTES_MAX ((size_t)1 << 31)
 
 enum { FLAG_BEFORE_ROPE = 1, FLAG_BY_SIDE = 2, FLAG_HIDDEN = 4, FLAGS = 7 };
@@ -33,7 +33,8 @@ kvant_status kv_router_alloc(struct kvant_router **out, int n_input, int n_hidde
         return KVANT_OK;
     }
     kvant_router_close(r);
-    KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a router of %d inputs and %d hidden units", n_input, n_hidden);
+    KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a router of %d inputs and %d hidden units", n_input,
+            n_hidden);
 }
 
 void kvant_router_close(struct kvant_router *r)
@@ -73,8 +74,8 @@ static kvant_status number(struct reader *r, const char *name, uint32_t least, u
 {
     uint32_t x = u32_at(r->data + r->at);
     if (x < least || x > most)
-        KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->at, "router: %s is %u at byte %zu; %u to %u are possible", name, x,
-                r->at, least, most);
+        KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->at,
+                "router: %s is %u at byte %zu; %u to %u are possible", name, x, r->at, least, most);
     r->at += 4;
     *out = (int)x;
     return KVANT_OK;
@@ -88,7 +89,8 @@ static kvant_status words(struct reader *r, const char *name, char *out, size_t 
     bool sound = n < cap;
     for (size_t i = 0; i < cap; i++) sound &= i < n ? from[i] > ' ' && from[i] < 127 : from[i] == 0;
     if (!sound)
-        KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->at, "router: the %s at byte %zu is no text that ends", name, r->at);
+        KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->at, "router: the %s at byte %zu is no text that ends",
+                name, r->at);
     memcpy(out, from, cap);
     r->at += cap;
     return KVANT_OK;
@@ -99,8 +101,8 @@ static kvant_status floats(struct reader *r, const char *name, float *out, size_
     for (size_t i = 0; i < n; i++, r->at += 4) {
         out[i] = f32_at(r->data + r->at);
         if (!isfinite(out[i]))
-            KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->at, "router: %s %zu at byte %zu is not a finite number", name, i,
-                    r->at);
+            KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->at,
+                    "router: %s %zu at byte %zu is not a finite number", name, i, r->at);
     }
     return KVANT_OK;
 }
@@ -123,14 +125,15 @@ static kvant_status read_head(struct reader *r, struct kvant_router *head)
 {
     int version, flags;
     if (r->n_bytes < 8 || memcmp(r->data, MAGIC, 8) != 0)
-        KV_FAIL(r->err, KVANT_ERR_FORMAT, 0, "router: not a router file (byte 0 does not begin \"%s\")", MAGIC);
+        KV_FAIL(r->err, KVANT_ERR_FORMAT, 0, "router: not a router file (byte 0 does not begin \"%s\")",
+                MAGIC);
     if (r->n_bytes < HEADER_BYTES)
-        KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->n_bytes, "router: the file ends at byte %zu, inside its header",
-                r->n_bytes);
+        KV_FAIL(r->err, KVANT_ERR_FORMAT, (int64_t)r->n_bytes,
+                "router: the file ends at byte %zu, inside its header", r->n_bytes);
     r->at = 8;
     if (u32_at(r->data + 8) != VERSION)
-        KV_FAIL(r->err, KVANT_ERR_UNSUPPORTED, 8, "router: version %u at byte 8; this kvant reads %d", u32_at(r->data + 8),
-                VERSION);
+        KV_FAIL(r->err, KVANT_ERR_UNSUPPORTED, 8, "router: version %u at byte 8; this kvant reads %d",
+                u32_at(r->data + 8), VERSION);
     KV_TRY(number(r, "the version", VERSION, VERSION, &version));
     KV_TRY(number(r, "the number of inputs", 1, KV_ROUTER_INPUT_MAX, &head->n_input));
     KV_TRY(number(r, "the number of hidden units", 1, KV_ROUTER_HIDDEN_MAX, &head->n_hidden));
@@ -139,7 +142,8 @@ static kvant_status read_head(struct reader *r, struct kvant_router *head)
     KV_TRY(number(r, "the model's KV heads", 1, KV_ROUTER_LAYERS_MAX, &head->n_head_kv));
     KV_TRY(number(r, "the head size", 1, KV_HEAD_DIM_MAX, &head->head_dim));
     KV_TRY(number(r, "the first layer", 0, (uint32_t)head->model_layers - 1, &head->layer_first));
-    KV_TRY(number(r, "the number of layers", 1, (uint32_t)(head->model_layers - head->layer_first), &head->n_layers));
+    KV_TRY(number(r, "the number of layers", 1, (uint32_t)(head->model_layers - head->layer_first),
+                  &head->n_layers));
     KV_TRY(number(r, "the part", 0, KVANT_EMBED_VALUES, &head->part));
     KV_TRY(number(r, "the pooling of heads", 0, KVANT_EMBED_HEADS_MEAN, &head->heads));
     KV_TRY(number(r, "the flags", 0, FLAGS, &flags));
@@ -153,8 +157,8 @@ static kvant_status read_head(struct reader *r, struct kvant_router *head)
     int64_t inputs = (int64_t)(head->part == KVANT_EMBED_KEYS_VALUES ? 2 : 1) * head->head_dim *
                      (head->heads == KVANT_EMBED_HEADS_MEAN ? 1 : head->n_head_kv);
     if (!head->hidden && inputs != head->n_input)
-        KV_FAIL(r->err, KVANT_ERR_FORMAT, 12, "router: %d inputs at byte 12, but its pooling gives %lld", head->n_input,
-                (long long)inputs);
+        KV_FAIL(r->err, KVANT_ERR_FORMAT, 12, "router: %d inputs at byte 12, but its pooling gives %lld",
+                head->n_input, (long long)inputs);
     return KVANT_OK;
 }
 
@@ -169,7 +173,8 @@ static kvant_status read_weights(struct reader *r, struct kvant_router *to)
     return floats(r, "second bias", &to->b2, 1);
 }
 
-kvant_status kv_router_parse(struct kvant_router **out, const uint8_t *data, size_t n_bytes, struct kvant_error *err)
+kvant_status kv_router_parse(struct kvant_router **out, const uint8_t *data, size_t n_bytes,
+                             struct kvant_error *err)
 {
     struct reader r = { data, n_bytes, 0, err };
     struct kvant_router head = { 0 }, *router;
@@ -179,8 +184,8 @@ kvant_status kv_router_parse(struct kvant_router **out, const uint8_t *data, siz
     size_t wanted = file_bytes(head.n_input, head.n_hidden);
     if (n_bytes != wanted)
         KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)(n_bytes < wanted ? n_bytes : wanted),
-                "router: %zu bytes, but %d inputs and %d hidden units take %zu", n_bytes, head.n_input, head.n_hidden,
-                wanted);
+                "router: %zu bytes, but %d inputs and %d hidden units take %zu", n_bytes, head.n_input,
+                head.n_hidden, wanted);
     digest_of(data, n_bytes - SHA256_DIGEST_SIZE, digest);
     if (memcmp(digest, data + n_bytes - SHA256_DIGEST_SIZE, SHA256_DIGEST_SIZE) != 0)
         KV_FAIL(err, KVANT_ERR_FORMAT, (int64_t)(n_bytes - SHA256_DIGEST_SIZE),
@@ -194,8 +199,10 @@ kvant_status kv_router_parse(struct kvant_router **out, const uint8_t *data, siz
     head.w2 = router->w2;
     *router = head;
     kvant_status status = read_weights(&r, router);
-    if (status != KVANT_OK) kvant_router_close(router);
-    else *out = router;
+    if (status != KVANT_OK)
+        kvant_router_close(router);
+    else
+        *out = router;
     return status;
 }
 
@@ -214,10 +221,12 @@ kvant_status kvant_router_open(struct kvant_router **out, const struct kvant_mod
         r->n_head_kv == model->hp.n_head_kv && r->head_dim == model->hp.head_dim &&
         (!r->hidden || r->n_input == model->hp.n_embd))
         return KVANT_OK;
-    status = kv_error_set(err, KVANT_ERR_MISMATCH, -1,
-                          "%s: trained for another model (%.20s..., %d layers of %d KV heads; this one is %.20s..., %d of "
-                          "%d): train a router for this one", path, r->fingerprint, r->model_layers, r->n_head_kv,
-                          model->fingerprint, model->hp.n_layer, model->hp.n_head_kv);
+    status = kv_error_set(
+        err, KVANT_ERR_MISMATCH, -1,
+        "%s: trained for another model (%.20s..., %d layers of %d KV heads; this one is %.20s..., %d of "
+        "%d): train a router for this one",
+        path, r->fingerprint, r->model_layers, r->n_head_kv, model->fingerprint, model->hp.n_layer,
+        model->hp.n_head_kv);
     kvant_router_close(*out);
     *out = NULL;
     return status;
@@ -239,13 +248,25 @@ static void put_floats(uint8_t **to, const float *x, size_t n)
     }
 }
 
-kvant_status kv_router_write(const struct kvant_router *r, uint8_t **data, size_t *n_bytes, struct kvant_error *err)
+kvant_status kv_router_write(const struct kvant_router *r, uint8_t **data, size_t *n_bytes,
+                             struct kvant_error *err)
 {
     size_t in = (size_t)r->n_input, mid = (size_t)r->n_hidden;
     const int numbers[N_NUMBERS] = {
-        VERSION, r->n_input, r->n_hidden, r->window, r->model_layers, r->n_head_kv, r->head_dim, r->layer_first,
-        r->n_layers, r->part, r->heads,
-        (r->before_rope ? FLAG_BEFORE_ROPE : 0) | (r->by_side ? FLAG_BY_SIDE : 0) | (r->hidden ? FLAG_HIDDEN : 0), 0,
+        VERSION,
+        r->n_input,
+        r->n_hidden,
+        r->window,
+        r->model_layers,
+        r->n_head_kv,
+        r->head_dim,
+        r->layer_first,
+        r->n_layers,
+        r->part,
+        r->heads,
+        (r->before_rope ? FLAG_BEFORE_ROPE : 0) | (r->by_side ? FLAG_BY_SIDE : 0) |
+            (r->hidden ? FLAG_HIDDEN : 0),
+        0,
     };
     *n_bytes = file_bytes(r->n_input, r->n_hidden);
     *data = kv_alloc(*n_bytes, 1);

@@ -13,11 +13,11 @@
 
 #define HIDDEN_DEFAULT 512
 #define EPOCHS_DEFAULT 500
-#define PATIENCE 40      /* epochs without a better validation error */
-#define BATCH 64
-#define RATE 5e-4
-#define DECAY 1e-2       /* of weights, decoupled                    */
-#define LABEL_SCALE 100.0f
+#define PATIENCE       40 /* epochs without a better validation error */
+#define BATCH          64
+#define RATE           5e-4
+#define DECAY          1e-2 /* of weights, decoupled                    */
+#define LABEL_SCALE    100.0f
 
 /* One array of parameters with Adam's two moments. */
 struct parameters {
@@ -32,9 +32,9 @@ struct trainer {
     const float *labels;
     const uint8_t *split;
     size_t n;
-    float *x;                      /* (n, n_input) standardized  */
-    float *hidden, *delta;         /* (n_hidden)                 */
-    struct parameters p[4];        /* w1, b1, w2, b2             */
+    float *x;               /* (n, n_input) standardized  */
+    float *hidden, *delta;  /* (n_hidden)                 */
+    struct parameters p[4]; /* w1, b1, w2, b2             */
     float b2;
     int64_t step;
     size_t *order, n_train;
@@ -48,23 +48,28 @@ static kvant_status check(const struct kvant_router_options *opt, const float *f
         n_train += split[i] == KVANT_ROUTER_TRAIN;
         n_validation += split[i] == KVANT_ROUTER_VALIDATION;
         if (!(labels[i] >= 0 && labels[i] <= 100))
-            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "question %zu has the label %g; 0 to 100 are possible", i + 1,
-                    (double)labels[i]);
+            KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i,
+                    "question %zu has the label %g; 0 to 100 are possible", i + 1, (double)labels[i]);
         for (size_t c = 0; c < dim; c++)
             if (!isfinite(features[i * dim + c]))
-                KV_FAIL(err, KVANT_ERR_NUMERIC, (int64_t)i, "feature %zu of question %zu is not a finite number", c, i + 1);
+                KV_FAIL(err, KVANT_ERR_NUMERIC, (int64_t)i,
+                        "feature %zu of question %zu is not a finite number", c, i + 1);
     }
     if (n_train < 8 || n_validation < 2)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu questions to train on and %zu to validate: 8 and 2 are the least", n_train,
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "%zu questions to train on and %zu to validate: 8 and 2 are the least", n_train,
                 n_validation);
     if (opt->window < 1 || opt->window > KV_ROUTER_WINDOW_MAX)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_router_options.window is %d; 1 to %d are possible", opt->window,
-                KV_ROUTER_WINDOW_MAX);
-    if (opt->n_hidden < 0 || opt->n_hidden > KV_ROUTER_HIDDEN_MAX || opt->n_epochs < 0 || opt->n_epochs > 100000)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_router_options: n_hidden %d, n_epochs %d are out of range", opt->n_hidden,
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_router_options.window is %d; 1 to %d are possible",
+                opt->window, KV_ROUTER_WINDOW_MAX);
+    if (opt->n_hidden < 0 || opt->n_hidden > KV_ROUTER_HIDDEN_MAX || opt->n_epochs < 0 ||
+        opt->n_epochs > 100000)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_router_options: n_hidden %d, n_epochs %d are out of range", opt->n_hidden,
                 opt->n_epochs);
     if (opt->modes && (strlen(opt->modes) >= KV_ROUTER_MODES_CAP || strpbrk(opt->modes, " \t\r\n")))
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_router_options.modes: a name of at most %d characters is needed",
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_router_options.modes: a name of at most %d characters is needed",
                 KV_ROUTER_MODES_CAP - 1);
     return KVANT_OK;
 }
@@ -172,7 +177,8 @@ static void epoch(struct trainer *t, struct kv_random *random)
 static void keep(struct trainer *t, bool back)
 {
     for (int k = 0; k < 4; k++)
-        memcpy(back ? t->p[k].w : t->p[k].best, back ? t->p[k].best : t->p[k].w, t->p[k].n * sizeof *t->p[k].w);
+        memcpy(back ? t->p[k].w : t->p[k].best, back ? t->p[k].best : t->p[k].w,
+               t->p[k].n * sizeof *t->p[k].w);
 }
 
 static kvant_status trainer_open(struct trainer *t, struct kvant_error *err)
@@ -225,8 +231,8 @@ static void initialize(struct trainer *t, struct kv_random *random)
     t->b2 = (float)(sum / (double)t->n_train / (double)LABEL_SCALE);
 }
 
-static kvant_status train(struct trainer *t, const struct kvant_router_options *opt, struct kvant_router_training *out,
-                          struct kvant_error *err)
+static kvant_status train(struct trainer *t, const struct kvant_router_options *opt,
+                          struct kvant_router_training *out, struct kvant_error *err)
 {
     struct kv_random random;
     int n_epochs = opt->n_epochs ? opt->n_epochs : EPOCHS_DEFAULT;
@@ -253,12 +259,13 @@ static kvant_status train(struct trainer *t, const struct kvant_router_options *
     /* labels of 0 .. 1 to 0 .. 100 */
     for (size_t i = 0; i < t->p[2].n; i++) t->router->w2[i] *= LABEL_SCALE;
     t->router->b2 = t->b2 * LABEL_SCALE;
-    return isfinite(out->train_error) ? KVANT_OK
-                                      : kv_error_set(err, KVANT_ERR_NUMERIC, -1, "the training error is not finite");
+    return isfinite(out->train_error)
+               ? KVANT_OK
+               : kv_error_set(err, KVANT_ERR_NUMERIC, -1, "the training error is not finite");
 }
 
-kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_model *model, const float *features,
-                                const float *labels, const uint8_t *split, size_t n,
+kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_model *model,
+                                const float *features, const float *labels, const uint8_t *split, size_t n,
                                 const struct kvant_router_options *opt, struct kvant_router_training *report,
                                 struct kvant_error *err)
 {
@@ -267,7 +274,8 @@ kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_mo
     *out = NULL;
     *report = (struct kvant_router_training){ .best_epoch = 0 };
     if (opt->size != sizeof *opt || embed.size != sizeof embed)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_router_options.size is not set; use KVANT_ROUTER_OPTIONS_INIT");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_router_options.size is not set; use KVANT_ROUTER_OPTIONS_INIT");
     KV_TRY(kv_pooling_set(&pooling, model, &embed, err));
     bool hidden = embed.source == KVANT_EMBED_HIDDEN;
     int n_input = hidden ? model->hp.n_embd : pooling.layer_dim;
@@ -290,7 +298,9 @@ kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_mo
     strncpy(r->modes, opt->modes ? opt->modes : "-", sizeof r->modes - 1);
     kvant_status status = train(&t, opt, report, err);
     trainer_close(&t);
-    if (status != KVANT_OK) kvant_router_close(r);
-    else *out = r;
+    if (status != KVANT_OK)
+        kvant_router_close(r);
+    else
+        *out = r;
     return status;
 }

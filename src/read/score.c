@@ -13,7 +13,7 @@
 #include "read/coe.h"
 #include "read/pool.h"
 
-#define LEAST -104.0f      /* logits below the largest one: e^-104 is no float, and 0 times infinity no number */
+#define LEAST          -104.0f /* logits below the largest one: e^-104 is no float, and 0 times infinity no number */
 #define ROWS_AT_A_TIME 128 /* tokens whose pooled rows are held */
 
 static const struct kvant_embed_options defaults = KVANT_EMBED_OPTIONS_INIT;
@@ -21,12 +21,14 @@ static const struct kvant_embed_options defaults = KVANT_EMBED_OPTIONS_INIT;
 /* ------------------------------------------------------------------------------------------ the cache -- */
 
 static kvant_status coe_over_tokens(const struct kv_pooling *p, const struct kvant_session *session, int seq,
-                                    int64_t first, int64_t last, struct kvant_coe *out, struct kvant_error *err)
+                                    int64_t first, int64_t last, struct kvant_coe *out,
+                                    struct kvant_error *err)
 {
     struct kv_coe_path path;
     KV_TRY(kv_coe_open(&path, (size_t)p->layer_dim, err));
     float *rows = kv_alloc((size_t)p->layer_dim * ROWS_AT_A_TIME, sizeof *rows);
-    kvant_status status = rows ? KVANT_OK : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for pooled tokens");
+    kvant_status status = rows ? KVANT_OK
+                               : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for pooled tokens");
     for (int64_t t = first; t < last && status == KVANT_OK; t += ROWS_AT_A_TIME) {
         int64_t end = last - t < ROWS_AT_A_TIME ? last : t + ROWS_AT_A_TIME;
         status = kv_pooling_rows(p, session, seq, t, end, rows, err);
@@ -40,13 +42,14 @@ static kvant_status coe_over_tokens(const struct kv_pooling *p, const struct kva
 }
 
 /* The mean vector of each layer, from sums over n tokens. */
-static kvant_status coe_of_sums(const double *sums, int n_layers, size_t dim, int64_t n, struct kvant_coe *out,
-                                struct kvant_error *err)
+static kvant_status coe_of_sums(const double *sums, int n_layers, size_t dim, int64_t n,
+                                struct kvant_coe *out, struct kvant_error *err)
 {
     struct kv_coe_path path;
     KV_TRY(kv_coe_open(&path, dim, err));
     float *mean = kv_alloc(dim, sizeof *mean);
-    kvant_status status = mean ? KVANT_OK : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for a layer's mean");
+    kvant_status status = mean ? KVANT_OK
+                               : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for a layer's mean");
     for (int l = 0; l < n_layers && status == KVANT_OK; l++) {
         for (size_t i = 0; i < dim; i++) mean[i] = (float)(sums[(size_t)l * dim + i] / (double)n);
         status = kv_coe_add(&path, mean, err);
@@ -58,7 +61,8 @@ static kvant_status coe_of_sums(const double *sums, int n_layers, size_t dim, in
 }
 
 static kvant_status coe_over_layers(const struct kv_pooling *p, const struct kvant_session *session, int seq,
-                                    int64_t first, int64_t last, struct kvant_coe *out, struct kvant_error *err)
+                                    int64_t first, int64_t last, struct kvant_coe *out,
+                                    struct kvant_error *err)
 {
     double *sums = kv_alloc((size_t)p->n_layers * (size_t)p->layer_dim, sizeof *sums);
     if (!sums) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the sums of %d layers", p->n_layers);
@@ -69,15 +73,17 @@ static kvant_status coe_over_layers(const struct kv_pooling *p, const struct kva
     return status;
 }
 
-kvant_status kvant_score_sequence(struct kvant_session *session, int seq, int64_t token_first, int64_t token_last,
-                                  const struct kvant_embed_options *opt, struct kvant_coe *over_tokens,
-                                  struct kvant_coe *over_layers, struct kvant_error *err)
+kvant_status kvant_score_sequence(struct kvant_session *session, int seq, int64_t token_first,
+                                  int64_t token_last, const struct kvant_embed_options *opt,
+                                  struct kvant_coe *over_tokens, struct kvant_coe *over_layers,
+                                  struct kvant_error *err)
 {
     struct kv_pooling p;
     struct kv_seq *held;
     if (!opt) opt = &defaults;
     if (opt->size != sizeof *opt)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_embed_options.size is not set; use KVANT_EMBED_OPTIONS_INIT");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "kvant_embed_options.size is not set; use KVANT_EMBED_OPTIONS_INIT");
     KV_TRY(kv_pooling_set(&p, kv_session_model(session), opt, err));
     KV_TRY(kv_session_sequence(session, seq, &held, err));
     KV_TRY(kv_pooling_tokens(&token_first, &token_last, kv_seq_n_tokens(held), err));
@@ -88,8 +94,8 @@ kvant_status kvant_score_sequence(struct kvant_session *session, int seq, int64_
 /* ------------------------------------------------------------------------------------------ the logits -- */
 
 /* log Σ exp(x_i − max) and Σ p_i (x_i − max), by tiles of 64 through the kernel of softmax. */
-static void spread_of(const struct kv_kernels *kernels, const float *logits, int n, float max, double *log_sum,
-                      double *mean_below)
+static void spread_of(const struct kv_kernels *kernels, const float *logits, int n, float max,
+                      double *log_sum, double *mean_below)
 {
     double total = 0, product = 0;
     for (int i = 0; i < n; i += KV_TILE) {
@@ -181,13 +187,15 @@ static kvant_status run_answer(struct answer_job *j, struct kvant_answer_score *
         int64_t last = end - i < rows ? end : i + rows;
         status = step(j, entries, i, last, true, err);
         for (int64_t k = i; k < last && status == KVANT_OK; k++)
-            kvant_confidence_add(m, &out->confidence, kvant_session_logits(j->session, (int)(k - i)), j->tokens[k + 1]);
+            kvant_confidence_add(m, &out->confidence, kvant_session_logits(j->session, (int)(k - i)),
+                                 j->tokens[k + 1]);
     }
     kv_free(entries);
     return status;
 }
 
-static kvant_status hidden_scores(const struct answer_job *j, struct kvant_answer_score *out, struct kvant_error *err)
+static kvant_status hidden_scores(const struct answer_job *j, struct kvant_answer_score *out,
+                                  struct kvant_error *err)
 {
     size_t n = (size_t)j->n_embd;
     KV_TRY(kvant_coe_points(j->token_means, (size_t)j->n_answer, n, &out->hidden_tokens, err));
@@ -203,21 +211,28 @@ static kvant_status score_answer(struct answer_job *j, const struct kvant_embed_
     kvant_status status = run_answer(j, out, err);
     kv_session_set_hidden(j->session, NULL);
     if (status == KVANT_OK)
-        status = kvant_score_sequence(j->session, j->seq, j->n_prompt - 1, 0, opt, &out->kv_tokens, &out->kv_layers, err);
+        status = kvant_score_sequence(j->session, j->seq, j->n_prompt - 1, 0, opt, &out->kv_tokens,
+                                      &out->kv_layers, err);
     return status == KVANT_OK ? hidden_scores(j, out, err) : status;
 }
 
-kvant_status kvant_score_answer(struct kvant_session *session, const struct kvant_plan *plan, const kvant_token *tokens,
-                                size_t n_tokens, size_t n_prompt, const struct kvant_embed_options *opt,
-                                struct kvant_answer_score *out, struct kvant_error *err)
+kvant_status kvant_score_answer(struct kvant_session *session, const struct kvant_plan *plan,
+                                const kvant_token *tokens, size_t n_tokens, size_t n_prompt,
+                                const struct kvant_embed_options *opt, struct kvant_answer_score *out,
+                                struct kvant_error *err)
 {
     const struct kvant_model *m = kv_session_model(session);
     *out = (struct kvant_answer_score){ 0 };
     if (n_prompt == 0 || n_tokens <= n_prompt)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens of which %zu are the prompt: both it and the answer need one",
-                n_tokens, n_prompt);
-    struct answer_job j = { .session = session, .tokens = tokens, .n_prompt = (int64_t)n_prompt,
-                            .n_answer = (int64_t)(n_tokens - n_prompt), .seq = -1, .n_embd = m->hp.n_embd,
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "%zu tokens of which %zu are the prompt: both it and the answer need one", n_tokens,
+                n_prompt);
+    struct answer_job j = { .session = session,
+                            .tokens = tokens,
+                            .n_prompt = (int64_t)n_prompt,
+                            .n_answer = (int64_t)(n_tokens - n_prompt),
+                            .seq = -1,
+                            .n_embd = m->hp.n_embd,
                             .n_layer = m->hp.n_layer };
     size_t n = (size_t)j.n_embd, n_layers = (size_t)j.n_layer + 1;
     j.layer_sums = kv_alloc(n * n_layers, sizeof *j.layer_sums);
@@ -225,7 +240,8 @@ kvant_status kvant_score_answer(struct kvant_session *session, const struct kvan
     j.token_means = kv_alloc(n * (size_t)j.n_answer, sizeof *j.token_means);
     kvant_status status = KVANT_OK;
     if (!j.layer_sums || !j.layer_first || !j.token_means)
-        status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for the hidden states of %zu tokens", n_tokens - n_prompt);
+        status = kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for the hidden states of %zu tokens",
+                              n_tokens - n_prompt);
     if (status == KVANT_OK) status = kvant_sequence_open(session, plan, (int64_t)n_tokens, &j.seq, err);
     if (status == KVANT_OK) status = score_answer(&j, opt, out, err);
     if (j.seq >= 0) kvant_sequence_close(session, j.seq);
