@@ -14,8 +14,6 @@
 #include "prompt.h"
 #include "think.h"
 
-#define THINK_ROOM 256 /* tokens: a mode's beginning and a turn */
-
 struct run_flags {
     struct model_flags model;
     struct plan_flags plan;
@@ -82,7 +80,7 @@ static int pass_run(struct pass *pass, const struct kvant_model *model, const st
         return fail_text("the prompt has %zu tokens and the context %lld; raise it with -c", n_prompt,
                          (long long)n_ctx);
     /* The last token of an answer is not evaluated, but room for it does no harm. */
-    int64_t n_room = n_predict + (flags->router ? THINK_ROOM : 0);
+    int64_t n_room = n_predict + (flags->router ? modes_tokens(flags->modes) : 0);
     if (n_predict >= 0 && (int64_t)n_prompt + n_room < n_ctx) n_ctx = (int64_t)n_prompt + n_room + 1;
 
     struct generator generator;

@@ -85,3 +85,10 @@ void modes_close(struct modes *m)
     }
     *m = (struct modes){0};
 }
+
+int64_t modes_tokens(const struct modes *m)
+{
+    size_t n = 0;
+    for (int i = 0; i < MODES; i++) n += m->begin[i].n + m->turn[i].n;
+    return (int64_t)n;
+}

@@ -26,4 +26,7 @@ extern const char *const mode_names[MODES]; /* "fast", "slow" */
 int modes_open(struct modes *out, const struct kvant_model *model, const char *name);
 void modes_close(struct modes *modes);
 
+/* Of all its texts together: more than one answer can take. */
+int64_t modes_tokens(const struct modes *modes);
+
 #endif

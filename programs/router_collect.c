@@ -16,7 +16,7 @@ struct collecting {
     struct router_work *w;
     const struct question *const *asked; /* (n) of the batch */
     struct kvant_question *prompts;      /* (n)              */
-    size_t n;
+    size_t n, n_bos; /* tokens that the model wants before any text */
     int mode;
     FILE *out;
     bool failed;
@@ -36,10 +36,11 @@ static void keep_answer(void *user, int plan, size_t i, const struct kvant_answe
     const struct question *q = c->asked[i];
     struct kvant_error err;
     size_t n = 0;
-    const kvant_token *ids = c->prompts[i].tokens;
-    kvant_detokenize(c->w->model, ids, c->prompts[i].n_tokens, true, NULL, 0, &n, &err);
+    const kvant_token *ids = c->prompts[i].tokens + c->n_bos; /* tokenizing the text again puts it back */
+    size_t n_ids = c->prompts[i].n_tokens - c->n_bos;
+    kvant_detokenize(c->w->model, ids, n_ids, true, NULL, 0, &n, &err);
     char *prompt = allocate(n + 1, 1);
-    if (kvant_detokenize(c->w->model, ids, c->prompts[i].n_tokens, true, prompt, n, &n, &err) != KVANT_OK)
+    if (kvant_detokenize(c->w->model, ids, n_ids, true, prompt, n, &n, &err) != KVANT_OK)
         n = 0;
     json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:o, s:b, s:o, s:s, s:b, s:I, s:b, s:s}", "question",
                             q->question, "right", q->final, "mode", mode_names[c->mode], "modes",
@@ -132,6 +133,11 @@ int router_collect(struct router_work *w)
         code = fail_text("%s holds answers with the modes %s; name another file", f->out_path, w->data.modes);
     if (code == EXIT_OK && !(c.out = open_to_continue(f->out_path)))
         code = fail_text("%s: %s", f->out_path, strerror(errno));
+    kvant_token *bos = NULL;
+    struct kvant_error err;
+    if (code == EXIT_OK && tokens_of_text(w->model, "", 0, KVANT_TOKENIZE_BOS, &bos, &c.n_bos, &err) != KVANT_OK)
+        code = fail(&err);
+    free(bos);
     size_t n = f->n_most > 0 && (size_t)f->n_most < file.n ? (size_t)f->n_most : file.n,
            step = (size_t)f->n_sequences;
     interrupt_catch();

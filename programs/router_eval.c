@@ -169,7 +169,7 @@ static int answer_online(struct evaluation *e, size_t i, struct online *sum)
     greedy.temperature = 0;
     int code = prompt_tokens(e->w->model, NULL, q->question, strlen(q->question), false, &ids, &n);
     int64_t most = e->w->flags->think.most[0] + e->w->flags->think.most[1];
-    if (code == EXIT_OK) code = generator_open(&g, e->w->model, e->w->plan, &greedy, (int64_t)n + most + 64);
+    if (code == EXIT_OK) code = generator_open(&g, e->w->model, e->w->plan, &greedy, (int64_t)n + most + modes_tokens(&e->w->modes));
     if (code == EXIT_OK) {
         code = think_answer(&g, e->router, &e->w->modes, &e->w->flags->think, ids, n, -1, NULL, &answer, &a);
         generator_close(&g);
