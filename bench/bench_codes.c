@@ -70,6 +70,22 @@ static void run_pv_half(const struct kv_kernels *k, const struct page *p)
                                      .keep = p->keep, .out = p->out });
 }
 
+/* Sums know no query rows: one call a page, whatever the column says. */
+static void run_sum_keys(const struct kv_kernels *k, const struct page *p)
+{
+    const struct kv_key_class all = { p->bits, p->head_dim };
+    k->sum_keys(&(struct kv_sum_keys){ .codes = p->codes, .n_classes = 1, .classes = &all, .scale = p->scale,
+                                       .min = p->min, .group = KV_TILE, .first = 0, .last = KV_TILE,
+                                       .n_channels = p->head_dim, .out = p->out });
+}
+
+static void run_sum_values(const struct kv_kernels *k, const struct page *p)
+{
+    k->sum_values(&(struct kv_sum_values){ .codes = p->codes, .scale = p->scale, .min = p->min, .bits = p->bits,
+                                           .head_dim = p->head_dim, .n_groups = 1, .first = 0, .last = KV_TILE,
+                                           .out = p->out });
+}
+
 static const struct row {
     const char *name;
     void (*run)(const struct kv_kernels *k, const struct page *p);
@@ -78,6 +94,7 @@ static const struct row {
     { "attn_fold", run_fold, false, false }, { "qk_codes", run_qk, false, true },
     { "attn_soften", run_soften, false, false }, { "attn_weigh", run_weigh, false, false },
     { "pv_codes", run_pv, false, true }, { "qk_half", run_qk_half, true, true }, { "pv_half", run_pv_half, true, true },
+    { "sum_keys", run_sum_keys, false, true }, { "sum_values", run_sum_values, false, true },
 };
 
 static double time_once(const struct kv_kernels *k, const struct page *p, const struct row *row)

@@ -67,16 +67,23 @@ static int descending(const void *a, const void *b)
     return x > y ? -1 : x < y;
 }
 
-/* The threshold above which about `share` of the values lie. */
-static double threshold_of(const double *x, size_t n, double share)
+/* The share of the questions with the largest values; those of equal values share what is left over. */
+static void add_largest(struct evaluation *e, const char *name, const double *x, double share)
 {
-    double *sorted = allocate(n, sizeof *sorted);
-    memcpy(sorted, x, n * sizeof *sorted);
-    qsort(sorted, n, sizeof *sorted, descending);
-    size_t k = (size_t)(share * (double)n + 0.5);
-    double t = k == 0 ? INFINITY : k == n ? -INFINITY : (sorted[k - 1] + sorted[k]) / 2;
+    double *sorted = allocate(e->n, sizeof *sorted), *part = allocate(e->n, sizeof *part), left = share * (double)e->n;
+    memcpy(sorted, x, e->n * sizeof *sorted);
+    qsort(sorted, e->n, sizeof *sorted, descending);
+    for (size_t i = 0; i < e->n && left > 0;) {
+        double value = sorted[i], n_equal = 0;
+        for (; i < e->n && sorted[i] == value; i++) n_equal++;
+        double each = left < n_equal ? left / n_equal : 1;
+        for (size_t k = 0; k < e->n; k++)
+            if (x[k] == value) part[k] = each;
+        left -= n_equal;
+    }
+    add_outcome(e, name, part);
     free(sorted);
-    return t;
+    free(part);
 }
 
 /* The answer that is right for the fewest tokens; of two wrong ones the shorter. */
@@ -92,7 +99,7 @@ static void add_oracle(struct evaluation *e)
     free(part);
 }
 
-static int score_test(struct evaluation *e, const struct kvant_router *router, double *d)
+static int score_test(const struct evaluation *e, const struct kvant_router *router, double *d)
 {
     struct kvant_embed_options opt;
     float *features = NULL;
@@ -304,7 +311,7 @@ static int compare(struct evaluation *e)
         double share = e->rows[e->n_rows - 1].slow_share;
         for (size_t i = 0; i < e->n; i++) part[i] = share;
         add_outcome(e, "random, same share", part);
-        add_threshold(e, "prompt length, same share", e->length, threshold_of(e->length, e->n, share));
+        add_largest(e, "prompt length, same share", e->length, share);
         if (e->hidden) add_threshold(e, "hidden states, one-step", e->d_hidden, threshold);
         add_oracle(e);
     }

@@ -27,6 +27,7 @@ struct router_work {
     char kv[256];
     struct modes modes;
     struct collected data;
+    int n_short; /* prompts shorter than the window, of the last features */
 };
 
 /* Model, plan and modes. Prints what fails. */
@@ -34,7 +35,9 @@ int router_work_open(struct router_work *w, const struct router_flags *flags);
 void router_work_close(struct router_work *w);
 
 /* (n, dim) features of the questions under `pooling`; free() them. Prints what fails. */
-int router_features(const struct router_work *w, const struct kvant_embed_options *pooling, float **features, size_t *dim);
+int router_features(struct router_work *w, const struct kvant_embed_options *pooling, float **features, size_t *dim);
+/* A line on stderr when the last call met prompts shorter than the window. */
+void router_note_window(const struct router_work *w);
 
 int router_collect(struct router_work *w);
 int router_train(struct router_work *w, const struct kvant_embed_options *pooling);

@@ -48,7 +48,14 @@ static int embed_questions(const struct router_work *w, const struct kvant_embed
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
-int router_features(const struct router_work *w, const struct kvant_embed_options *pooling, float **features,
+void router_note_window(const struct router_work *w)
+{
+    if (w->n_short)
+        fprintf(stderr, "%d of %zu prompts are shorter than the window: all of each is used\n", w->n_short,
+                w->data.n);
+}
+
+int router_features(struct router_work *w, const struct kvant_embed_options *pooling, float **features,
                     size_t *dim)
 {
     struct kvant_error err;
@@ -64,9 +71,7 @@ int router_features(const struct router_work *w, const struct kvant_embed_option
         prompts[n].tokens = ids;
     }
     if (code == EXIT_OK) code = embed_questions(w, pooling, prompts, *features, w->data.n * *dim, &n_short);
-    if (code == EXIT_OK && n_short)
-        fprintf(stderr, "%d of %zu prompts are shorter than the window: all of each is used\n", n_short,
-                w->data.n);
+    w->n_short = n_short;
     for (size_t i = 0; i < n; i++) free((void *)(uintptr_t)prompts[i].tokens);
     free(prompts);
     return code;
@@ -146,6 +151,7 @@ int router_train(struct router_work *w, const struct kvant_embed_options *poolin
     opt.not_normalized = true;
     code = router_features(w, &opt, &features, &dim);
     if (code == EXIT_OK) code = train(w, &opt, features);
+    if (code == EXIT_OK) router_note_window(w);
     free(features);
     return code;
 }
@@ -166,6 +172,7 @@ static int decide(struct router_work *w, const struct kvant_router *router)
     double d = code == EXIT_OK ? kvant_router_score(router, x) : 0;
     free(x);
     if (code != EXIT_OK) return code;
+    router_note_window(w);
     const char *mode = mode_names[d > f->think.threshold ? MODE_SLOW : MODE_FAST];
     if (f->model.json)
         return json_finish(json_pack("{s:o, s:s, s:s, s:i}", "difficulty", json_number(d), "mode", mode,
