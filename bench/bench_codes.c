@@ -93,6 +93,22 @@ static void run_fit(const struct kv_kernels *k, const struct page *p)
                                                .min = min });
 }
 
+/* Sums know no query rows: one call a page, whatever the column says. */
+static void run_sum_keys(const struct kv_kernels *k, const struct page *p)
+{
+    const struct kv_key_class all = { p->bits, p->head_dim };
+    k->sum_keys(&(struct kv_sum_keys){ .codes = p->codes, .n_classes = 1, .classes = &all, .scale = p->scale,
+                                       .min = p->min, .group = KV_TILE, .first = 0, .last = KV_TILE,
+                                       .n_channels = p->head_dim, .out = p->out });
+}
+
+static void run_sum_values(const struct kv_kernels *k, const struct page *p)
+{
+    k->sum_values(&(struct kv_sum_values){ .codes = p->codes, .scale = p->scale, .min = p->min, .bits = p->bits,
+                                           .head_dim = p->head_dim, .n_groups = 1, .first = 0, .last = KV_TILE,
+                                           .out = p->out });
+}
+
 static const struct row {
     const char *name;
     void (*run)(const struct kv_kernels *k, const struct page *p);
@@ -107,6 +123,8 @@ static const struct row {
     { "qk_half", run_qk_half, true, true, false },
     { "pv_half", run_pv_half, true, true, false },
     { "fit_groups", run_fit, false, false, true },
+    { "sum_keys", run_sum_keys, false, true, false },
+    { "sum_values", run_sum_values, false, true, false },
 };
 
 static double time_once(const struct kv_kernels *k, const struct page *p, const struct row *row)

@@ -10,6 +10,8 @@
  *     sampler   chooses the next token from logits. One thread at a time.
  *     tune      searches plans; eval compares them with the 16-bit cache; sensitivity says what each layer
  *               makes of fewer bits.
+ *     readers   embed pools a cache into vectors, score says how sure an answer is, router when to think
+ *               (KV-Embedding, arXiv 2601.20326).
  *
  * examples/generate.c uses most of it. Conventions, which hold for every function below:
  *   - A function that can fail returns a status and takes `struct kvant_error *err` last. `err` may be NULL;
@@ -756,6 +758,213 @@ KVANT_API kvant_status kvant_sensitivity_run(struct kvant_sensitivity **out, con
                                              const struct kvant_sensitivity_options *opt,
                                              struct kvant_error *err);
 KVANT_API void kvant_sensitivity_close(struct kvant_sensitivity *sensitivity);
+
+/* --------------------------------------------------------------------------------------------- embed -- */
+
+/* Embeddings from the cache (KV-Embedding, arXiv 2601.20326; docs/embeddings.md): keys and values of a text, pooled
+ * over tokens, KV heads and layers. They are read from sinks, pages and tail as they are stored, over the codes. */
+
+typedef enum kvant_embed_source {
+    KVANT_EMBED_KV = 0,
+    KVANT_EMBED_HIDDEN = 1, /* control: the outputs of the blocks, before any norm, pooled alike; needs a forward pass */
+    KVANT_EMBED_RANDOM = 2  /* control: N(0, 1) of the same size, seed 42 + the prompt's index */
+} kvant_embed_source;
+typedef enum kvant_embed_part { KVANT_EMBED_KEYS_VALUES = 0, KVANT_EMBED_KEYS = 1, KVANT_EMBED_VALUES = 2 } kvant_embed_part;
+typedef enum kvant_embed_tokens {
+    KVANT_EMBED_TOKENS_MEAN = 0, KVANT_EMBED_TOKENS_LAST = 1, KVANT_EMBED_TOKENS_FIRST = 2, KVANT_EMBED_TOKENS_SUM = 3
+} kvant_embed_tokens;
+typedef enum kvant_embed_heads { KVANT_EMBED_HEADS_FLATTEN = 0, KVANT_EMBED_HEADS_MEAN = 1 } kvant_embed_heads;
+typedef enum kvant_embed_layers {
+    KVANT_EMBED_LAYERS_MEAN = 0, KVANT_EMBED_LAYERS_SUM = 1, KVANT_EMBED_LAYERS_FLATTEN = 2,
+    KVANT_EMBED_LAYERS_LAST = 3 /* the last of those chosen */
+} kvant_embed_layers;
+
+struct kvant_embed_options {
+    size_t size;
+    kvant_embed_source source;
+    kvant_embed_part part;
+    kvant_embed_tokens tokens;
+    kvant_embed_heads heads;
+    kvant_embed_layers layers;
+    int layer_first, layer_last; /* layers [first, last) of the model; last 0 = its number of layers; a negative first
+                                  * counts from there: -4, 0 are the last four. 0, 0: all                            */
+    int64_t token_first, token_last; /* tokens [first, last) of the sequence; last 0 = its length; negative ones count
+                                      * from there: -32, 0 are the last 32, or all of a shorter text                 */
+    bool before_rope;   /* keys turned back to position 0, so that their mean does not depend on where a text stands;
+                         * false: as the cache holds them                                                            */
+    bool by_side;       /* all keys before all values, instead of each head's keys before its values                 */
+    bool not_normalized; /* false: Euclidean length 1                                                                */
+    kvant_progress_fn progress; /* of kvant_embed_prompts                                                            */
+    void *user;
+};
+#define KVANT_EMBED_OPTIONS_INIT                                                                                   \
+    { sizeof(struct kvant_embed_options), KVANT_EMBED_KV, KVANT_EMBED_KEYS_VALUES, KVANT_EMBED_TOKENS_MEAN,          \
+      KVANT_EMBED_HEADS_FLATTEN, KVANT_EMBED_LAYERS_MEAN, 0, 0, 0, 0, false, false, false, NULL, NULL }
+
+/* Elements of an embedding: (2 or 1 parts) x (n_head_kv, or 1 with HEADS_MEAN) x head_dim x (the number of layers with
+ * LAYERS_FLATTEN, else 1); n_embd x (...) of HIDDEN. opt NULL: the defaults. ARGUMENT: an option out of range (named). */
+KVANT_API kvant_status kvant_embed_dim(const struct kvant_model *model, const struct kvant_embed_options *opt,
+                                       size_t *n_out, struct kvant_error *err);
+
+/* The embedding of what a sequence holds now, without a forward pass. out: (dim), capacity cap. Order: layer, head, key
+ * before value, channel. Takes no memory but a page of one head per thread. Errors: SPACE; ARGUMENT (no such sequence,
+ * one that failed or is empty; options, HIDDEN among them; a range that holds no token); NUMERIC (a result of length
+ * 0 or not finite, which cannot be normalized); MEMORY. */
+KVANT_API kvant_status kvant_embed_sequence(struct kvant_session *session, int seq, const struct kvant_embed_options *opt,
+                                            float *out, size_t cap, size_t *n_out, struct kvant_error *err);
+
+/* The embeddings of n prompts, each in a sequence of its own under `plan`, several in one step: as many as the
+ * session's n_batch and free sequences allow. Each is the same, bit by bit, whatever stands beside it. out: (n, dim),
+ * capacity cap. The session's open sequences are left alone. Errors as above; also ARGUMENT with the prompt's index as
+ * position (an empty prompt; a token outside the vocabulary), FULL (no free sequence), CANCELLED. */
+KVANT_API kvant_status kvant_embed_prompts(struct kvant_session *session, const struct kvant_plan *plan,
+                                           const struct kvant_prompt *prompts, size_t n_prompts,
+                                           const struct kvant_embed_options *opt, float *out, size_t cap,
+                                           size_t *n_out, struct kvant_error *err);
+
+/* Keys and values of tokens [token_first, token_last) of a sequence in float32, as attention reads them: out (n_layer,
+ * 2, n tokens, n_head_kv, head_dim), keys first, capacity cap elements. Errors: SPACE, ARGUMENT, MEMORY. */
+KVANT_API kvant_status kvant_sequence_read(struct kvant_session *session, int seq, int64_t token_first,
+                                           int64_t token_last, bool before_rope, float *out, size_t cap,
+                                           size_t *n_out, struct kvant_error *err);
+
+/* --------------------------------------------------------------------------------------------- score -- */
+
+/* Confidence in an answer (docs/confidence.md): Chain-of-Embedding, how far and how crookedly vectors run from the first
+ * to the last one,
+ *     Mag_i = |h_i+1 - h_i| / |h_n - h_0|,  Ang_i = acos(cos(h_i+1, h_i)) / acos(cos(h_n, h_0))
+ *     R = mean Mag - mean Ang,  C = sqrt(mean(Mag cos Ang)^2 + mean(Mag sin Ang)^2)
+ * and what the logits say. Higher R and C: more likely right. */
+struct kvant_coe {
+    double r, c;       /* NaN unless is_defined                                                                  */
+    double mag, ang;   /* means of Mag and of Ang                                                                */
+    int64_t n_steps;
+    bool is_defined;   /* two points or more, and the way end to end has a length (1e-12) and an angle (1e-7)     */
+};
+
+/* Of n points (n, dim). Errors: ARGUMENT (dim 0), MEMORY. Any thread. */
+KVANT_API kvant_status kvant_coe_points(const float *points, size_t n, size_t dim, struct kvant_coe *out,
+                                        struct kvant_error *err);
+
+/* From the cache, for tokens [token_first, token_last) as in struct kvant_embed_options. over_tokens: one point per
+ * token, the mean over the layers (kv-coe-tokens). over_layers: one point per layer, the mean over the tokens
+ * (kv-coe-layers). opt: part, heads, layer_first, layer_last and before_rope; the rest is not read. For an answer
+ * of T tokens after a prompt of P, the range is [P - 1, P - 1 + T): the positions that made its tokens, all of which
+ * are in the cache before the last token is. No forward pass. Errors: ARGUMENT, MEMORY. */
+KVANT_API kvant_status kvant_score_sequence(struct kvant_session *session, int seq, int64_t token_first,
+                                            int64_t token_last, const struct kvant_embed_options *opt,
+                                            struct kvant_coe *over_tokens, struct kvant_coe *over_layers,
+                                            struct kvant_error *err);
+
+/* Sums over the tokens of an answer, or, from kvant_confidence_mean, means. Begin with {0}. */
+struct kvant_confidence {
+    double max_prob;     /* largest probability                            */
+    double log_max_prob; /* ln of it; -mean is the "PPL" of the CoE paper  */
+    double entropy;      /* bits                                           */
+    double log_prob;     /* ln of the chosen token's; -mean is ln(perplexity) */
+    int64_t n;
+};
+/* Adds one position: (n_vocab) logits, and the token that was chosen (-1: log_prob is not added to). 0.1 ms for a
+ * vocabulary of 152k. Any thread. */
+KVANT_API void kvant_confidence_add(const struct kvant_model *model, struct kvant_confidence *sums, const float *logits,
+                                    kvant_token chosen);
+/* All NaN for n = 0. out may be sums. */
+KVANT_API void kvant_confidence_mean(const struct kvant_confidence *sums, struct kvant_confidence *out);
+
+/* Everything there is to say of an answer that is known: one forward pass over prompt and answer. */
+struct kvant_answer_score {
+    struct kvant_coe kv_tokens, kv_layers;
+    struct kvant_coe hidden_tokens, hidden_layers; /* of the residual stream, embedding included: hidden_layers is the
+                                                    * original Chain-of-Embedding                                  */
+    struct kvant_coe hidden_layers_bos; /* the same with the first prompt token in place of the last one, as the
+                                         * original code has it                                                    */
+    struct kvant_confidence confidence; /* sums                                                                    */
+};
+/* tokens: prompt and answer, n_prompt of them the prompt; in a sequence of its own under `plan`. Logits are taken in
+ * pieces of the session's n_logits. opt as above. Memory: (n_answer + 4 n_layer) n_embd floats. Errors: as
+ * kvant_session_step; ARGUMENT (no prompt or no answer), FULL, MEMORY. */
+KVANT_API kvant_status kvant_score_answer(struct kvant_session *session, const struct kvant_plan *plan,
+                                          const kvant_token *tokens, size_t n_tokens, size_t n_prompt,
+                                          const struct kvant_embed_options *opt, struct kvant_answer_score *out,
+                                          struct kvant_error *err);
+
+/* How well scores rank right answers above wrong ones. Areas from 0 to 1; NaN: undefined. Intervals: 95 % of bootstrap
+ * draws. */
+struct kvant_ranking {
+    double auroc, auroc_low, auroc_high;
+    double fpr95, fpr95_low, fpr95_high; /* of the wrong ones, how many pass where 95 % of the right ones do      */
+    double aupr, aupr_low, aupr_high;    /* trapezoid rule, from (recall 0, precision 1)                          */
+    int64_t n_right, n_wrong, n_undefined; /* scores that are not finite are left out and counted                 */
+};
+/* groups: (n), or NULL; with groups (of answers of similar length, say) only pairs of one group are compared, and
+ * fpr95 and aupr are NaN. Undefined without both right and wrong ones. Deterministic for a seed. Errors: ARGUMENT,
+ * MEMORY. Any thread. */
+KVANT_API kvant_status kvant_ranking_set(struct kvant_ranking *out, const double *scores, const bool *right,
+                                         const int *groups, size_t n, int n_draws, uint64_t seed,
+                                         struct kvant_error *err);
+
+/* -------------------------------------------------------------------------------------------- router -- */
+
+/* Decides whether a question needs slow thinking, from the last tokens of its prompt in the cache (docs/router.md): a
+ * network of one hidden layer that estimates difficulty d, 0 (fast is right and short) to 100 (wrong either way). */
+struct kvant_router;
+
+/* A router file for this model (docs/format-router.md). Errors: IO, FORMAT (position), UNSUPPORTED (a version),
+ * MISMATCH (trained for another model or layers), MEMORY. `*out` is owned by the caller, NULL on failure. */
+KVANT_API kvant_status kvant_router_open(struct kvant_router **out, const struct kvant_model *model, const char *path,
+                                         struct kvant_error *err);
+KVANT_API kvant_status kvant_router_save(const struct kvant_router *router, const char *path, struct kvant_error *err);
+KVANT_API void kvant_router_close(struct kvant_router *router);
+
+struct kvant_router_info {
+    int n_input, n_hidden, window, layer_first, n_layers;
+    const char *modes, *fingerprint; /* borrowed; modes: which templates it was trained with */
+    bool hidden;                     /* on hidden states: for comparison only */
+};
+KVANT_API void kvant_router_get_info(const struct kvant_router *router, struct kvant_router_info *out);
+/* How its input is pooled: the options that kvant_embed_prompts takes to make features. */
+KVANT_API void kvant_router_get_embed_options(const struct kvant_router *router, struct kvant_embed_options *out);
+
+/* d of (n_input) features, not clamped; NaN when one of them is. Any thread. */
+KVANT_API double kvant_router_score(const struct kvant_router *router, const float *features);
+
+enum { KVANT_ROUTER_TRAIN = 0, KVANT_ROUTER_VALIDATION = 1, KVANT_ROUTER_TEST = 2 };
+struct kvant_router_options {
+    size_t size;
+    struct kvant_embed_options pooling; /* source, part, heads, layer_first, layer_last, before_rope, by_side */
+    int window;          /* tokens that features were pooled over: the last so many, or all of a shorter prompt */
+    int n_hidden;        /* 0 = 512                                                                            */
+    int n_epochs;        /* most; 0 = 500. Training ends 40 epochs after the least validation error             */
+    uint64_t seed;
+    const char *modes;   /* a name of at most 31 characters without blanks, kept in the file; NULL: "-"         */
+    kvant_progress_fn progress;
+    void *user;
+};
+#define KVANT_ROUTER_OPTIONS_INIT \
+    { sizeof(struct kvant_router_options), KVANT_EMBED_OPTIONS_INIT, 32, 0, 0, 1, NULL, NULL, NULL }
+
+struct kvant_router_training {
+    int n_epochs, best_epoch;
+    double train_error, validation_error; /* mean squared, of d, at the best epoch */
+};
+/* features: (n, n_input); labels: (n) 0 to 100; split: (n) KVANT_ROUTER_...: questions of TEST are not looked at.
+ * Deterministic for a seed. Errors: ARGUMENT (position: the question whose label it is; too few questions; options),
+ * NUMERIC (a feature that is not finite, position: its question), CANCELLED, MEMORY. */
+KVANT_API kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_model *model,
+                                          const float *features, const float *labels, const uint8_t *split, size_t n,
+                                          const struct kvant_router_options *opt, struct kvant_router_training *report,
+                                          struct kvant_error *err);
+
+/* Follows a sequence: a ring of the window's pooled rows and their sum, so that each token is read once. The router and
+ * the session outlive it; one thread. */
+struct kvant_router_watch;
+KVANT_API kvant_status kvant_router_watch_open(struct kvant_router_watch **out, const struct kvant_router *router,
+                                               struct kvant_session *session, int seq, struct kvant_error *err);
+KVANT_API void kvant_router_watch_close(struct kvant_router_watch *watch);
+/* d of the window that ends with the sequence's last token; *n_window: how many tokens that are. Reads what is new
+ * since the last call; after a truncation the window anew. Errors: ARGUMENT (an empty sequence), NUMERIC, MEMORY. */
+KVANT_API kvant_status kvant_router_watch_next(struct kvant_router_watch *watch, double *d, int64_t *n_window,
+                                               struct kvant_error *err);
 
 /* --------------------------------------------------------------------------------------------- machine -- */
 

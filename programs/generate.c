@@ -19,6 +19,23 @@ static uint64_t random_seed(void)
     return seed;
 }
 
+int64_t generator_seed(void)
+{
+    return (int64_t)(random_seed() >> 2);
+}
+
+struct kvant_sampler_options generator_sampler_options(const struct sampling_flags *flags)
+{
+    struct kvant_sampler_options sampler = KVANT_SAMPLER_OPTIONS_INIT;
+    sampler.temperature = (float)flags->temperature;
+    sampler.top_k = flags->top_k > INT32_MAX ? 0 : (int)flags->top_k;
+    sampler.top_p = (float)flags->top_p;
+    sampler.min_p = (float)flags->min_p;
+    sampler.repeat_penalty = (float)flags->repeat_penalty;
+    sampler.seed = flags->seed < 0 ? random_seed() : (uint64_t)flags->seed;
+    return sampler;
+}
+
 static void bar_ends(struct generator *g)
 {
     g->logits = allocate((size_t)g->n_vocab, sizeof *g->logits);
@@ -38,14 +55,7 @@ int generator_open(struct generator *g, const struct kvant_model *model, const s
     struct kvant_session_options session = KVANT_SESSION_OPTIONS_INIT;
     session.n_batch = PROMPT_CHUNK;
     session.n_sequences = 1;
-    struct kvant_sampler_options sampler = KVANT_SAMPLER_OPTIONS_INIT;
-    sampler.temperature = (float)flags->temperature;
-    sampler.top_k = flags->top_k > INT32_MAX ? 0 : (int)flags->top_k;
-    sampler.top_p = (float)flags->top_p;
-    sampler.min_p = (float)flags->min_p;
-    sampler.repeat_penalty = (float)flags->repeat_penalty;
-    sampler.seed = flags->seed < 0 ? random_seed() : (uint64_t)flags->seed;
-
+    struct kvant_sampler_options sampler = generator_sampler_options(flags);
     kvant_status status = kvant_session_open(&g->session, model, &session, &err);
     if (status == KVANT_OK) status = kvant_sampler_open(&g->sampler, info.n_vocab, &sampler, &err);
     if (status == KVANT_OK) status = kvant_sequence_open(g->session, plan, n_ctx, &g->seq, &err);
@@ -67,9 +77,7 @@ void generator_close(struct generator *g)
     *g = (struct generator){.seq = -1};
 }
 
-/* Evaluates tokens, with logits of the last. CANCELLED after Ctrl-C: the tokens so far are in the cache. */
-static kvant_status evaluate(struct generator *g, const kvant_token *ids, size_t n_ids,
-                             struct kvant_error *err)
+kvant_status generator_evaluate(struct generator *g, const kvant_token *ids, size_t n_ids, struct kvant_error *err)
 {
     struct kvant_batch_entry entries[PROMPT_CHUNK];
     for (size_t i = 0; i < n_ids;) {
@@ -85,7 +93,7 @@ static kvant_status evaluate(struct generator *g, const kvant_token *ids, size_t
     return KVANT_OK;
 }
 
-static kvant_token choose(struct generator *g)
+kvant_token generator_choose(struct generator *g)
 {
     const float *logits = kvant_session_logits(g->session, 0);
     if (g->n_ends > 0) {
@@ -93,7 +101,9 @@ static kvant_token choose(struct generator *g)
         for (size_t i = 0; i < g->n_ends; i++) g->logits[g->ends[i]] = -INFINITY;
         logits = g->logits;
     }
-    return kvant_sampler_next(g->sampler, logits, NULL);
+    kvant_token id = kvant_sampler_next(g->sampler, logits, NULL);
+    if (g->confidence) kvant_confidence_add(g->model, g->confidence, kvant_session_logits(g->session, 0), id);
+    return id;
 }
 
 /* Adds the bytes of one token to the answer. */
@@ -121,32 +131,44 @@ static void show(FILE *out, const char *text, size_t *n_shown, size_t n)
     *n_shown = n;
 }
 
+kvant_status generator_text_add(const struct generator *g, struct generator_text *t, struct answer *a, kvant_token id,
+                                struct kvant_error *err)
+{
+    if (a->n_ids == t->cap_ids) a->ids = reallocate(a->ids, t->cap_ids = 2 * t->cap_ids + 256, sizeof *a->ids);
+    a->ids[a->n_ids++] = id;
+    kvant_status status = append_piece(g, a, &t->cap_text, id, err);
+    if (status == KVANT_OK) show(t->out, a->text, &t->n_shown, utf8_showable(a->text, a->n_bytes));
+    return status;
+}
+
+void generator_text_end(struct generator_text *t, const struct answer *a)
+{
+    show(t->out, a->text, &t->n_shown, a->n_bytes);
+}
+
 static kvant_status generate(struct generator *g, int64_t n_predict, FILE *out, struct answer *a,
                              struct kvant_error *err)
 {
-    size_t cap_ids = 0, cap_text = 0, n_shown = 0;
+    struct generator_text text = {.out = out};
     a->finish_reason = "length";
     while (n_predict < 0 || (int64_t)a->n_ids < n_predict) {
-        kvant_token id = choose(g);
+        kvant_token id = generator_choose(g);
         if (kvant_token_is_end(g->model, id)) {
             a->finish_reason = "stop";
             break;
         }
-        if (a->n_ids == cap_ids) a->ids = reallocate(a->ids, cap_ids = 2 * cap_ids + 256, sizeof *a->ids);
-        a->ids[a->n_ids++] = id;
-        kvant_status status = append_piece(g, a, &cap_text, id, err);
+        kvant_status status = generator_text_add(g, &text, a, id, err);
         if (status != KVANT_OK) return status;
-        show(out, a->text, &n_shown, utf8_showable(a->text, a->n_bytes));
         if (interrupted() || (out && ferror(out))) {
             a->finish_reason = "interrupted";
             break;
         }
         if (g->n_tokens == g->n_ctx || (int64_t)a->n_ids == n_predict) break;
-        status = evaluate(g, &id, 1, err);
+        status = generator_evaluate(g, &id, 1, err);
         if (status != KVANT_OK) return status;
         a->n_steps++;
     }
-    show(out, a->text, &n_shown, a->n_bytes);
+    generator_text_end(&text, a);
     return KVANT_OK;
 }
 
@@ -160,7 +182,7 @@ int generator_answer(struct generator *g, const kvant_token *prompt, size_t n_pr
         return fail_text("the prompt has %zu tokens and the context has room for %lld; raise it with -c",
                          n_prompt, (long long)(g->n_ctx - g->n_tokens));
     double started_s = clock_s();
-    kvant_status status = evaluate(g, prompt, n_prompt, &err);
+    kvant_status status = generator_evaluate(g, prompt, n_prompt, &err);
     a->prompt_s = clock_s() - started_s;
     if (status == KVANT_ERR_CANCELLED) {
         a->finish_reason = "interrupted";
@@ -179,10 +201,10 @@ int generator_agreement(struct generator *g, const kvant_token *prompt, size_t n
 {
     struct kvant_error err;
     *n_same = 0;
-    kvant_status status = evaluate(g, prompt, n_prompt, &err);
+    kvant_status status = generator_evaluate(g, prompt, n_prompt, &err);
     for (size_t i = 0; i < n_ids && status == KVANT_OK && !interrupted(); i++) {
-        *n_same += choose(g) == ids[i];
-        if (i + 1 < n_ids) status = evaluate(g, &ids[i], 1, &err);
+        *n_same += generator_choose(g) == ids[i];
+        if (i + 1 < n_ids) status = generator_evaluate(g, &ids[i], 1, &err);
     }
     return status == KVANT_OK || status == KVANT_ERR_CANCELLED ? EXIT_OK : fail(&err);
 }

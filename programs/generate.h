@@ -38,7 +38,12 @@ struct generator {
     kvant_token *ends;     /* end tokens, when they are barred                      */
     size_t n_ends;
     int n_vocab;
+    struct kvant_confidence *confidence; /* sums over the answer's tokens, or NULL */
 };
+
+/* The flags as the library takes them; seed -1 stays to be chosen. */
+struct kvant_sampler_options generator_sampler_options(const struct sampling_flags *flags);
+int64_t generator_seed(void); /* at random */
 
 struct answer {
     kvant_token *ids; /* without the end token */
@@ -61,6 +66,19 @@ void generator_close(struct generator *g);
 int generator_answer(struct generator *g, const kvant_token *prompt, size_t n_prompt, int64_t n_predict, FILE *out,
                      struct answer *answer);
 void answer_close(struct answer *answer);
+
+/* The pieces of it. evaluate: with logits of the last token; CANCELLED after Ctrl-C, with the tokens so far in the
+ * cache. choose: the next token from those logits. text_add: a token and its bytes to the answer, and to `out` what is
+ * whole; text_end: the rest. Begin with {.out = ...}. */
+struct generator_text {
+    FILE *out;
+    size_t cap_ids, cap_text, n_shown;
+};
+kvant_status generator_evaluate(struct generator *g, const kvant_token *ids, size_t n_ids, struct kvant_error *err);
+kvant_token generator_choose(struct generator *g);
+kvant_status generator_text_add(const struct generator *g, struct generator_text *text, struct answer *answer,
+                                kvant_token id, struct kvant_error *err);
+void generator_text_end(struct generator_text *text, const struct answer *answer);
 
 /* How many of the ids are the greedy choice after the prompt and the ids before them, in *n_same. Prints what fails. */
 int generator_agreement(struct generator *g, const kvant_token *prompt, size_t n_prompt, const kvant_token *ids,

@@ -1,5 +1,6 @@
 /*
- * A float32 matrix whose number of rows is not known before its end, as a NumPy file (format 1.0).
+ * Float32 arrays as NumPy files (format 1.0): a matrix whose number of rows is not known before its end, and whole
+ * arrays.
  */
 #ifndef NPY_H
 #define NPY_H
@@ -17,5 +18,8 @@ bool npy_open(struct npy_file *npy, const char *path);
 bool npy_append(struct npy_file *npy, const float *rows, int n_rows, int n_columns);
 bool npy_commit(struct npy_file *npy);
 void npy_discard(struct npy_file *npy);
+
+/* A whole array of up to 8 dimensions at once; npy is scratch. */
+bool npy_write(struct npy_file *npy, const char *path, const float *values, const int64_t *shape, int n_dims);
 
 #endif

@@ -53,3 +53,8 @@ X(key_tile_hadamard, void, (float *kt /* (head_dim, 64) */, int head_dim))
 /* --- encoding --- */
 /* Codes and grids of groups of 2 to 4 bits; bit-equal at every level */
 X(fit_groups, void, (const struct kv_fit_groups *call))
+
+/* --- sums over the tokens of a page --- */
+/* Equal bits at every level. */
+X(sum_keys, void, (const struct kv_sum_keys *call))
+X(sum_values, void, (const struct kv_sum_values *call))

@@ -20,6 +20,7 @@
 #include "base/os.h"
 #include "kernels/attention_calls.h"
 #include "kernels/fit_calls.h"
+#include "kernels/sum_calls.h"
 
 #define KV_ACT_BLOCK 32    /* activations per scale                                      */
 #define KV_WEIGHT_GROUP 16 /* weights per (scale, minimum) after unpacking               */
@@ -79,7 +80,7 @@ kvant_status kv_kernels_open(struct kv_kernels *table, const char *wanted, struc
 
 /* One filler per file: area × level. A file that was built without its instruction set leaves the table alone
  * and returns false, so that the kernel checker can fail instead of passing with nothing checked. */
-#define KV_KERNEL_AREAS(X) X(weights) X(vectors) X(codes) X(attention) X(fit)
+#define KV_KERNEL_AREAS(X) X(weights) X(vectors) X(codes) X(attention) X(fit) X(sums)
 #define X(area)                                            \
     void kv_fill_##area##_ref(struct kv_kernels *table);    \
     bool kv_fill_##area##_avx2(struct kv_kernels *table);   \

@@ -256,6 +256,13 @@ static void run_capture(const struct kv_forward_call *call, int layer)
                           call->runs[r].n_before + i);
 }
 
+static void run_hidden(const struct kv_forward_call *call, int layer)
+{
+    for (int r = 0; call->hidden && r < call->n_runs; r++)
+        for (int64_t i = 0; i < call->runs[r].n; i++)
+            call->hidden(call->hidden_user, layer, r, (int)(call->runs[r].row + i), call->runs[r].n_before + i);
+}
+
 static void run_layer(const struct kv_forward_call *call, int i)
 {
     const struct kv_hparams *h = &call->model->hp;
@@ -357,8 +364,10 @@ kvant_status kv_forward(const struct kv_forward_call *call, struct kvant_error *
     for (int i = 0; i < m->hp.n_layer; i++) {
         now = joined(call, i);
         join(&now, i);
+        run_hidden(&now, i);
         run_layer(&now, i);
     }
+    run_hidden(&now, m->hp.n_layer);
     if (call->n_logits) {
         each_row(call, NULL, call->n_logits, output_norm_row);
         const struct kv_product head = { m->output, NULL, call->logits, m->n_vocab };

@@ -51,6 +51,9 @@ struct kv_forward_call {
     float *logits;                  /* (n_logits, n_vocab)                                            */
     void (*capture)(void *user, int layer, int run, int row, int64_t position); /* after RoPE of a layer, or NULL */
     void *capture_user;
+    /* Rows of the residual stream: layer 0 the embedding, layer i the output of block i - 1; or NULL */
+    void (*hidden)(void *user, int layer, int run, int row, int64_t position);
+    void *hidden_user;
 };
 /* Runs the batch. kv_seq_begin was called for each run; commits or, after NUMERIC, fails each sequence: the
  * others are complete. */

@@ -40,6 +40,8 @@ struct kvant_session {
     struct kv_run_entry *entry;  /* (n_sequences): layer, and the source *sequence*   */
     int *order;                  /* (n_sequences) by layer of entry, then by number   */
     struct kv_capture capture;   /* fn NULL: off                                      */
+    struct kv_hidden_capture hidden; /* likewise                                      */
+    struct kv_reader reader;
     int seq_of_run[];            /* (n_sequences): sequence of each run of the pass   */
 };
 
@@ -97,6 +99,7 @@ static kvant_status open_into(struct kvant_session *s, struct kvant_error *err)
     for (int i = 0; i < s->n_sequences; i++) s->order[i] = i;
     KV_TRY(kv_pool_open(&s->pool, m->n_threads, err));
     KV_TRY(kv_store_open(&s->store, &m->kernels, &m->rope, err));
+    KV_TRY(kv_reader_open(&s->reader, &m->rope, err));
     return kv_attn_scratch_open(&s->attn_scratch, m->n_threads, s->n_batch, s->n_sequences, m->hp.n_head,
                                 m->hp.n_head_kv, m->hp.head_dim, err);
 }
@@ -143,6 +146,7 @@ void kvant_session_close(struct kvant_session *s)
     kv_free(s->order);
     kv_attn_scratch_close(s->attn_scratch);
     kv_store_close(s->store);
+    kv_reader_close(&s->reader);
     kv_pool_close(s->pool);
     kv_pages_free(s->block, s->block_bytes);
     kv_free(s);
@@ -151,6 +155,25 @@ void kvant_session_close(struct kvant_session *s)
 void kv_session_set_capture(struct kvant_session *s, const struct kv_capture *capture)
 {
     s->capture = capture ? *capture : (struct kv_capture){ NULL, NULL };
+}
+
+void kv_session_set_hidden(struct kvant_session *s, const struct kv_hidden_capture *capture)
+{
+    s->hidden = capture ? *capture : (struct kv_hidden_capture){ NULL, NULL };
+}
+
+const struct kvant_model *kv_session_model(const struct kvant_session *s) { return s->model; }
+struct kv_pool *kv_session_pool(const struct kvant_session *s) { return s->pool; }
+const struct kv_reader *kv_session_reader(const struct kvant_session *s) { return &s->reader; }
+int kv_session_n_batch(const struct kvant_session *s) { return s->n_batch; }
+int kv_session_n_logits(const struct kvant_session *s) { return s->n_logits; }
+int kv_session_n_sequences(const struct kvant_session *s) { return s->n_sequences; }
+
+int kv_session_n_free(const struct kvant_session *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_sequences; i++) n += !s->seqs[i];
+    return n;
 }
 
 void kv_session_set_entry(struct kvant_session *s, int seq, int first_layer, int source)
@@ -175,6 +198,16 @@ static struct kv_seq *seq_at(const struct kvant_session *s, int seq)
 static kvant_status no_such_sequence(int seq, struct kvant_error *err)
 {
     KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "there is no sequence %d in this session", seq);
+}
+
+kvant_status kv_session_sequence(const struct kvant_session *s, int seq, struct kv_seq **out,
+                                 struct kvant_error *err)
+{
+    *out = seq_at(s, seq);
+    if (!*out) return no_such_sequence(seq, err);
+    if (kv_seq_failed(*out))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "sequence %d failed in an earlier step; close it", seq);
+    return KVANT_OK;
 }
 
 static kvant_status free_slot(const struct kvant_session *s, int *slot, struct kvant_error *err)
@@ -325,6 +358,13 @@ static void capture_row(void *user, int layer, int run, int row, int64_t positio
                   b->k + i * n_kv, b->v + i * n_kv);
 }
 
+static void hidden_row(void *user, int layer, int run, int row, int64_t position)
+{
+    const struct kvant_session *s = user;
+    s->hidden.fn(s->hidden.user, layer, s->seq_of_run[run], position,
+                 s->scratch.forward.x + (size_t)row * (size_t)s->model->hp.n_embd);
+}
+
 /* The forward pass knows runs; its message is about the first one that failed. */
 static kvant_status name_failed(const struct kvant_session *s, int n_runs, kvant_status status,
                                 struct kvant_error *err)
@@ -359,6 +399,8 @@ kvant_status kvant_session_step(struct kvant_session *s, const struct kvant_batc
             .logits = s->scratch.logits + (size_t)s->n_logits_held * (size_t)s->model->n_vocab,
             .capture = s->capture.fn ? capture_row : NULL,
             .capture_user = s,
+            .hidden = s->hidden.fn ? hidden_row : NULL,
+            .hidden_user = s,
         };
         kvant_status status = kv_forward(&call, err);
         s->n_logits_held += n_logits;

@@ -1,10 +1,12 @@
 /*
- * What the tuner may ask of a session beyond the public interface.
+ * What tuner and readers may ask of a session beyond the public interface.
  */
 #ifndef KV_RUN_SESSION_H
 #define KV_RUN_SESSION_H
 
 #include "base/error.h"
+#include "base/threads.h"
+#include "cache/kv_read.h"
 
 /* Called for every (layer, token) of a step, in order, from the calling thread. Shapes: q (n_head, head_dim)
  * and k (n_head_kv, head_dim) after RoPE, unscaled; k_raw (n_head_kv, head_dim) before RoPE (after bias and
@@ -16,6 +18,27 @@ struct kv_capture {
 };
 /* NULL: off. */
 void kv_session_set_capture(struct kvant_session *session, const struct kv_capture *capture);
+
+/* Called for every token of a step with its row of the residual stream, x (n_embd), before any norm: layer 0 is the
+ * embedding, layer i the output of block i - 1. In order of layers, from the calling thread; valid during the call. */
+struct kv_hidden_capture {
+    void (*fn)(void *user, int layer, int seq, int64_t position, const float *x);
+    void *user;
+};
+/* NULL: off. */
+void kv_session_set_hidden(struct kvant_session *session, const struct kv_hidden_capture *capture);
+
+/* For readers of the cache, between steps. */
+const struct kvant_model *kv_session_model(const struct kvant_session *session);
+struct kv_pool *kv_session_pool(const struct kvant_session *session);
+const struct kv_reader *kv_session_reader(const struct kvant_session *session);
+int kv_session_n_batch(const struct kvant_session *session);
+int kv_session_n_logits(const struct kvant_session *session);
+int kv_session_n_sequences(const struct kvant_session *session); /* slots */
+int kv_session_n_free(const struct kvant_session *session);      /* of them, without a sequence */
+/* ARGUMENT when there is no such sequence, or one that failed. */
+kvant_status kv_session_sequence(const struct kvant_session *session, int seq, struct kv_seq **out,
+                                 struct kvant_error *err);
 
 /* Sequences that share the plan of their first layers, and all tokens, share the work of those layers too:
  * `seq` takes part from first_layer on and starts there from the rows of `source` (whose own first layer must

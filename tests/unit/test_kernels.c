@@ -23,7 +23,8 @@ static const char *const checked_with_attention[] = {
     "attn_tile",         "key_tile_from_rows", "value_tile_from_rows", "key_tile_expand", /* test_kernels_attention.c */
     "value_tile_expand", "key_tile_hadamard",
     "attn_fold", "qk_codes", "qk_center", "attn_soften", "attn_weigh", "pv_codes", "qk_half", "pv_half", /* _codes.c */
-    "fit_groups"};                                                                               /* _fit.c */
+    "fit_groups",                                                                                /* _fit.c */
+    "sum_keys", "sum_values"}; /* _sums.c */
 
 static void every_kernel_has_a_check(void **state)
 {

@@ -1,0 +1,366 @@
+/* kvant router eval: accuracy against tokens, every token counted, beside what is simpler. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+#include "progress.h"
+#include "prompt.h"
+#include "router_parts.h"
+
+struct outcome { /* of one way to answer, over the test questions */
+    const char *name;
+    double accuracy, low, high, tokens, slow_share, truncated, turned; /* shares of 1, mean tokens */
+    double kept, discarded, forced, second, checks;                    /* means; online only       */
+};
+
+struct evaluation {
+    struct router_work *w;
+    struct kvant_router *router, *hidden;
+    size_t *test; /* (n) places in the data */
+    size_t n;
+    double *d, *d_hidden, *length; /* (n) */
+    struct outcome rows[9];
+    int n_rows;
+};
+
+static void wilson(double k, double n, double *low, double *high)
+{
+    double z = 1.959964, p = k / n, middle = (p + z * z / (2 * n)) / (1 + z * z / n);
+    double half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+    *low = middle - half;
+    *high = middle + half;
+}
+
+/* part[i]: how much of question i goes to slow, 0 to 1. */
+static void add_outcome(struct evaluation *e, const char *name, const double *part)
+{
+    struct outcome o = {.name = name};
+    double n = (double)e->n, right = 0;
+    for (size_t i = 0; i < e->n; i++) {
+        const struct collected_answer *a = e->w->data.items[e->test[i]].answers;
+        for (int m = 0; m < MODES; m++) {
+            double share = m == MODE_SLOW ? part[i] : 1 - part[i];
+            right += share * a[m].is_correct;
+            o.tokens += share * (double)a[m].n_tokens / n;
+            o.truncated += share * a[m].is_truncated / n;
+        }
+        o.slow_share += part[i] / n;
+    }
+    o.accuracy = right / n;
+    wilson(right, n, &o.low, &o.high);
+    o.kept = o.tokens;
+    e->rows[e->n_rows++] = o;
+}
+
+static void add_threshold(struct evaluation *e, const char *name, const double *x, double threshold)
+{
+    double *part = allocate(e->n, sizeof *part);
+    for (size_t i = 0; i < e->n; i++) part[i] = x[i] > threshold;
+    add_outcome(e, name, part);
+    free(part);
+}
+
+static int descending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x > y ? -1 : x < y;
+}
+
+/* The share of the questions with the largest values; those of equal values share what is left over. */
+static void add_largest(struct evaluation *e, const char *name, const double *x, double share)
+{
+    double *sorted = allocate(e->n, sizeof *sorted), *part = allocate(e->n, sizeof *part), left = share * (double)e->n;
+    memcpy(sorted, x, e->n * sizeof *sorted);
+    qsort(sorted, e->n, sizeof *sorted, descending);
+    for (size_t i = 0; i < e->n && left > 0;) {
+        double value = sorted[i], n_equal = 0;
+        for (; i < e->n && sorted[i] == value; i++) n_equal++;
+        double each = left < n_equal ? left / n_equal : 1;
+        for (size_t k = 0; k < e->n; k++)
+            if (x[k] == value) part[k] = each;
+        left -= n_equal;
+    }
+    add_outcome(e, name, part);
+    free(sorted);
+    free(part);
+}
+
+/* The answer that is right for the fewest tokens; of two wrong ones the shorter. */
+static void add_oracle(struct evaluation *e)
+{
+    double *part = allocate(e->n, sizeof *part);
+    for (size_t i = 0; i < e->n; i++) {
+        const struct collected_answer *a = e->w->data.items[e->test[i]].answers;
+        bool slow_shorter = a[MODE_SLOW].n_tokens < a[MODE_FAST].n_tokens;
+        part[i] = a[MODE_FAST].is_correct == a[MODE_SLOW].is_correct ? slow_shorter : a[MODE_SLOW].is_correct;
+    }
+    add_outcome(e, "oracle", part);
+    free(part);
+}
+
+static int score_test(const struct evaluation *e, const struct kvant_router *router, double *d)
+{
+    struct kvant_embed_options opt;
+    float *features = NULL;
+    size_t dim;
+    kvant_router_get_embed_options(router, &opt);
+    int code = router_features(e->w, &opt, &features, &dim);
+    for (size_t i = 0; code == EXIT_OK && i < e->n; i++) {
+        d[i] = kvant_router_score(router, features + e->test[i] * dim);
+        if (!isfinite(d[i]))
+            code = fail_text("the router's decision on question %zu is not a finite number", e->test[i] + 1);
+    }
+    free(features);
+    return code;
+}
+
+static int prompt_lengths(struct evaluation *e)
+{
+    for (size_t i = 0; i < e->n; i++) {
+        kvant_token *ids = NULL;
+        size_t n = 0;
+        const char *question = e->w->data.items[e->test[i]].question;
+        int code = prompt_tokens(e->w->model, NULL, question, strlen(question), false, &ids, &n);
+        free(ids);
+        if (code != EXIT_OK) return code;
+        e->length[i] = (double)n;
+    }
+    return EXIT_OK;
+}
+
+/* ---------------------------------------------------------------------------------------------- online -- */
+
+/* The last number of a text against the right one, as `collect` compares: through the library's own reader of answers,
+ * which is not public, so by its rule: digits, thousands' commas left out. */
+static bool same_number(const char *text, const char *right)
+{
+    const char *last = NULL;
+    for (const char *c = text; *c; c++)
+        if (*c >= '0' && *c <= '9' &&
+            (c == text || !((c[-1] >= '0' && c[-1] <= '9') || c[-1] == ',' || c[-1] == '.')))
+            last = c;
+    if (!last) return false;
+    double found[2];
+    const char *sources[2] = {last, right};
+    for (int k = 0; k < 2; k++) {
+        char digits[64];
+        size_t n = 0;
+        const char *c = sources[k];
+        while (k == 1 && *c && !(*c >= '0' && *c <= '9') && *c != '-') c++;
+        if (k == 0 && last > text && last[-1] == '-') digits[n++] = '-';
+        for (; n < sizeof digits - 1 &&
+               ((*c >= '0' && *c <= '9') || *c == ',' || *c == '.' || (k == 1 && n == 0 && *c == '-'));
+             c++)
+            if (*c != ',') digits[n++] = *c;
+        digits[n] = '\0';
+        found[k] = strtod(digits, NULL);
+    }
+    return found[0] == found[1];
+}
+
+struct online {
+    double right, tokens, kept, discarded, forced, second, slow, turned, truncated, checks, check_s, total_s;
+    FILE *rows;
+};
+
+static int answer_online(struct evaluation *e, size_t i, struct online *sum)
+{
+    const struct collected_question *q = &e->w->data.items[e->test[i]];
+    struct sampling_flags greedy = SAMPLING_FLAGS_DEFAULT;
+    struct generator g;
+    struct answer answer = {0};
+    struct think_account a;
+    kvant_token *ids = NULL;
+    size_t n = 0;
+    greedy.temperature = 0;
+    int code = prompt_tokens(e->w->model, NULL, q->question, strlen(q->question), false, &ids, &n);
+    int64_t most = e->w->flags->think.most[0] + e->w->flags->think.most[1];
+    if (code == EXIT_OK) code = generator_open(&g, e->w->model, e->w->plan, &greedy, (int64_t)n + most + modes_tokens(&e->w->modes));
+    if (code == EXIT_OK) {
+        code = think_answer(&g, e->router, &e->w->modes, &e->w->flags->think, ids, n, -1, NULL, &answer, &a);
+        generator_close(&g);
+    }
+    free(ids);
+    if (code == EXIT_OK) {
+        bool right = same_number(answer.text, q->final);
+        int64_t generated = a.n_kept + a.n_discarded + a.n_second;
+        sum->right += right;
+        sum->tokens += (double)generated;
+        sum->kept += (double)a.n_kept;
+        sum->discarded += (double)a.n_discarded;
+        sum->forced += (double)a.n_forced;
+        sum->second += (double)a.n_second;
+        sum->slow += a.first == MODE_SLOW;
+        sum->turned += a.turned;
+        sum->truncated += a.truncated;
+        sum->checks += (double)a.n_checks;
+        sum->check_s += a.check_s;
+        sum->total_s += answer.generation_s;
+        if (sum->rows) {
+            json_t *row = json_pack(
+                "{s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
+                "question", q->question, "right", q->final, "correct", (int)right, "first",
+                mode_names[a.first], "last", mode_names[a.last], "d_first", json_number(a.d_first), "d_turn",
+                a.turned ? json_number(a.d_turn) : json_null(), "n_prefix", (json_int_t)a.n_prefix,
+                "n_first_kept", (json_int_t)a.n_kept, "n_discarded", (json_int_t)a.n_discarded, "n_forced",
+                (json_int_t)a.n_forced, "n_second", (json_int_t)a.n_second, "n_reprefill",
+                (json_int_t)a.n_reprefill, "n_checks", (json_int_t)a.n_checks, "n_sampled",
+                (json_int_t)a.n_steps, "truncated", (int)a.truncated, "answer",
+                json_text(answer.text, answer.n_bytes));
+            if (row) json_dumpf(row, sum->rows, JSON_COMPACT);
+            fputc('\n', sum->rows);
+            json_decref(row);
+        }
+    }
+    answer_close(&answer);
+    return code;
+}
+
+static int add_online(struct evaluation *e)
+{
+    struct online sum = {0};
+    struct output_file rows = {0};
+    struct progress progress;
+    const char *path = e->w->flags->rows_path;
+    if (path && !output_open(&rows, path)) return EXIT_FAILED;
+    sum.rows = path ? rows.stream : NULL;
+    int code = EXIT_OK;
+    interrupt_catch();
+    progress_begin(&progress);
+    for (size_t i = 0; i < e->n && code == EXIT_OK; i++) {
+        code = answer_online(e, i, &sum);
+        if (code == EXIT_OK && !progress_update(&progress, "online", (int64_t)i + 1, (int64_t)e->n))
+            code = fail_text("stopped after %zu of %zu questions", i + 1, e->n);
+    }
+    progress_end(&progress);
+    if (path && (code != EXIT_OK || !output_commit(&rows))) {
+        output_discard(&rows);
+        return EXIT_FAILED;
+    }
+    double n = (double)e->n;
+    struct outcome o = {.name = "two-step router, online",
+                        .accuracy = sum.right / n,
+                        .tokens = sum.tokens / n,
+                        .slow_share = sum.slow / n,
+                        .truncated = sum.truncated / n,
+                        .turned = sum.turned / n,
+                        .kept = sum.kept / n,
+                        .discarded = sum.discarded / n,
+                        .forced = sum.forced / n,
+                        .second = sum.second / n,
+                        .checks = sum.checks / n};
+    wilson(sum.right, n, &o.low, &o.high);
+    e->rows[e->n_rows++] = o;
+    fprintf(stderr, "online: %.0f checks took %.3f s of %.2f s (%.2f %%)\n", sum.checks, sum.check_s,
+            sum.total_s, 100 * sum.check_s / sum.total_s);
+    return code;
+}
+
+/* ----------------------------------------------------------------------------------------------- table -- */
+
+static int print_table(const struct evaluation *e)
+{
+    printf("%zu test questions of %s; threshold %g; cache %s\n\n", e->n, e->w->flags->data_path,
+           e->w->flags->think.threshold, e->w->kv);
+    printf("%-28s %8s %15s %8s %6s %7s %6s %7s %6s %7s\n", "", "accuracy", "95 %", "tokens", "slow", "turned",
+           "cut", "kept", "forced", "second");
+    for (int i = 0; i < e->n_rows; i++) {
+        const struct outcome *o = &e->rows[i];
+        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f %5.0f%% %6.0f%% %5.0f%% %7.1f %6.1f %7.1f\n", o->name,
+               100 * o->accuracy, 100 * o->low, 100 * o->high, o->tokens, 100 * o->slow_share,
+               100 * o->turned, 100 * o->truncated, o->kept, o->forced, o->second);
+    }
+    puts(
+        "\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer turns where it is\n"
+        "looked at. slow: share that begins slow. cut: a cap was met. random, length: expected, at the router's share");
+    return finish_output();
+}
+
+static int print_json(const struct evaluation *e)
+{
+    json_t *rows = json_array();
+    for (int i = 0; i < e->n_rows; i++) {
+        const struct outcome *o = &e->rows[i];
+        json_array_append_new(
+            rows, json_pack("{s:s, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+                            o->name, "accuracy", json_number(o->accuracy), "accuracy_95", json_number(o->low),
+                            json_number(o->high), "tokens", json_number(o->tokens), "slow_share",
+                            json_number(o->slow_share), "turned", json_number(o->turned), "truncated",
+                            json_number(o->truncated), "kept", json_number(o->kept), "discarded",
+                            json_number(o->discarded), "forced", json_number(o->forced), "second",
+                            json_number(o->second), "checks", json_number(o->checks)));
+    }
+    return json_finish(json_pack("{s:s, s:I, s:o, s:s, s:o}", "data", e->w->flags->data_path, "questions",
+                                 (json_int_t)e->n, "threshold", json_number(e->w->flags->think.threshold),
+                                 "kv", e->w->kv, "rows", rows));
+}
+
+static int compare(struct evaluation *e)
+{
+    double threshold = e->w->flags->think.threshold;
+    double *part = allocate(e->n, sizeof *part);
+    int code = score_test(e, e->router, e->d);
+    if (code == EXIT_OK && e->hidden) code = score_test(e, e->hidden, e->d_hidden);
+    if (code == EXIT_OK) code = prompt_lengths(e);
+    if (code == EXIT_OK) {
+        add_outcome(e, "always fast", part); /* allocate gives zeros */
+        for (size_t i = 0; i < e->n; i++) part[i] = 1;
+        add_outcome(e, "always slow", part);
+        add_threshold(e, "one-step router", e->d, threshold);
+        double share = e->rows[e->n_rows - 1].slow_share;
+        for (size_t i = 0; i < e->n; i++) part[i] = share;
+        add_outcome(e, "random, same share", part);
+        add_largest(e, "prompt length, same share", e->length, share);
+        if (e->hidden) add_threshold(e, "hidden states, one-step", e->d_hidden, threshold);
+        add_oracle(e);
+    }
+    free(part);
+    if (code == EXIT_OK && e->w->flags->online) code = add_online(e);
+    if (code != EXIT_OK) return code;
+    return e->w->flags->model.json ? print_json(e) : print_table(e);
+}
+
+static int open_routers(struct evaluation *e)
+{
+    struct kvant_error err;
+    struct kvant_router_info info;
+    const struct router_flags *f = e->w->flags;
+    if (kvant_router_open(&e->router, e->w->model, f->router_path, &err) != KVANT_OK) return fail(&err);
+    kvant_router_get_info(e->router, &info);
+    if (info.hidden)
+        return fail_text("%s was trained on hidden states; name it with --hidden-router", f->router_path);
+    if (strcmp(info.modes, e->w->modes.name) != 0 || strcmp(info.modes, e->w->data.modes) != 0)
+        return fail_text("%s was trained with the modes %s; the answers have %s, and --modes is %s",
+                         f->router_path, info.modes, e->w->data.modes, e->w->modes.name);
+    if (!f->hidden_path) return EXIT_OK;
+    return kvant_router_open(&e->hidden, e->w->model, f->hidden_path, &err) == KVANT_OK ? EXIT_OK
+                                                                                        : fail(&err);
+}
+
+int router_eval(struct router_work *w)
+{
+    struct evaluation e = {.w = w};
+    int code = collected_read(&w->data, w->flags->data_path, false);
+    if (code != EXIT_OK) return code;
+    collected_label(&w->data, w->flags->limit);
+    size_t cap = w->data.n ? w->data.n : 1;
+    e.test = allocate(cap, sizeof *e.test);
+    e.d = allocate(cap, sizeof *e.d);
+    e.d_hidden = allocate(cap, sizeof *e.d_hidden);
+    e.length = allocate(cap, sizeof *e.length);
+    for (size_t i = 0; i < w->data.n; i++)
+        if (collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST) e.test[e.n++] = i;
+    if (e.n == 0)
+        code = fail_text("%s: no question of the test split has an answer in both modes",
+                         w->flags->data_path);
+    if (code == EXIT_OK) code = open_routers(&e);
+    if (code == EXIT_OK) code = compare(&e);
+    kvant_router_close(e.router);
+    kvant_router_close(e.hidden);
+    free(e.test);
+    free(e.d);
+    free(e.d_hidden);
+    free(e.length);
+    return code;
+}

@@ -1,0 +1,264 @@
+/*
+ * The router: a network by hand, training that generalizes, files that come back bit by bit and are refused when a byte is
+ * wrong, and a window that follows a sequence as a direct sum does.
+ */
+#include "read/router.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "support/scratch.h"
+#include "support/tiny_gguf.h"
+
+struct fixture {
+    struct kvant_model *model, *other;
+    struct kvant_model_info info;
+};
+
+static struct kvant_model *open_model(const char *name, uint64_t seed)
+{
+    struct tiny_gguf_options opt = { .arch = "qwen2", .weight_type = TINY_F32, .seed = seed, .n_head_kv = 1, .head_dim = 8, .n_layer = 3 };
+    struct kvant_model *model = NULL;
+    char path[SCRATCH_CAP];
+    if (tiny_gguf_write(scratch_path(path, name), &opt, NULL) != KVANT_OK) return NULL;
+    return kvant_model_open(&model, path, NULL, NULL) == KVANT_OK ? model : NULL;
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    f->model = open_model("test_router.gguf", 3);
+    f->other = open_model("test_router_other.gguf", 4);
+    if (!f->model || !f->other) return -1;
+    kvant_model_get_info(f->model, &f->info);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    kvant_model_close(f->model);
+    kvant_model_close(f->other);
+    free(f);
+    return 0;
+}
+
+/* Two inputs, two hidden units: x' = (x − (1, 2)) · (2, 1/2); h = relu((1, 2; −1, 1) x' + (1, −1)); d = (10, 4) h + 30.
+ * x = (2, 4): x' = (2, 1): h = relu(5, −2) = (5, 0): d = 80. x = (0, 8): x' = (−2, 3): h = (5, 4): d = 96. */
+static void a_network_by_hand(void **state)
+{
+    (void)state;
+    struct kvant_router *r;
+    assert_int_equal(kv_router_alloc(&r, 2, 2, NULL), KVANT_OK);
+    memcpy(r->mean, (float[]){ 1, 2 }, 8);
+    memcpy(r->inverse, (float[]){ 2, 0.5f }, 8);
+    memcpy(r->w1, (float[]){ 1, 2, -1, 1 }, 16);
+    memcpy(r->b1, (float[]){ 1, -1 }, 8);
+    memcpy(r->w2, (float[]){ 10, 4 }, 8);
+    r->b2 = 30;
+    assert_true(fabs(kvant_router_score(r, (float[]){ 2, 4 }) - 80) < 1e-9);
+    assert_true(fabs(kvant_router_score(r, (float[]){ 0, 8 }) - 96) < 1e-9);
+    assert_true(isnan(kvant_router_score(r, (float[]){ NAN, 8 })));
+    r->b2 = 500; /* far outside 0 .. 100: not clamped */
+    assert_true(kvant_router_score(r, (float[]){ 2, 4 }) > 500);
+    kvant_router_close(r);
+}
+
+enum { N = 600, DIM = 16 };
+
+struct data {
+    float x[N * DIM], label[N];
+    uint8_t split[N];
+};
+
+/* Label 100 inside a ring of two inputs, else 0: no line tells them apart. The rest is noise. */
+static void make_data(struct data *d)
+{
+    uint32_t s = 17;
+    for (int i = 0; i < N; i++) {
+        for (int c = 0; c < DIM; c++) d->x[i * DIM + c] = 100.0f * (float)c + (float)((s = s * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f;
+        float a = d->x[i * DIM + 2] - 200.0f, b = d->x[i * DIM + 5] - 500.0f;
+        d->label[i] = a * a + b * b < 0.64f ? 100.0f : 0.0f;
+        d->split[i] = i % 10 == 0 ? KVANT_ROUTER_VALIDATION : i % 10 < 3 ? KVANT_ROUTER_TEST : KVANT_ROUTER_TRAIN;
+    }
+}
+
+static struct kvant_router *train(const struct fixture *f, const struct data *d)
+{
+    struct kvant_router_options opt = KVANT_ROUTER_OPTIONS_INIT;
+    struct kvant_router_training report;
+    struct kvant_router *r;
+    struct kvant_error err = { .message = "" };
+    opt.window = 5;
+    opt.n_hidden = 64;
+    opt.pooling.layer_first = -2;
+    opt.modes = "steps";
+    kvant_status status = kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err);
+    if (status != KVANT_OK) fail_msg("%s", err.message);
+    assert_true(report.best_epoch > 0 && report.n_epochs >= report.best_epoch);
+    return r;
+}
+
+static void training_generalizes_and_repeats(void **state)
+{
+    struct fixture *f = *state;
+    struct data *d = malloc(sizeof *d);
+    make_data(d);
+    assert_int_equal(2 * f->info.n_head_kv * f->info.head_dim, DIM);
+    struct kvant_router *r = train(f, d), *again = train(f, d);
+    int n = 0, right = 0;
+    for (int i = 0; i < N; i++) {
+        double score = kvant_router_score(r, d->x + i * DIM);
+        assert_true(score == kvant_router_score(again, d->x + i * DIM));
+        if (d->split[i] != KVANT_ROUTER_TEST) continue;
+        n++;
+        right += (score > 50) == (d->label[i] > 50);
+    }
+    assert_true(right >= n * 85 / 100); /* half of them are of either kind */
+    struct kvant_router_info info;
+    kvant_router_get_info(r, &info);
+    assert_int_equal(info.layer_first, 1);
+    assert_int_equal(info.n_layers, 2);
+    assert_string_equal(info.modes, "steps");
+    kvant_router_close(r);
+    kvant_router_close(again);
+    free(d);
+}
+
+static void training_refuses(void **state)
+{
+    struct fixture *f = *state;
+    struct data *d = malloc(sizeof *d);
+    struct kvant_router_options opt = KVANT_ROUTER_OPTIONS_INIT;
+    struct kvant_router_training report;
+    struct kvant_router *r;
+    struct kvant_error err;
+    make_data(d);
+    d->x[7 * DIM + 3] = NAN;
+    assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err), KVANT_ERR_NUMERIC);
+    assert_int_equal(err.position, 7);
+    assert_null(r);
+    make_data(d);
+    d->label[9] = 101;
+    assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(err.position, 9);
+    make_data(d);
+    opt.window = 0;
+    assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err), KVANT_ERR_ARGUMENT);
+    opt.window = 5;
+    opt.modes = "two words";
+    assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err), KVANT_ERR_ARGUMENT);
+    opt.modes = NULL;
+    assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, 8, &opt, &report, &err), KVANT_ERR_ARGUMENT);
+    free(d);
+}
+
+static void write_file(const char *path, const uint8_t *data, size_t n)
+{
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(data, 1, n, file), n);
+    fclose(file);
+}
+
+/* Every byte of a file counts; a file that is cut anywhere is refused; and so is another model. */
+static void files_come_back_or_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct data *d = malloc(sizeof *d);
+    char path[SCRATCH_CAP];
+    struct kvant_error err;
+    make_data(d);
+    struct kvant_router *r = train(f, d), *again;
+    assert_int_equal(kvant_router_save(r, scratch_path(path, "test_router.kvrouter"), NULL), KVANT_OK);
+    assert_int_equal(kvant_router_open(&again, f->model, path, NULL), KVANT_OK);
+    for (int i = 0; i < N; i++)
+        assert_true(kvant_router_score(r, d->x + i * DIM) == kvant_router_score(again, d->x + i * DIM));
+    kvant_router_close(again);
+    assert_int_equal(kvant_router_open(&again, f->other, path, &err), KVANT_ERR_MISMATCH);
+    assert_null(again);
+    assert_non_null(strstr(err.message, "another model"));
+
+    uint8_t *data;
+    size_t n;
+    assert_int_equal(kv_router_write(r, &data, &n, NULL), KVANT_OK);
+    for (size_t i = 0; i < n; i += i < 200 ? 1 : 37) {
+        data[i] ^= 0x40;
+        assert_true(kv_router_parse(&again, data, n, &err) != KVANT_OK);
+        assert_null(again);
+        data[i] ^= 0x40;
+    }
+    for (size_t i = 0; i < n; i += i < 200 ? 1 : 101) assert_true(kv_router_parse(&again, data, i, &err) != KVANT_OK);
+    assert_int_equal(kv_router_parse(&again, data, n, NULL), KVANT_OK);
+    kvant_router_close(again);
+    data[0] = 'K';
+    write_file(path, data, n);
+    assert_int_equal(kvant_router_open(&again, f->model, path, &err), KVANT_ERR_FORMAT);
+    assert_non_null(strstr(err.message, "test_router.kvrouter: router: not a router file"));
+    kv_free(data);
+    kvant_router_close(r);
+    free(d);
+}
+
+/* The window after each token, in steps of any length and after truncation, against kvant_embed_sequence. */
+static void a_window_follows_its_sequence(void **state)
+{
+    struct fixture *f = *state;
+    struct data *d = malloc(sizeof *d);
+    make_data(d);
+    struct kvant_router *r = train(f, d);
+    struct kvant_session *session;
+    struct kvant_plan *plan;
+    struct kvant_router_watch *watch;
+    struct kvant_embed_options opt;
+    int seq;
+    kvant_router_get_embed_options(r, &opt);
+    assert_int_equal(kvant_plan_open(&plan, f->model, "f16", NULL), KVANT_OK);
+    assert_int_equal(kvant_session_open(&session, f->model, NULL, NULL), KVANT_OK);
+    assert_int_equal(kvant_sequence_open(session, plan, 200, &seq, NULL), KVANT_OK);
+    assert_int_equal(kvant_router_watch_open(&watch, r, session, seq, NULL), KVANT_OK);
+    double score;
+    int64_t n_window, n = 0;
+    assert_int_equal(kvant_router_watch_next(watch, &score, &n_window, NULL), KVANT_ERR_ARGUMENT);
+    static const int steps[] = { 1, 1, 3, 1, 20, 1, -4, 1, 1, -12, 2, 100, -50, 1, 1, 1, 1, 1, 1 };
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        struct kvant_batch_entry entries[100];
+        for (int k = 0; k < steps[i]; k++) entries[k] = (struct kvant_batch_entry){ seq, (kvant_token)((n + k) * 7 % 250), false };
+        if (steps[i] < 0) assert_int_equal(kvant_sequence_truncate(session, seq, n + steps[i], NULL), KVANT_OK);
+        else assert_int_equal(kvant_session_step(session, entries, (size_t)steps[i], NULL), KVANT_OK);
+        n += steps[i];
+        float x[DIM];
+        size_t n_out;
+        assert_int_equal(kvant_router_watch_next(watch, &score, &n_window, NULL), KVANT_OK);
+        assert_int_equal(n_window, n < 5 ? n : 5);
+        assert_int_equal(kvant_embed_sequence(session, seq, &opt, x, DIM, &n_out, NULL), KVANT_OK);
+        double direct = kvant_router_score(r, x);
+        if (!(fabs(score - direct) <= 1e-3 * (fabs(direct) + 1))) fail_msg("after step %zu: %.9g, not %.9g", i, score, direct);
+    }
+    kvant_router_watch_close(watch);
+    kvant_session_close(session);
+    kvant_plan_close(plan);
+    kvant_router_close(r);
+    free(d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_network_by_hand),
+        cmocka_unit_test(training_generalizes_and_repeats),
+        cmocka_unit_test(training_refuses),
+        cmocka_unit_test(files_come_back_or_are_refused),
+        cmocka_unit_test(a_window_follows_its_sequence),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
