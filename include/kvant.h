@@ -132,7 +132,9 @@ struct kvant_model_info {
                                              * the first KiB of each tensor;
                                              * identifies the model in plans */
     const char *tokenizer, *pre_tokenizer;  /* "gpt2" | "llama", and tokenizer.ggml.pre or "" */
-    const char *chat_format;                /* "chatml" | "llama3" | "none": from the file's template */
+    const char *chat_format;                /* what the file's template looks like: "chatml", "llama3",
+                                             * "llama2", "mistral", "gemma", "phi3", "phi4", "zephyr",
+                                             * "deepseek", "jinja" (another), "none" (there is none)      */
     const char *cpu;                        /* kernel level in use */
     const char *quantization;               /* the most frequent weight type by bytes, such as "Q4_1" */
     int n_layer, n_head, n_head_kv, head_dim, n_embd, n_ff, n_vocab, n_ctx_train, n_threads;
@@ -173,7 +175,8 @@ KVANT_API float kvant_model_key_bias_median(const struct kvant_model *model);
 typedef int32_t kvant_token;
 
 enum {
-    KVANT_TOKENIZE_BOS = 1,    /* put the model's BOS (and EOS) first (last) where the file asks for it */
+    KVANT_TOKENIZE_BOS = 1,    /* put the model's BOS (and EOS) first (last) where the file asks for it; with
+                                * KVANT_TOKENIZE_SPECIAL not before a text that begins with the BOS already */
     KVANT_TOKENIZE_SPECIAL = 2 /* text such as <|im_start|> becomes its control token */
 };
 
@@ -199,17 +202,40 @@ struct kvant_message {
     const char *content; /* terminated; not NULL            */
 };
 
-/* Renders a conversation in the model's own format (ChatML and Llama-3 are built in), ending where the
- * assistant begins when `add_assistant`. Where the file's template has a system message for conversations
- * without one, it is put first. With chat_format "none" the contents are joined by newlines. The text is to
- * be tokenized with KVANT_TOKENIZE_SPECIAL, and with KVANT_TOKENIZE_BOS too when it begins a sequence.
- * `*n_out` counts its bytes without a terminator; text[*n_out] is 0 if there is room for that (cap > *n_out).
- * text may be NULL with cap 0 to ask for the size. Errors: SPACE, ARGUMENT (another role; content that holds
- * a control token: it cannot forge one). Any thread. */
+/* Renders a conversation with the model's own chat template, ending where the assistant begins when
+ * `add_assistant`. With chat_format "none" the contents are joined by newlines. The text is to be tokenized with
+ * KVANT_TOKENIZE_SPECIAL, and with KVANT_TOKENIZE_BOS too when it begins a sequence. `*n_out` counts its bytes
+ * without a terminator; text[*n_out] is 0 if there is room for that (cap > *n_out). text may be NULL with cap 0 to
+ * ask for the size. Errors: SPACE, ARGUMENT (another role; content that holds a control token: it cannot forge one;
+ * a conversation that the template refuses, in its words), FORMAT and UNSUPPORTED (the template itself, position:
+ * its line), MEMORY. Any thread. */
 KVANT_API kvant_status kvant_chat_render(const struct kvant_model *model,
                                          const struct kvant_message *messages, size_t n_messages,
                                          bool add_assistant, char *text, size_t cap, size_t *n_out,
                                          struct kvant_error *err);
+
+/* A chat template: Jinja (docs/templates.md says which part of it). Immutable; any number of threads may use one. */
+struct kvant_template;
+
+/* source: NULL for the model's own, the name of a built-in one ("chatml", "llama3", "llama2", "mistral", "gemma",
+ * "phi3", "phi4", "zephyr", "deepseek", "none"), or Jinja text, which is copied. The model must outlive the template.
+ * On success `*out` is owned by the caller, else NULL. Errors: FORMAT (not Jinja; position: the line), UNSUPPORTED (a
+ * tag, filter or test that is not built in: named, with its line), MEMORY. */
+KVANT_API kvant_status kvant_template_open(struct kvant_template **out, const struct kvant_model *model,
+                                           const char *source, struct kvant_error *err);
+KVANT_API void kvant_template_close(struct kvant_template *chat);
+
+/* Renders. json: (n_bytes) an object in UTF-8 whose members are the template's variables: messages (as in the
+ * OpenAI API), tools, add_generation_prompt, enable_thinking and whatever else the template asks for; bos_token and
+ * eos_token are the model's unless given. Text as of kvant_chat_render, and so its errors; FORMAT also: the JSON
+ * (position: the byte). No text of the object may hold a control token. */
+KVANT_API kvant_status kvant_template_render(const struct kvant_template *chat, const char *json, size_t n_bytes,
+                                             char *text, size_t cap, size_t *n_out, struct kvant_error *err);
+
+/* Its Jinja text, terminated. */
+KVANT_API const char *kvant_template_source(const struct kvant_template *chat);
+/* True when it mentions a variable, such as "tools" or "enable_thinking". */
+KVANT_API bool kvant_template_uses(const struct kvant_template *chat, const char *variable);
 
 /* ------------------------------------------------------------------------------------------------ plan -- */
 
