@@ -54,9 +54,9 @@ LDFLAGS  += $(SANITIZE)
 
 # Asked for when first used, so that `make deps` works before the libraries are there.
 LIBRARY_LIBS  = $(shell $(PKG_CONFIG) --libs libpcre2-8 yaml-0.1 nettle sqlite3) -lm -lpthread
-PROGRAM_LIBS  = $(shell $(PKG_CONFIG) --libs jansson libedit)
+PROGRAM_LIBS  = $(shell $(PKG_CONFIG) --libs jansson libedit libmicrohttpd)
 TEST_LIBS     = $(shell $(PKG_CONFIG) --libs cmocka jansson)
-LIBRARY_FLAGS = $(shell $(PKG_CONFIG) --cflags libpcre2-8 yaml-0.1 nettle sqlite3 jansson libedit cmocka)
+LIBRARY_FLAGS = $(shell $(PKG_CONFIG) --cflags libpcre2-8 yaml-0.1 nettle sqlite3 jansson libedit libmicrohttpd cmocka)
 
 ISA_AVX2   := -mavx2 -mfma -mf16c -mbmi -mbmi2
 ISA_AVX512 := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi -mavx512bf16

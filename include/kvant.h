@@ -375,10 +375,26 @@ struct kvant_sequence_stats {
     int64_t n_inexact_tail;    /* rows of the tail that came back from a page by truncation */
     int64_t n_pages, n_pages_shared;
     size_t cache_bytes;        /* held now: pages + sinks + tail */
+    bool failed;               /* a step ended with NUMERIC because of it: it can only be closed */
 };
 /* ARGUMENT when there is no such sequence. */
 KVANT_API kvant_status kvant_sequence_get_stats(const struct kvant_session *session, int seq,
                                                 struct kvant_sequence_stats *out);
+
+/* Writes a sequence to a file (docs/format-kvcache.md): beside `path`, synchronised, then renamed, so that an earlier
+ * file stays whole until the new one is. tokens: (n_tokens), exactly those that the sequence holds. n_bytes: of the
+ * file; may be NULL. Errors: ARGUMENT (no such sequence, another number of tokens, a sequence that failed), IO, MEMORY. */
+KVANT_API kvant_status kvant_sequence_save(struct kvant_session *session, int seq, const kvant_token *tokens,
+                                           size_t n_tokens, const char *path, size_t *n_bytes,
+                                           struct kvant_error *err);
+
+/* Opens a sequence of room n_tokens_max with what a file holds: bit by bit what was saved, so that it goes on as it
+ * would have. tokens: capacity cap; `*n_out` of them. Errors: those of kvant_sequence_open, IO, FORMAT (damaged,
+ * truncated or no such file; position: the byte), UNSUPPORTED (another version), MISMATCH (another model or plan),
+ * SPACE (more tokens than cap or n_tokens_max). On failure *seq is -1. */
+KVANT_API kvant_status kvant_sequence_restore(struct kvant_session *session, const struct kvant_plan *plan,
+                                              int64_t n_tokens_max, const char *path, int *seq, kvant_token *tokens,
+                                              size_t cap, size_t *n_out, size_t *n_bytes, struct kvant_error *err);
 
 /* One token of one sequence. Tokens of the same sequence follow each other in order within a batch; sequences
  * may be of different plans and lengths. */
