@@ -229,6 +229,9 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     if (r->cache_prompt) take_prefix(e, lane);
     if (lane->seq < 0 && !open_sequence(e, lane, &err)) return api_fail_library(error, &err);
     job->state.n_cached += (int64_t)lane->n_cached;
+    pthread_mutex_lock(&s->lock);
+    s->metrics.cached_tokens += (int64_t)lane->n_cached;
+    pthread_mutex_unlock(&s->lock);
     return true;
 }
 

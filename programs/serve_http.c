@@ -434,7 +434,8 @@ static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const c
         api_fail(&e, 401, "authentication_error", NULL, "the API key is missing or wrong");
         return send_error(s, c, x, &e);
     }
-    if (length && strtoull(length, NULL, 10) > (unsigned long long)s->options.body_mib << 20) {
+    /* What is a little too large is read and dropped, so that the client reads why. */
+    if (length && strtoull(length, NULL, 10) > (unsigned long long)s->options.body_mib << 24) {
         api_fail(&e, 413, "invalid_request_error", NULL, "the body is larger than %lld MiB", (long long)s->options.body_mib);
         return send_error(s, c, x, &e);
     }
@@ -480,8 +481,12 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
         pthread_mutex_lock(&job->lock);
         bool finished = job->finished;
         int status = job->status;
+        if (!finished) {
+            job->suspended = true;
+            MHD_suspend_connection(c);
+        }
         pthread_mutex_unlock(&job->lock);
-        if (!finished) return MHD_NO;
+        if (!finished) return MHD_YES;
         return send_bytes(s, c, x, status == 499 ? 500 : status, "application/json; charset=utf-8",
                           job->out ? job->out : "", job->n_out);
     }

@@ -104,7 +104,7 @@ void job_put(struct job *job, const char *bytes, size_t n_bytes)
         memcpy(job->out + job->n_out, bytes, n_bytes);
         job->n_out += n_bytes;
     }
-    wake(job);
+    if (job->kind == JOB_ANSWER && job->request.stream) wake(job); /* others wait for the whole */
     pthread_mutex_unlock(&job->lock);
 }
 
