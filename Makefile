@@ -140,6 +140,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,CC,$<) $(CC) $(CPPFLAGS) $(LIBRARY_FLAGS) $(CFLAGS) $(ISA) -MMD -MP -c $< -o $@
 
+# The page is part of the program.
+$(BUILD)/obj/programs/serve_page.o: programs/serve_page.html
+
 # Rewritten only when the command changes, so that another compiler or other flags rebuild everything.
 FLAGS_NOW := $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(ISA_AVX512)
 .PHONY: force
