@@ -26,6 +26,10 @@ else ifeq ($(config),asan)
 BUILD    := build-asan
 OPTIMIZE := -O2 -g -fno-omit-frame-pointer
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+else ifeq ($(config),tsan)
+BUILD    := build-tsan
+OPTIMIZE := -O2 -g -fno-omit-frame-pointer
+SANITIZE := -fsanitize=thread
 else ifeq ($(config),fuzz)
 BUILD    := build-fuzz
 OPTIMIZE := -O1 -g -fno-omit-frame-pointer
@@ -36,7 +40,7 @@ BUILD    := build-emulated
 OPTIMIZE := -O2 -g
 EMULATE  := -DKV_EMULATE_AVX512
 else
-$(error config=$(config) is unknown; use release, debug, asan or emulated)
+$(error config=$(config) is unknown; use release, debug, asan, tsan or emulated)
 endif
 
 # GNU make's built-in CC is "cc"; gcc is what the project is measured with.
@@ -123,7 +127,7 @@ help:
 	@echo 'make bench-throughput      many sequences, prompts and answers, by plan, into docs/throughput.md,'
 	@echo '                           .csv and .svg (15 minutes; the plot needs gnuplot)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
-	@echo 'make clean                 remove build, build-asan, build-debug, build-fuzz, build-emulated'
+	@echo 'make clean                 remove build, build-asan, build-tsan, build-debug, build-fuzz, build-emulated'
 	@echo 'V=1 shows the commands; CC=clang works as well'
 
 lib: $(STATIC_LIBRARY) $(BUILD)/libkvant.so
@@ -303,4 +307,4 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/kvant $(patsubst docs/man/%,$(DESTDIR)$(PREFIX)/share/man/man1/%,$(MANUALS))
 
 clean:
-	rm -rf build build-asan build-debug build-fuzz build-emulated
+	rm -rf build build-asan build-tsan build-debug build-fuzz build-emulated
