@@ -25,7 +25,7 @@ bool server_submit(struct server *s, struct job *job)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------------ setup -- */
+/* ------------------------------------------------------------------------------------------------- setup -- */
 
 /* Name of the model in the API: the alias, or the file without folder and extension. */
 static void name_model(struct server *s)
@@ -45,8 +45,8 @@ static int add_key(struct server *s, const char *key, size_t n)
     while (n > 0 && strchr(" \t\r\n", key[n - 1])) n--;
     if (n == 0 || key[0] == '#') return EXIT_OK;
     if (n >= sizeof s->keys[0] || s->n_keys == (int)(sizeof s->keys / sizeof s->keys[0]))
-        return fail_text("--api-key: at most %zu keys of at most %zu bytes", sizeof s->keys / sizeof s->keys[0],
-                         sizeof s->keys[0] - 1);
+        return fail_text("--api-key: at most %zu keys of at most %zu bytes",
+                         sizeof s->keys / sizeof s->keys[0], sizeof s->keys[0] - 1);
     memcpy(s->keys[s->n_keys++], key, n);
     return EXIT_OK;
 }
@@ -89,8 +89,9 @@ static int open_template(struct server *s)
     free(text);
     if (status == KVANT_OK) return EXIT_OK;
     if (source) return fail(&err);
-    return fail_text("the model's own %s; --chat-template chatml (or llama3, mistral, gemma, ...) uses another",
-                     err.message);
+    return fail_text(
+        "the model's own %s; --chat-template chatml (or llama3, mistral, gemma, ...) uses another",
+        err.message);
 }
 
 static int read_kwargs(struct server *s)
@@ -106,18 +107,19 @@ static int read_kwargs(struct server *s)
 static int open_plans(struct server *s)
 {
     char name[256];
-    struct own_text text = {0};
+    struct own_text text = { 0 };
     int code = setup_plan_sound(&s->plans[0].plan, s->model, &s->options.plan, name);
     if (code != EXIT_OK) return code;
     snprintf(s->plans[0].name, sizeof s->plans[0].name, "default");
     s->n_plans = 1;
     for (int i = 0; i < s->options.plans.n && code == EXIT_OK; i++) {
         const char *item = s->options.plans.items[i], *equals = strchr(item, '=');
-        if (!equals || equals == item || (size_t)(equals - item) >= sizeof s->plans[0].name || s->n_plans == SERVE_PLANS_MAX) {
+        if (!equals || equals == item || (size_t)(equals - item) >= sizeof s->plans[0].name ||
+            s->n_plans == SERVE_PLANS_MAX) {
             code = fail_text("--plan %s: NAME=SPEC is needed, at most %d of them", item, SERVE_PLANS_MAX - 1);
             break;
         }
-        struct plan_flags flags = {.kv = equals + 1, .force = s->options.plan.force};
+        struct plan_flags flags = { .kv = equals + 1, .force = s->options.plan.force };
         snprintf(s->plans[s->n_plans].name, sizeof s->plans[0].name, "%.*s", (int)(equals - item), item);
         code = setup_plan_sound(&s->plans[s->n_plans].plan, s->model, &flags, name);
         s->n_plans += code == EXIT_OK;
@@ -167,12 +169,12 @@ static void close_server(struct server *s)
     pthread_cond_destroy(&s->wake);
 }
 
-/* -------------------------------------------------------------------------------------------------------- run -- */
+/* --------------------------------------------------------------------------------------------------- run -- */
 
 static int wait_for_signal(struct server *s, const sigset_t *signals)
 {
     for (;;) {
-        const struct timespec second = {.tv_sec = 1};
+        const struct timespec second = { .tv_sec = 1 };
         int number = sigtimedwait(signals, NULL, &second);
         if (number > 0) return number;
         http_watch(s);
@@ -192,9 +194,9 @@ static int run_server(struct server *s)
     int code = daemon ? EXIT_OK : EXIT_FAILED;
     if (daemon) {
         const union MHD_DaemonInfo *info = MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_BIND_PORT);
-        fprintf(stderr, "kvant: %s on http://%s:%u, %lld slots of %lld tokens, cache %s\n", s->name, s->options.host,
-                info ? info->port : (unsigned)s->options.port, (long long)s->options.n_parallel, (long long)s->n_ctx,
-                kvant_plan_name(s->plans[0].plan));
+        fprintf(stderr, "kvant: %s on http://%s:%u, %lld slots of %lld tokens, cache %s\n", s->name,
+                s->options.host, info ? info->port : (unsigned)s->options.port,
+                (long long)s->options.n_parallel, (long long)s->n_ctx, kvant_plan_name(s->plans[0].plan));
         wait_for_signal(s, &signals);
         fputs("kvant: stopping; answers that are being written are finished\n", stderr);
         MHD_socket listening = MHD_quiesce_daemon(daemon); /* no new connections */
@@ -207,7 +209,7 @@ static int run_server(struct server *s)
     pthread_sigmask(SIG_UNBLOCK, &signals, NULL); /* a second signal ends at once */
     pthread_join(s->thread, NULL);
     if (daemon) {
-        const struct timespec moment = {.tv_nsec = 200000000}; /* last bytes leave */
+        const struct timespec moment = { .tv_nsec = 200000000 }; /* last bytes leave */
         nanosleep(&moment, NULL);
         http_close(daemon);
     }
@@ -217,49 +219,76 @@ static int run_server(struct server *s)
 static int run(int argc, char **argv)
 {
     struct server *s = allocate(1, sizeof *s);
-    *s = (struct server){.options = {.host = "127.0.0.1", .port = 8080, .n_parallel = 4, .n_batch = 512, .prompt_chunk = 128,
-                                     .cache_mib = 2048, .timeout_s = 60, .n_http = 4, .body_mib = 8, .n_queue = 256,
-                                     .n_predict = -1}};
+    *s = (struct server){ .options = { .host = "127.0.0.1",
+                                       .port = 8080,
+                                       .n_parallel = 4,
+                                       .n_batch = 512,
+                                       .prompt_chunk = 128,
+                                       .cache_mib = 2048,
+                                       .timeout_s = 60,
+                                       .n_http = 4,
+                                       .body_mib = 8,
+                                       .n_queue = 256,
+                                       .n_predict = -1 } };
     struct serve_options *o = &s->options;
     const struct option options[] = {
         MODEL_OPTIONS(&o->model),
-        {"--host", OPTION_NAME, "IP", &o->host, "address to listen on; default 127.0.0.1, this machine alone", 0, 0},
-        {"--port", OPTION_INT, "N", &o->port, "port; 0 = any free one; default 8080", 0, 65535},
-        {"-c, --ctx-size", OPTION_INT, "N", &o->n_ctx,
-         "context of each slot; 0 = the smaller of 8192 and the model's (default)", 0, 1e9},
-        {"-np, --parallel", OPTION_INT, "N", &o->n_parallel, "answers that are written at the same time; default 4", 1, 256},
-        {"-b, --batch-size", OPTION_INT, "N", &o->n_batch, "most tokens of one step; default 512", 1, 65536},
-        {"--prompt-chunk", OPTION_INT, "N", &o->prompt_chunk,
-         "most prompt tokens of a step while answers are being written;\nbounds how long they stand still; default 128", 1, 65536},
-        {"-cram, --cache-ram", OPTION_INT, "MiB", &o->cache_mib,
-         "memory for the beginnings of earlier requests; 0 = off,\n-1 = no limit; default 2048", -1, 1e9},
-        {"-n, --predict, --n-predict", OPTION_INT, "N", &o->n_predict,
-         "most tokens of an answer that asks for no number;\n-1 = until the context is full (default)", -1, 1e9},
-        {"-a, --alias", OPTION_NAME, "NAME", &o->alias, "name of the model in the API; default: its file's", 0, 0},
-        {"--plan", OPTION_LIST, "NAME=SPEC", &o->plans, "another plan, that a request chooses by \"kv_plan\": \"NAME\"", 0, 0},
-        {"--api-key", OPTION_NAME, "KEY[,KEY]", &o->api_key, "keys that clients must send; also LLAMA_API_KEY", 0, 0},
-        {"--api-key-file", OPTION_NAME, "FILE", &o->api_key_file, "a key per line; # begins a comment", 0, 0},
-        {"--chat-template", OPTION_NAME, "NAME", &o->chat_template,
-         "chatml, llama3, llama2, mistral, gemma, phi3, phi4, zephyr,\ndeepseek, or Jinja text; default: the model's", 0, 0},
-        {"--chat-template-file", OPTION_NAME, "FILE", &o->chat_template_file, "a Jinja template", 0, 0},
-        {"--chat-template-kwargs", OPTION_NAME, "JSON", &o->kwargs, "variables for the template, unless a request sets them", 0, 0},
-        {"--slot-save-path", OPTION_NAME, "DIR", &o->slot_path, "folder of saved slots; without it they cannot be saved", 0, 0},
-        {"--metrics", OPTION_FLAG, NULL, &o->metrics, "serve /metrics for Prometheus", 0, 0},
-        {"--no-slots", OPTION_FLAG, NULL, &o->no_slots, "do not serve /slots", 0, 0},
-        {"--cors-origins", OPTION_NAME, "ORIGIN", &o->cors, "allow pages of this origin (or *) to ask; default: none", 0, 0},
-        {"-to, --timeout", OPTION_INT, "S", &o->timeout_s, "seconds that a client may take to send a request; default 60", 1, 86400},
-        {"--threads-http", OPTION_INT, "N", &o->n_http, "threads for HTTP; default 4", 1, 64},
-        {"--max-body", OPTION_INT, "MiB", &o->body_mib, "largest body of a request; default 8", 1, 1024},
-        {"--max-queue", OPTION_INT, "N", &o->n_queue, "requests that may wait for a slot; default 256", 1, 65536},
-        {"--log-prompts", OPTION_FLAG, NULL, &o->verbose_prompts, "write prompts to the log", 0, 0},
+        { "--host", OPTION_NAME, "IP", &o->host,
+          "address to listen on; default 127.0.0.1, this machine alone", 0, 0 },
+        { "--port", OPTION_INT, "N", &o->port, "port; 0 = any free one; default 8080", 0, 65535 },
+        { "-c, --ctx-size", OPTION_INT, "N", &o->n_ctx,
+          "context of each slot; 0 = the smaller of 8192 and the model's (default)", 0, 1e9 },
+        { "-np, --parallel", OPTION_INT, "N", &o->n_parallel,
+          "answers that are written at the same time; default 4", 1, 256 },
+        { "-b, --batch-size", OPTION_INT, "N", &o->n_batch, "most tokens of one step; default 512", 1,
+          65536 },
+        { "--prompt-chunk", OPTION_INT, "N", &o->prompt_chunk,
+          "most prompt tokens of a step while answers are being written;\nbounds how long they stand still; "
+          "default 128",
+          1, 65536 },
+        { "-cram, --cache-ram", OPTION_INT, "MiB", &o->cache_mib,
+          "memory for the beginnings of earlier requests; 0 = off,\n-1 = no limit; default 2048", -1, 1e9 },
+        { "-n, --predict, --n-predict", OPTION_INT, "N", &o->n_predict,
+          "most tokens of an answer that asks for no number;\n-1 = until the context is full (default)", -1,
+          1e9 },
+        { "-a, --alias", OPTION_NAME, "NAME", &o->alias, "name of the model in the API; default: its file's",
+          0, 0 },
+        { "--plan", OPTION_LIST, "NAME=SPEC", &o->plans,
+          "another plan, that a request chooses by \"kv_plan\": \"NAME\"", 0, 0 },
+        { "--api-key", OPTION_NAME, "KEY[,KEY]", &o->api_key,
+          "keys that clients must send; also LLAMA_API_KEY", 0, 0 },
+        { "--api-key-file", OPTION_NAME, "FILE", &o->api_key_file, "a key per line; # begins a comment", 0,
+          0 },
+        { "--chat-template", OPTION_NAME, "NAME", &o->chat_template,
+          "chatml, llama3, llama2, mistral, gemma, phi3, phi4, zephyr,\ndeepseek, or Jinja text; default: "
+          "the model's",
+          0, 0 },
+        { "--chat-template-file", OPTION_NAME, "FILE", &o->chat_template_file, "a Jinja template", 0, 0 },
+        { "--chat-template-kwargs", OPTION_NAME, "JSON", &o->kwargs,
+          "variables for the template, unless a request sets them", 0, 0 },
+        { "--slot-save-path", OPTION_NAME, "DIR", &o->slot_path,
+          "folder of saved slots; without it they cannot be saved", 0, 0 },
+        { "--metrics", OPTION_FLAG, NULL, &o->metrics, "serve /metrics for Prometheus", 0, 0 },
+        { "--no-slots", OPTION_FLAG, NULL, &o->no_slots, "do not serve /slots", 0, 0 },
+        { "--cors-origins", OPTION_NAME, "ORIGIN", &o->cors,
+          "allow pages of this origin (or *) to ask; default: none", 0, 0 },
+        { "-to, --timeout", OPTION_INT, "S", &o->timeout_s,
+          "seconds that a client may take to send a request; default 60", 1, 86400 },
+        { "--threads-http", OPTION_INT, "N", &o->n_http, "threads for HTTP; default 4", 1, 64 },
+        { "--max-body", OPTION_INT, "MiB", &o->body_mib, "largest body of a request; default 8", 1, 1024 },
+        { "--max-queue", OPTION_INT, "N", &o->n_queue, "requests that may wait for a slot; default 256", 1,
+          65536 },
+        { "--log-prompts", OPTION_FLAG, NULL, &o->verbose_prompts, "write prompts to the log", 0, 0 },
         PLAN_OPTIONS(&o->plan),
         FORCE_OPTION(&o->plan),
     };
     struct command_line line = {
         .command = "serve",
         .arguments = "MODEL",
-        .about = "Answers over HTTP as the OpenAI API does, with a page at / for people: docs/server.md. Requests share the\n"
-                 "model in one batch, and the beginnings that they have in common. SIGTERM finishes what is being written.",
+        .about = "Answers over HTTP as the OpenAI API does, with a page at / for people: docs/server.md. "
+                 "Requests share the\n"
+                 "model in one batch, and the beginnings that they have in common. SIGTERM finishes what is "
+                 "being written.",
         .examples = "  kvant serve model.gguf --port 8080 -np 8\n"
                     "  kvant serve model.gguf --kv-plan model.kvplan.yaml --plan exact=f16 --api-key SECRET",
         .options = options,
@@ -280,4 +309,4 @@ static int run(int argc, char **argv)
     return code;
 }
 
-const struct command command_serve = {"serve", "answer over HTTP, as the OpenAI API does", run};
+const struct command command_serve = { "serve", "answer over HTTP, as the OpenAI API does", run };

@@ -2,12 +2,13 @@
  * kvant serve: what its files share.
  *
  *   HTTP threads (libmicrohttpd)                       engine thread (owns session, sequences, samplers)
- *   serve_http: connection ─> route ─> serve_api: JSON ─> struct request ──queue──> serve_engine: lanes ─> step
- *        ^                                                                            │ serve_answer: text ─> JSON
- *        └───────────────── struct job: bytes to send, under its own lock <───────────┘
+ *   serve_http: connection, route
+ *     serve_api: JSON -> struct request  --- queue --> serve_engine: lanes, one step after the other
+ *                                                        serve_answer: text -> JSON
+ *   serve_http: bytes to the client  <- struct job ----- under the job's own lock
  *
- * A job belongs to two: its connection and the engine; whoever lets go last frees it. The engine never waits for a
- * client: a connection with nothing to send is suspended, and resumed when there is something.
+ * A job belongs to two: its connection and the engine; whoever lets go last frees it. The engine never waits
+ * for a client: a connection with nothing to send is suspended, and resumed when there is something.
  */
 #ifndef SERVE_H
 #define SERVE_H
@@ -18,31 +19,31 @@
 
 #include "setup.h"
 
-#define SERVE_STOPS_MAX 16
+#define SERVE_STOPS_MAX   16
 #define SERVE_CHOICES_MAX 32
-#define SERVE_TOP_MAX 20
-#define SERVE_BIAS_MAX 512
-#define SERVE_PLANS_MAX 16
+#define SERVE_TOP_MAX     20
+#define SERVE_BIAS_MAX    512
+#define SERVE_PLANS_MAX   16
 
-/* ---------------------------------------------------------------------------------------------- errors -- */
+/* ------------------------------------------------------------------------------------------------ errors -- */
 
 struct api_error {
-    int status;             /* of HTTP                                                   */
-    const char *type;       /* "invalid_request_error", ...: static                      */
-    const char *parameter;  /* the field that is wrong, or NULL: static                  */
+    int status;            /* of HTTP                                                   */
+    const char *type;      /* "invalid_request_error", ...: static                      */
+    const char *parameter; /* the field that is wrong, or NULL: static                  */
     char message[768];
     int64_t n_prompt_tokens, n_ctx; /* of exceed_context_size_error, else 0              */
 };
 /* Fills *e and returns false, so that it can stand in a return statement. */
-bool api_fail(struct api_error *e, int status, const char *type, const char *parameter, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+bool api_fail(struct api_error *e, int status, const char *type, const char *parameter, const char *format,
+              ...) __attribute__((format(printf, 5, 6)));
 #define API_BAD(e, parameter, ...) api_fail((e), 400, "invalid_request_error", (parameter), __VA_ARGS__)
 /* From an error of the library: arguments and formats are the client's fault. */
 bool api_fail_library(struct api_error *e, const struct kvant_error *err);
 /* {"error": {...}}; owned by the caller. */
 json_t *api_error_json(const struct api_error *e);
 
-/* --------------------------------------------------------------------------------------------- requests -- */
+/* ---------------------------------------------------------------------------------------------- requests -- */
 
 enum api_kind { API_CHAT, API_TEXT, API_NATIVE };
 
@@ -51,55 +52,58 @@ struct request {
     char id[48];
     int64_t created;
     bool stream, include_usage, echo, logprobs, ignore_eos, wants_confidence, cache_prompt, return_tokens;
-    int n_top;                      /* alternatives per token                                     */
-    int n_choices;                  /* per prompt                                                 */
+    int n_top;     /* alternatives per token                                     */
+    int n_choices; /* per prompt                                                 */
     int n_prompts;
-    kvant_token **prompts;          /* (n_prompts), each of prompt_lengths[i] tokens              */
+    kvant_token **prompts; /* (n_prompts), each of prompt_lengths[i] tokens              */
     size_t *prompt_lengths;
-    char *prompt_text;              /* of the first, for echo and the native answer               */
-    int64_t n_predict;              /* -1: until the context is full                              */
+    char *prompt_text; /* of the first, for echo and the native answer               */
+    int64_t n_predict; /* -1: until the context is full                              */
     struct kvant_sampler_options sampler;
     bool seed_given;
     float presence_penalty, frequency_penalty;
-    struct { kvant_token token; float bias; } bias[SERVE_BIAS_MAX];
+    struct {
+        kvant_token token;
+        float bias;
+    } bias[SERVE_BIAS_MAX];
     int n_bias;
     char *stops[SERVE_STOPS_MAX];
     int n_stops;
-    int plan;                       /* index into the server's plans                              */
-    bool thinking;                  /* the answer begins inside of <think>                        */
-    bool split_thinking;            /* thoughts go to reasoning_content                           */
-    const char *think_mode;         /* "on", "off", "template": for think_decision; static        */
+    int plan;               /* index into the server's plans                              */
+    bool thinking;          /* the answer begins inside of <think>                        */
+    bool split_thinking;    /* thoughts go to reasoning_content                           */
+    const char *think_mode; /* "on", "off", "template": for think_decision; static        */
     bool has_tools;
 };
 void request_close(struct request *r);
 
-/* ------------------------------------------------------------------------------------------------- jobs -- */
+/* -------------------------------------------------------------------------------------------------- jobs -- */
 
 enum job_kind { JOB_ANSWER, JOB_SLOT_SAVE, JOB_SLOT_RESTORE, JOB_SLOT_ERASE };
 
 struct job {
-    struct job *next;               /* in the queue: under the server's lock                      */
+    struct job *next; /* in the queue: under the server's lock                      */
     enum job_kind kind;
-    struct request request;         /* of JOB_ANSWER                                              */
-    int slot;                       /* of the others                                              */
-    char *path, *name;              /* file to save to, restore from                              */
+    struct request request; /* of JOB_ANSWER                                              */
+    int slot;               /* of the others                                              */
+    char *path, *name;      /* file to save to, restore from                              */
     double arrived_s;
 
-    struct {                        /* of the engine alone                                        */
-        int n_left;                 /* answers that are not finished                              */
-        json_t *choices;            /* finished ones, when the answer is not streamed             */
+    struct {             /* of the engine alone                                        */
+        int n_left;      /* answers that are not finished                              */
+        json_t *choices; /* finished ones, when the answer is not streamed             */
         int64_t n_prompt, n_cached, n_predicted, n_thought;
         double started_s;
         bool role_sent[SERVE_CHOICES_MAX];
     } state;
 
-    pthread_mutex_t lock;           /* guards what follows                                        */
-    int n_holders;                  /* 2, then 1                                                  */
+    pthread_mutex_t lock;              /* guards what follows                                        */
+    int n_holders;                     /* 2, then 1                                                  */
     struct MHD_Connection *connection; /* NULL after the client is gone                           */
     int fd;
     bool suspended, finished;
     atomic_bool cancelled;
-    int status;                     /* of the answer that is not streamed                         */
+    int status; /* of the answer that is not streamed                         */
     char *out;
     size_t n_out, n_taken, cap_out;
 };
@@ -114,11 +118,13 @@ void job_finish(struct job *job, int status);
 void job_finish_json(struct job *job, int status, json_t *value);
 void job_finish_error(struct job *job, const struct api_error *e);
 
-/* ----------------------------------------------------------------------------------------------- server -- */
+/* ------------------------------------------------------------------------------------------------ server -- */
 
 struct serve_options {
-    const char *host, *alias, *slot_path, *api_key, *api_key_file, *chat_template, *chat_template_file, *cors, *kwargs;
-    int64_t port, n_ctx, n_parallel, n_batch, prompt_chunk, cache_mib, timeout_s, n_http, body_mib, n_queue, n_predict;
+    const char *host, *alias, *slot_path, *api_key, *api_key_file, *chat_template, *chat_template_file, *cors,
+        *kwargs;
+    int64_t port, n_ctx, n_parallel, n_batch, prompt_chunk, cache_mib, timeout_s, n_http, body_mib, n_queue,
+        n_predict;
     bool no_slots, metrics, verbose_prompts;
     struct option_list plans; /* NAME=SPEC */
     struct model_flags model;
@@ -135,7 +141,8 @@ struct slot_view { /* what /slots tells, written by the engine between steps */
 };
 
 struct metrics { /* under the server's lock */
-    int64_t n_requests, n_errors, n_cancelled, prompt_tokens, cached_tokens, predicted_tokens, n_steps, busy_slot_steps;
+    int64_t n_requests, n_errors, n_cancelled, prompt_tokens, cached_tokens, predicted_tokens, n_steps,
+        busy_slot_steps;
     int64_t n_tokens_max, cache_bytes, n_prefixes;
     double prompt_s, predicted_s;
     int n_processing, n_deferred;
@@ -146,21 +153,24 @@ struct server {
     struct kvant_model *model;
     struct kvant_model_info info;
     struct kvant_template *chat;
-    json_t *kwargs;                 /* defaults of chat_template_kwargs, or NULL                 */
-    struct { char name[64]; struct kvant_plan *plan; } plans[SERVE_PLANS_MAX];
+    json_t *kwargs; /* defaults of chat_template_kwargs, or NULL                 */
+    struct {
+        char name[64];
+        struct kvant_plan *plan;
+    } plans[SERVE_PLANS_MAX];
     int n_plans;
-    char name[256];                 /* of the model, in the API                                  */
+    char name[256]; /* of the model, in the API                                  */
     char keys[16][128];
     int n_keys;
     int64_t n_ctx, started_s;
 
-    pthread_mutex_t lock;           /* guards the queue, `stopping`, metrics and slots           */
+    pthread_mutex_t lock; /* guards the queue, `stopping`, metrics and slots           */
     pthread_cond_t wake;
     struct job *queue, **queue_end;
     int n_queued;
     bool stopping;
     struct metrics metrics;
-    struct slot_view *slots;        /* (n_parallel)                                              */
+    struct slot_view *slots; /* (n_parallel)                                              */
     struct engine *engine;
     pthread_t thread;
     atomic_int n_connections;
@@ -175,7 +185,8 @@ void engine_close(struct server *s); /* after the thread has ended */
 void *engine_run(void *server);      /* until `stopping` and nothing is left to do */
 
 /* serve_api.c: from bodies to requests, and the endpoints that need no engine. */
-bool request_read(struct server *s, enum api_kind kind, const json_t *body, struct request *r, struct api_error *e);
+bool request_read(struct server *s, enum api_kind kind, const json_t *body, struct request *r,
+                  struct api_error *e);
 json_t *api_props(struct server *s);
 json_t *api_models(struct server *s);
 json_t *api_slots(struct server *s);

@@ -1,6 +1,6 @@
 /*
- * From tokens to what clients read: whole characters, stop texts held back, thoughts split off, log-probabilities,
- * and the JSON of the three APIs, streamed or not.
+ * From tokens to what clients read: whole characters, stop texts held back, thoughts split off,
+ * log-probabilities, and the JSON of the three APIs, streamed or not.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -23,7 +23,9 @@ void answer_begin(const struct server *s, struct lane *lane)
 {
     const struct request *r = &lane->job->request;
     (void)s;
-    lane->text_state = r->kind != API_CHAT || !r->split_thinking ? TEXT_CONTENT : r->thinking ? TEXT_THOUGHT : TEXT_BEGIN;
+    lane->text_state = r->kind != API_CHAT || !r->split_thinking ? TEXT_CONTENT
+                       : r->thinking                             ? TEXT_THOUGHT
+                                                                 : TEXT_BEGIN;
     lane->had_thought = lane->text_state == TEXT_THOUGHT;
     lane->logprobs = r->logprobs ? json_array() : NULL;
     lane->min_prob = 1.0;
@@ -37,7 +39,7 @@ void answer_clear(struct lane *lane)
     json_decref(lane->logprobs);
 }
 
-/* ------------------------------------------------------------------------------------------------ splitting -- */
+/* --------------------------------------------------------------------------------------------- splitting -- */
 
 /* Bytes at the end of the text that may be the beginning of `word`. */
 static size_t held_back(const char *text, size_t n, const char *word)
@@ -74,14 +76,16 @@ static void split(struct lane *lane, size_t end, bool last)
         while (blank < n && strchr(" \n\r\t", at[blank]) && at[blank]) blank++;
         switch (lane->text_state) {
         case TEXT_BEGIN:
-            if (n - blank >= sizeof think_open - 1 && memcmp(at + blank, think_open, sizeof think_open - 1) == 0) {
+            if (n - blank >= sizeof think_open - 1 &&
+                memcmp(at + blank, think_open, sizeof think_open - 1) == 0) {
                 lane->n_split += blank + sizeof think_open - 1;
                 lane->text_state = TEXT_THOUGHT;
                 lane->had_thought = true;
             } else if (!last && (n == blank || (n - blank < sizeof think_open - 1 &&
                                                 memcmp(at + blank, think_open, n - blank) == 0))) {
                 return;
-            } else lane->text_state = TEXT_CONTENT;
+            } else
+                lane->text_state = TEXT_CONTENT;
             break;
         case TEXT_THOUGHT: {
             const char *close = memmem(at, n, think_close, sizeof think_close - 1);
@@ -96,9 +100,7 @@ static void split(struct lane *lane, size_t end, bool last)
             lane->n_split += blank;
             if (blank < n) lane->text_state = TEXT_CONTENT;
             break;
-        case TEXT_CONTENT:
-            put(&lane->content, at, n);
-            lane->n_split = end;
+        case TEXT_CONTENT: put(&lane->content, at, n); lane->n_split = end;
         }
     }
 }
@@ -114,11 +116,13 @@ static void advance(struct lane *lane, bool last)
     if (lane->raw.n - most < end) end = lane->raw.n - most;
     /* what is held back may begin inside of a character */
     if (!last) end = utf8_showable(lane->raw.bytes, end);
-    if (end > lane->n_split) split(lane, end, last);
-    else if (last) split(lane, lane->raw.n, true);
+    if (end > lane->n_split)
+        split(lane, end, last);
+    else if (last)
+        split(lane, lane->raw.n, true);
 }
 
-/* ----------------------------------------------------------------------------------------------- log-probs -- */
+/* --------------------------------------------------------------------------------------------- log-probs -- */
 
 struct top {
     kvant_token id;
@@ -133,7 +137,7 @@ static int largest(const float *logits, int n_vocab, struct top *top, int n)
         if (count == n && !(logits[i] > top[n - 1].logit)) continue;
         int k = count < n ? count++ : n - 1;
         for (; k > 0 && logits[i] > top[k - 1].logit; k--) top[k] = top[k - 1];
-        top[k] = (struct top){i, logits[i]};
+        top[k] = (struct top){ i, logits[i] };
     }
     return count;
 }
@@ -183,15 +187,17 @@ void answer_token(const struct server *s, struct lane *lane, kvant_token id, con
     char text[1024];
     size_t n = 0, before = lane->raw.n;
     if (r->logprobs || r->wants_confidence) add_logprobs(s, lane, id, logits);
-    if (kvant_detokenize(s->model, &id, 1, false, text, sizeof text, &n, NULL) == KVANT_OK) put(&lane->raw, text, n);
+    if (kvant_detokenize(s->model, &id, 1, false, text, sizeof text, &n, NULL) == KVANT_OK)
+        put(&lane->raw, text, n);
     lane->n_thought += lane->text_state == TEXT_THOUGHT;
     if (find_stop(lane, before)) {
         lane->finish = "stop";
         lane->stop_type = "word";
-    } else advance(lane, false);
+    } else
+        advance(lane, false);
 }
 
-/* --------------------------------------------------------------------------------------------------- JSON -- */
+/* -------------------------------------------------------------------------------------------------- JSON -- */
 
 /* What is new since the last call, as text; NULL: nothing. */
 static json_t *fresh(const struct text_buffer *b, size_t *sent)
@@ -205,17 +211,19 @@ static json_t *fresh(const struct text_buffer *b, size_t *sent)
 /* Log-probabilities of /v1/completions as the old API has them: parallel lists. */
 static json_t *text_logprobs(json_t *entries)
 {
-    json_t *tokens = json_array(), *values = json_array(), *tops = json_array(), *offsets = json_array(), *entry, *t;
+    json_t *tokens = json_array(), *values = json_array(), *tops = json_array(), *offsets = json_array(),
+           *entry, *t;
     size_t i, k;
     int64_t offset = 0;
-    json_array_foreach(entries, i, entry) {
+    json_array_foreach(entries, i, entry)
+    {
         json_t *top = json_object();
         json_array_append(tokens, json_object_get(entry, "token"));
         json_array_append(values, json_object_get(entry, "logprob"));
         json_array_append_new(offsets, json_integer(offset));
         offset += (int64_t)json_string_length(json_object_get(entry, "token"));
-        json_array_foreach(json_object_get(entry, "top_logprobs"), k, t)
-            json_object_set(top, json_string_value(json_object_get(t, "token")), json_object_get(t, "logprob"));
+        json_array_foreach(json_object_get(entry, "top_logprobs"), k, t) json_object_set(
+            top, json_string_value(json_object_get(t, "token")), json_object_get(t, "logprob"));
         json_array_append_new(tops, top);
     }
     json_decref(entries);
@@ -236,22 +244,23 @@ static json_t *take_logprobs(struct lane *lane)
 static json_t *usage_json(const struct job *job)
 {
     int64_t n_prompt = job->state.n_prompt, n = job->state.n_predicted;
-    return json_pack("{s:I, s:I, s:I, s:{s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)n_prompt, "completion_tokens",
-                     (json_int_t)n, "total_tokens", (json_int_t)(n_prompt + n), "prompt_tokens_details",
-                     "cached_tokens", (json_int_t)job->state.n_cached, "completion_tokens_details",
-                     "reasoning_tokens", (json_int_t)job->state.n_thought);
+    return json_pack("{s:I, s:I, s:I, s:{s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)n_prompt,
+                     "completion_tokens", (json_int_t)n, "total_tokens", (json_int_t)(n_prompt + n),
+                     "prompt_tokens_details", "cached_tokens", (json_int_t)job->state.n_cached,
+                     "completion_tokens_details", "reasoning_tokens", (json_int_t)job->state.n_thought);
 }
 
 static json_t *timings_json(const struct lane *lane)
 {
-    double now = clock_s(), prompt_ms = 1e3 * (lane->first_s - lane->started_s), ms = 1e3 * (now - lane->first_s);
+    double now = clock_s(), prompt_ms = 1e3 * (lane->first_s - lane->started_s),
+           ms = 1e3 * (now - lane->first_s);
     double n_read = (double)(lane->n_prompt - lane->n_cached), n = (double)lane->n_predicted;
     return json_pack("{s:I, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f}", "cache_n", (json_int_t)lane->n_cached,
                      "prompt_n", (json_int_t)(lane->n_prompt - lane->n_cached), "prompt_ms", prompt_ms,
                      "prompt_per_token_ms", n_read > 0 ? prompt_ms / n_read : 0.0, "prompt_per_second",
-                     prompt_ms > 0 ? 1e3 * n_read / prompt_ms : 0.0, "predicted_n", (json_int_t)lane->n_predicted,
-                     "predicted_ms", ms, "predicted_per_token_ms", n > 1 ? ms / (n - 1) : 0.0, "predicted_per_second",
-                     ms > 0 ? 1e3 * (n - 1) / ms : 0.0);
+                     prompt_ms > 0 ? 1e3 * n_read / prompt_ms : 0.0, "predicted_n",
+                     (json_int_t)lane->n_predicted, "predicted_ms", ms, "predicted_per_token_ms",
+                     n > 1 ? ms / (n - 1) : 0.0, "predicted_per_second", ms > 0 ? 1e3 * (n - 1) / ms : 0.0);
 }
 
 /* The additions beside OpenAI's fields: timings, the cache, confidence, what was decided about thinking. */
@@ -262,16 +271,18 @@ static void add_extensions(const struct server *s, const struct lane *lane, json
     struct kvant_plan_memory memory;
     kvant_plan_get_memory(plan, (int64_t)lane->n_done > 0 ? (int64_t)lane->n_done : 1, &memory);
     json_object_set_new(out, "timings", timings_json(lane));
-    json_object_set_new(out, "kv", json_pack("{s:s, s:s, s:f, s:f, s:I, s:I}", "name", s->plans[lane->plan].name, "plan",
-                                             kvant_plan_name(plan), "page_bits", memory.page_bits, "true_bits",
-                                             memory.true_bits, "bytes", (json_int_t)memory.total_bytes, "tokens",
-                                             (json_int_t)lane->n_done));
+    json_object_set_new(out, "kv",
+                        json_pack("{s:s, s:s, s:f, s:f, s:I, s:I}", "name", s->plans[lane->plan].name, "plan",
+                                  kvant_plan_name(plan), "page_bits", memory.page_bits, "true_bits",
+                                  memory.true_bits, "bytes", (json_int_t)memory.total_bytes, "tokens",
+                                  (json_int_t)lane->n_done));
     double n = lane->n_predicted > 0 ? (double)lane->n_predicted : 1.0;
     if (r->wants_confidence)
-        json_object_set_new(out, "confidence",
-                            json_pack("{s:o, s:o, s:o, s:o}", "mean_logprob", json_number(lane->sum_logprob / n),
-                                      "perplexity", json_number(exp(-lane->sum_logprob / n)), "min_probability",
-                                      json_number(lane->min_prob), "mean_entropy", json_number(lane->sum_entropy / n)));
+        json_object_set_new(
+            out, "confidence",
+            json_pack("{s:o, s:o, s:o, s:o}", "mean_logprob", json_number(lane->sum_logprob / n),
+                      "perplexity", json_number(exp(-lane->sum_logprob / n)), "min_probability",
+                      json_number(lane->min_prob), "mean_entropy", json_number(lane->sum_entropy / n)));
     if (r->kind == API_CHAT)
         json_object_set_new(out, "think_decision",
                             json_pack("{s:s, s:b, s:n, s:n, s:i, s:I}", "mode", r->think_mode, "thought",
@@ -282,7 +293,8 @@ static void add_extensions(const struct server *s, const struct lane *lane, json
 static json_t *envelope(const struct server *s, const struct job *job, const char *object)
 {
     return json_pack("{s:s, s:s, s:I, s:s, s:s}", "id", job->request.id, "object", object, "created",
-                     (json_int_t)job->request.created, "model", s->name, "system_fingerprint", s->info.fingerprint);
+                     (json_int_t)job->request.created, "model", s->name, "system_fingerprint",
+                     s->info.fingerprint);
 }
 
 static void send_event(struct job *job, json_t *value)
@@ -332,13 +344,16 @@ static void stream_chat(const struct server *s, struct lane *lane)
 {
     if (!lane->first_sent) {
         lane->first_sent = true;
-        send_choice(s, lane, json_pack("{s:{s:s, s:n}, s:n}", "delta", "role", "assistant", "content", "logprobs"), NULL);
+        send_choice(s, lane,
+                    json_pack("{s:{s:s, s:n}, s:n}", "delta", "role", "assistant", "content", "logprobs"),
+                    NULL);
     }
     bool wait = may_be_call(lane) && !lane->finish;
     json_t *thought = fresh(&lane->thought, &lane->thought_sent);
     json_t *content = wait ? NULL : fresh(&lane->content, &lane->content_sent);
     if (thought)
-        send_choice(s, lane, json_pack("{s:{s:o}, s:n}", "delta", "reasoning_content", thought, "logprobs"), NULL);
+        send_choice(s, lane, json_pack("{s:{s:o}, s:n}", "delta", "reasoning_content", thought, "logprobs"),
+                    NULL);
     if (wait || (!content && !(lane->logprobs && json_array_size(lane->logprobs) > 0))) return;
     json_t *delta = json_object();
     if (content) json_object_set_new(delta, "content", content);
@@ -368,17 +383,19 @@ void answer_stream(const struct server *s, struct lane *lane)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------- the end -- */
+/* ----------------------------------------------------------------------------------------------- the end -- */
 
-/* <tool_call>{"name": ..., "arguments": {...}}</tool_call> in the content become tool_calls; what is no JSON stays. */
+/* <tool_call>{"name": ..., "arguments": {...}}</tool_call> in the content become tool_calls; what is no
+ * JSON stays. */
 static json_t *take_tool_calls(struct lane *lane)
 {
     static const char open[] = "<tool_call>", close[] = "</tool_call>";
     json_t *calls = NULL;
-    struct text_buffer rest = {0};
+    struct text_buffer rest = { 0 };
     const char *at = lane->content.bytes, *end = at + lane->content.n, *first;
     while (at && (first = memmem(at, (size_t)(end - at), open, sizeof open - 1)) != NULL) {
-        const char *body = first + sizeof open - 1, *stop = memmem(body, (size_t)(end - body), close, sizeof close - 1);
+        const char *body = first + sizeof open - 1,
+                   *stop = memmem(body, (size_t)(end - body), close, sizeof close - 1);
         size_t n_body = (size_t)((stop ? stop : end) - body);
         json_t *value = json_loadb(body, n_body, JSON_REJECT_DUPLICATES, NULL);
         const char *name = json_string_value(json_object_get(value, "name"));
@@ -389,10 +406,12 @@ static json_t *take_tool_calls(struct lane *lane)
         }
         char id[80];
         if (!calls) calls = json_array();
-        snprintf(id, sizeof id, "call_%.40s_%d_%zu", lane->job->request.id + 9, lane->choice, json_array_size(calls));
-        char *text = json_is_string(arguments) ? strdup(json_string_value(arguments)) : json_dumps(arguments, JSON_COMPACT);
-        json_array_append_new(calls, json_pack("{s:s, s:s, s:{s:s, s:s}}", "id", id, "type", "function", "function",
-                                               "name", name, "arguments", text ? text : "{}"));
+        snprintf(id, sizeof id, "call_%.40s_%d_%zu", lane->job->request.id + 9, lane->choice,
+                 json_array_size(calls));
+        char *text = json_is_string(arguments) ? strdup(json_string_value(arguments))
+                                               : json_dumps(arguments, JSON_COMPACT);
+        json_array_append_new(calls, json_pack("{s:s, s:s, s:{s:s, s:s}}", "id", id, "type", "function",
+                                               "function", "name", name, "arguments", text ? text : "{}"));
         free(text);
         json_decref(value);
         put(&rest, at, (size_t)(first - at));
@@ -413,23 +432,25 @@ static json_t *chat_choice(struct lane *lane)
 {
     json_t *calls = lane->job->request.has_tools ? take_tool_calls(lane) : NULL;
     json_t *message = json_pack("{s:s}", "role", "assistant");
-    json_object_set_new(message, "content", calls && lane->content.n == 0 ? json_null()
-                                                                          : json_text(lane->content.bytes, lane->content.n));
+    json_object_set_new(message, "content",
+                        calls && lane->content.n == 0 ? json_null()
+                                                      : json_text(lane->content.bytes, lane->content.n));
     if (lane->thought.n)
         json_object_set_new(message, "reasoning_content", json_text(lane->thought.bytes, lane->thought.n));
     if (calls) json_object_set_new(message, "tool_calls", calls);
-    return json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "message", message, "logprobs", take_logprobs(lane),
-                     "finish_reason", calls ? "tool_calls" : lane->finish);
+    return json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "message", message, "logprobs",
+                     take_logprobs(lane), "finish_reason", calls ? "tool_calls" : lane->finish);
 }
 
 static json_t *text_choice(struct lane *lane)
 {
     const struct request *r = &lane->job->request;
-    struct text_buffer text = {0};
+    struct text_buffer text = { 0 };
     if (r->echo && r->prompt_text && r->n_prompts == 1) put(&text, r->prompt_text, strlen(r->prompt_text));
     put(&text, lane->content.bytes ? lane->content.bytes : "", lane->content.n);
-    json_t *choice = json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "text", json_text(text.bytes, text.n),
-                               "logprobs", take_logprobs(lane), "finish_reason", lane->finish);
+    json_t *choice = json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "text",
+                               json_text(text.bytes, text.n), "logprobs", take_logprobs(lane),
+                               "finish_reason", lane->finish);
     free(text.bytes);
     return choice;
 }
@@ -439,14 +460,16 @@ static json_t *native_answer(const struct server *s, struct lane *lane)
     const struct request *r = &lane->job->request;
     const kvant_token *ids = lane->tokens + lane->n_prompt;
     json_t *out = json_pack(
-        "{s:i, s:o, s:o, s:i, s:b, s:s, s:I, s:I, s:o, s:b, s:s, s:s, s:I, s:b, s:{s:f, s:i, s:f, s:f, s:I}}", "index", 0,
-        "content", json_text(lane->content.bytes, r->stream ? 0 : lane->content.n), "tokens",
-        json_tokens(ids, r->return_tokens && !r->stream ? (size_t)lane->n_predicted : 0), "id_slot", 0, "stop", 1, "model",
-        s->name, "tokens_predicted", (json_int_t)lane->n_predicted, "tokens_evaluated", (json_int_t)lane->n_prompt, "prompt",
-        json_text(r->prompt_text ? r->prompt_text : "", r->prompt_text ? strlen(r->prompt_text) : 0), "truncated", 0,
-        "stop_type", lane->stop_type, "stopping_word", lane->stop_word ? lane->stop_word : "", "tokens_cached",
-        (json_int_t)lane->n_done, "has_new_line", lane->content.n && memchr(lane->content.bytes, '\n', lane->content.n) != NULL,
-        "generation_settings", "temperature", (double)r->sampler.temperature, "top_k", r->sampler.top_k, "top_p",
+        "{s:i, s:o, s:o, s:i, s:b, s:s, s:I, s:I, s:o, s:b, s:s, s:s, s:I, s:b, s:{s:f, s:i, s:f, s:f, s:I}}",
+        "index", 0, "content", json_text(lane->content.bytes, r->stream ? 0 : lane->content.n), "tokens",
+        json_tokens(ids, r->return_tokens && !r->stream ? (size_t)lane->n_predicted : 0), "id_slot", 0,
+        "stop", 1, "model", s->name, "tokens_predicted", (json_int_t)lane->n_predicted, "tokens_evaluated",
+        (json_int_t)lane->n_prompt, "prompt",
+        json_text(r->prompt_text ? r->prompt_text : "", r->prompt_text ? strlen(r->prompt_text) : 0),
+        "truncated", 0, "stop_type", lane->stop_type, "stopping_word", lane->stop_word ? lane->stop_word : "",
+        "tokens_cached", (json_int_t)lane->n_done, "has_new_line",
+        lane->content.n && memchr(lane->content.bytes, '\n', lane->content.n) != NULL, "generation_settings",
+        "temperature", (double)r->sampler.temperature, "top_k", r->sampler.top_k, "top_p",
         (double)r->sampler.top_p, "min_p", (double)r->sampler.min_p, "n_predict", (json_int_t)r->n_predict);
     if (lane->logprobs) {
         json_t *entries = take_logprobs(lane);
@@ -473,15 +496,19 @@ static void end_stream(const struct server *s, struct lane *lane)
     if (calls) {
         size_t i;
         json_t *call;
-        json_array_foreach(calls, i, call) {
+        json_array_foreach(calls, i, call)
+        {
             json_object_set_new(call, "index", json_integer((json_int_t)i));
-            send_choice(s, lane, json_pack("{s:{s:[O]}, s:n}", "delta", "tool_calls", call, "logprobs"), NULL);
+            send_choice(s, lane, json_pack("{s:{s:[O]}, s:n}", "delta", "tool_calls", call, "logprobs"),
+                        NULL);
         }
         json_decref(calls);
         finish = "tool_calls";
     }
-    if (r->kind == API_CHAT) send_choice(s, lane, json_pack("{s:{}, s:n}", "delta", "logprobs"), finish);
-    else send_choice(s, lane, json_pack("{s:s, s:n}", "text", "", "logprobs"), finish);
+    if (r->kind == API_CHAT)
+        send_choice(s, lane, json_pack("{s:{}, s:n}", "delta", "logprobs"), finish);
+    else
+        send_choice(s, lane, json_pack("{s:s, s:n}", "text", "", "logprobs"), finish);
 }
 
 static void end_job(const struct server *s, struct lane *lane)
@@ -529,8 +556,11 @@ void answer_end(const struct server *s, struct lane *lane)
     advance(lane, true);
     job->state.n_predicted += lane->n_predicted;
     job->state.n_thought += lane->n_thought;
-    if (job->request.stream) end_stream(s, lane);
-    else if (job->request.kind == API_CHAT) add_choice(job, chat_choice(lane));
-    else if (job->request.kind == API_TEXT) add_choice(job, text_choice(lane));
+    if (job->request.stream)
+        end_stream(s, lane);
+    else if (job->request.kind == API_CHAT)
+        add_choice(job, chat_choice(lane));
+    else if (job->request.kind == API_TEXT)
+        add_choice(job, text_choice(lane));
     if (--job->state.n_left == 0) end_job(s, lane);
 }

@@ -3,10 +3,10 @@
  *
  *   step = one token of every answer that is being written  +  up to a chunk of prompt tokens
  *
- * The chunk bounds how long running answers stand still while a long prompt is read: --prompt-chunk tokens beside
- * them, --batch-size without. Half of it goes to the request that has waited longest, the rest to the shortest first,
- * so that a short question beside a long document is answered soon and no one waits forever. Requests are taken up in
- * the order in which they came.
+ * The chunk bounds how long running answers stand still while a long prompt is read: --prompt-chunk tokens
+ * beside them, --batch-size without. Half of it goes to the request that has waited longest, the rest to
+ * the shortest first, so that a short question beside a long document is answered soon and no one waits
+ * forever. Requests are taken up in the order in which they came.
  */
 #include "serve_engine.h"
 
@@ -17,36 +17,36 @@
 struct engine {
     struct server *server;
     struct kvant_session *session;
-    struct lane *lanes;              /* (n_parallel)                                            */
+    struct lane *lanes; /* (n_parallel)                                            */
     int n_lanes;
     struct prefixes prefixes;
     struct kvant_batch_entry *entries; /* (n_batch)                                             */
-    struct lane **asked;             /* (n_lanes) whose logits the step gives, in order         */
+    struct lane **asked;               /* (n_lanes) whose logits the step gives, in order         */
     int n_asked;
-    float *logits;                   /* (n_vocab) with biases and penalties                     */
-    bool *seen;                      /* (n_vocab) false between calls                           */
-    kvant_token *ends;               /* (n_ends) tokens that end an answer                      */
+    float *logits;     /* (n_vocab) with biases and penalties                     */
+    bool *seen;        /* (n_vocab) false between calls                           */
+    kvant_token *ends; /* (n_ends) tokens that end an answer                      */
     int n_ends;
     double watched_s;
 };
 
 /* Sequences that the session can hold beside the lanes': prefixes. */
 #define PREFIXES_MAX 96
-#define WATCH_S 0.1
+#define WATCH_S      0.1
 
 static void lane_clear(struct lane *lane)
 {
     kvant_sampler_close(lane->sampler);
     free(lane->tokens);
     answer_clear(lane);
-    *lane = (struct lane){.seq = -1};
+    *lane = (struct lane){ .seq = -1 };
 }
 
 int engine_open(struct server *s)
 {
     struct kvant_error err;
     struct engine *e = allocate(1, sizeof *e);
-    *e = (struct engine){.server = s, .n_lanes = (int)s->options.n_parallel};
+    *e = (struct engine){ .server = s, .n_lanes = (int)s->options.n_parallel };
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
     options.n_batch = (int)s->options.n_batch;
     options.n_sequences = e->n_lanes + PREFIXES_MAX + 1;
@@ -62,7 +62,7 @@ int engine_open(struct server *s)
     e->seen = allocate((size_t)s->info.n_vocab, sizeof *e->seen);
     memset(e->seen, 0, (size_t)s->info.n_vocab * sizeof *e->seen);
     e->ends = allocate((size_t)s->info.n_vocab, sizeof *e->ends);
-    for (int i = 0; i < e->n_lanes; i++) e->lanes[i] = (struct lane){.seq = -1};
+    for (int i = 0; i < e->n_lanes; i++) e->lanes[i] = (struct lane){ .seq = -1 };
     for (kvant_token id = 0; id < s->info.n_vocab; id++)
         if (kvant_token_is_end(s->model, id)) e->ends[e->n_ends++] = id;
     s->engine = e;
@@ -86,7 +86,7 @@ void engine_close(struct server *s)
     s->engine = NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------- the end -- */
+/* ----------------------------------------------------------------------------------------------- the end -- */
 
 /* The sequence stays as a prefix for later requests, or is closed. */
 static void keep_sequence(struct engine *e, struct lane *lane)
@@ -96,11 +96,15 @@ static void keep_sequence(struct engine *e, struct lane *lane)
     if (lane->n_done < 32 || !lane->job->request.cache_prompt) {
         kvant_sequence_close(e->session, lane->seq);
     } else {
-        struct prefix entry = {.seq = lane->seq, .plan = lane->plan, .slot = (int)(lane - e->lanes), .tokens = lane->tokens,
-                               .n_tokens = lane->n_done};
+        struct prefix entry = { .seq = lane->seq,
+                                .plan = lane->plan,
+                                .slot = (int)(lane - e->lanes),
+                                .tokens = lane->tokens,
+                                .n_tokens = lane->n_done };
         int64_t budget = s->options.cache_mib < 0 ? -1 : s->options.cache_mib << 20;
         lane->tokens = NULL;
-        prefixes_add(&e->prefixes, e->session, entry, budget, s->options.cache_mib == 0 ? 0 : PREFIXES_MAX - 1);
+        prefixes_add(&e->prefixes, e->session, entry, budget,
+                     s->options.cache_mib == 0 ? 0 : PREFIXES_MAX - 1);
     }
     lane->seq = -1;
 }
@@ -132,29 +136,36 @@ static void job_drop(struct engine *e, struct job *job, const struct api_error *
         if (lane->seq >= 0 && error) {
             kvant_sequence_close(e->session, lane->seq); /* it may have failed */
             lane->seq = -1;
-        } else keep_sequence(e, lane);
+        } else
+            keep_sequence(e, lane);
         lane_clear(lane);
     }
     pthread_mutex_lock(&s->lock);
     s->metrics.n_processing--;
-    if (error) s->metrics.n_errors++;
-    else s->metrics.n_cancelled++;
+    if (error)
+        s->metrics.n_errors++;
+    else
+        s->metrics.n_cancelled++;
     pthread_mutex_unlock(&s->lock);
-    if (error) job_finish_error(job, error);
-    else job_finish(job, 499);
+    if (error)
+        job_finish_error(job, error);
+    else
+        job_finish(job, 499);
     job_release(job);
 }
 
-/* -------------------------------------------------------------------------------------------------- taking up -- */
+/* --------------------------------------------------------------------------------------------- taking up -- */
 
 static bool open_sequence(struct engine *e, struct lane *lane, struct kvant_error *err)
 {
     const struct server *s = e->server;
     int64_t n_max = s->n_ctx;
     for (;;) {
-        kvant_status status = kvant_sequence_open(e->session, s->plans[lane->plan].plan, n_max, &lane->seq, err);
+        kvant_status status = kvant_sequence_open(e->session, s->plans[lane->plan].plan, n_max, &lane->seq,
+                                                  err);
         if (status == KVANT_OK) return true;
-        if ((status != KVANT_ERR_FULL && status != KVANT_ERR_MEMORY) || !prefixes_evict(&e->prefixes, e->session))
+        if ((status != KVANT_ERR_FULL && status != KVANT_ERR_MEMORY) ||
+            !prefixes_evict(&e->prefixes, e->session))
             return false;
     }
 }
@@ -165,8 +176,8 @@ static int fork_sequence(struct engine *e, int seq)
     return kvant_sequence_fork(e->session, seq, &forked, NULL) == KVANT_OK ? forked : -1;
 }
 
-/* Cuts a fork to n tokens. Where that brings back rows of a page, which are not exact any more, the cut goes further
- * back, so that the tail is made of exact rows again when the rest has been read. */
+/* Cuts a fork to n tokens. Where that brings back rows of a page, which are not exact any more, the cut
+ * goes further back, so that the tail is made of exact rows again when the rest has been read. */
 static size_t cut_sequence(struct engine *e, int seq, size_t n)
 {
     struct kvant_sequence_stats stats;
@@ -199,11 +210,14 @@ static void take_prefix(struct engine *e, struct lane *lane)
     int seq = fork_sequence(e, from);
     if (seq < 0) return;
     lane->n_done = lane->n_cached = cut_sequence(e, seq, n_common);
-    if (lane->n_done > 0) lane->seq = seq;
-    else kvant_sequence_close(e->session, seq);
+    if (lane->n_done > 0)
+        lane->seq = seq;
+    else
+        kvant_sequence_close(e->session, seq);
 }
 
-static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int choice, struct api_error *error)
+static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int choice,
+                       struct api_error *error)
 {
     struct server *s = e->server;
     const struct request *r = &job->request;
@@ -211,8 +225,15 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     int prompt = choice / r->n_choices;
     size_t n = r->prompt_lengths[prompt];
     int64_t room = s->n_ctx - (int64_t)n;
-    *lane = (struct lane){.job = job, .choice = choice, .prompt = prompt, .seq = -1, .plan = r->plan, .n_prompt = n,
-                          .n_tokens = n, .cap_tokens = n + 256, .started_s = clock_s()};
+    *lane = (struct lane){ .job = job,
+                           .choice = choice,
+                           .prompt = prompt,
+                           .seq = -1,
+                           .plan = r->plan,
+                           .n_prompt = n,
+                           .n_tokens = n,
+                           .cap_tokens = n + 256,
+                           .started_s = clock_s() };
     lane->n_predict_max = r->n_predict < 0 || r->n_predict > room ? room : r->n_predict;
     lane->tokens = allocate(lane->cap_tokens, sizeof *lane->tokens);
     memcpy(lane->tokens, r->prompts[prompt], n * sizeof *lane->tokens);
@@ -249,7 +270,8 @@ static void job_begin(struct engine *e, struct job *job)
     int n = job->request.n_prompts * job->request.n_choices;
     job->state.n_left = n;
     job->state.started_s = clock_s();
-    for (int i = 0; i < job->request.n_prompts; i++) job->state.n_prompt += (int64_t)job->request.prompt_lengths[i];
+    for (int i = 0; i < job->request.n_prompts; i++)
+        job->state.n_prompt += (int64_t)job->request.prompt_lengths[i];
     pthread_mutex_lock(&s->lock);
     s->metrics.n_requests++;
     s->metrics.n_processing++;
@@ -262,7 +284,7 @@ static void job_begin(struct engine *e, struct job *job)
     }
 }
 
-/* ----------------------------------------------------------------------------------------------- slot files -- */
+/* -------------------------------------------------------------------------------------------- slot files -- */
 
 static void slot_save(struct engine *e, struct job *job)
 {
@@ -274,13 +296,15 @@ static void slot_save(struct engine *e, struct job *job)
     if (!p) {
         API_BAD(&error, NULL, "slot %d holds nothing to save", job->slot);
         job_finish_error(job, &error);
-    } else if (kvant_sequence_save(e->session, p->seq, p->tokens, p->n_tokens, job->path, &n_bytes, &err) != KVANT_OK) {
+    } else if (kvant_sequence_save(e->session, p->seq, p->tokens, p->n_tokens, job->path, &n_bytes, &err) !=
+               KVANT_OK) {
         api_fail_library(&error, &err);
         job_finish_error(job, &error);
     } else
-        job_finish_json(job, 200, json_pack("{s:i, s:s, s:I, s:I, s:{s:f}}", "id_slot", job->slot, "filename", job->name,
-                                            "n_saved", (json_int_t)p->n_tokens, "n_written", (json_int_t)n_bytes, "timings",
-                                            "save_ms", 1e3 * (clock_s() - started_s)));
+        job_finish_json(job, 200,
+                        json_pack("{s:i, s:s, s:I, s:I, s:{s:f}}", "id_slot", job->slot, "filename",
+                                  job->name, "n_saved", (json_int_t)p->n_tokens, "n_written",
+                                  (json_int_t)n_bytes, "timings", "save_ms", 1e3 * (clock_s() - started_s)));
     job_release(job);
 }
 
@@ -290,28 +314,33 @@ static void slot_restore(struct engine *e, struct job *job)
     struct kvant_error err;
     struct api_error error;
     double started_s = clock_s();
-    struct prefix entry = {.seq = -1, .slot = job->slot};
+    struct prefix entry = { .seq = -1, .slot = job->slot };
     size_t n_bytes = 0;
     kvant_status status = KVANT_ERR_MISMATCH;
     entry.tokens = allocate((size_t)s->n_ctx, sizeof *entry.tokens);
     while (e->prefixes.n >= PREFIXES_MAX - 1) prefixes_evict(&e->prefixes, e->session);
-    for (entry.plan = 0; entry.plan < s->n_plans; entry.plan++) { /* the file says which of the plans it is of */
-        status = kvant_sequence_restore(e->session, s->plans[entry.plan].plan, s->n_ctx, job->path, &entry.seq,
-                                        entry.tokens, (size_t)s->n_ctx, &entry.n_tokens, &n_bytes, &err);
+    for (entry.plan = 0; entry.plan < s->n_plans;
+         entry.plan++) { /* the file says which of the plans it is of */
+        status = kvant_sequence_restore(e->session, s->plans[entry.plan].plan, s->n_ctx, job->path,
+                                        &entry.seq, entry.tokens, (size_t)s->n_ctx, &entry.n_tokens, &n_bytes,
+                                        &err);
         if (status != KVANT_ERR_MISMATCH) break;
     }
     if (status != KVANT_OK) {
         free(entry.tokens);
-        if (status == KVANT_ERR_IO || status == KVANT_ERR_SPACE) API_BAD(&error, "filename", "%s", err.message);
-        else api_fail_library(&error, &err);
+        if (status == KVANT_ERR_IO || status == KVANT_ERR_SPACE)
+            API_BAD(&error, "filename", "%s", err.message);
+        else
+            api_fail_library(&error, &err);
         job_finish_error(job, &error);
     } else {
         size_t n = entry.n_tokens;
         prefixes_erase(&e->prefixes, e->session, job->slot);
         prefixes_add(&e->prefixes, e->session, entry, -1, PREFIXES_MAX - 1);
-        job_finish_json(job, 200, json_pack("{s:i, s:s, s:I, s:I, s:{s:f}}", "id_slot", job->slot, "filename", job->name,
-                                            "n_restored", (json_int_t)n, "n_read", (json_int_t)n_bytes, "timings",
-                                            "restore_ms", 1e3 * (clock_s() - started_s)));
+        job_finish_json(job, 200,
+                        json_pack("{s:i, s:s, s:I, s:I, s:{s:f}}", "id_slot", job->slot, "filename",
+                                  job->name, "n_restored", (json_int_t)n, "n_read", (json_int_t)n_bytes,
+                                  "timings", "restore_ms", 1e3 * (clock_s() - started_s)));
     }
     job_release(job);
 }
@@ -365,11 +394,12 @@ static void admit(struct engine *e)
                     job->request.n_prompts * job->request.n_choices, e->n_lanes);
             job_finish_error(job, &error);
             job_release(job);
-        } else take_up(e, job);
+        } else
+            take_up(e, job);
     }
 }
 
-/* -------------------------------------------------------------------------------------------------- stepping -- */
+/* ---------------------------------------------------------------------------------------------- stepping -- */
 
 static bool is_reading(const struct lane *lane)
 {
@@ -386,7 +416,7 @@ static size_t add_entries(struct engine *e, struct lane *lane, size_t n_entries,
     for (size_t i = 0; i < n; i++) {
         size_t at = lane->n_done++;
         bool last = at + 1 == lane->n_tokens;
-        e->entries[n_entries++] = (struct kvant_batch_entry){lane->seq, lane->tokens[at], last};
+        e->entries[n_entries++] = (struct kvant_batch_entry){ lane->seq, lane->tokens[at], last };
         if (last) e->asked[e->n_asked++] = lane;
     }
     return n_entries;
@@ -419,7 +449,8 @@ static size_t fill_step(struct engine *e)
     struct lane *first = choose_reader(e, true, NULL);
     if (first) several = choose_reader(e, false, first) != NULL;
     for (struct lane *lane = first; lane && budget > 0; lane = choose_reader(e, false, NULL)) {
-        size_t left = lane->n_prompt - lane->n_done, share = lane == first && several ? (budget + 1) / 2 : budget;
+        size_t left = lane->n_prompt - lane->n_done,
+               share = lane == first && several ? (budget + 1) / 2 : budget;
         size_t take = left < share ? left : share;
         n = add_entries(e, lane, n, take);
         budget -= take;
@@ -459,7 +490,8 @@ static void write_token(struct engine *e, struct lane *lane, const float *logits
     }
     lane->n_predicted++;
     if (lane->n_tokens == lane->cap_tokens)
-        lane->tokens = reallocate(lane->tokens, lane->cap_tokens = 2 * lane->cap_tokens, sizeof *lane->tokens);
+        lane->tokens = reallocate(lane->tokens, lane->cap_tokens = 2 * lane->cap_tokens,
+                                  sizeof *lane->tokens);
     lane->tokens[lane->n_tokens++] = id;
     answer_token(s, lane, id, logits);
     if (!lane->finish && lane->n_predicted >= lane->n_predict_max) {
@@ -498,7 +530,8 @@ static void write_tokens(struct engine *e)
         if (!lane->job || !logits) continue;
         if (lane->n_predicted == 0) release_followers(e, lane, logits);
         if (!lane->job) continue;
-        if (lane->n_predict_max > 0) write_token(e, lane, logits);
+        if (lane->n_predict_max > 0)
+            write_token(e, lane, logits);
         else {
             lane->first_s = clock_s();
             lane->finish = "length";
@@ -533,7 +566,7 @@ static void view_lane(const struct engine *e, int i, struct slot_view *v)
 {
     const struct lane *lane = &e->lanes[i];
     const struct server *s = e->server;
-    *v = (struct slot_view){.busy = lane->job != NULL, .plan = s->plans[lane->job ? lane->plan : 0].name};
+    *v = (struct slot_view){ .busy = lane->job != NULL, .plan = s->plans[lane->job ? lane->plan : 0].name };
     if (lane->job) {
         snprintf(v->id, sizeof v->id, "%s", lane->job->request.id);
         v->n_prompt = (int64_t)lane->n_prompt;

@@ -1,5 +1,6 @@
 /*
- * The engine's lanes: one sequence each that is being read or written. All of it belongs to the engine's thread.
+ * The engine's lanes: one sequence each that is being read or written. All of it belongs to the engine's
+ * thread.
  */
 #ifndef SERVE_ENGINE_H
 #define SERVE_ENGINE_H
@@ -14,29 +15,29 @@ struct text_buffer {
 };
 
 struct lane {
-    struct job *job;             /* NULL: free                                                     */
-    int choice, prompt;          /* index in the answer; of the prompt                             */
-    struct lane *leader;         /* waits for this lane to read their common prompt; NULL          */
-    int seq;                     /* -1: none yet                                                   */
+    struct job *job;     /* NULL: free                                                     */
+    int choice, prompt;  /* index in the answer; of the prompt                             */
+    struct lane *leader; /* waits for this lane to read their common prompt; NULL          */
+    int seq;             /* -1: none yet                                                   */
     int plan;
-    kvant_token *tokens;         /* prompt and answer                                              */
+    kvant_token *tokens; /* prompt and answer                                              */
     size_t n_tokens, cap_tokens, n_prompt;
-    size_t n_done;               /* of them in the sequence                                        */
-    size_t n_cached;             /* of those taken over from earlier requests                      */
+    size_t n_done;   /* of them in the sequence                                        */
+    size_t n_cached; /* of those taken over from earlier requests                      */
     int64_t n_predicted, n_predict_max;
     struct kvant_sampler *sampler;
-    double started_s, first_s;   /* taken up; first token of the answer                            */
-    const char *finish;          /* NULL: goes on; "stop", "length"                                */
-    const char *stop_type;       /* "eos", "word", "limit", "none"                                 */
-    const char *stop_word;       /* borrowed from the request                                      */
+    double started_s, first_s; /* taken up; first token of the answer                            */
+    const char *finish;        /* NULL: goes on; "stop", "length"                                */
+    const char *stop_type;     /* "eos", "word", "limit", "none"                                 */
+    const char *stop_word;     /* borrowed from the request                                      */
 
     struct text_buffer raw, content, thought; /* answer as generated; split into what is shown     */
-    size_t n_split;              /* of raw, split already                                          */
+    size_t n_split; /* of raw, split already                                          */
     size_t content_sent, thought_sent;
     enum text_state text_state;
     bool had_thought;
-    int64_t n_thought;           /* tokens of thoughts                                             */
-    json_t *logprobs;            /* entries not sent yet; NULL: not asked for                      */
+    int64_t n_thought; /* tokens of thoughts                                             */
+    json_t *logprobs;  /* entries not sent yet; NULL: not asked for                      */
     double sum_logprob, sum_entropy, min_prob;
     bool first_sent;
 };
@@ -67,10 +68,11 @@ struct prefixes {
 };
 
 /* Takes over seq and tokens. Older entries beyond the budgets (bytes, number) are closed. */
-void prefixes_add(struct prefixes *p, struct kvant_session *session, struct prefix entry, int64_t budget_bytes,
-                  size_t n_max);
+void prefixes_add(struct prefixes *p, struct kvant_session *session, struct prefix entry,
+                  int64_t budget_bytes, size_t n_max);
 /* The entry of the longest common beginning, at least 1 token, in *n_common; NULL: none. */
-struct prefix *prefixes_find(struct prefixes *p, int plan, const kvant_token *tokens, size_t n_tokens, size_t *n_common);
+struct prefix *prefixes_find(struct prefixes *p, int plan, const kvant_token *tokens, size_t n_tokens,
+                             size_t *n_common);
 /* Closes the least recently used entry; false: there is none. */
 bool prefixes_evict(struct prefixes *p, struct kvant_session *session);
 /* Entries of a slot (-1: all). Returns how many tokens they held. */

@@ -1,11 +1,11 @@
 /*
- * HTTP on libmicrohttpd: a table of routes, bodies of bounded size, keys, and the two kinds of answers: a text, or a
- * stream that the engine fills. What the client sends is only ever read as JSON; a slot's file name is the one thing
- * that reaches the file system, and it is a name without a slash.
+ * HTTP on libmicrohttpd: a table of routes, bodies of bounded size, keys, and the two kinds of answers: a
+ * text, or a stream that the engine fills. What the client sends is only ever read as JSON; a slot's file
+ * name is the one thing that reaches the file system, and it is a name without a slash.
  */
+#include <arpa/inet.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
-#include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,7 +14,7 @@
 #include "serve.h"
 #include "utf8.h"
 
-/* ------------------------------------------------------------------------------------------------- exchanges -- */
+/* --------------------------------------------------------------------------------------------- exchanges -- */
 
 struct route;
 
@@ -66,7 +66,8 @@ static void add_headers(struct server *s, struct MHD_Response *response)
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     if (s->options.cors) {
         MHD_add_response_header(response, "Access-Control-Allow-Origin", s->options.cors);
-        MHD_add_response_header(response, "Access-Control-Allow-Headers", "authorization, content-type, x-api-key");
+        MHD_add_response_header(response, "Access-Control-Allow-Headers",
+                                "authorization, content-type, x-api-key");
         MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
     }
 }
@@ -87,12 +88,14 @@ static enum MHD_Result send_bytes(struct server *s, struct MHD_Connection *c, st
     return result;
 }
 
-static enum MHD_Result send_json(struct server *s, struct MHD_Connection *c, struct exchange *x, int status, json_t *value)
+static enum MHD_Result send_json(struct server *s, struct MHD_Connection *c, struct exchange *x, int status,
+                                 json_t *value)
 {
     char *text = value ? json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(value);
     if (!text) return MHD_NO;
-    enum MHD_Result result = send_bytes(s, c, x, status, "application/json; charset=utf-8", text, strlen(text));
+    enum MHD_Result result = send_bytes(s, c, x, status, "application/json; charset=utf-8", text,
+                                        strlen(text));
     free(text);
     return result;
 }
@@ -110,11 +113,13 @@ static json_t *parse_body(const struct exchange *x, struct api_error *e)
 {
     json_error_t error;
     json_t *body = json_loadb(x->body ? x->body : "", x->n_body, JSON_REJECT_DUPLICATES, &error);
-    if (!body) API_BAD(e, NULL, "the body is not JSON: line %d, column %d: %s", error.line, error.column, error.text);
+    if (!body)
+        API_BAD(e, NULL, "the body is not JSON: line %d, column %d: %s", error.line, error.column,
+                error.text);
     return body;
 }
 
-/* -------------------------------------------------------------------------------------------------- streaming -- */
+/* --------------------------------------------------------------------------------------------- streaming -- */
 
 /* Called by libmicrohttpd for more bytes of a stream. */
 static ssize_t read_stream(void *cls, uint64_t position, char *buffer, size_t max)
@@ -140,7 +145,8 @@ static ssize_t read_stream(void *cls, uint64_t position, char *buffer, size_t ma
 
 static enum MHD_Result start_stream(struct server *s, struct MHD_Connection *c, struct exchange *x)
 {
-    struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, x->job, NULL);
+    struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream,
+                                                                      x->job, NULL);
     if (!response) return MHD_NO;
     MHD_add_response_header(response, "Content-Type", "text/event-stream; charset=utf-8");
     MHD_add_response_header(response, "Cache-Control", "no-cache");
@@ -173,7 +179,8 @@ static enum MHD_Result submit(struct server *s, struct MHD_Connection *c, struct
             pthread_mutex_unlock(&job->lock);
         }
         job_release(job); /* the engine's share */
-        api_fail(&e, 503, "unavailable_error", NULL, s->stopping ? "the server is stopping" : "too many requests are waiting");
+        api_fail(&e, 503, "unavailable_error", NULL,
+                 s->stopping ? "the server is stopping" : "too many requests are waiting");
         if (stream) return send_error(s, c, x, &e);
         job_finish_error(job, &e);
         return MHD_YES;
@@ -181,7 +188,7 @@ static enum MHD_Result submit(struct server *s, struct MHD_Connection *c, struct
     return stream ? start_stream(s, c, x) : MHD_YES;
 }
 
-/* ---------------------------------------------------------------------------------------------------- routes -- */
+/* ------------------------------------------------------------------------------------------------ routes -- */
 
 static enum MHD_Result on_answer(struct server *s, struct MHD_Connection *c, struct exchange *x)
 {
@@ -238,21 +245,25 @@ static enum MHD_Result on_metrics(struct server *s, struct MHD_Connection *c, st
 {
     struct api_error e;
     if (!s->options.metrics) {
-        api_fail(&e, 501, "not_supported_error", NULL, "/metrics is switched off; start the server with --metrics");
+        api_fail(&e, 501, "not_supported_error", NULL,
+                 "/metrics is switched off; start the server with --metrics");
         return send_error(s, c, x, &e);
     }
     char *text = api_metrics(s);
-    enum MHD_Result result = text ? send_bytes(s, c, x, 200, "text/plain; version=0.0.4", text, strlen(text)) : MHD_NO;
+    enum MHD_Result result = text ? send_bytes(s, c, x, 200, "text/plain; version=0.0.4", text, strlen(text))
+                                  : MHD_NO;
     free(text);
     return result;
 }
 
 static enum MHD_Result on_page(struct server *s, struct MHD_Connection *c, struct exchange *x)
 {
-    struct MHD_Response *r = MHD_create_response_from_buffer(strlen(serve_page), (void *)serve_page, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *r = MHD_create_response_from_buffer(strlen(serve_page), (void *)serve_page,
+                                                             MHD_RESPMEM_PERSISTENT);
     if (!r) return MHD_NO;
     MHD_add_response_header(r, "Content-Type", "text/html; charset=utf-8");
-    MHD_add_response_header(r, "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; "
+    MHD_add_response_header(r, "Content-Security-Policy",
+                            "default-src 'none'; style-src 'unsafe-inline'; "
                             "script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
                             "form-action 'none'; frame-ancestors 'none'");
     add_headers(s, r);
@@ -266,9 +277,10 @@ enum { CALL_TOKENIZE, CALL_DETOKENIZE, CALL_TEMPLATE };
 
 static enum MHD_Result on_call(struct server *s, struct MHD_Connection *c, struct exchange *x)
 {
-    static bool (*const calls[])(struct server *, const json_t *, json_t **, struct api_error *) = {
-        [CALL_TOKENIZE] = api_tokenize, [CALL_DETOKENIZE] = api_detokenize, [CALL_TEMPLATE] = api_apply_template
-    };
+    static bool (*const calls[])(struct server *, const json_t *, json_t **,
+                                 struct api_error *) = { [CALL_TOKENIZE] = api_tokenize,
+                                                         [CALL_DETOKENIZE] = api_detokenize,
+                                                         [CALL_TEMPLATE] = api_apply_template };
     struct api_error e;
     json_t *out = NULL, *body = parse_body(x, &e);
     bool ok = body && calls[x->route->argument](s, body, &out, &e);
@@ -295,11 +307,12 @@ static bool is_file_name(const char *name)
     return true;
 }
 
-static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, struct exchange *x, const char *action,
-                                struct api_error *e)
+static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, struct exchange *x,
+                                const char *action, struct api_error *e)
 {
-    enum job_kind kind = strcmp(action, "save") == 0 ? JOB_SLOT_SAVE
-                         : strcmp(action, "restore") == 0 ? JOB_SLOT_RESTORE : JOB_SLOT_ERASE;
+    enum job_kind kind = strcmp(action, "save") == 0      ? JOB_SLOT_SAVE
+                         : strcmp(action, "restore") == 0 ? JOB_SLOT_RESTORE
+                                                          : JOB_SLOT_ERASE;
     if (kind == JOB_SLOT_ERASE && strcmp(action, "erase") != 0)
         return API_BAD(e, "action", "action must be save, restore or erase"), MHD_NO;
     struct job *job = job_open(kind);
@@ -324,38 +337,42 @@ static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, stru
 
 static enum MHD_Result on_slot(struct server *s, struct MHD_Connection *c, struct exchange *x)
 {
-    struct api_error e = {0};
+    struct api_error e = { 0 };
     const char *action = MHD_lookup_connection_value(c, MHD_GET_ARGUMENT_KIND, "action");
     enum MHD_Result result = MHD_NO;
-    if (x->slot < 0 || x->slot >= s->options.n_parallel) api_fail(&e, 404, "not_found_error", NULL, "there is no such slot");
-    else if (!action) API_BAD(&e, "action", "action is missing: ?action=save, restore or erase");
+    if (x->slot < 0 || x->slot >= s->options.n_parallel)
+        api_fail(&e, 404, "not_found_error", NULL, "there is no such slot");
+    else if (!action)
+        API_BAD(&e, "action", "action is missing: ?action=save, restore or erase");
     else if (!s->options.slot_path && strcmp(action, "erase") != 0)
-        api_fail(&e, 501, "not_supported_error", NULL, "start the server with --slot-save-path to save and restore slots");
-    else result = slot_job(s, c, x, action, &e);
+        api_fail(&e, 501, "not_supported_error", NULL,
+                 "start the server with --slot-save-path to save and restore slots");
+    else
+        result = slot_job(s, c, x, action, &e);
     return e.status ? send_error(s, c, x, &e) : result;
 }
 
 static const struct route routes[] = {
-    {"GET", "/", on_page, true, 0},
-    {"GET", "/health", on_health, true, 0},
-    {"GET", "/v1/health", on_health, true, 0},
-    {"GET", "/v1/models", on_models, true, 0},
-    {"GET", "/models", on_models, true, 0},
-    {"GET", "/props", on_props, false, 0},
-    {"GET", "/slots", on_slots, false, 0},
-    {"GET", "/metrics", on_metrics, false, 0},
-    {"POST", "/v1/chat/completions", on_answer, false, API_CHAT},
-    {"POST", "/chat/completions", on_answer, false, API_CHAT},
-    {"POST", "/v1/completions", on_answer, false, API_TEXT},
-    {"POST", "/completion", on_answer, false, API_NATIVE},
-    {"POST", "/completions", on_answer, false, API_NATIVE},
-    {"POST", "/tokenize", on_call, false, CALL_TOKENIZE},
-    {"POST", "/detokenize", on_call, false, CALL_DETOKENIZE},
-    {"POST", "/apply-template", on_call, false, CALL_TEMPLATE},
-    {"POST", "/v1/embeddings", on_missing, false, 0},
-    {"POST", "/embedding", on_missing, false, 0},
-    {"POST", "/embeddings", on_missing, false, 0},
-    {"POST", "/slots/{id}", on_slot, false, 0},
+    { "GET", "/", on_page, true, 0 },
+    { "GET", "/health", on_health, true, 0 },
+    { "GET", "/v1/health", on_health, true, 0 },
+    { "GET", "/v1/models", on_models, true, 0 },
+    { "GET", "/models", on_models, true, 0 },
+    { "GET", "/props", on_props, false, 0 },
+    { "GET", "/slots", on_slots, false, 0 },
+    { "GET", "/metrics", on_metrics, false, 0 },
+    { "POST", "/v1/chat/completions", on_answer, false, API_CHAT },
+    { "POST", "/chat/completions", on_answer, false, API_CHAT },
+    { "POST", "/v1/completions", on_answer, false, API_TEXT },
+    { "POST", "/completion", on_answer, false, API_NATIVE },
+    { "POST", "/completions", on_answer, false, API_NATIVE },
+    { "POST", "/tokenize", on_call, false, CALL_TOKENIZE },
+    { "POST", "/detokenize", on_call, false, CALL_DETOKENIZE },
+    { "POST", "/apply-template", on_call, false, CALL_TEMPLATE },
+    { "POST", "/v1/embeddings", on_missing, false, 0 },
+    { "POST", "/embedding", on_missing, false, 0 },
+    { "POST", "/embeddings", on_missing, false, 0 },
+    { "POST", "/slots/{id}", on_slot, false, 0 },
 };
 
 /* Sets the route, or says what is wrong. */
@@ -388,7 +405,8 @@ static bool same_key(const char *given, const char *key)
 {
     size_t n_given = strlen(given), n = strlen(key);
     unsigned difference = n_given != n;
-    for (size_t i = 0; i < n; i++) difference |= (unsigned char)key[i] ^ (unsigned char)given[i < n_given ? i : 0];
+    for (size_t i = 0; i < n; i++)
+        difference |= (unsigned char)key[i] ^ (unsigned char)given[i < n_given ? i : 0];
     return difference == 0;
 }
 
@@ -397,13 +415,15 @@ static bool has_key(const struct server *s, struct MHD_Connection *c)
     const char *given = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Authorization");
     bool found = false;
     if (s->n_keys == 0) return true;
-    if (given && strncasecmp(given, "Bearer ", 7) == 0) given += 7;
-    else given = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "X-Api-Key");
+    if (given && strncasecmp(given, "Bearer ", 7) == 0)
+        given += 7;
+    else
+        given = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "X-Api-Key");
     for (int i = 0; i < s->n_keys && given; i++) found |= same_key(given, s->keys[i]);
     return found;
 }
 
-/* ------------------------------------------------------------------------------------------------ connections -- */
+/* ------------------------------------------------------------------------------------------- connections -- */
 
 static void set_deadline(struct MHD_Connection *c, double seconds)
 {
@@ -416,7 +436,8 @@ static void set_deadline(struct MHD_Connection *c, double seconds)
 }
 
 /* First call for a request: its line and headers are there. */
-static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const char *url, const char *method, void **context)
+static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const char *url, const char *method,
+                             void **context)
 {
     struct api_error e;
     struct exchange *x = calloc(1, sizeof *x);
@@ -428,7 +449,8 @@ static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const c
         if ((unsigned char)*p < 0x20 || (unsigned char)*p > 0x7e) *p = '?';
     *context = x;
     const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
-    if (strcmp(method, "OPTIONS") == 0 && s->options.cors) return send_bytes(s, c, x, 204, "text/plain", "", 0);
+    if (strcmp(method, "OPTIONS") == 0 && s->options.cors)
+        return send_bytes(s, c, x, 204, "text/plain", "", 0);
     if (!find_route(x, url, method, &e)) return send_error(s, c, x, &e);
     if (!x->route->is_open && !has_key(s, c)) {
         api_fail(&e, 401, "authentication_error", NULL, "the API key is missing or wrong");
@@ -436,7 +458,8 @@ static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const c
     }
     /* What is a little too large is read and dropped, so that the client reads why. */
     if (length && strtoull(length, NULL, 10) > (unsigned long long)s->options.body_mib << 24) {
-        api_fail(&e, 413, "invalid_request_error", NULL, "the body is larger than %lld MiB", (long long)s->options.body_mib);
+        api_fail(&e, 413, "invalid_request_error", NULL, "the body is larger than %lld MiB",
+                 (long long)s->options.body_mib);
         return send_error(s, c, x, &e);
     }
     return MHD_YES;
@@ -493,13 +516,15 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
     set_deadline(c, 0);
     if (!x->route) return MHD_NO;
     if (x->too_large) {
-        api_fail(&e, 413, "invalid_request_error", NULL, "the body is larger than %lld MiB", (long long)s->options.body_mib);
+        api_fail(&e, 413, "invalid_request_error", NULL, "the body is larger than %lld MiB",
+                 (long long)s->options.body_mib);
         return send_error(s, c, x, &e);
     }
     return x->route->handle(s, c, x);
 }
 
-static void on_completed(void *cls, struct MHD_Connection *c, void **context, enum MHD_RequestTerminationCode code)
+static void on_completed(void *cls, struct MHD_Connection *c, void **context,
+                         enum MHD_RequestTerminationCode code)
 {
     struct server *s = cls;
     struct exchange *x = *context;
@@ -521,7 +546,8 @@ static void on_completed(void *cls, struct MHD_Connection *c, void **context, en
     free(x);
 }
 
-static void on_connection(void *cls, struct MHD_Connection *c, void **context, enum MHD_ConnectionNotificationCode code)
+static void on_connection(void *cls, struct MHD_Connection *c, void **context,
+                          enum MHD_ConnectionNotificationCode code)
 {
     struct server *s = cls;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
@@ -541,8 +567,10 @@ static void on_connection(void *cls, struct MHD_Connection *c, void **context, e
         if (!client) return;
         pthread_mutex_lock(&http.lock);
         if (client->next) client->next->before = client->before;
-        if (client->before) client->before->next = client->next;
-        else http.clients = client->next;
+        if (client->before)
+            client->before->next = client->next;
+        else
+            http.clients = client->next;
         pthread_mutex_unlock(&http.lock);
         free(client);
     }
@@ -572,7 +600,7 @@ static void on_log(void *cls, const char *format, va_list args)
 
 struct MHD_Daemon *http_open(struct server *s)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)s->options.port)};
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)s->options.port) };
     const char *host = strcmp(s->options.host, "localhost") == 0 ? "127.0.0.1" : s->options.host;
     if (inet_pton(AF_INET, host, &address.sin_addr) != 1) {
         fail_text("--host %s: an IPv4 address is needed, such as 127.0.0.1 or 0.0.0.0", s->options.host);
@@ -581,13 +609,16 @@ struct MHD_Daemon *http_open(struct server *s)
     http.server = s;
     pthread_mutex_init(&http.lock, NULL);
     struct MHD_Daemon *daemon = MHD_start_daemon(
-        MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, (uint16_t)s->options.port,
-        NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_SOCK_ADDR, &address,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)s->options.timeout_s, MHD_OPTION_CONNECTION_LIMIT, 512u,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)65536, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)s->options.n_http,
+        MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
+        (uint16_t)s->options.port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
+        MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)s->options.timeout_s, MHD_OPTION_CONNECTION_LIMIT, 512u, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)65536, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)s->options.n_http,
         MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
-    if (!daemon) fail_text("port %lld of %s cannot be opened; is it in use?", (long long)s->options.port, s->options.host);
+    if (!daemon)
+        fail_text("port %lld of %s cannot be opened; is it in use?", (long long)s->options.port,
+                  s->options.host);
     return daemon;
 }
 

@@ -9,10 +9,11 @@
 #include "json.h"
 #include "serve.h"
 
-bool api_fail(struct api_error *e, int status, const char *type, const char *parameter, const char *format, ...)
+bool api_fail(struct api_error *e, int status, const char *type, const char *parameter, const char *format,
+              ...)
 {
     va_list args;
-    *e = (struct api_error){.status = status, .type = type, .parameter = parameter};
+    *e = (struct api_error){ .status = status, .type = type, .parameter = parameter };
     va_start(args, format);
     vsnprintf(e->message, sizeof e->message, format, args);
     va_end(args);
@@ -34,7 +35,8 @@ bool api_fail_library(struct api_error *e, const struct kvant_error *err)
 json_t *api_error_json(const struct api_error *e)
 {
     json_t *body = json_pack("{s:i, s:o, s:s, s:s?}", "code", e->status, "message",
-                             json_text(e->message, strlen(e->message)), "type", e->type, "param", e->parameter);
+                             json_text(e->message, strlen(e->message)), "type", e->type, "param",
+                             e->parameter);
     if (body && e->n_ctx) {
         json_object_set_new(body, "n_prompt_tokens", json_integer(e->n_prompt_tokens));
         json_object_set_new(body, "n_ctx", json_integer(e->n_ctx));
@@ -49,7 +51,7 @@ void request_close(struct request *r)
     free(r->prompt_lengths);
     free(r->prompt_text);
     for (int i = 0; i < r->n_stops; i++) free(r->stops[i]);
-    *r = (struct request){0};
+    *r = (struct request){ 0 };
 }
 
 struct job *job_open(enum job_kind kind)
@@ -94,7 +96,8 @@ void job_put(struct job *job, const char *bytes, size_t n_bytes)
     if (n_bytes > job->cap_out - job->n_out) {
         size_t cap = 2 * job->cap_out + n_bytes + 4096;
         char *out = realloc(job->out, cap);
-        if (!out) job->cancelled = true;
+        if (!out)
+            job->cancelled = true;
         else {
             job->out = out;
             job->cap_out = cap;
@@ -122,7 +125,8 @@ void job_finish_json(struct job *job, int status, json_t *value)
     char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
     json_decref(value);
     if (!text) {
-        static const char failed[] = "{\"error\":{\"code\":500,\"message\":\"out of memory\",\"type\":\"server_error\"}}";
+        static const char failed[] =
+            "{\"error\":{\"code\":500,\"message\":\"out of memory\",\"type\":\"server_error\"}}";
         job_put(job, failed, sizeof failed - 1);
         job_finish(job, 500);
         return;

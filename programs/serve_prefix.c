@@ -38,8 +38,8 @@ static int64_t own_bytes(const struct kvant_session *session, int seq)
     return (int64_t)stats.cache_bytes - (stats.n_pages - own_pages) * page_bytes;
 }
 
-void prefixes_add(struct prefixes *p, struct kvant_session *session, struct prefix entry, int64_t budget_bytes,
-                  size_t n_max)
+void prefixes_add(struct prefixes *p, struct kvant_session *session, struct prefix entry,
+                  int64_t budget_bytes, size_t n_max)
 {
     /* What the new entry begins with alike and ends earlier is of no further use. */
     for (size_t i = p->n; i-- > 0;)
@@ -63,7 +63,8 @@ void prefixes_add(struct prefixes *p, struct kvant_session *session, struct pref
     p->bytes += entry.bytes;
 }
 
-struct prefix *prefixes_find(struct prefixes *p, int plan, const kvant_token *tokens, size_t n_tokens, size_t *n_common)
+struct prefix *prefixes_find(struct prefixes *p, int plan, const kvant_token *tokens, size_t n_tokens,
+                             size_t *n_common)
 {
     struct prefix *best = NULL;
     *n_common = 0;
@@ -99,5 +100,5 @@ void prefixes_close(struct prefixes *p, struct kvant_session *session)
 {
     prefixes_erase(p, session, -1);
     free(p->items);
-    *p = (struct prefixes){0};
+    *p = (struct prefixes){ 0 };
 }

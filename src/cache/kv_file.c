@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "cache/kv_sequence.h"
 
-#define VERSION 1
+#define VERSION      1
 #define HEADER_BYTES 256
 #define DIGEST_BYTES 32
 static const char magic[8] = { 'k', 'v', 'a', 'n', 't', 's', 'e', 'q' };
@@ -16,8 +16,8 @@ enum {
     AT_MAGIC = 0,
     AT_VERSION = 8,
     AT_HEADER = 12,
-    AT_MODEL = 16,  /* text, padded with zeros to KV_HASH_TEXT_CAP */
-    AT_PLAN = 88,   /* likewise                                    */
+    AT_MODEL = 16, /* text, padded with zeros to KV_HASH_TEXT_CAP */
+    AT_PLAN = 88,  /* likewise                                    */
     AT_TOKENS = 160,
     AT_INEXACT = 168,
     AT_PAGE_BYTES = 176,
@@ -53,7 +53,8 @@ static void digest(const void *a, size_t n_a, const void *b, size_t n_b, uint8_t
 }
 
 /* What a file of a plan is marked with: a hash of everything that decides how a cache is stored. */
-static kvant_status plan_mark(const struct kvant_plan *plan, char text[KV_HASH_TEXT_CAP], struct kvant_error *err)
+static kvant_status plan_mark(const struct kvant_plan *plan, char text[KV_HASH_TEXT_CAP],
+                              struct kvant_error *err)
 {
     char *key;
     struct kv_hash h;
@@ -74,7 +75,8 @@ struct sizes {
 /* False: they do not fit. */
 static bool measure(const struct kvant_plan *plan, size_t page_bytes, int64_t n_tokens, struct sizes *s)
 {
-    int64_t sealed = kv_sealed_tokens(plan, n_tokens), sinks = n_tokens < plan->sinks ? n_tokens : plan->sinks;
+    int64_t sealed = kv_sealed_tokens(plan, n_tokens),
+            sinks = n_tokens < plan->sinks ? n_tokens : plan->sinks;
     size_t row, rows, pages_bytes;
     s->n_sinks = (size_t)sinks;
     s->n_tail = (size_t)(n_tokens - sinks - sealed);
@@ -83,22 +85,26 @@ static bool measure(const struct kvant_plan *plan, size_t page_bytes, int64_t n_
     s->page_step = page_bytes + DIGEST_BYTES;
     row = (size_t)plan->n_layer * (size_t)plan->n_head_kv * (size_t)plan->head_dim * sizeof(uint16_t);
     if (!kv_mul_size((size_t)n_tokens, sizeof(kvant_token), &s->tokens_bytes)) return false;
-    if (!kv_add_size(s->n_sinks, s->n_tail, &rows) || !kv_mul_size(rows, 2 * row, &s->exact_bytes)) return false;
+    if (!kv_add_size(s->n_sinks, s->n_tail, &rows) || !kv_mul_size(rows, 2 * row, &s->exact_bytes))
+        return false;
     if (!kv_mul_size(s->n_pages, s->page_step, &pages_bytes)) return false;
     size_t total = HEADER_BYTES;
-    if (!kv_add_size(total, s->tokens_bytes, &total) || !kv_add_size(total, pages_bytes, &total)) return false;
+    if (!kv_add_size(total, s->tokens_bytes, &total) || !kv_add_size(total, pages_bytes, &total))
+        return false;
     return kv_add_size(total, s->exact_bytes, &total) && kv_add_size(total, DIGEST_BYTES, &s->file_bytes);
 }
 
 /* Rows [first, first + n) of every (layer, KV head), to or from one run of memory. */
-static size_t copy_rows(const struct kvant_plan *plan, uint16_t *rows, int n_rows, int first, size_t n, uint8_t *run,
-                        bool from_run)
+static size_t copy_rows(const struct kvant_plan *plan, uint16_t *rows, int n_rows, int first, size_t n,
+                        uint8_t *run, bool from_run)
 {
     size_t head_bytes = n * (size_t)plan->head_dim * sizeof *rows, at = 0;
     for (int i = 0; i < plan->n_layer * plan->n_head_kv; i++, at += head_bytes) {
         uint16_t *p = rows + ((size_t)i * (size_t)n_rows + (size_t)first) * (size_t)plan->head_dim;
-        if (from_run) memcpy(p, run + at, head_bytes);
-        else memcpy(run + at, p, head_bytes);
+        if (from_run)
+            memcpy(p, run + at, head_bytes);
+        else
+            memcpy(run + at, p, head_bytes);
     }
     return at;
 }
@@ -137,8 +143,8 @@ static void write_header(uint8_t *h, const struct kv_seq *seq, const char *finge
     put_number(h + AT_FILE_BYTES, s->file_bytes, 8);
 }
 
-kvant_status kv_file_pack(const struct kv_seq *seq, const char *fingerprint, const kvant_token *tokens, size_t n_tokens,
-                          uint8_t **out, size_t *n_bytes, struct kvant_error *err)
+kvant_status kv_file_pack(const struct kv_seq *seq, const char *fingerprint, const kvant_token *tokens,
+                          size_t n_tokens, uint8_t **out, size_t *n_bytes, struct kvant_error *err)
 {
     char mark[KV_HASH_TEXT_CAP];
     struct sizes s;
@@ -169,7 +175,7 @@ kvant_status kv_file_pack(const struct kv_seq *seq, const char *fingerprint, con
     return KVANT_OK;
 }
 
-/* ------------------------------------------------------------------------------------------------ reading -- */
+/* ----------------------------------------------------------------------------------------------- reading -- */
 
 static kvant_status damaged(struct kvant_error *err, size_t at, const char *what)
 {
@@ -184,8 +190,9 @@ static bool text_is(const uint8_t *field, const char *text)
 }
 
 /* Everything that can be checked before a sequence is opened. *s, *n_tokens: of the file. */
-static kvant_status check_header(const struct kv_file_source *f, const struct kvant_plan *plan, size_t page_bytes,
-                                 struct sizes *s, int64_t *n_tokens, struct kvant_error *err)
+static kvant_status check_header(const struct kv_file_source *f, const struct kvant_plan *plan,
+                                 size_t page_bytes, struct sizes *s, int64_t *n_tokens,
+                                 struct kvant_error *err)
 {
     char mark[KV_HASH_TEXT_CAP];
     const uint8_t *h = f->data;
@@ -194,30 +201,33 @@ static kvant_status check_header(const struct kv_file_source *f, const struct kv
     if (get_number(h + AT_VERSION, 4) != VERSION)
         KV_FAIL(err, KVANT_ERR_UNSUPPORTED, AT_VERSION, "version %u of the format; this build reads %d",
                 (unsigned)get_number(h + AT_VERSION, 4), VERSION);
-    if (get_number(h + AT_HEADER, 4) != HEADER_BYTES) return damaged(err, AT_HEADER, "the header has another size");
+    if (get_number(h + AT_HEADER, 4) != HEADER_BYTES)
+        return damaged(err, AT_HEADER, "the header has another size");
     if (!text_is(h + AT_MODEL, f->fingerprint))
-        KV_FAIL(err, KVANT_ERR_MISMATCH, AT_MODEL, "it was saved with another model (%.71s, not %.71s)", h + AT_MODEL,
-                f->fingerprint);
+        KV_FAIL(err, KVANT_ERR_MISMATCH, AT_MODEL, "it was saved with another model (%.71s, not %.71s)",
+                h + AT_MODEL, f->fingerprint);
     KV_TRY(plan_mark(plan, mark, err));
     if (!text_is(h + AT_PLAN, mark))
-        KV_FAIL(err, KVANT_ERR_MISMATCH, AT_PLAN, "it was saved under another plan (%.71s, not %.71s of %s)", h + AT_PLAN,
-                mark, kvant_plan_name(plan));
+        KV_FAIL(err, KVANT_ERR_MISMATCH, AT_PLAN, "it was saved under another plan (%.71s, not %.71s of %s)",
+                h + AT_PLAN, mark, kvant_plan_name(plan));
     uint64_t n = get_number(h + AT_TOKENS, 8);
     if (n < 1 || n > INT32_MAX) return damaged(err, AT_TOKENS, "an impossible number of tokens");
     *n_tokens = (int64_t)n;
-    if (!measure(plan, page_bytes, *n_tokens, s)) return damaged(err, AT_TOKENS, "an impossible number of tokens");
+    if (!measure(plan, page_bytes, *n_tokens, s))
+        return damaged(err, AT_TOKENS, "an impossible number of tokens");
     if (get_number(h + AT_FILE_BYTES, 8) != s->file_bytes || f->n_bytes != s->file_bytes)
         return damaged(err, AT_FILE_BYTES, "the file is not as long as its tokens need");
     if (get_number(h + AT_PAGE_BYTES, 8) != page_bytes || get_number(h + AT_PAGES, 8) != s->n_pages ||
         get_number(h + AT_LAYERS, 4) != (uint64_t)plan->n_layer ||
         get_number(h + AT_HEADS, 4) != (uint64_t)plan->n_head_kv ||
-        get_number(h + AT_HEAD_DIM, 4) != (uint64_t)plan->head_dim || get_number(h + AT_SINKS, 4) != s->n_sinks ||
-        get_number(h + AT_TAIL, 8) != s->n_tail)
+        get_number(h + AT_HEAD_DIM, 4) != (uint64_t)plan->head_dim ||
+        get_number(h + AT_SINKS, 4) != s->n_sinks || get_number(h + AT_TAIL, 8) != s->n_tail)
         return damaged(err, AT_PAGE_BYTES, "sizes that do not follow from the plan");
     if (get_number(h + AT_INEXACT, 8) > n) return damaged(err, AT_INEXACT, "more inexact rows than tokens");
     uint8_t d[DIGEST_BYTES];
     digest(h, AT_DIGEST, h + HEADER_BYTES, s->tokens_bytes, d);
-    if (memcmp(d, h + AT_DIGEST, DIGEST_BYTES) != 0) return damaged(err, AT_DIGEST, "header or tokens are damaged");
+    if (memcmp(d, h + AT_DIGEST, DIGEST_BYTES) != 0)
+        return damaged(err, AT_DIGEST, "header or tokens are damaged");
     return KVANT_OK;
 }
 
@@ -228,7 +238,8 @@ static kvant_status check_body(const struct kv_file_source *f, const struct size
     size_t at = HEADER_BYTES + s->tokens_bytes;
     for (size_t i = 0; i < s->n_pages; i++, at += s->page_step) {
         digest(f->data + at, s->page_bytes, NULL, 0, d);
-        if (memcmp(d, f->data + at + s->page_bytes, DIGEST_BYTES) != 0) return damaged(err, at, "a page is damaged");
+        if (memcmp(d, f->data + at + s->page_bytes, DIGEST_BYTES) != 0)
+            return damaged(err, at, "a page is damaged");
     }
     digest(f->data + at, s->exact_bytes, NULL, 0, d);
     if (memcmp(d, f->data + at + s->exact_bytes, DIGEST_BYTES) != 0)
@@ -239,7 +250,8 @@ static kvant_status check_body(const struct kv_file_source *f, const struct size
     return KVANT_OK;
 }
 
-static kvant_status read_tokens(const struct kv_file_source *f, size_t n, kvant_token *tokens, struct kvant_error *err)
+static kvant_status read_tokens(const struct kv_file_source *f, size_t n, kvant_token *tokens,
+                                struct kvant_error *err)
 {
     for (size_t i = 0; i < n; i++) {
         size_t at = HEADER_BYTES + 4 * i;
@@ -251,8 +263,8 @@ static kvant_status read_tokens(const struct kv_file_source *f, size_t n, kvant_
 }
 
 kvant_status kv_file_unpack(struct kv_seq **out, struct kv_store *store, const struct kvant_plan *plan,
-                            int64_t n_tokens_max, const struct kv_file_source *f, kvant_token *tokens, size_t cap,
-                            size_t *n_tokens, struct kvant_error *err)
+                            int64_t n_tokens_max, const struct kv_file_source *f, kvant_token *tokens,
+                            size_t cap, size_t *n_tokens, struct kvant_error *err)
 {
     struct sizes s;
     int64_t n = 0;
@@ -261,8 +273,8 @@ kvant_status kv_file_unpack(struct kv_seq **out, struct kv_store *store, const s
     KV_TRY(check_header(f, plan, kv_layout_page_bytes(plan), &s, &n, err));
     *n_tokens = (size_t)n;
     if ((size_t)n > cap || n > n_tokens_max)
-        KV_FAIL(err, KVANT_ERR_SPACE, AT_TOKENS, "it holds %lld tokens, and there is room for %lld", (long long)n,
-                (long long)((int64_t)cap < n_tokens_max ? (int64_t)cap : n_tokens_max));
+        KV_FAIL(err, KVANT_ERR_SPACE, AT_TOKENS, "it holds %lld tokens, and there is room for %lld",
+                (long long)n, (long long)((int64_t)cap < n_tokens_max ? (int64_t)cap : n_tokens_max));
     KV_TRY(check_body(f, &s, err));
     KV_TRY(read_tokens(f, (size_t)n, tokens, err));
     struct kv_seq *seq;

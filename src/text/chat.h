@@ -1,14 +1,15 @@
 /*
- * Chat templates of a model: the file's own, one of the built-in ones by name, or any Jinja text, with what they need
- * of the tokenizer: the texts of BOS and EOS, and the control tokens that no message may forge.
+ * Chat templates of a model: the file's own, one of the built-in ones by name, or any Jinja text, with
+ * what they need of the tokenizer: the texts of BOS and EOS, and the control tokens that no message may
+ * forge.
  */
 #ifndef KV_TEXT_CHAT_H
 #define KV_TEXT_CHAT_H
 
 #include "text/tokenizer.h"
 
-/* What a template looks like: "chatml", "llama2", "llama3", "mistral", "gemma", "phi3", "phi4", "zephyr", "deepseek",
- * "jinja" (another), or "none" when source is NULL. Static. */
+/* What a template looks like: "chatml", "llama2", "llama3", "mistral", "gemma", "phi3", "phi4", "zephyr",
+ * "deepseek", "jinja" (another), or "none" when source is NULL. Static. */
 const char *kv_chat_format_name(const struct kv_str *source);
 
 /* Source of a built-in template, terminated; NULL: there is none of this name. */

@@ -2,7 +2,7 @@
  * Chat templates: the part of Jinja that the templates of model files use (docs/templates.md), as the hubs
  * render it: trim_blocks, lstrip_blocks, loop controls, `{% generation %}`, a tojson that leaves text as it is.
  *
- *   source ──lex──> tokens ──parse──> nodes (one arena, immutable) ──evaluate (an arena per call)──> text
+ *   source -> lex -> tokens -> parse -> nodes (one arena, immutable) -> evaluate (an arena per call) -> text
  *
  * A template comes from a model file, variables from anybody: depth, steps and memory are bounded, and nothing
  * reaches the file system, the environment or other memory.
@@ -14,8 +14,8 @@
 
 struct kv_jinja;
 
-/* Compiles. position of errors: the line. FORMAT: not Jinja. UNSUPPORTED: Jinja that is not built in, which is
- * named (a tag, filter, test, method, function). MEMORY. On failure *out is NULL. */
+/* Compiles. position of errors: the line. FORMAT: not Jinja. UNSUPPORTED: Jinja that is not built in,
+ * which is named (a tag, filter, test, method, function). MEMORY. On failure *out is NULL. */
 kvant_status kv_jinja_open(struct kv_jinja **out, const char *source, size_t n_bytes,
                            struct kvant_error *err);
 void kv_jinja_close(struct kv_jinja *t);
@@ -32,8 +32,8 @@ struct kv_jinja_call {
     const struct kvant_message *messages; /* (n_messages) as the variable messages; need not be UTF-8 */
     size_t n_messages;
     bool add_generation_prompt; /* as that variable, beside `messages` */
-    /* Called for each text of the object, or content of the messages; false: it is refused (ARGUMENT), and *why
-     * (n_why) is shown. NULL: all are allowed. */
+    /* Called for each text of the object, or content of the messages; false: it is refused (ARGUMENT), and
+     * *why (n_why) is shown. NULL: all are allowed. */
     bool (*allows)(const void *user, const char *text, size_t n_bytes, const char **why, size_t *n_why);
     const void *user;
     const struct kv_jinja_text *texts; /* (n_texts) where the object has no member of that name */

@@ -1,6 +1,6 @@
 /*
  * The evaluator's state, and what can be called in a template: filters, tests, methods and functions, one row
- * each in the tables of jinja_filters.c and jinja_methods.c.
+ * each in the tables of jinja_filters.c, jinja_tests.c and jinja_methods.c.
  */
 #ifndef KV_TEXT_JINJA_CALL_H
 #define KV_TEXT_JINJA_CALL_H
@@ -39,8 +39,16 @@ struct kv_jargs {
  * many, or a name that is none of them. */
 bool kv_jbind(struct kv_jeval *e, const char *what, const char *params, const struct kv_jargs *args,
               const struct kv_jval *slots[KV_JPARAMS_MAX]);
+/* An argument as text; as a whole number, `otherwise` when it is absent or none. */
+bool kv_jarg_text(struct kv_jeval *e, const char *what, const struct kv_jval *v, struct kv_jstr *out);
+bool kv_jarg_int(struct kv_jeval *e, const char *what, const struct kv_jval *v, int64_t otherwise,
+                 int64_t *out);
 /* The n-th and all later positional arguments, and the named ones. */
 struct kv_jargs kv_jargs_from(const struct kv_jargs *args, size_t n);
+
+/* A method of str, of what str() makes of the value. */
+bool kv_jtext_method(struct kv_jeval *e, const char *name, const struct kv_jval *x,
+                     const struct kv_jargs *args, struct kv_jval *out);
 
 /* Index of a filter or test, -1: there is none. */
 int kv_jfilter_find(struct kv_jstr name);

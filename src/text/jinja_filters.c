@@ -1,4 +1,4 @@
-/* Filters and tests, one row each. What one gives where Jinja would give a generator is a list. */
+/* Filters, one row each. What one gives where Jinja would give a generator is a list. */
 #include "text/jinja_call.h"
 
 #include <errno.h>
@@ -39,7 +39,7 @@ static bool whole_arg(ev e, const char *what, val v, int64_t otherwise, int64_t 
 }
 
 /* A method of str, of what str() makes of the value. */
-static bool by_method(ev e, const char *name, val x, const struct kv_jargs *args, struct kv_jval *out)
+bool kv_jtext_method(ev e, const char *name, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
     struct kv_jmethod m;
     if (!kv_jtext_of(e, x, &m.of)) return false;
@@ -48,26 +48,26 @@ static bool by_method(ev e, const char *name, val x, const struct kv_jargs *args
     return kv_jcall_method(e, &m, args, out);
 }
 
-/* ------------------------------------------------------------------------------------------------- text -- */
+/* -------------------------------------------------------------------------------------------------- text -- */
 
 static bool f_trim(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
-    return by_method(e, "strip", x, args, out);
+    return kv_jtext_method(e, "strip", x, args, out);
 }
 
 static bool f_upper(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
-    return by_method(e, "upper", x, args, out);
+    return kv_jtext_method(e, "upper", x, args, out);
 }
 
 static bool f_lower(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
-    return by_method(e, "lower", x, args, out);
+    return kv_jtext_method(e, "lower", x, args, out);
 }
 
 static bool f_capitalize(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
-    return by_method(e, "capitalize", x, args, out);
+    return kv_jtext_method(e, "capitalize", x, args, out);
 }
 
 static bool f_replace(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
@@ -80,7 +80,7 @@ static bool f_replace(ev e, val x, const struct kv_jargs *args, struct kv_jval *
         if (i < 2 && !kv_jtext_of(e, &args->values[i], &texts[i])) return false;
     }
     copy.values = texts;
-    return by_method(e, "replace", x, &copy, out);
+    return kv_jtext_method(e, "replace", x, &copy, out);
 }
 
 /* Capital after the characters that Jinja takes for the beginning of a word, the others small. */
@@ -153,7 +153,7 @@ static bool f_indent(ev e, val x, const struct kv_jargs *args, struct kv_jval *o
     bool first = slots[1] && kv_jval_truth(slots[1]), blank = slots[2] && kv_jval_truth(slots[2]);
     kv_jbuf_put(&b, text.s.s, text.s.n); /* Jinja adds a newline, so that there is a last line */
     kv_jbuf_puts(&b, "\n");
-    if (!kv_jbuf_end(e, &b, &text) || !by_method(e, "splitlines", &text, &none, &lines)) return false;
+    if (!kv_jbuf_end(e, &b, &text) || !kv_jtext_method(e, "splitlines", &text, &none, &lines)) return false;
     b = (struct kv_jbuf){ .arena = &e->arena };
     for (size_t i = 0; i < lines.list->n; i++) {
         struct kv_jstr line = lines.list->items[i].s;
@@ -220,7 +220,7 @@ static bool f_format(ev e, val x, const struct kv_jargs *args, struct kv_jval *o
     return kv_jbinary(e, KV_JO_MOD, &text, &values, out);
 }
 
-/* --------------------------------------------------------------------------------------------- numbers -- */
+/* ----------------------------------------------------------------------------------------------- numbers -- */
 
 static bool f_abs(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
@@ -314,7 +314,7 @@ static bool f_round(ev e, val x, const struct kv_jargs *args, struct kv_jval *ou
     return true;
 }
 
-/* ----------------------------------------------------------------------------------------------- lists -- */
+/* ------------------------------------------------------------------------------------------------- lists -- */
 
 static bool f_length(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
@@ -439,7 +439,7 @@ static bool sort_key(ev e, val item, val path, bool cased, struct kv_jval *out)
     if (!get_path(e, item, path, out)) return false;
     if (cased || out->kind != KV_J_STR) return true;
     struct kv_jval text = *out;
-    return by_method(e, "lower", &text, &none, out);
+    return kv_jtext_method(e, "lower", &text, &none, out);
 }
 
 /* Stable insertion sort with a step count that grows with its work. */
@@ -576,7 +576,7 @@ static bool f_batch(ev e, val x, const struct kv_jargs *args, struct kv_jval *ou
     return true;
 }
 
-/* ------------------------------------------------------------------------------ map, select and their kin -- */
+/* ----------------------------------------------------------------------------- map, select and their kin -- */
 
 static bool named_index(ev e, val name, const char *what, int (*find)(struct kv_jstr), int *index)
 {
@@ -714,146 +714,4 @@ bool kv_jcall_filter(ev e, int index, struct kv_jval x, const struct kv_jargs *a
     bool ok = filters[index].call(e, &x, args, out);
     e->depth--;
     return ok;
-}
-
-/* ----------------------------------------------------------------------------------------------- tests -- */
-
-enum test {
-    TEST_DEFINED,
-    TEST_UNDEFINED,
-    TEST_NONE,
-    TEST_STRING,
-    TEST_NUMBER,
-    TEST_INTEGER,
-    TEST_FLOAT,
-    TEST_BOOLEAN,
-    TEST_TRUE,
-    TEST_FALSE,
-    TEST_MAPPING,
-    TEST_ITERABLE,
-    TEST_SEQUENCE,
-    TEST_CALLABLE,
-    TEST_ODD,
-    TEST_EVEN,
-    TEST_LOWER,
-    TEST_UPPER,
-    TEST_FILTER,
-    TEST_TEST,
-    TEST_BINARY,
-    TEST_DIVISIBLE,
-    TEST_SAME
-};
-
-static const struct {
-    const char *name;
-    enum test test;
-    enum kv_jop op; /* of TEST_BINARY */
-} tests[] = {
-    { "defined", TEST_DEFINED, 0 },
-    { "undefined", TEST_UNDEFINED, 0 },
-    { "none", TEST_NONE, 0 },
-    { "string", TEST_STRING, 0 },
-    { "number", TEST_NUMBER, 0 },
-    { "integer", TEST_INTEGER, 0 },
-    { "float", TEST_FLOAT, 0 },
-    { "boolean", TEST_BOOLEAN, 0 },
-    { "true", TEST_TRUE, 0 },
-    { "false", TEST_FALSE, 0 },
-    { "mapping", TEST_MAPPING, 0 },
-    { "iterable", TEST_ITERABLE, 0 },
-    { "sequence", TEST_SEQUENCE, 0 },
-    { "callable", TEST_CALLABLE, 0 },
-    { "odd", TEST_ODD, 0 },
-    { "even", TEST_EVEN, 0 },
-    { "lower", TEST_LOWER, 0 },
-    { "upper", TEST_UPPER, 0 },
-    { "filter", TEST_FILTER, 0 },
-    { "test", TEST_TEST, 0 },
-    { "divisibleby", TEST_DIVISIBLE, 0 },
-    { "sameas", TEST_SAME, 0 },
-    { "eq", TEST_BINARY, KV_JO_EQ },
-    { "equalto", TEST_BINARY, KV_JO_EQ },
-    { "ne", TEST_BINARY, KV_JO_NE },
-    { "lt", TEST_BINARY, KV_JO_LT },
-    { "lessthan", TEST_BINARY, KV_JO_LT },
-    { "le", TEST_BINARY, KV_JO_LE },
-    { "gt", TEST_BINARY, KV_JO_GT },
-    { "greaterthan", TEST_BINARY, KV_JO_GT },
-    { "ge", TEST_BINARY, KV_JO_GE },
-    { "in", TEST_BINARY, KV_JO_IN },
-    { "==", TEST_BINARY, KV_JO_EQ },
-    { "!=", TEST_BINARY, KV_JO_NE },
-    { "<", TEST_BINARY, KV_JO_LT },
-    { "<=", TEST_BINARY, KV_JO_LE },
-    { ">", TEST_BINARY, KV_JO_GT },
-    { ">=", TEST_BINARY, KV_JO_GE },
-};
-
-int kv_jtest_find(struct kv_jstr name)
-{
-    for (size_t i = 0; i < ROW(tests); i++)
-        if (kv_jstr_is(name, tests[i].name)) return (int)i;
-    return -1;
-}
-
-static bool remainder_of(ev e, val x, val by, int64_t *out)
-{
-    struct kv_jval result;
-    if (!kv_jbinary(e, KV_JO_MOD, x, by, &result)) return false;
-    *out = result.kind == KV_J_FLOAT ? result.f != 0.0 : result.i;
-    return true;
-}
-
-static bool test_case(ev e, val x, const char *method, bool *out)
-{
-    struct kv_jargs none = { 0 };
-    struct kv_jval result;
-    if (!by_method(e, method, x, &none, &result)) return false;
-    *out = kv_jval_truth(&result);
-    return true;
-}
-
-bool kv_jcall_test(ev e, int index, struct kv_jval x, const struct kv_jargs *args, bool *out)
-{
-    enum test test = tests[index].test;
-    val slots[KV_JPARAMS_MAX], other;
-    struct kv_jval result, two = kv_jval_int(2);
-    int64_t rest;
-    if (!kv_jbind(e, tests[index].name, test >= TEST_BINARY ? "other" : "", args, slots)) return false;
-    other = slots[0];
-    if (test >= TEST_BINARY && !other)
-        return kv_jfail(e, KVANT_ERR_ARGUMENT, "the test '%s' needs a value", tests[index].name);
-    bool sequence = x.kind == KV_J_STR || x.kind == KV_J_LIST || x.kind == KV_J_TUPLE || x.kind == KV_J_DICT;
-    switch (test) {
-    case TEST_DEFINED: *out = x.kind != KV_J_UNDEFINED; return true;
-    case TEST_UNDEFINED: *out = x.kind == KV_J_UNDEFINED; return true;
-    case TEST_NONE: *out = x.kind == KV_J_NONE; return true;
-    case TEST_STRING: *out = x.kind == KV_J_STR; return true;
-    case TEST_NUMBER: *out = is_whole(&x) || x.kind == KV_J_FLOAT; return true;
-    case TEST_INTEGER: *out = x.kind == KV_J_INT; return true;
-    case TEST_FLOAT: *out = x.kind == KV_J_FLOAT; return true;
-    case TEST_BOOLEAN: *out = x.kind == KV_J_BOOL; return true;
-    case TEST_TRUE: *out = x.kind == KV_J_BOOL && x.b; return true;
-    case TEST_FALSE: *out = x.kind == KV_J_BOOL && !x.b; return true;
-    case TEST_MAPPING: *out = x.kind == KV_J_DICT; return true;
-    case TEST_ITERABLE: *out = sequence || x.kind == KV_J_UNDEFINED; return true;
-    case TEST_SEQUENCE: *out = sequence || x.kind == KV_J_UNDEFINED; return true;
-    case TEST_CALLABLE: *out = x.kind >= KV_J_MACRO; return true;
-    case TEST_LOWER: return test_case(e, &x, "islower", out);
-    case TEST_UPPER: return test_case(e, &x, "isupper", out);
-    case TEST_FILTER: *out = x.kind == KV_J_STR && kv_jfilter_find(x.s) >= 0; return true;
-    case TEST_TEST: *out = x.kind == KV_J_STR && kv_jtest_find(x.s) >= 0; return true;
-    case TEST_SAME:
-        *out = x.kind == other->kind &&
-               (x.kind < KV_J_LIST ? kv_jval_equal(&x, other) : x.list == other->list);
-        return true;
-    case TEST_BINARY:
-        if (!kv_jbinary(e, tests[index].op, &x, other, &result)) return false;
-        *out = kv_jval_truth(&result);
-        return true;
-    default:
-        if (!remainder_of(e, &x, test == TEST_DIVISIBLE ? other : &two, &rest)) return false;
-        *out = (rest == 0) == (test != TEST_ODD);
-        return true;
-    }
 }

@@ -1,4 +1,5 @@
-/* Chat templates of any model file, with variables of any client: a template, a zero byte, and a JSON object. */
+/* Chat templates of any model file, with variables of any client: a template, a zero byte, and a JSON
+ * object. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

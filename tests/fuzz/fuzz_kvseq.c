@@ -1,6 +1,7 @@
 /*
- * Any bytes as a saved sequence. The last bytes choose whether the checksums are made right first, so that what lies
- * behind them is reached as well. What is accepted must save to the same bytes and take more tokens.
+ * Any bytes as a saved sequence. The last bytes choose whether the checksums are made right first, so that
+ * what lies behind them is reached as well. What is accepted must save to the same bytes and take more
+ * tokens.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -67,7 +68,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         int64_t more = ROOM - (int64_t)n < 70 ? ROOM - (int64_t)n : 70;
         if (more > 0 && rig_append(&rig, seq, 1, more, &err) != KVANT_OK) abort();
         kv_seq_close(seq);
-    } else if (seq) abort();
+    } else if (seq)
+        abort();
     free(copy);
     return 0;
 }

@@ -1,6 +1,7 @@
 /*
- * The template language against Jinja itself: tests/data/templates/vectors.json holds what it made of well-known
- * templates, of one piece per part of the language, and what is an error (tools/make-template-vectors.py).
+ * The template language against Jinja itself: tests/data/templates/vectors.json holds what it made of
+ * well-known templates, of one piece per part of the language, and what is an error
+ * (tools/make-template-vectors.py).
  */
 #include <cmocka.h>
 #include <jansson.h>
