@@ -104,6 +104,7 @@ struct job {
     bool suspended, finished;
     atomic_bool cancelled;
     int status; /* of the answer that is not streamed                         */
+    double sent_s; /* last bytes for the client */
     char *out;
     size_t n_out, n_taken, cap_out;
 };
@@ -114,6 +115,8 @@ void job_release(struct job *job);
 /* From the engine: bytes for the client, and that no more will come. Wakes the connection. */
 void job_put(struct job *job, const char *bytes, size_t n_bytes);
 void job_finish(struct job *job, int status);
+/* A stream that has been silent for so long gets a comment, so that nobody in between takes it for dead. */
+void job_ping(struct job *job, double silence_s);
 /* Answers with JSON and finishes; the value is released. */
 void job_finish_json(struct job *job, int status, json_t *value);
 void job_finish_error(struct job *job, const struct api_error *e);

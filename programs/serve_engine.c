@@ -627,6 +627,7 @@ static void drop_cancelled(struct engine *e)
     for (int i = 0; i < e->n_lanes; i++) {
         struct job *job = e->lanes[i].job;
         if (job && (watch ? job_client_gone(job) : job->cancelled)) job_drop(e, job, NULL);
+        else if (job && watch) job_ping(job, 15.0);
     }
 }
 

@@ -61,7 +61,7 @@ struct job *job_open(enum job_kind kind)
     job->kind = kind;
     job->n_holders = 2;
     job->fd = -1;
-    job->arrived_s = clock_s();
+    job->arrived_s = job->sent_s = clock_s();
     pthread_mutex_init(&job->lock, NULL);
     return job;
 }
@@ -92,6 +92,7 @@ static void wake(struct job *job)
 void job_put(struct job *job, const char *bytes, size_t n_bytes)
 {
     pthread_mutex_lock(&job->lock);
+    job->sent_s = clock_s();
     if (job->n_taken == job->n_out) job->n_taken = job->n_out = 0;
     if (n_bytes > job->cap_out - job->n_out) {
         size_t cap = 2 * job->cap_out + n_bytes + 4096;
@@ -109,6 +110,14 @@ void job_put(struct job *job, const char *bytes, size_t n_bytes)
     }
     if (job->kind == JOB_ANSWER && job->request.stream) wake(job); /* others wait for the whole */
     pthread_mutex_unlock(&job->lock);
+}
+
+void job_ping(struct job *job, double silence_s)
+{
+    pthread_mutex_lock(&job->lock);
+    bool silent = job->request.stream && clock_s() - job->sent_s > silence_s;
+    pthread_mutex_unlock(&job->lock);
+    if (silent) job_put(job, ": ping\n\n", 8);
 }
 
 void job_finish(struct job *job, int status)
