@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "kvant.h"
+#undef fail /* cmocka's; the program has a function of that name */
 #include "programs/serve_engine.h"
 
 static struct server server;
