@@ -232,6 +232,12 @@ KVANT_API void kvant_template_close(struct kvant_template *chat);
 KVANT_API kvant_status kvant_template_render(const struct kvant_template *chat, const char *json, size_t n_bytes,
                                              char *text, size_t cap, size_t *n_out, struct kvant_error *err);
 
+/* kvant_chat_render with this template instead of the model's. */
+KVANT_API kvant_status kvant_template_chat(const struct kvant_template *chat,
+                                           const struct kvant_message *messages, size_t n_messages,
+                                           bool add_assistant, char *text, size_t cap, size_t *n_out,
+                                           struct kvant_error *err);
+
 /* Its Jinja text, terminated. */
 KVANT_API const char *kvant_template_source(const struct kvant_template *chat);
 /* True when it mentions a variable, such as "tools" or "enable_thinking". */

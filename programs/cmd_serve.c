@@ -259,10 +259,7 @@ static int run(int argc, char **argv)
           "keys that clients must send; also LLAMA_API_KEY", 0, 0 },
         { "--api-key-file", OPTION_NAME, "FILE", &o->api_key_file, "a key per line; # begins a comment", 0,
           0 },
-        { "--chat-template", OPTION_NAME, "NAME", &o->chat_template,
-          "chatml, llama3, llama2, mistral, gemma, phi3, phi4, zephyr,\ndeepseek, or Jinja text; default: "
-          "the model's",
-          0, 0 },
+        CHAT_TEMPLATE_OPTION(&o->chat_template),
         { "--chat-template-file", OPTION_NAME, "FILE", &o->chat_template_file, "a Jinja template", 0, 0 },
         { "--chat-template-kwargs", OPTION_NAME, "JSON", &o->kwargs,
           "variables for the template, unless a request sets them", 0, 0 },

@@ -444,7 +444,7 @@ kvant_status kvant_chat_render(const struct kvant_model *m, const struct kvant_m
         if (err) *err = m->chat_error;
         return m->chat_error.status;
     }
-    return kv_chat_render(m->chat, messages, n_messages, add_assistant, text, cap, n_out, err);
+    return kvant_template_chat(m->chat, messages, n_messages, add_assistant, text, cap, n_out, err);
 }
 
 kvant_status kvant_plan_open(struct kvant_plan **out, const struct kvant_model *m, const char *spec,

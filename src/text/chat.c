@@ -202,7 +202,7 @@ static kvant_status check_message(const struct kv_tokenizer *t, const struct kva
             (int)(n_why < 64 ? n_why : 64), why);
 }
 
-kvant_status kv_chat_render(const struct kvant_template *chat, const struct kvant_message *messages,
+kvant_status kvant_template_chat(const struct kvant_template *chat, const struct kvant_message *messages,
                             size_t n_messages, bool add_assistant, char *text, size_t cap, size_t *n_out,
                             struct kvant_error *err)
 {

@@ -19,9 +19,4 @@ const char *kv_chat_builtin(const char *name);
 kvant_status kv_chat_open(struct kvant_template **out, const struct kv_tokenizer *t, const char *source,
                           size_t n_bytes, struct kvant_error *err);
 
-/* As kvant_chat_render and kvant_template_render. */
-kvant_status kv_chat_render(const struct kvant_template *chat, const struct kvant_message *messages,
-                            size_t n_messages, bool add_assistant, char *text, size_t cap, size_t *n_out,
-                            struct kvant_error *err);
-
 #endif

@@ -39,7 +39,7 @@ static void expect(const char *source, const struct kvant_message *messages, siz
     struct kvant_template *chat = open_chat(source, NULL);
     char text[1024];
     size_t n_text;
-    assert_int_equal(kv_chat_render(chat, messages, n, add_assistant, text, sizeof text, &n_text, NULL),
+    assert_int_equal(kvant_template_chat(chat, messages, n, add_assistant, text, sizeof text, &n_text, NULL),
                      KVANT_OK);
     assert_string_equal(text, expected);
     assert_int_equal(n_text, strlen(expected));
@@ -100,7 +100,7 @@ static void test_own_words(void **state)
     static const struct kvant_message odd[] = { { "assistant", "x" } },
                                       bytes[] = { { "user", "\xff\xfe z" } };
     struct kvant_template *chat = open_chat(kv_chat_builtin("gemma"), NULL);
-    assert_int_equal(kv_chat_render(chat, odd, 1, true, text, sizeof text, &n, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_template_chat(chat, odd, 1, true, text, sizeof text, &n, &err), KVANT_ERR_ARGUMENT);
     assert_non_null(strstr(err.message, "take turns"));
     kvant_template_close(chat);
     expect(kv_chat_builtin("none"), bytes, 1, true, "\xff\xfe z");
@@ -140,7 +140,7 @@ static void test_refused(void **state)
     struct kvant_template *chat = open_chat(kv_chat_builtin("none"), t);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct kvant_message messages[] = { { "user", "fine <tool> <|im_start" }, cases[i].message };
-        assert_int_equal(kv_chat_render(chat, messages, 2, true, text, sizeof text, &n, &err),
+        assert_int_equal(kvant_template_chat(chat, messages, 2, true, text, sizeof text, &n, &err),
                          KVANT_ERR_ARGUMENT);
         assert_non_null(strstr(err.message, "message 1"));
         assert_non_null(strstr(err.message, cases[i].part));
@@ -151,9 +151,9 @@ static void test_refused(void **state)
                      KVANT_ERR_ARGUMENT);
     assert_non_null(
         strstr(err.message, "messages[0].content[0].text: holds the control token \"<|im_start|>\""));
-    assert_int_equal(kv_chat_render(chat, user, 1, true, text, 3, &n, &err), KVANT_ERR_SPACE);
+    assert_int_equal(kvant_template_chat(chat, user, 1, true, text, 3, &n, &err), KVANT_ERR_SPACE);
     assert_int_equal(n, 4);
-    assert_int_equal(kv_chat_render(chat, user, 1, true, NULL, 0, &n, &err), KVANT_ERR_SPACE);
+    assert_int_equal(kvant_template_chat(chat, user, 1, true, NULL, 0, &n, &err), KVANT_ERR_SPACE);
     assert_int_equal(n, 4);
     kvant_template_close(chat);
     kv_tokenizer_close(t);

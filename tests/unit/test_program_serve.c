@@ -84,7 +84,8 @@ static void expect(struct request request, const char *text, const char *content
     json_t *message = json_object_get(choice, "message");
     const char *got = json_string_value(json_object_get(message, "content"));
     const char *got_thought = json_string_value(json_object_get(message, "reasoning_content"));
-    if (!got || strcmp(got, content) != 0) fail_msg("%s: content |%s|, not |%s|", text, got ? got : "(null)", content);
+    if (!got || strcmp(got, content) != 0) print_error("%s: content |%s|, not |%s|\n", text, got ? got : "", content);
+    assert_true(got && strcmp(got, content) == 0);
     if (thought) assert_string_equal(got_thought ? got_thought : "", thought);
     else assert_null(got_thought);
     assert_string_equal(json_string_value(json_object_get(choice, "finish_reason")), finish);
