@@ -3,7 +3,6 @@
  * well-known templates, of one piece per part of the language, and what is an error
  * (tools/make-template-vectors.py).
  */
-#include <cmocka.h>
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 #include "base/memory.h"
 #include "text/jinja.h"

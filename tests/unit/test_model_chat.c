@@ -2,7 +2,6 @@
  * The chat templates inside two real models against Jinja's rendering of them (tests/data/chat, made by
  * tools/make-chat-vectors.py), through the public interface.
  */
-#include <cmocka.h>
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 #include "base/os.h"
 #include "kvant.h"
