@@ -27,7 +27,7 @@ struct engine {
     bool *seen;        /* (n_vocab) false between calls                           */
     kvant_token *ends; /* (n_ends) tokens that end an answer                      */
     int n_ends;
-    double watched_s;
+    double watched_s, published_s;
 };
 
 /* Sequences that the session can hold beside the lanes': prefixes. */
@@ -582,19 +582,23 @@ static void view_lane(const struct engine *e, int i, struct slot_view *v)
         if (e->prefixes.items[k].slot == i) v->n_held = (int64_t)e->prefixes.items[k].n_tokens;
 }
 
+/* What /slots and /metrics tell. The slots are looked at a few times per second only: it is work for every page. */
 static void publish(struct engine *e, size_t n_entries, double seconds)
 {
     struct server *s = e->server;
+    int n_busy = e->n_lanes - free_lanes(e);
+    bool look = n_busy == 0 || clock_s() - e->published_s > PUBLISH_S;
     int64_t bytes = e->prefixes.bytes;
-    int n_busy = 0;
     pthread_mutex_lock(&s->lock);
-    for (int i = 0; i < e->n_lanes; i++) {
+    for (int i = 0; i < e->n_lanes && look; i++) {
         view_lane(e, i, &s->slots[i]);
         bytes += s->slots[i].bytes;
-        n_busy += s->slots[i].busy;
     }
-    s->metrics.cache_bytes = bytes;
-    s->metrics.n_prefixes = (int64_t)e->prefixes.n;
+    if (look) {
+        e->published_s = clock_s();
+        s->metrics.cache_bytes = bytes;
+        s->metrics.n_prefixes = (int64_t)e->prefixes.n;
+    }
     if (n_entries > 0) {
         int64_t n_prompt = (int64_t)n_entries - e->n_asked;
         s->metrics.n_steps++;

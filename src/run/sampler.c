@@ -212,11 +212,28 @@ static void keep_min_p(struct ranking *r, double p)
  * list, so it costs a tenth of ranking the whole vocabulary. The result is the same. */
 #define TOP_K_DIRECT 256
 
+static bool has_penalty(const struct kvant_sampler *s)
+{
+    return s->opt.repeat_penalty != 0.0f && s->opt.repeat_penalty != 1.0f;
+}
+
 static bool takes_top_k(const struct kvant_sampler *s)
 {
-    bool penalty = s->opt.repeat_penalty != 0.0f && s->opt.repeat_penalty != 1.0f;
-    return s->opt.temperature != 0.0f && !penalty && s->opt.top_k > 0 && s->opt.top_k <= TOP_K_DIRECT &&
+    return s->opt.temperature != 0.0f && !has_penalty(s) && s->opt.top_k > 0 && s->opt.top_k <= TOP_K_DIRECT &&
            s->opt.top_k < s->n_vocab;
+}
+
+/* The largest logit without a list of candidates. */
+static kvant_token pick_largest(const float *logits, int n)
+{
+    int best = 0;
+    float most = -INFINITY;
+    for (int i = 0; i < n; i++)
+        if (logits[i] > most) { /* a NaN is never larger */
+            most = logits[i];
+            best = i;
+        }
+    return best;
 }
 
 static void fill_top_k(struct kvant_sampler *s, const float *logits)
@@ -261,9 +278,14 @@ static float log_probability(const float *logits, int n, kvant_token id)
 
 kvant_token kvant_sampler_next(struct kvant_sampler *s, const float *logits, float *logprob)
 {
-    if (takes_top_k(s)) fill_top_k(s, logits);
-    else fill_candidates(s, logits);
-    kvant_token id = s->opt.temperature == 0.0f ? pick_greedy(s) : pick_random(s);
+    kvant_token id;
+    if (s->opt.temperature == 0.0f && !has_penalty(s)) {
+        id = pick_largest(logits, s->n_vocab);
+    } else {
+        if (takes_top_k(s)) fill_top_k(s, logits);
+        else fill_candidates(s, logits);
+        id = s->opt.temperature == 0.0f ? pick_greedy(s) : pick_random(s);
+    }
     s->history[s->n_chosen++ % HISTORY] = id;
     if (logprob) *logprob = log_probability(logits, s->n_vocab, id);
     return id;
