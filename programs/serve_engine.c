@@ -33,6 +33,7 @@ struct engine {
 /* Sequences that the session can hold beside the lanes': prefixes. */
 #define PREFIXES_MAX 96
 #define WATCH_S      0.1
+#define PUBLISH_S    0.05
 
 static void lane_clear(struct lane *lane)
 {
