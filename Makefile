@@ -26,6 +26,10 @@ else ifeq ($(config),asan)
 BUILD    := build-asan
 OPTIMIZE := -O2 -g -fno-omit-frame-pointer
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+else ifeq ($(config),tsan)
+BUILD    := build-tsan
+OPTIMIZE := -O2 -g -fno-omit-frame-pointer
+SANITIZE := -fsanitize=thread
 else ifeq ($(config),fuzz)
 BUILD    := build-fuzz
 OPTIMIZE := -O1 -g -fno-omit-frame-pointer
@@ -36,7 +40,7 @@ BUILD    := build-emulated
 OPTIMIZE := -O2 -g
 EMULATE  := -DKV_EMULATE_AVX512
 else
-$(error config=$(config) is unknown; use release, debug, asan or emulated)
+$(error config=$(config) is unknown; use release, debug, asan, tsan or emulated)
 endif
 
 # GNU make's built-in CC is "cc"; gcc is what the project is measured with.
@@ -54,9 +58,9 @@ LDFLAGS  += $(SANITIZE)
 
 # Asked for when first used, so that `make deps` works before the libraries are there.
 LIBRARY_LIBS  = $(shell $(PKG_CONFIG) --libs libpcre2-8 yaml-0.1 nettle sqlite3) -lm -lpthread
-PROGRAM_LIBS  = $(shell $(PKG_CONFIG) --libs jansson libedit)
+PROGRAM_LIBS  = $(shell $(PKG_CONFIG) --libs jansson libedit libmicrohttpd)
 TEST_LIBS     = $(shell $(PKG_CONFIG) --libs cmocka jansson)
-LIBRARY_FLAGS = $(shell $(PKG_CONFIG) --cflags libpcre2-8 yaml-0.1 nettle sqlite3 jansson libedit cmocka)
+LIBRARY_FLAGS = $(shell $(PKG_CONFIG) --cflags libpcre2-8 yaml-0.1 nettle sqlite3 jansson libedit libmicrohttpd cmocka)
 
 ISA_AVX2   := -mavx2 -mfma -mf16c -mbmi -mbmi2
 ISA_AVX512 := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi -mavx512bf16
@@ -124,7 +128,7 @@ help:
 	@echo '                           .csv and .svg (15 minutes; the plot needs gnuplot)'
 	@echo 'make bench-tuner           the tuner against uniform recipes and the published method (an hour)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
-	@echo 'make clean                 remove build, build-asan, build-debug, build-fuzz, build-emulated'
+	@echo 'make clean                 remove build, build-asan, build-tsan, build-debug, build-fuzz, build-emulated'
 	@echo 'V=1 shows the commands; CC=clang works as well'
 
 lib: $(STATIC_LIBRARY) $(BUILD)/libkvant.so
@@ -140,6 +144,9 @@ $(BUILD)/obj/tools/%.o:  CPPFLAGS += -Itests
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,CC,$<) $(CC) $(CPPFLAGS) $(LIBRARY_FLAGS) $(CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+
+# The page is part of the program.
+$(BUILD)/obj/programs/serve_page.o: programs/serve_page.html
 
 # Rewritten only when the command changes, so that another compiler or other flags rebuild everything.
 FLAGS_NOW := $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(ISA_AVX512)
@@ -304,4 +311,4 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/kvant $(patsubst docs/man/%,$(DESTDIR)$(PREFIX)/share/man/man1/%,$(MANUALS))
 
 clean:
-	rm -rf build build-asan build-debug build-fuzz build-emulated
+	rm -rf build build-asan build-tsan build-debug build-fuzz build-emulated

@@ -134,7 +134,9 @@ struct kvant_model_info {
                                              * the first KiB of each tensor;
                                              * identifies the model in plans */
     const char *tokenizer, *pre_tokenizer;  /* "gpt2" | "llama", and tokenizer.ggml.pre or "" */
-    const char *chat_format;                /* "chatml" | "llama3" | "none": from the file's template */
+    const char *chat_format;                /* what the file's template looks like: "chatml", "llama3",
+                                             * "llama2", "mistral", "gemma", "phi3", "phi4", "zephyr",
+                                             * "deepseek", "jinja" (another), "none" (there is none)      */
     const char *cpu;                        /* kernel level in use */
     const char *quantization;               /* the most frequent weight type by bytes, such as "Q4_1" */
     int n_layer, n_head, n_head_kv, head_dim, n_embd, n_ff, n_vocab, n_ctx_train, n_threads;
@@ -175,7 +177,8 @@ KVANT_API float kvant_model_key_bias_median(const struct kvant_model *model);
 typedef int32_t kvant_token;
 
 enum {
-    KVANT_TOKENIZE_BOS = 1,    /* put the model's BOS (and EOS) first (last) where the file asks for it */
+    KVANT_TOKENIZE_BOS = 1,    /* put the model's BOS (and EOS) first (last) where the file asks for it; with
+                                * KVANT_TOKENIZE_SPECIAL not before a text that begins with the BOS already */
     KVANT_TOKENIZE_SPECIAL = 2 /* text such as <|im_start|> becomes its control token */
 };
 
@@ -201,17 +204,46 @@ struct kvant_message {
     const char *content; /* terminated; not NULL            */
 };
 
-/* Renders a conversation in the model's own format (ChatML and Llama-3 are built in), ending where the
- * assistant begins when `add_assistant`. Where the file's template has a system message for conversations
- * without one, it is put first. With chat_format "none" the contents are joined by newlines. The text is to
- * be tokenized with KVANT_TOKENIZE_SPECIAL, and with KVANT_TOKENIZE_BOS too when it begins a sequence.
- * `*n_out` counts its bytes without a terminator; text[*n_out] is 0 if there is room for that (cap > *n_out).
- * text may be NULL with cap 0 to ask for the size. Errors: SPACE, ARGUMENT (another role; content that holds
- * a control token: it cannot forge one). Any thread. */
+/* Renders a conversation with the model's own chat template, ending where the assistant begins when
+ * `add_assistant`. With chat_format "none" the contents are joined by newlines. The text is to be tokenized with
+ * KVANT_TOKENIZE_SPECIAL, and with KVANT_TOKENIZE_BOS too when it begins a sequence. `*n_out` counts its bytes
+ * without a terminator; text[*n_out] is 0 if there is room for that (cap > *n_out). text may be NULL with cap 0 to
+ * ask for the size. Errors: SPACE, ARGUMENT (another role; content that holds a control token: it cannot forge one;
+ * a conversation that the template refuses, in its words), FORMAT and UNSUPPORTED (the template itself, position:
+ * its line), MEMORY. Any thread. */
 KVANT_API kvant_status kvant_chat_render(const struct kvant_model *model,
                                          const struct kvant_message *messages, size_t n_messages,
                                          bool add_assistant, char *text, size_t cap, size_t *n_out,
                                          struct kvant_error *err);
+
+/* A chat template: Jinja (docs/templates.md says which part of it). Immutable; any number of threads may use one. */
+struct kvant_template;
+
+/* source: NULL for the model's own, the name of a built-in one ("chatml", "llama3", "llama2", "mistral", "gemma",
+ * "phi3", "phi4", "zephyr", "deepseek", "none"), or Jinja text, which is copied. The model must outlive the template.
+ * On success `*out` is owned by the caller, else NULL. Errors: FORMAT (not Jinja; position: the line), UNSUPPORTED (a
+ * tag, filter or test that is not built in: named, with its line), MEMORY. */
+KVANT_API kvant_status kvant_template_open(struct kvant_template **out, const struct kvant_model *model,
+                                           const char *source, struct kvant_error *err);
+KVANT_API void kvant_template_close(struct kvant_template *chat);
+
+/* Renders. json: (n_bytes) an object in UTF-8 whose members are the template's variables: messages (as in the
+ * OpenAI API), tools, add_generation_prompt, enable_thinking and whatever else the template asks for; bos_token and
+ * eos_token are the model's unless given. Text as of kvant_chat_render, and so its errors; FORMAT also: the JSON
+ * (position: the byte). No text of the object may hold a control token. */
+KVANT_API kvant_status kvant_template_render(const struct kvant_template *chat, const char *json, size_t n_bytes,
+                                             char *text, size_t cap, size_t *n_out, struct kvant_error *err);
+
+/* kvant_chat_render with this template instead of the model's. */
+KVANT_API kvant_status kvant_template_chat(const struct kvant_template *chat,
+                                           const struct kvant_message *messages, size_t n_messages,
+                                           bool add_assistant, char *text, size_t cap, size_t *n_out,
+                                           struct kvant_error *err);
+
+/* Its Jinja text, terminated. */
+KVANT_API const char *kvant_template_source(const struct kvant_template *chat);
+/* True when it mentions a variable, such as "tools" or "enable_thinking". */
+KVANT_API bool kvant_template_uses(const struct kvant_template *chat, const char *variable);
 
 /* ------------------------------------------------------------------------------------------------ plan -- */
 
@@ -351,10 +383,26 @@ struct kvant_sequence_stats {
     int64_t n_inexact_tail;    /* rows of the tail that came back from a page by truncation */
     int64_t n_pages, n_pages_shared;
     size_t cache_bytes;        /* held now: pages + sinks + tail */
+    bool failed;               /* a step ended with NUMERIC because of it: it can only be closed */
 };
 /* ARGUMENT when there is no such sequence. */
 KVANT_API kvant_status kvant_sequence_get_stats(const struct kvant_session *session, int seq,
                                                 struct kvant_sequence_stats *out);
+
+/* Writes a sequence to a file (docs/format-kvcache.md): beside `path`, synchronised, then renamed, so that an earlier
+ * file stays whole until the new one is. tokens: (n_tokens), exactly those that the sequence holds. n_bytes: of the
+ * file; may be NULL. Errors: ARGUMENT (no such sequence, another number of tokens, a sequence that failed), IO, MEMORY. */
+KVANT_API kvant_status kvant_sequence_save(struct kvant_session *session, int seq, const kvant_token *tokens,
+                                           size_t n_tokens, const char *path, size_t *n_bytes,
+                                           struct kvant_error *err);
+
+/* Opens a sequence of room n_tokens_max with what a file holds: bit by bit what was saved, so that it goes on as it
+ * would have. tokens: capacity cap; `*n_out` of them. Errors: those of kvant_sequence_open, IO, FORMAT (damaged,
+ * truncated or no such file; position: the byte), UNSUPPORTED (another version), MISMATCH (another model or plan),
+ * SPACE (more tokens than cap or n_tokens_max). On failure *seq is -1. */
+KVANT_API kvant_status kvant_sequence_restore(struct kvant_session *session, const struct kvant_plan *plan,
+                                              int64_t n_tokens_max, const char *path, int *seq, kvant_token *tokens,
+                                              size_t cap, size_t *n_out, size_t *n_bytes, struct kvant_error *err);
 
 /* One token of one sequence. Tokens of the same sequence follow each other in order within a batch; sequences
  * may be of different plans and lengths. */

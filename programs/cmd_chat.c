@@ -12,7 +12,7 @@ struct chat_flags {
     struct model_flags model;
     struct plan_flags plan;
     struct sampling_flags sampling;
-    const char *system;
+    const char *system, *chat_template;
     int64_t n_ctx;
 };
 
@@ -95,8 +95,9 @@ static int chat_begin(struct chat *chat)
 static int turn_tokens(const struct chat *chat, const char *text, kvant_token **ids, size_t *n_ids)
 {
     if (!chat->has_begun)
-        return prompt_tokens(chat->model, chat->flags->system, text, strlen(text), false, ids, n_ids);
-    int code = prompt_tokens_next(chat->model, text, ids, n_ids);
+        return prompt_tokens(chat->model, chat->flags->chat_template, chat->flags->system, text, strlen(text), false,
+                             ids, n_ids);
+    int code = prompt_tokens_next(chat->model, chat->flags->chat_template, text, ids, n_ids);
     if (code != EXIT_OK || chat->pending < 0) return code;
     *ids = reallocate(*ids, *n_ids + 1, sizeof **ids);
     memmove(*ids + 1, *ids, *n_ids * sizeof **ids);
@@ -183,6 +184,7 @@ static int run(int argc, char **argv)
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"-sys, --system-prompt", OPTION_TEXT, "TEXT", &f.system, "system message", 0, 0},
+        CHAT_TEMPLATE_OPTION(&f.chat_template),
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
          "context; 0 = the smaller of 8192 and the model's (default)", 0, 1e9},
         SAMPLING_OPTIONS(&f.sampling),

@@ -18,7 +18,7 @@ struct run_flags {
     struct model_flags model;
     struct plan_flags plan;
     struct sampling_flags sampling;
-    const char *prompt, *prompt_path, *system;
+    const char *prompt, *prompt_path, *system, *chat_template;
     int64_t n_ctx;
     bool raw, compare, confidence;
     const char *embed_path, *embed_of, *best_by;
@@ -354,7 +354,8 @@ static int execute(const struct run_flags *flags)
     struct pass pass = {0};
 
     int code = setup_model(&model, &flags->model, false);
-    if (code == EXIT_OK) code = prompt_tokens(model, flags->system, text, n_bytes, flags->raw, &ids, &n_ids);
+    if (code == EXIT_OK)
+        code = prompt_tokens(model, flags->chat_template, flags->system, text, n_bytes, flags->raw, &ids, &n_ids);
     if (code == EXIT_OK) code = setup_plan_sound(&plan, model, &flags->plan, name);
     struct kvant_router *router = NULL;
     struct modes modes = {0};
@@ -389,6 +390,7 @@ static int run(int argc, char **argv)
         {"-f, --file", OPTION_NAME, "FILE", &f.prompt_path, "the prompt from a file; - is standard input", 0,
          0},
         {"-sys, --system-prompt", OPTION_TEXT, "TEXT", &f.system, "system message", 0, 0},
+        CHAT_TEMPLATE_OPTION(&f.chat_template),
         {"--raw", OPTION_FLAG, NULL, &f.raw, "the prompt as it is, without the model's chat format", 0, 0},
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
          "context; 0 = the smaller of 8192 and the model's (default)", 0, 1e9},

@@ -9,7 +9,7 @@
 static const struct command *const commands[] = {
     &command_info,        &command_run,   &command_chat,   &command_eval,     &command_tune,
     &command_sensitivity, &command_bench, &command_report, &command_tokenize, &command_plan,
-    &command_embed,       &command_score, &command_router,
+    &command_embed,       &command_score, &command_router, &command_serve,
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -37,7 +37,7 @@ static int read_line(struct prompt_list *out, const struct kvant_model *model, c
     const char *text = prompt_of(object, &as_it_is);
     kvant_token *ids = NULL;
     size_t n_ids = 0;
-    int code = text ? prompt_tokens(model, NULL, text, strlen(text), raw || as_it_is, &ids, &n_ids)
+    int code = text ? prompt_tokens(model, NULL, NULL, text, strlen(text), raw || as_it_is, &ids, &n_ids)
                     : fail_text("%s: line %lld has no string \"question\", \"prompt\" or \"text\"", path,
                                 (long long)number);
     json_decref(object);

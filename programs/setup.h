@@ -39,6 +39,10 @@ struct plan_flags {
     {"-ctv, --cache-type-v", OPTION_NAME, "TYPE", &(f)->type_v, "values, likewise", 0, 0},                       \
     {"--save-plan", OPTION_NAME, "FILE", &(f)->save_path, "keep the plan, calibrated, as a file", 0, 0}
 
+#define CHAT_TEMPLATE_OPTION(target)                                                                             \
+    {"--chat-template", OPTION_NAME, "NAME", (target),                                                           \
+     "chatml, llama3, llama2, mistral, gemma, phi3, phi4, zephyr,\ndeepseek, or Jinja text; default: the model's", 0, 0}
+
 /* Of commands that write text for people: they refuse a plan that has collapsed. */
 #define FORCE_OPTION(f)                                                                                          \
     {"--force", OPTION_FLAG, NULL, &(f)->force, "use a plan even when it is marked as collapsed", 0, 0}

@@ -21,3 +21,8 @@ void kv_hash_end(struct kv_hash *h, char text[KV_HASH_TEXT_CAP])
     for (size_t i = 0; i < sizeof digest; i++)
         n += snprintf(text + n, KV_HASH_TEXT_CAP - (size_t)n, "%02x", digest[i]);
 }
+
+void kv_hash_bytes(struct kv_hash *h, uint8_t out[32])
+{
+    sha256_digest(&h->state, SHA256_DIGEST_SIZE, out);
+}

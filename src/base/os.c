@@ -258,6 +258,14 @@ double kv_clock_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+size_t kv_time_format(int64_t time_s, bool utc, const char *format, char *out, size_t cap)
+{
+    time_t t = (time_t)time_s;
+    struct tm tm;
+    if (!(utc ? gmtime_r(&t, &tm) : localtime_r(&t, &tm))) return 0;
+    return strftime(out, cap, format, &tm);
+}
+
 int64_t kv_time_s(void)
 {
     return (int64_t)time(NULL);

@@ -29,6 +29,8 @@ kvant_status kv_file_get_bytes(const char *path, int64_t *n_bytes, struct kvant_
 double kv_clock_s(void);
 /* Seconds since 1970. */
 int64_t kv_time_s(void);
+/* strftime of a time in seconds since 1970, in UTC or local time: bytes written, 0 when they do not fit. */
+size_t kv_time_format(int64_t time_s, bool utc, const char *format, char *out, size_t cap);
 
 /* Cores that this process may run on, at least 1. */
 int kv_cpu_count(void);

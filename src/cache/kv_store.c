@@ -366,6 +366,7 @@ void kv_seq_get_stats(const struct kv_seq *seq, struct kvant_sequence_stats *out
         .cache_bytes = seq->n_pages * cache->layout.page_bytes +
                        kv_seq_block_bytes(cache->plan, seq->n_tokens_max) +
                        kv_page_table_bytes(seq->n_pages_max),
+        .failed = seq->failed,
     };
     for (size_t i = 0; i < seq->n_pages; i++)
         out->n_pages_shared += kv_page_is_shared(&cache->pool, seq->pages[i]);

@@ -273,6 +273,19 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
     return kv_kernels_open(&m->kernels, opt->cpu, err);
 }
 
+/* A template that cannot be read must not keep the model from running: the error is told when it is used. */
+static kvant_status open_chat(struct kvant_model *m, struct kvant_error *err)
+{
+    struct kv_str source = { 0 };
+    bool found = false;
+    KV_TRY(kv_gguf_get_str(m->gguf, "tokenizer.chat_template", &source, &found, err));
+    m->chat_format = kv_chat_format_name(found ? &source : NULL);
+    if (!found) source = (struct kv_str){ kv_chat_builtin("none"), strlen(kv_chat_builtin("none")) };
+    kvant_status status = kv_chat_open(&m->chat, m->tokenizer, source.data, source.n_bytes, &m->chat_error);
+    if (status == KVANT_ERR_MEMORY) KV_FAIL(err, status, -1, "%s", m->chat_error.message);
+    return KVANT_OK;
+}
+
 static kvant_status open_into(struct kvant_model *m, const char *path, const struct kvant_model_options *opt,
                               struct kvant_error *err)
 {
@@ -280,10 +293,7 @@ static kvant_status open_into(struct kvant_model *m, const char *path, const str
     KV_TRY(kv_gguf_open(&m->gguf, path, err));
     KV_TRY(kv_tokenizer_open(&m->tokenizer, m->gguf, err));
     KV_TRY(read_name(m, err));
-    struct kv_str chat_template = { 0 };
-    bool found = false;
-    KV_TRY(kv_gguf_get_str(m->gguf, "tokenizer.chat_template", &chat_template, &found, err));
-    m->chat_format = kv_chat_recognise(found ? &chat_template : NULL, &m->chat_default_system);
+    KV_TRY(open_chat(m, err));
     fingerprint(m);
     KV_TRY(count_shares(m, err));
     m->n_vocab = kv_tokenizer_n_vocab(m->tokenizer);
@@ -317,6 +327,7 @@ void kvant_model_close(struct kvant_model *m)
     kv_free(m->vectors);
     kv_free(m->layers);
     kv_free(m->inv_freq);
+    kvant_template_close(m->chat);
     kv_tokenizer_close(m->tokenizer);
     kv_gguf_close(m->gguf);
     kv_free(m);
@@ -356,7 +367,7 @@ void kvant_model_get_info(const struct kvant_model *m, struct kvant_model_info *
         .fingerprint = m->fingerprint,
         .tokenizer = kv_tokenizer_model_name(m->tokenizer),
         .pre_tokenizer = kv_tokenizer_pre_name(m->tokenizer),
-        .chat_format = kv_chat_format_name(m->chat_format),
+        .chat_format = m->chat_format,
         .cpu = kv_cpu_level_name(m->kernels.level),
         .quantization = most ? most->type->name : "none",
         .n_layer = m->hp.n_layer,
@@ -411,12 +422,29 @@ bool kvant_token_is_end(const struct kvant_model *m, kvant_token id)
     return kv_tokenizer_is_end(m->tokenizer, id);
 }
 
+kvant_status kvant_template_open(struct kvant_template **out, const struct kvant_model *m, const char *source,
+                                 struct kvant_error *err)
+{
+    struct kv_str own = { 0 };
+    bool found = false;
+    *out = NULL;
+    if (!source) KV_TRY(kv_gguf_get_str(m->gguf, "tokenizer.chat_template", &own, &found, err));
+    if (found) return kv_chat_open(out, m->tokenizer, own.data, own.n_bytes, err);
+    const char *text = kv_chat_builtin(source ? source : "none");
+    if (!text) text = source;
+    return kv_chat_open(out, m->tokenizer, text, strlen(text), err);
+}
+
 kvant_status kvant_chat_render(const struct kvant_model *m, const struct kvant_message *messages,
                                size_t n_messages, bool add_assistant, char *text, size_t cap, size_t *n_out,
                                struct kvant_error *err)
 {
-    return kv_chat_render(m->chat_format, m->chat_default_system, m->tokenizer, messages, n_messages,
-                          add_assistant, text, cap, n_out, err);
+    *n_out = 0;
+    if (!m->chat) {
+        if (err) *err = m->chat_error;
+        return m->chat_error.status;
+    }
+    return kvant_template_chat(m->chat, messages, n_messages, add_assistant, text, cap, n_out, err);
 }
 
 kvant_status kvant_plan_open(struct kvant_plan **out, const struct kvant_model *m, const char *spec,

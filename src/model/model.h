@@ -50,8 +50,9 @@ struct kvant_model {
     kvant_act act;
     kvant_attn attn;
     bool vocab_only;
-    enum kv_chat_format chat_format;
-    const char *chat_default_system;
+    const char *chat_format;                        /* static                                         */
+    struct kvant_template *chat;                    /* NULL: chat_error says why                      */
+    struct kvant_error chat_error;
     char *name;                                     /* general.name or ""                             */
     char fingerprint[KV_HASH_TEXT_CAP];
     struct kv_weight_share *shares;                 /* (n_shares), by first appearance                */

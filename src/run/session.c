@@ -8,7 +8,10 @@
  */
 #include "run/session.h"
 
+#include "base/host_memory.h"
 #include "base/memory.h"
+#include "base/os.h"
+#include "cache/kv_file.h"
 #include "model/forward.h"
 
 #include <assert.h>
@@ -221,13 +224,10 @@ static kvant_status free_slot(const struct kvant_session *s, int *slot, struct k
             "all %d sequences of the session are open; close one or raise n_sequences", s->n_sequences);
 }
 
-kvant_status kvant_sequence_open(struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max,
-                                 int *seq, struct kvant_error *err)
+static kvant_status check_plan(const struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max,
+                               struct kvant_error *err)
 {
     const struct kv_hparams *h = &s->model->hp;
-    int slot = -1;
-    *seq = -1;
-    KV_TRY(free_slot(s, &slot, err));
     if (n_tokens_max < 1 || n_tokens_max > INT32_MAX)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a sequence of %lld tokens; 1 to %d are possible",
                 (long long)n_tokens_max, INT32_MAX);
@@ -236,6 +236,16 @@ kvant_status kvant_sequence_open(struct kvant_session *s, const struct kvant_pla
                 "the plan %s is for %d layers of %d KV heads of %d, the model has %d of %d of %d",
                 kvant_plan_name(plan), plan->n_layer, plan->n_head_kv, plan->head_dim, h->n_layer,
                 h->n_head_kv, h->head_dim);
+    return KVANT_OK;
+}
+
+kvant_status kvant_sequence_open(struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max,
+                                 int *seq, struct kvant_error *err)
+{
+    int slot = -1;
+    *seq = -1;
+    KV_TRY(free_slot(s, &slot, err));
+    KV_TRY(check_plan(s, plan, n_tokens_max, err));
     KV_TRY(kv_seq_open(&s->seqs[slot], s->store, plan, n_tokens_max, err));
     *seq = slot;
     return KVANT_OK;
@@ -272,6 +282,47 @@ kvant_status kvant_sequence_get_stats(const struct kvant_session *s, int seq,
 {
     if (!seq_at(s, seq)) return KVANT_ERR_ARGUMENT;
     kv_seq_get_stats(s->seqs[seq], out);
+    return KVANT_OK;
+}
+
+kvant_status kvant_sequence_save(struct kvant_session *s, int seq, const kvant_token *tokens, size_t n_tokens,
+                                 const char *path, size_t *n_bytes, struct kvant_error *err)
+{
+    uint8_t *data;
+    size_t n;
+    if (n_bytes) *n_bytes = 0;
+    if (!seq_at(s, seq)) return no_such_sequence(seq, err);
+    KV_TRY(kv_file_pack(s->seqs[seq], s->model->fingerprint, tokens, n_tokens, &data, &n, err));
+    kvant_status status = kv_file_write(path, data, n, err);
+    kv_free(data);
+    if (status == KVANT_OK && n_bytes) *n_bytes = n;
+    return status;
+}
+
+kvant_status kvant_sequence_restore(struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max,
+                                    const char *path, int *seq, kvant_token *tokens, size_t cap, size_t *n_out,
+                                    size_t *n_bytes, struct kvant_error *err)
+{
+    int slot = -1;
+    char *data;
+    struct kv_file_source file = { .fingerprint = s->model->fingerprint, .n_vocab = s->model->n_vocab };
+    *seq = -1;
+    *n_out = 0;
+    if (n_bytes) *n_bytes = 0;
+    KV_TRY(free_slot(s, &slot, err));
+    KV_TRY(check_plan(s, plan, n_tokens_max, err));
+    if (kvant_plan_needs_calibration(plan))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan %s: calibrate it first", kvant_plan_name(plan));
+    KV_TRY(kv_file_read(path, kv_host_memory_bytes(), &data, &file.n_bytes, err));
+    file.data = (const uint8_t *)data;
+    kvant_status status = kv_file_unpack(&s->seqs[slot], s->store, plan, n_tokens_max, &file, tokens, cap, n_out, err);
+    kv_free(data);
+    if (status == KVANT_ERR_FORMAT || status == KVANT_ERR_MISMATCH || status == KVANT_ERR_UNSUPPORTED ||
+        status == KVANT_ERR_SPACE)
+        return kv_error_prefix(err, status, "%s", path);
+    if (status != KVANT_OK) return status;
+    *seq = slot;
+    if (n_bytes) *n_bytes = file.n_bytes;
     return KVANT_OK;
 }
 

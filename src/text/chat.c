@@ -1,205 +1,222 @@
-/*
- * ChatML and Llama-3, rendered as the models' own templates render plain conversations:
- *
- *     <|im_start|>ROLE \n CONTENT <|im_end|> \n
- *         a system message of the template's own goes first if the conversation has none (Qwen2.5, SmolLM2)
- *     <|begin_of_text|> <|start_header_id|>ROLE<|end_header_id|> \n\n CONTENT <|eot_id|>
- *         CONTENT trimmed; from 3.1 on the system message begins with two dates
- */
 #include "text/chat.h"
 
 #include <string.h>
 
-#define LLAMA3_DATES "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+#include "base/memory.h"
+#include "text/jinja.h"
 
-static const char *find_text(const char *s, size_t n, const char *text)
+struct kvant_template {
+    struct kv_jinja *jinja;
+    const struct kv_tokenizer *tokenizer; /* NULL: none */
+    char *source;
+};
+
+/* ---------------------------------------------------------------------------------------------- built in -- */
+
+#define ALTERNATE                                                                                            \
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"                                         \
+    "{{ raise_exception('user and assistant must take turns, the user first') }}{% endif %}"
+
+/* In the words of the families' own templates; without tools. */
+static const struct {
+    const char *name, *source;
+} builtin[] = {
+    { "chatml",
+      "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+      "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif "
+      "%}" },
+    { "llama3", "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + "
+                "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+                "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% "
+                "endif %}" },
+    { "llama2",
+      "{% if messages and messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\\n' + "
+      "messages[0]['content'] + "
+      "'\\n<</SYS>>\\n\\n' %}{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
+      "{% for message in messages %}" ALTERNATE
+      "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + "
+      "((system if loop.first else '') + message['content']).strip() + ' [/INST]' }}{% else %}"
+      "{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}" },
+    { "mistral", "{% if messages and messages[0]['role'] == 'system' %}{% set system = "
+                 "messages[0]['content'] + '\\n\\n' %}"
+                 "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{{ bos_token }}"
+                 "{% for message in messages %}" ALTERNATE "{% if message['role'] == 'user' %}{{ '[INST] ' + "
+                 "(system if loop.last else '') + message['content'] + '[/INST]' }}{% else %}"
+                 "{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}" },
+    { "gemma", "{% if messages and messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] "
+               "+ '\\n\\n' %}"
+               "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{{ bos_token }}"
+               "{% for message in messages %}" ALTERNATE
+               "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' "
+               "else message['role']) + '\\n' + (system if loop.first else '') + message['content'] | trim + "
+               "'<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' "
+               "}}{% endif %}" },
+    { "phi3", "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + "
+              "'<|end|>\\n' }}"
+              "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}" },
+    { "phi4", "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + "
+              "message['content'] + "
+              "'<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' "
+              "}}{% endif %}" },
+    { "zephyr", "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + "
+                "eos_token + '\\n' }}"
+                "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}" },
+    { "deepseek",
+      "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] "
+      "}}"
+      "{% elif message['role'] == 'user' %}{{ '<\xef\xbd\x9cUser\xef\xbd\x9c>' + message['content'] }}{% "
+      "else %}"
+      "{{ '<\xef\xbd\x9c"
+      "Assistant\xef\xbd\x9c>' + message['content'].split('</think>')[-1] + eos_token }}{% endif %}"
+      "{% endfor %}{% if add_generation_prompt %}{{ '<\xef\xbd\x9c"
+      "Assistant\xef\xbd\x9c>' }}{% endif %}" },
+    { "none",
+      "{% for message in messages %}{{ '\\n' if not loop.first }}{{ message['content'] }}{% endfor %}" },
+};
+
+const char *kv_chat_builtin(const char *name)
 {
-    return memmem(s, n, text, strlen(text));
-}
-
-static const char system_end[] = "<|im_end|>";
-
-/* Bytes of the character at s as a string literal writes it: 2 for an escape. kv_chat_recognise found the end
- * of the message with these steps, so the same steps lead the renderer there. */
-static size_t literal_step(const char *s)
-{
-    return *s == '\\' ? 2 : 1;
-}
-
-static bool at_system_end(const char *s)
-{
-    return strncmp(s, system_end, sizeof system_end - 1) == 0;
-}
-
-/* A system block written out in one string literal of the template: a quote, <|im_start|>system, a newline
- * (real or \n), the message, <|im_end|>. A block that is put together from parts closes its literal
- * earlier. */
-static const char *literal_system(const char *s, size_t n)
-{
-    static const char head[] = "<|im_start|>system";
-    const char *end = s + n, *block = s;
-    while ((block = find_text(block, (size_t)(end - block), head)) != NULL) {
-        char quote = block > s ? block[-1] : '\0';
-        block += sizeof head - 1;
-        if (quote != '\'' && quote != '"') continue;
-        size_t n_left = (size_t)(end - block);
-        size_t n_newline = 0;
-        if (n_left >= 1 && block[0] == '\n') n_newline = 1;
-        if (n_left >= 2 && memcmp(block, "\\n", 2) == 0) n_newline = 2;
-        if (n_newline == 0) continue;
-        const char *message = block + n_newline;
-        for (const char *p = message; end - p >= (ptrdiff_t)sizeof system_end - 1 && *p != quote;
-             p += literal_step(p))
-            if (at_system_end(p)) return message;
-    }
+    for (size_t i = 0; i < sizeof builtin / sizeof builtin[0]; i++)
+        if (strcmp(builtin[i].name, name) == 0) return builtin[i].source;
     return NULL;
 }
 
-enum kv_chat_format kv_chat_recognise(const struct kv_str *template_text, const char **default_system)
+static bool holds(const struct kv_str *s, const char *text)
 {
-    *default_system = NULL;
-    if (!template_text) return KV_CHAT_NONE;
-    const char *s = template_text->data;
-    size_t n = template_text->n_bytes;
-    if (find_text(s, n, "<|im_start|>")) {
-        *default_system = literal_system(s, n);
-        return KV_CHAT_CHATML;
-    }
-    if (find_text(s, n, "<|start_header_id|>") && find_text(s, n, "<|eot_id|>")) {
-        *default_system = find_text(s, n, "Cutting Knowledge Date");
-        return KV_CHAT_LLAMA3;
-    }
-    return KV_CHAT_NONE;
+    return memmem(s->data, s->n_bytes, text, strlen(text)) != NULL;
 }
 
-const char *kv_chat_format_name(enum kv_chat_format format)
+const char *kv_chat_format_name(const struct kv_str *s)
 {
-    switch (format) {
-    case KV_CHAT_CHATML: return "chatml";
-    case KV_CHAT_LLAMA3: return "llama3";
-    case KV_CHAT_NONE: break;
-    }
-    return "none";
+    static const struct {
+        const char *mark, *also, *name;
+    } marks[] = {
+        { "<|im_start|>", "<|im_sep|>", "phi4" },
+        { "<|im_start|>", "", "chatml" },
+        { "<|start_header_id|>", "<|eot_id|>", "llama3" },
+        { "[INST]", "<<SYS>>", "llama2" },
+        { "[INST]", "", "mistral" },
+        { "<start_of_turn>", "", "gemma" },
+        { "<\xef\xbd\x9cUser\xef\xbd\x9c>", "", "deepseek" },
+        { "<|assistant|>", "<|end|>", "phi3" },
+        { "<|assistant|>", "", "zephyr" },
+    };
+    if (!s) return "none";
+    for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
+        if (holds(s, marks[i].mark) && holds(s, marks[i].also)) return marks[i].name;
+    return "jinja";
 }
 
-/* ------------------------------------------------------------------------------------------- rendering -- */
+/* --------------------------------------------------------------------------------------------- templates -- */
 
-struct chat_text {
-    char *text;
-    size_t cap, n; /* n counts also what did not fit */
-};
-
-static void put_bytes(struct chat_text *out, const char *s, size_t n)
+kvant_status kv_chat_open(struct kvant_template **out, const struct kv_tokenizer *t, const char *source,
+                          size_t n_bytes, struct kvant_error *err)
 {
-    if (out->n < out->cap) {
-        size_t room = out->cap - out->n;
-        memcpy(out->text + out->n, s, n < room ? n : room);
+    struct kv_jinja *jinja;
+    *out = NULL;
+    KV_TRY(kv_jinja_open(&jinja, source, n_bytes, err));
+    struct kvant_template *chat = kv_alloc(1, sizeof *chat);
+    if (chat) chat->source = kv_strndup(source, n_bytes);
+    if (!chat || !chat->source) {
+        kv_free(chat);
+        kv_jinja_close(jinja);
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "chat template: no memory");
     }
-    out->n += n;
+    chat->jinja = jinja;
+    chat->tokenizer = t;
+    *out = chat;
+    return KVANT_OK;
 }
 
-static void put(struct chat_text *out, const char *s)
+void kvant_template_close(struct kvant_template *chat)
 {
-    put_bytes(out, s, strlen(s));
+    if (!chat) return;
+    kv_jinja_close(chat->jinja);
+    kv_free(chat->source);
+    kv_free(chat);
 }
 
-/* The message that literal_system found, its escapes resolved. */
-static void put_literal(struct chat_text *out, const char *s)
+const char *kvant_template_source(const struct kvant_template *chat)
 {
-    for (; !at_system_end(s); s += literal_step(s)) {
-        char c = *s;
-        if (c == '\\') c = s[1] == 'n' ? '\n' : s[1] == 't' ? '\t' : s[1];
-        put_bytes(out, &c, 1);
-    }
+    return chat->source;
 }
 
-static void put_chatml(struct chat_text *out, const char *default_system,
-                       const struct kvant_message *messages, size_t n_messages, bool add_assistant)
+bool kvant_template_uses(const struct kvant_template *chat, const char *variable)
 {
-    if (default_system && n_messages > 0 && strcmp(messages[0].role, "system") != 0) {
-        put(out, "<|im_start|>system\n");
-        put_literal(out, default_system);
-        put(out, "<|im_end|>\n");
-    }
-    for (size_t i = 0; i < n_messages; i++) {
-        put(out, "<|im_start|>");
-        put(out, messages[i].role);
-        put(out, "\n");
-        put(out, messages[i].content);
-        put(out, "<|im_end|>\n");
-    }
-    if (add_assistant) put(out, "<|im_start|>assistant\n");
+    return kv_jinja_mentions(chat->jinja, variable);
 }
 
-static void put_trimmed(struct chat_text *out, const char *s)
+/* --------------------------------------------------------------------------------------------- rendering -- */
+
+static bool allows(const void *user, const char *text, size_t n_bytes, const char **why, size_t *n_why)
 {
-    static const char space[] = " \t\n\v\f\r\x1c\x1d\x1e\x1f"; /* ASCII part of what Jinja's trim removes */
-    s += strspn(s, space);
-    size_t n = strlen(s);
-    while (n > 0 && strchr(space, s[n - 1])) n--;
-    put_bytes(out, s, n);
+    const struct kv_tokenizer *t = user;
+    kvant_token id = kv_tokenizer_find_control(t, text, n_bytes);
+    if (id < 0) return true;
+    struct kv_str token = kv_tokenizer_text(t, id);
+    *why = token.data;
+    *n_why = token.n_bytes;
+    return false;
 }
 
-static void put_llama3(struct chat_text *out, bool dated, const struct kvant_message *messages,
-                       size_t n_messages, bool add_assistant)
+static kvant_status render(const struct kvant_template *chat, struct kv_jinja_call *call, char *text,
+                           size_t cap, size_t *n_out, struct kvant_error *err)
 {
-    if (n_messages > 0) put(out, "<|begin_of_text|>");
-    bool has_system = n_messages > 0 && strcmp(messages[0].role, "system") == 0;
-    if (dated && n_messages > 0) {
-        put(out, "<|start_header_id|>system<|end_header_id|>\n\n" LLAMA3_DATES);
-        if (has_system) put_trimmed(out, messages[0].content);
-        put(out, "<|eot_id|>");
+    const struct kv_tokenizer *t = chat->tokenizer;
+    struct kv_jinja_text texts[2] = { { "bos_token", "", 0 }, { "eos_token", "", 0 } };
+    kvant_token ids[2] = { t ? kv_tokenizer_bos(t) : -1, t ? kv_tokenizer_eos(t) : -1 };
+    for (int i = 0; i < 2; i++) {
+        if (ids[i] < 0) continue;
+        struct kv_str token = kv_tokenizer_text(t, ids[i]);
+        texts[i].text = token.data;
+        texts[i].n_bytes = token.n_bytes;
     }
-    for (size_t i = dated && has_system; i < n_messages; i++) {
-        put(out, "<|start_header_id|>");
-        put(out, messages[i].role);
-        put(out, "<|end_header_id|>\n\n");
-        put_trimmed(out, messages[i].content);
-        put(out, "<|eot_id|>");
-    }
-    if (add_assistant) put(out, "<|start_header_id|>assistant<|end_header_id|>\n\n");
-}
-
-static void put_plain(struct chat_text *out, const struct kvant_message *messages, size_t n_messages)
-{
-    for (size_t i = 0; i < n_messages; i++) {
-        if (i > 0) put(out, "\n");
-        put(out, messages[i].content);
-    }
+    call->texts = texts;
+    call->n_texts = 2;
+    call->allows = t ? allows : NULL;
+    call->user = t;
+    char *rendered;
+    *n_out = 0;
+    KV_TRY(kv_jinja_render(chat->jinja, call, &rendered, n_out, err));
+    if (!text) cap = 0;
+    if (cap) memcpy(text, rendered, *n_out < cap ? *n_out + 1 : cap);
+    kv_free(rendered);
+    if (*n_out > cap) KV_FAIL(err, KVANT_ERR_SPACE, -1, "room for %zu bytes, %zu needed", cap, *n_out);
+    return KVANT_OK;
 }
 
 static kvant_status check_message(const struct kv_tokenizer *t, const struct kvant_message *message, size_t i,
                                   struct kvant_error *err)
 {
+    const char *why;
+    size_t n_why;
     if (!message->role || !message->content)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "message %zu: role and content must not be NULL", i);
     if (strcmp(message->role, "system") != 0 && strcmp(message->role, "user") != 0 &&
         strcmp(message->role, "assistant") != 0)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "message %zu: role \"%.32s\": use system, user or assistant", i,
                 message->role);
-    kvant_token id = t ? kv_tokenizer_find_control(t, message->content, strlen(message->content)) : -1;
-    if (id < 0) return KVANT_OK;
-    struct kv_str text = kv_tokenizer_text(t, id);
+    if (!t || allows(t, message->content, strlen(message->content), &why, &n_why)) return KVANT_OK;
     KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
             "message %zu: holds the control token \"%.*s\": take it out of the content", i,
-            (int)(text.n_bytes < 64 ? text.n_bytes : 64), text.data);
+            (int)(n_why < 64 ? n_why : 64), why);
 }
 
-kvant_status kv_chat_render(enum kv_chat_format format, const char *default_system,
-                            const struct kv_tokenizer *t, const struct kvant_message *messages,
+kvant_status kvant_template_chat(const struct kvant_template *chat, const struct kvant_message *messages,
                             size_t n_messages, bool add_assistant, char *text, size_t cap, size_t *n_out,
                             struct kvant_error *err)
 {
     *n_out = 0;
-    for (size_t i = 0; i < n_messages; i++) KV_TRY(check_message(t, &messages[i], i, err));
-    struct chat_text out = { text, text ? cap : 0, 0 };
-    switch (format) {
-    case KV_CHAT_CHATML: put_chatml(&out, default_system, messages, n_messages, add_assistant); break;
-    case KV_CHAT_LLAMA3: put_llama3(&out, default_system != NULL, messages, n_messages, add_assistant); break;
-    case KV_CHAT_NONE: put_plain(&out, messages, n_messages); break;
-    }
-    *n_out = out.n;
-    if (out.n > out.cap) KV_FAIL(err, KVANT_ERR_SPACE, -1, "room for %zu bytes, %zu needed", out.cap, out.n);
-    if (out.n < out.cap) text[out.n] = '\0';
-    return KVANT_OK;
+    for (size_t i = 0; i < n_messages; i++) KV_TRY(check_message(chat->tokenizer, &messages[i], i, err));
+    struct kv_jinja_call call = { .messages = messages,
+                                  .n_messages = n_messages,
+                                  .add_generation_prompt = add_assistant };
+    return render(chat, &call, text, cap, n_out, err);
+}
+
+kvant_status kvant_template_render(const struct kvant_template *chat, const char *json, size_t n_bytes,
+                                   char *text, size_t cap, size_t *n_out, struct kvant_error *err)
+{
+    struct kv_jinja_call call = { .json = json, .n_bytes = n_bytes };
+    return render(chat, &call, text, cap, n_out, err);
 }

@@ -191,6 +191,14 @@ static kvant_status encode_text(const struct kv_tokenizer *t, struct kv_merge *m
     return KVANT_OK;
 }
 
+/* Chat templates write the BOS themselves: there must not be two. */
+static bool begins_with_bos(const struct kv_tokenizer *t, const char *text, size_t n_bytes, int flags)
+{
+    size_t start;
+    if (!(flags & KVANT_TOKENIZE_SPECIAL) || n_bytes == 0) return false;
+    return kv_vocab_find_special(&t->vocab, text, n_bytes, 0, true, &start) == t->bos && start == 0;
+}
+
 kvant_status kv_tokenizer_encode(const struct kv_tokenizer *t, const char *text, size_t n_bytes, int flags,
                                  kvant_token *ids, size_t cap, size_t *n_out, struct kvant_error *err)
 {
@@ -201,7 +209,8 @@ kvant_status kv_tokenizer_encode(const struct kv_tokenizer *t, const char *text,
                 INT32_MAX / 4);
     struct kv_merge merge = { 0 };
     struct kv_token_sink sink = { ids, ids ? cap : 0, 0 };
-    if ((flags & KVANT_TOKENIZE_BOS) && t->add_bos) kv_token_put(&sink, t->bos);
+    if ((flags & KVANT_TOKENIZE_BOS) && t->add_bos && !begins_with_bos(t, text, n_bytes, flags))
+        kv_token_put(&sink, t->bos);
     kvant_status status = encode_text(t, &merge, text, n_bytes, (flags & KVANT_TOKENIZE_SPECIAL) != 0, &sink,
                                       err);
     kv_merge_free(&merge);

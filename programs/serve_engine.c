@@ -1,0 +1,660 @@
+/*
+ * Continuous batching: one thread owns the session; between two steps requests come, go and are cancelled.
+ *
+ *   step = one token of every answer that is being written  +  up to a chunk of prompt tokens
+ *
+ * The chunk bounds how long running answers stand still while a long prompt is read: --prompt-chunk tokens
+ * beside them, --batch-size without. Half of it goes to the request that has waited longest, the rest to
+ * the shortest first, so that a short question beside a long document is answered soon and no one waits
+ * forever. Requests are taken up in the order in which they came.
+ */
+#include "serve_engine.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct engine {
+    struct server *server;
+    struct kvant_session *session;
+    struct lane *lanes; /* (n_parallel)                                            */
+    int n_lanes;
+    struct prefixes prefixes;
+    struct kvant_batch_entry *entries; /* (n_batch)                                             */
+    struct lane **asked;               /* (n_lanes) whose logits the step gives, in order         */
+    int n_asked;
+    float *logits;     /* (n_vocab) with biases and penalties                     */
+    bool *seen;        /* (n_vocab) false between calls                           */
+    kvant_token *ends; /* (n_ends) tokens that end an answer                      */
+    int n_ends;
+    double watched_s, published_s;
+};
+
+/* Sequences that the session can hold beside the lanes': prefixes. */
+#define PREFIXES_MAX 96
+#define WATCH_S      0.1
+#define PUBLISH_S    0.05
+
+static void lane_clear(struct lane *lane)
+{
+    kvant_sampler_close(lane->sampler);
+    free(lane->tokens);
+    answer_clear(lane);
+    *lane = (struct lane){ .seq = -1 };
+}
+
+int engine_open(struct server *s)
+{
+    struct kvant_error err;
+    struct engine *e = allocate(1, sizeof *e);
+    *e = (struct engine){ .server = s, .n_lanes = (int)s->options.n_parallel };
+    struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
+    options.n_batch = (int)s->options.n_batch;
+    options.n_sequences = e->n_lanes + PREFIXES_MAX + 1;
+    options.n_logits = e->n_lanes;
+    if (kvant_session_open(&e->session, s->model, &options, &err) != KVANT_OK) {
+        free(e);
+        return fail(&err);
+    }
+    e->lanes = allocate((size_t)e->n_lanes, sizeof *e->lanes);
+    e->asked = allocate((size_t)e->n_lanes, sizeof *e->asked);
+    e->entries = allocate((size_t)s->options.n_batch, sizeof *e->entries);
+    e->logits = allocate((size_t)s->info.n_vocab, sizeof *e->logits);
+    e->seen = allocate((size_t)s->info.n_vocab, sizeof *e->seen);
+    memset(e->seen, 0, (size_t)s->info.n_vocab * sizeof *e->seen);
+    e->ends = allocate((size_t)s->info.n_vocab, sizeof *e->ends);
+    for (int i = 0; i < e->n_lanes; i++) e->lanes[i] = (struct lane){ .seq = -1 };
+    for (kvant_token id = 0; id < s->info.n_vocab; id++)
+        if (kvant_token_is_end(s->model, id)) e->ends[e->n_ends++] = id;
+    s->engine = e;
+    return EXIT_OK;
+}
+
+void engine_close(struct server *s)
+{
+    struct engine *e = s->engine;
+    if (!e) return;
+    prefixes_close(&e->prefixes, e->session);
+    for (int i = 0; i < e->n_lanes; i++) lane_clear(&e->lanes[i]);
+    kvant_session_close(e->session);
+    free(e->lanes);
+    free(e->asked);
+    free(e->entries);
+    free(e->logits);
+    free(e->seen);
+    free(e->ends);
+    free(e);
+    s->engine = NULL;
+}
+
+/* ----------------------------------------------------------------------------------------------- the end -- */
+
+/* The sequence stays as a prefix for later requests, or is closed. */
+static void keep_sequence(struct engine *e, struct lane *lane)
+{
+    struct server *s = e->server;
+    if (lane->seq < 0) return;
+    if (lane->n_done < 32 || !lane->job->request.cache_prompt) {
+        kvant_sequence_close(e->session, lane->seq);
+    } else {
+        struct prefix entry = { .seq = lane->seq,
+                                .plan = lane->plan,
+                                .slot = (int)(lane - e->lanes),
+                                .tokens = lane->tokens,
+                                .n_tokens = lane->n_done };
+        int64_t budget = s->options.cache_mib < 0 ? -1 : s->options.cache_mib << 20;
+        lane->tokens = NULL;
+        prefixes_add(&e->prefixes, e->session, entry, budget,
+                     s->options.cache_mib == 0 ? 0 : PREFIXES_MAX - 1);
+    }
+    lane->seq = -1;
+}
+
+static void lane_end(struct engine *e, struct lane *lane)
+{
+    struct server *s = e->server;
+    struct job *job = lane->job;
+    bool last = job->state.n_left == 1;
+    answer_end(s, lane);
+    keep_sequence(e, lane);
+    pthread_mutex_lock(&s->lock);
+    s->metrics.predicted_tokens += lane->n_predicted;
+    s->metrics.predicted_s += clock_s() - lane->first_s;
+    if ((int64_t)lane->n_done > s->metrics.n_tokens_max) s->metrics.n_tokens_max = (int64_t)lane->n_done;
+    if (last) s->metrics.n_processing--;
+    pthread_mutex_unlock(&s->lock);
+    lane_clear(lane);
+    if (last) job_release(job);
+}
+
+/* Ends all lanes of a job. e NULL: the client is gone. */
+static void job_drop(struct engine *e, struct job *job, const struct api_error *error)
+{
+    struct server *s = e->server;
+    for (int i = 0; i < e->n_lanes; i++) {
+        struct lane *lane = &e->lanes[i];
+        if (lane->job != job) continue;
+        if (lane->seq >= 0 && error) {
+            kvant_sequence_close(e->session, lane->seq); /* it may have failed */
+            lane->seq = -1;
+        } else
+            keep_sequence(e, lane);
+        lane_clear(lane);
+    }
+    pthread_mutex_lock(&s->lock);
+    s->metrics.n_processing--;
+    if (error)
+        s->metrics.n_errors++;
+    else
+        s->metrics.n_cancelled++;
+    pthread_mutex_unlock(&s->lock);
+    if (error)
+        job_finish_error(job, error);
+    else
+        job_finish(job, 499);
+    job_release(job);
+}
+
+/* --------------------------------------------------------------------------------------------- taking up -- */
+
+static bool open_sequence(struct engine *e, struct lane *lane, struct kvant_error *err)
+{
+    const struct server *s = e->server;
+    int64_t n_max = s->n_ctx;
+    for (;;) {
+        kvant_status status = kvant_sequence_open(e->session, s->plans[lane->plan].plan, n_max, &lane->seq,
+                                                  err);
+        if (status == KVANT_OK) return true;
+        if ((status != KVANT_ERR_FULL && status != KVANT_ERR_MEMORY) ||
+            !prefixes_evict(&e->prefixes, e->session))
+            return false;
+    }
+}
+
+static int fork_sequence(struct engine *e, int seq)
+{
+    int forked = -1;
+    return kvant_sequence_fork(e->session, seq, &forked, NULL) == KVANT_OK ? forked : -1;
+}
+
+/* Cuts a fork to n tokens. Where that brings back rows of a page, which are not exact any more, the cut
+ * goes further back, so that the tail is made of exact rows again when the rest has been read. */
+static size_t cut_sequence(struct engine *e, int seq, size_t n)
+{
+    struct kvant_sequence_stats stats;
+    if (kvant_sequence_truncate(e->session, seq, (int64_t)n, NULL) != KVANT_OK) return 0;
+    if (kvant_sequence_get_stats(e->session, seq, &stats) != KVANT_OK) return 0;
+    if (stats.n_inexact_tail == 0) return n;
+    size_t back = 128;
+    n = n > 2 * back ? n - back : 0;
+    return kvant_sequence_truncate(e->session, seq, (int64_t)n, NULL) == KVANT_OK ? n : 0;
+}
+
+/* Takes over the longest beginning that an earlier or a running request has in common with this one. */
+static void take_prefix(struct engine *e, struct lane *lane)
+{
+    size_t n_common;
+    struct prefix *best = prefixes_find(&e->prefixes, lane->plan, lane->tokens, lane->n_prompt, &n_common);
+    int from = best ? best->seq : -1;
+    for (int i = 0; i < e->n_lanes; i++) { /* what is being read now has a beginning, too */
+        const struct lane *other = &e->lanes[i];
+        if (other == lane || !other->job || other->seq < 0 || other->plan != lane->plan) continue;
+        size_t n = tokens_common(other->tokens, other->n_done, lane->tokens, lane->n_prompt);
+        if (n <= n_common) continue;
+        n_common = n;
+        from = other->seq;
+        best = NULL;
+    }
+    if (n_common == lane->n_prompt) n_common--; /* the last token is read for its logits */
+    if (n_common < 32 || from < 0) return;
+    if (best) best->used_s = clock_s();
+    int seq = fork_sequence(e, from);
+    if (seq < 0) return;
+    lane->n_done = lane->n_cached = cut_sequence(e, seq, n_common);
+    if (lane->n_done > 0)
+        lane->seq = seq;
+    else
+        kvant_sequence_close(e->session, seq);
+}
+
+static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int choice,
+                       struct api_error *error)
+{
+    struct server *s = e->server;
+    const struct request *r = &job->request;
+    struct kvant_error err;
+    int prompt = choice / r->n_choices;
+    size_t n = r->prompt_lengths[prompt];
+    int64_t room = s->n_ctx - (int64_t)n;
+    *lane = (struct lane){ .job = job,
+                           .choice = choice,
+                           .prompt = prompt,
+                           .seq = -1,
+                           .plan = r->plan,
+                           .n_prompt = n,
+                           .n_tokens = n,
+                           .cap_tokens = n + 256,
+                           .started_s = clock_s() };
+    lane->n_predict_max = r->n_predict < 0 || r->n_predict > room ? room : r->n_predict;
+    lane->tokens = allocate(lane->cap_tokens, sizeof *lane->tokens);
+    memcpy(lane->tokens, r->prompts[prompt], n * sizeof *lane->tokens);
+    struct kvant_sampler_options sampler = r->sampler;
+    sampler.seed += (uint64_t)choice;
+    if (kvant_sampler_open(&lane->sampler, s->info.n_vocab, &sampler, &err) != KVANT_OK)
+        return api_fail_library(error, &err);
+    answer_begin(s, lane);
+    for (int i = 0; i < e->n_lanes; i++)
+        if (e->lanes[i].job == job && e->lanes[i].prompt == prompt && &e->lanes[i] != lane && !lane->leader &&
+            !e->lanes[i].leader)
+            lane->leader = &e->lanes[i];
+    if (lane->leader) return true;
+    if (r->cache_prompt) take_prefix(e, lane);
+    if (lane->seq < 0 && !open_sequence(e, lane, &err)) return api_fail_library(error, &err);
+    job->state.n_cached += (int64_t)lane->n_cached;
+    pthread_mutex_lock(&s->lock);
+    s->metrics.cached_tokens += (int64_t)lane->n_cached;
+    pthread_mutex_unlock(&s->lock);
+    return true;
+}
+
+static int free_lanes(const struct engine *e)
+{
+    int n = 0;
+    for (int i = 0; i < e->n_lanes; i++) n += !e->lanes[i].job;
+    return n;
+}
+
+static void job_begin(struct engine *e, struct job *job)
+{
+    struct server *s = e->server;
+    struct api_error error;
+    int n = job->request.n_prompts * job->request.n_choices;
+    job->state.n_left = n;
+    job->state.started_s = clock_s();
+    for (int i = 0; i < job->request.n_prompts; i++)
+        job->state.n_prompt += (int64_t)job->request.prompt_lengths[i];
+    pthread_mutex_lock(&s->lock);
+    s->metrics.n_requests++;
+    s->metrics.n_processing++;
+    pthread_mutex_unlock(&s->lock);
+    for (int choice = 0, i = 0; choice < n; choice++) {
+        while (e->lanes[i].job) i++;
+        if (lane_begin(e, &e->lanes[i], job, choice, &error)) continue;
+        job_drop(e, job, &error);
+        return;
+    }
+}
+
+/* -------------------------------------------------------------------------------------------- slot files -- */
+
+static void slot_save(struct engine *e, struct job *job)
+{
+    struct kvant_error err;
+    struct api_error error;
+    double started_s = clock_s();
+    const struct prefix *p = prefixes_of_slot(&e->prefixes, job->slot);
+    size_t n_bytes = 0;
+    if (!p) {
+        API_BAD(&error, NULL, "slot %d holds nothing to save", job->slot);
+        job_finish_error(job, &error);
+    } else if (kvant_sequence_save(e->session, p->seq, p->tokens, p->n_tokens, job->path, &n_bytes, &err) !=
+               KVANT_OK) {
+        api_fail_library(&error, &err);
+        job_finish_error(job, &error);
+    } else
+        job_finish_json(job, 200,
+                        json_pack("{s:i, s:s, s:I, s:I, s:{s:f}}", "id_slot", job->slot, "filename",
+                                  job->name, "n_saved", (json_int_t)p->n_tokens, "n_written",
+                                  (json_int_t)n_bytes, "timings", "save_ms", 1e3 * (clock_s() - started_s)));
+    job_release(job);
+}
+
+static void slot_restore(struct engine *e, struct job *job)
+{
+    const struct server *s = e->server;
+    struct kvant_error err;
+    struct api_error error;
+    double started_s = clock_s();
+    struct prefix entry = { .seq = -1, .slot = job->slot };
+    size_t n_bytes = 0;
+    kvant_status status = KVANT_ERR_MISMATCH;
+    entry.tokens = allocate((size_t)s->n_ctx, sizeof *entry.tokens);
+    while (e->prefixes.n >= PREFIXES_MAX - 1) prefixes_evict(&e->prefixes, e->session);
+    for (entry.plan = 0; entry.plan < s->n_plans;
+         entry.plan++) { /* the file says which of the plans it is of */
+        status = kvant_sequence_restore(e->session, s->plans[entry.plan].plan, s->n_ctx, job->path,
+                                        &entry.seq, entry.tokens, (size_t)s->n_ctx, &entry.n_tokens, &n_bytes,
+                                        &err);
+        if (status != KVANT_ERR_MISMATCH) break;
+    }
+    if (status != KVANT_OK) {
+        free(entry.tokens);
+        if (status == KVANT_ERR_IO || status == KVANT_ERR_SPACE)
+            API_BAD(&error, "filename", "%s", err.message);
+        else
+            api_fail_library(&error, &err);
+        job_finish_error(job, &error);
+    } else {
+        size_t n = entry.n_tokens;
+        prefixes_erase(&e->prefixes, e->session, job->slot);
+        prefixes_add(&e->prefixes, e->session, entry, -1, PREFIXES_MAX - 1);
+        job_finish_json(job, 200,
+                        json_pack("{s:i, s:s, s:I, s:I, s:{s:f}}", "id_slot", job->slot, "filename",
+                                  job->name, "n_restored", (json_int_t)n, "n_read", (json_int_t)n_bytes,
+                                  "timings", "restore_ms", 1e3 * (clock_s() - started_s)));
+    }
+    job_release(job);
+}
+
+static void slot_erase(struct engine *e, struct job *job)
+{
+    int64_t n = prefixes_erase(&e->prefixes, e->session, job->slot);
+    job_finish_json(job, 200, json_pack("{s:i, s:I}", "id_slot", job->slot, "n_erased", (json_int_t)n));
+    job_release(job);
+}
+
+static void take_up(struct engine *e, struct job *job)
+{
+    switch (job->kind) {
+    case JOB_ANSWER: job_begin(e, job); break;
+    case JOB_SLOT_SAVE: slot_save(e, job); break;
+    case JOB_SLOT_RESTORE: slot_restore(e, job); break;
+    case JOB_SLOT_ERASE: slot_erase(e, job); break;
+    }
+}
+
+/* The first job of the queue, if there is room for it; NULL otherwise. */
+static struct job *next_job(struct engine *e)
+{
+    struct server *s = e->server;
+    struct job *job = s->queue;
+    if (!job) return NULL;
+    int n = job->kind == JOB_ANSWER ? job->request.n_prompts * job->request.n_choices : 0;
+    if (n > free_lanes(e) && !job->cancelled && n <= e->n_lanes) return NULL;
+    s->queue = job->next;
+    if (!s->queue) s->queue_end = &s->queue;
+    s->n_queued--;
+    return job;
+}
+
+static void admit(struct engine *e)
+{
+    struct server *s = e->server;
+    struct api_error error;
+    for (;;) {
+        pthread_mutex_lock(&s->lock);
+        struct job *job = next_job(e);
+        s->metrics.n_deferred = s->n_queued;
+        pthread_mutex_unlock(&s->lock);
+        if (!job) return;
+        if (job->cancelled) {
+            job_finish(job, 499);
+            job_release(job);
+        } else if (job->kind == JOB_ANSWER && job->request.n_prompts * job->request.n_choices > e->n_lanes) {
+            API_BAD(&error, "n", "%d answers in one request; this server writes %d at a time (--parallel)",
+                    job->request.n_prompts * job->request.n_choices, e->n_lanes);
+            job_finish_error(job, &error);
+            job_release(job);
+        } else
+            take_up(e, job);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------- stepping -- */
+
+static bool is_reading(const struct lane *lane)
+{
+    return lane->job && !lane->leader && lane->n_done < lane->n_prompt;
+}
+
+static bool is_writing(const struct lane *lane)
+{
+    return lane->job && !lane->leader && lane->n_done >= lane->n_prompt;
+}
+
+static size_t add_entries(struct engine *e, struct lane *lane, size_t n_entries, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t at = lane->n_done++;
+        bool last = at + 1 == lane->n_tokens;
+        e->entries[n_entries++] = (struct kvant_batch_entry){ lane->seq, lane->tokens[at], last };
+        if (last) e->asked[e->n_asked++] = lane;
+    }
+    return n_entries;
+}
+
+/* The lane that is to read next: the one that waits longest, or with the least left to read. */
+static struct lane *choose_reader(struct engine *e, bool oldest, const struct lane *beside)
+{
+    struct lane *best = NULL;
+    for (int i = 0; i < e->n_lanes; i++) {
+        struct lane *lane = &e->lanes[i];
+        if (!is_reading(lane) || lane == beside) continue;
+        bool better = !best || (oldest ? lane->started_s < best->started_s
+                                       : lane->n_prompt - lane->n_done < best->n_prompt - best->n_done);
+        if (better) best = lane;
+    }
+    return best;
+}
+
+static size_t fill_step(struct engine *e)
+{
+    const struct serve_options *o = &e->server->options;
+    size_t n = 0;
+    e->n_asked = 0;
+    for (int i = 0; i < e->n_lanes; i++)
+        if (is_writing(&e->lanes[i])) n = add_entries(e, &e->lanes[i], n, 1);
+    size_t budget = (size_t)(n > 0 ? o->prompt_chunk : o->n_batch);
+    if (budget > (size_t)o->n_batch - n) budget = (size_t)o->n_batch - n;
+    bool several = false;
+    struct lane *first = choose_reader(e, true, NULL);
+    if (first) several = choose_reader(e, false, first) != NULL;
+    for (struct lane *lane = first; lane && budget > 0; lane = choose_reader(e, false, NULL)) {
+        size_t left = lane->n_prompt - lane->n_done,
+               share = lane == first && several ? (budget + 1) / 2 : budget;
+        size_t take = left < share ? left : share;
+        n = add_entries(e, lane, n, take);
+        budget -= take;
+        several = false;
+    }
+    return n;
+}
+
+/* Logits as the request wants them; the unmodified ones when it wants nothing special. */
+static const float *adjust(struct engine *e, const struct lane *lane, const float *logits)
+{
+    const struct request *r = &lane->job->request;
+    bool penalties = r->presence_penalty != 0.0f || r->frequency_penalty != 0.0f;
+    if (!penalties && r->n_bias == 0 && !r->ignore_eos) return logits;
+    memcpy(e->logits, logits, (size_t)e->server->info.n_vocab * sizeof *logits);
+    for (int i = 0; i < r->n_bias; i++) e->logits[r->bias[i].token] += r->bias[i].bias;
+    for (size_t i = lane->n_prompt; i < lane->n_tokens && penalties; i++) {
+        kvant_token id = lane->tokens[i];
+        e->logits[id] -= r->frequency_penalty + (e->seen[id] ? 0.0f : r->presence_penalty);
+        e->seen[id] = true;
+    }
+    for (size_t i = lane->n_prompt; i < lane->n_tokens && penalties; i++) e->seen[lane->tokens[i]] = false;
+    for (int i = 0; i < e->n_ends && r->ignore_eos; i++) e->logits[e->ends[i]] = -INFINITY;
+    return e->logits;
+}
+
+/* One token of an answer: chosen, shown, appended; the lane may be finished then. */
+static void write_token(struct engine *e, struct lane *lane, const float *logits)
+{
+    const struct server *s = e->server;
+    if (lane->n_predicted == 0) lane->first_s = clock_s();
+    kvant_token id = kvant_sampler_next(lane->sampler, adjust(e, lane, logits), NULL);
+    if (kvant_token_is_end(s->model, id)) {
+        lane->finish = "stop";
+        lane->stop_type = "eos";
+        return;
+    }
+    lane->n_predicted++;
+    if (lane->n_tokens == lane->cap_tokens)
+        lane->tokens = reallocate(lane->tokens, lane->cap_tokens = 2 * lane->cap_tokens,
+                                  sizeof *lane->tokens);
+    lane->tokens[lane->n_tokens++] = id;
+    answer_token(s, lane, id, logits);
+    if (!lane->finish && lane->n_predicted >= lane->n_predict_max) {
+        lane->finish = "length";
+        lane->stop_type = "limit";
+    }
+    if (!lane->finish) answer_stream(s, lane);
+}
+
+/* Lanes that waited for this one to read their common prompt write their own first token from its logits. */
+static void release_followers(struct engine *e, struct lane *leader, const float *logits)
+{
+    for (int i = 0; i < e->n_lanes; i++) {
+        struct lane *lane = &e->lanes[i];
+        if (lane->leader != leader) continue;
+        lane->leader = NULL;
+        lane->started_s = leader->started_s;
+        do lane->seq = fork_sequence(e, leader->seq);
+        while (lane->seq < 0 && prefixes_evict(&e->prefixes, e->session));
+        if (lane->seq < 0) {
+            struct api_error error;
+            api_fail(&error, 503, "unavailable_error", NULL, "no memory for another answer");
+            job_drop(e, lane->job, &error);
+            return;
+        }
+        lane->n_done = lane->n_prompt;
+        write_token(e, lane, logits);
+    }
+}
+
+static void write_tokens(struct engine *e)
+{
+    for (int i = 0; i < e->n_asked; i++) {
+        struct lane *lane = e->asked[i];
+        const float *logits = kvant_session_logits(e->session, i);
+        if (!lane->job || !logits) continue;
+        if (lane->n_predicted == 0) release_followers(e, lane, logits);
+        if (!lane->job) continue;
+        if (lane->n_predict_max > 0)
+            write_token(e, lane, logits);
+        else {
+            lane->first_s = clock_s();
+            lane->finish = "length";
+            lane->stop_type = "limit";
+        }
+    }
+    for (int i = 0; i < e->n_lanes; i++) {
+        struct lane *lane = &e->lanes[i];
+        if (lane->job && lane->finish) lane_end(e, lane);
+    }
+}
+
+/* A step that failed: the sequences that it broke end their jobs, all others go on. */
+static void handle_failure(struct engine *e, const struct kvant_error *err)
+{
+    struct api_error error;
+    bool any = false;
+    api_fail_library(&error, err);
+    for (int i = 0; i < e->n_lanes; i++) {
+        struct kvant_sequence_stats stats;
+        struct lane *lane = &e->lanes[i];
+        if (!lane->job || lane->seq < 0) continue;
+        if (kvant_sequence_get_stats(e->session, lane->seq, &stats) == KVANT_OK && !stats.failed) continue;
+        any = true;
+        job_drop(e, lane->job, &error);
+    }
+    for (int i = 0; i < e->n_lanes && !any; i++) /* not of one sequence: nothing can go on */
+        if (e->lanes[i].job) job_drop(e, e->lanes[i].job, &error);
+}
+
+static void view_lane(const struct engine *e, int i, struct slot_view *v)
+{
+    const struct lane *lane = &e->lanes[i];
+    const struct server *s = e->server;
+    *v = (struct slot_view){ .busy = lane->job != NULL, .plan = s->plans[lane->job ? lane->plan : 0].name };
+    if (lane->job) {
+        snprintf(v->id, sizeof v->id, "%s", lane->job->request.id);
+        v->n_prompt = (int64_t)lane->n_prompt;
+        v->n_cached = (int64_t)lane->n_cached;
+        v->n_done = (int64_t)lane->n_done;
+        v->n_decoded = lane->n_predicted;
+        v->n_remain = lane->n_predict_max - lane->n_predicted;
+        struct kvant_sequence_stats stats;
+        if (lane->seq >= 0 && kvant_sequence_get_stats(e->session, lane->seq, &stats) == KVANT_OK)
+            v->bytes = (int64_t)stats.cache_bytes;
+    }
+    for (size_t k = 0; k < e->prefixes.n; k++)
+        if (e->prefixes.items[k].slot == i) v->n_held = (int64_t)e->prefixes.items[k].n_tokens;
+}
+
+/* What /slots and /metrics tell. The slots are looked at a few times per second only: it is work for every page. */
+static void publish(struct engine *e, size_t n_entries, double seconds)
+{
+    struct server *s = e->server;
+    int n_busy = e->n_lanes - free_lanes(e);
+    bool look = n_busy == 0 || clock_s() - e->published_s > PUBLISH_S;
+    int64_t bytes = e->prefixes.bytes;
+    pthread_mutex_lock(&s->lock);
+    for (int i = 0; i < e->n_lanes && look; i++) {
+        view_lane(e, i, &s->slots[i]);
+        bytes += s->slots[i].bytes;
+    }
+    if (look) {
+        e->published_s = clock_s();
+        s->metrics.cache_bytes = bytes;
+        s->metrics.n_prefixes = (int64_t)e->prefixes.n;
+    }
+    if (n_entries > 0) {
+        int64_t n_prompt = (int64_t)n_entries - e->n_asked;
+        s->metrics.n_steps++;
+        s->metrics.busy_slot_steps += n_busy;
+        if (n_prompt > 0) {
+            s->metrics.prompt_tokens += n_prompt;
+            s->metrics.prompt_s += seconds * (double)n_prompt / (double)n_entries;
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void step(struct engine *e)
+{
+    struct kvant_error err;
+    double started_s = clock_s();
+    size_t n = fill_step(e);
+    if (n > 0) {
+        kvant_status status = kvant_session_step(e->session, e->entries, n, &err);
+        if (status != KVANT_OK) handle_failure(e, &err);
+        write_tokens(e);
+    }
+    publish(e, n, clock_s() - started_s);
+}
+
+static void drop_cancelled(struct engine *e)
+{
+    bool watch = clock_s() - e->watched_s > WATCH_S;
+    if (watch) e->watched_s = clock_s();
+    for (int i = 0; i < e->n_lanes; i++) {
+        struct job *job = e->lanes[i].job;
+        if (job && (watch ? job_client_gone(job) : job->cancelled)) job_drop(e, job, NULL);
+        else if (job && watch) job_ping(job, 15.0);
+    }
+}
+
+static bool wait_for_work(struct engine *e)
+{
+    struct server *s = e->server;
+    bool busy = free_lanes(e) < e->n_lanes;
+    pthread_mutex_lock(&s->lock);
+    while (!busy && !s->queue && !s->stopping) pthread_cond_wait(&s->wake, &s->lock);
+    bool more = busy || s->queue || !s->stopping;
+    pthread_mutex_unlock(&s->lock);
+    return more;
+}
+
+void *engine_run(void *server)
+{
+    struct server *s = server;
+    struct engine *e = s->engine;
+    while (wait_for_work(e)) {
+        drop_cancelled(e);
+        admit(e);
+        step(e);
+    }
+    return NULL;
+}

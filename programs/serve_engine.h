@@ -1,0 +1,84 @@
+/*
+ * The engine's lanes: one sequence each that is being read or written. All of it belongs to the engine's
+ * thread.
+ */
+#ifndef SERVE_ENGINE_H
+#define SERVE_ENGINE_H
+
+#include "serve.h"
+
+enum text_state { TEXT_BEGIN, TEXT_THOUGHT, TEXT_AFTER_THOUGHT, TEXT_CONTENT };
+
+struct text_buffer {
+    char *bytes;
+    size_t n, cap;
+};
+
+struct lane {
+    struct job *job;     /* NULL: free                                                     */
+    int choice, prompt;  /* index in the answer; of the prompt                             */
+    struct lane *leader; /* waits for this lane to read their common prompt; NULL          */
+    int seq;             /* -1: none yet                                                   */
+    int plan;
+    kvant_token *tokens; /* prompt and answer                                              */
+    size_t n_tokens, cap_tokens, n_prompt;
+    size_t n_done;   /* of them in the sequence                                        */
+    size_t n_cached; /* of those taken over from earlier requests                      */
+    int64_t n_predicted, n_predict_max;
+    struct kvant_sampler *sampler;
+    double started_s, first_s; /* taken up; first token of the answer                            */
+    const char *finish;        /* NULL: goes on; "stop", "length"                                */
+    const char *stop_type;     /* "eos", "word", "limit", "none"                                 */
+    const char *stop_word;     /* borrowed from the request                                      */
+
+    struct text_buffer raw, content, thought; /* answer as generated; split into what is shown     */
+    size_t n_split; /* of raw, split already                                          */
+    size_t content_sent, thought_sent;
+    enum text_state text_state;
+    bool had_thought;
+    int64_t n_thought; /* tokens of thoughts                                             */
+    json_t *logprobs;  /* entries not sent yet; NULL: not asked for                      */
+    double sum_logprob, sum_entropy, min_prob;
+    bool first_sent;
+};
+
+/* serve_answer.c: from tokens to what clients read. */
+void answer_begin(const struct server *s, struct lane *lane);
+/* A token was chosen; its bytes are added, and lane->finish is set when a stop text is met. */
+void answer_token(const struct server *s, struct lane *lane, kvant_token id, const float *logits);
+/* Sends what can be shown. */
+void answer_stream(const struct server *s, struct lane *lane);
+/* The lane is finished; the last one of a job finishes the job. */
+void answer_end(const struct server *s, struct lane *lane);
+void answer_clear(struct lane *lane);
+
+/* serve_prefix.c: sequences of finished answers, kept for requests that begin alike. */
+struct prefix {
+    int seq, plan, slot;
+    kvant_token *tokens;
+    size_t n_tokens;
+    int64_t bytes;
+    double used_s;
+};
+
+struct prefixes {
+    struct prefix *items;
+    size_t n, cap;
+    int64_t bytes;
+};
+
+/* Takes over seq and tokens. Older entries beyond the budgets (bytes, number) are closed. */
+void prefixes_add(struct prefixes *p, struct kvant_session *session, struct prefix entry,
+                  int64_t budget_bytes, size_t n_max);
+/* The entry of the longest common beginning, at least 1 token, in *n_common; NULL: none. */
+struct prefix *prefixes_find(struct prefixes *p, int plan, const kvant_token *tokens, size_t n_tokens,
+                             size_t *n_common);
+/* Closes the least recently used entry; false: there is none. */
+bool prefixes_evict(struct prefixes *p, struct kvant_session *session);
+/* Entries of a slot (-1: all). Returns how many tokens they held. */
+int64_t prefixes_erase(struct prefixes *p, struct kvant_session *session, int slot);
+struct prefix *prefixes_of_slot(struct prefixes *p, int slot);
+void prefixes_close(struct prefixes *p, struct kvant_session *session);
+size_t tokens_common(const kvant_token *a, size_t n_a, const kvant_token *b, size_t n_b);
+
+#endif
