@@ -35,6 +35,7 @@ int setup_model(struct kvant_model **out, const struct model_flags *flags, bool 
     if (flags->act && strcmp(flags->act, "int8") == 0) options.act = KVANT_ACT_INT8;
     if (flags->attn && strcmp(flags->attn, "f32") == 0) options.attn = KVANT_ATTN_F32;
     options.vocab_only = vocab_only;
+    options.no_repack = flags->no_repack;
     if (kvant_model_open(out, flags->path, &options, &err) != KVANT_OK) return fail(&err);
     struct kvant_model_info info;
     kvant_model_get_info(*out, &info);

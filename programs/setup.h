@@ -10,7 +10,7 @@
 struct model_flags {
     const char *path, *cpu, *act, *attn;
     int64_t n_threads;
-    bool json;
+    bool json, no_repack;
 };
 
 #define MODEL_OPTIONS(f)                                                                                         \
@@ -22,6 +22,8 @@ struct model_flags {
      "activations in matrix products: int16 (default), int8\n(prompts faster, less exact), or f32 (slow)", 0, 0},                           \
     {"--attn", OPTION_CHOICE, "codes|f32", &(f)->attn,                                                                \
      "attention over the codes of the cache (default), or over\nkeys and values expanded to float32 (slow, for checking)", 0, 0},          \
+    {"--no-repack", OPTION_FLAG, NULL, &(f)->no_repack,                                                               \
+     "keep to the mapped file: no copy of the weights in the\norder that is fastest to read", 0, 0},             \
     {"--json", OPTION_FLAG, NULL, &(f)->json, "print JSON for machines", 0, 0}
 
 struct plan_flags {

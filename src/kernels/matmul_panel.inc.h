@@ -35,25 +35,35 @@ static int slab_columns(const struct format *f, int64_t k)
     return (int)(f->block * (blocks < most ? blocks : most));
 }
 
-/* n_bytes of each of n_rows ≤ LANES rows; lanes beyond repeat the last row. While at it, the same bytes of
- * the next LANES rows are asked for: rows are too short for the hardware to foresee the jump from one to the
- * next. */
-static void turn_rows(const uint8_t *data, size_t row_bytes, int n_rows, size_t n_bytes, uint8_t *raw)
+/* n_bytes of each of n_rows ≤ LANES rows as words of a panel; lanes beyond repeat the last row. While at it,
+ * the same bytes of the next LANES rows are asked for: rows are too short for the hardware to foresee the
+ * jump from one to the next. */
+static void turn_words(const uint8_t *data, size_t row_bytes, int n_rows, size_t n_bytes, uint8_t *raw)
 {
     uintptr_t ahead = (uintptr_t)data + row_bytes * LANES;
     const uint8_t *row[LANES];
     for (int r = 0; r < LANES; r++) row[r] = data + (size_t)(r < n_rows ? r : n_rows - 1) * row_bytes;
     for (size_t at = 0; at < n_bytes; at += sizeof(vi), raw += LANES * sizeof(vi)) {
         vi v[LANES];
-        if (at + sizeof(vi) <= n_bytes)
+        size_t left = n_bytes - at, n_words = left < sizeof(vi) ? (left + 3) / 4 : LANES;
+        if (left >= sizeof(vi))
             for (int r = 0; r < LANES; r++) v[r] = vi_load(row[r] + at);
         else
-            for (int r = 0; r < LANES; r++) v[r] = vi_load_bytes(row[r] + at, n_bytes - at);
+            for (int r = 0; r < LANES; r++) v[r] = vi_load_bytes(row[r] + at, left);
         for (int r = 0; r < LANES; r++)
             __builtin_prefetch((const void *)(ahead + (size_t)r * row_bytes + at));
         vi_transpose(v);
-        for (int i = 0; i < LANES; i++) vi_store(raw + (size_t)i * sizeof(vi), v[i]);
+        if (n_words == LANES)
+            for (int i = 0; i < LANES; i++) vi_store(raw + (size_t)i * sizeof(vi), v[i]);
+        else
+            for (size_t i = 0; i < n_words; i++) vi_store(raw + i * sizeof(vi), v[i]);
     }
+}
+
+static void turn_rows(const uint8_t *rows, size_t row_bytes, int n_rows, int lanes, uint8_t *panel)
+{
+    (void)lanes;
+    turn_words(rows, row_bytes, n_rows, row_bytes, panel);
 }
 
 /* Two panels (or one) times a few activations over one slab. */
@@ -166,9 +176,13 @@ static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t r
     size_t slab_bytes = mm->row_bytes * (size_t)n_codes / (size_t)mm->k;
     for (int p = 0; p * LANES < n_rows; p++) {
         int64_t left = n_rows - p * LANES;
-        turn_rows(mm->weights + (size_t)(row + p * LANES) * mm->row_bytes + offset, mm->row_bytes,
-                  (int)(left < LANES ? left : LANES), slab_bytes, work->raw);
-        f->unpack(work->raw, n_codes, &work->panel[p]);
+        const uint8_t *raw = work->raw;
+        if (mm->turned)
+            raw = mm->turned + ((size_t)(row / LANES + p) * kv_turned_row_bytes(mm->row_bytes) + offset) * LANES;
+        else
+            turn_words(mm->weights + (size_t)(row + p * LANES) * mm->row_bytes + offset, mm->row_bytes,
+                       (int)(left < LANES ? left : LANES), slab_bytes, work->raw);
+        f->unpack(raw, n_codes, &work->panel[p]);
     }
 }
 

@@ -270,6 +270,7 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
     m->act = opt->act;
     m->attn = opt->attn;
     m->vocab_only = opt->vocab_only;
+    m->no_repack = opt->no_repack;
     return kv_kernels_open(&m->kernels, opt->cpu, err);
 }
 
@@ -291,7 +292,9 @@ static kvant_status open_into(struct kvant_model *m, const char *path, const str
     KV_TRY(kv_hparams_read(&m->hp, m->gguf, err));
     KV_TRY(open_rope(m, err));
     KV_TRY(open_weights(m, err));
-    return kv_key_bias_median(m, &m->key_bias_median, err);
+    KV_TRY(kv_key_bias_median(m, &m->key_bias_median, err));
+    m->repacked.n_bytes = kv_repack_bytes(m);
+    return m->no_repack ? KVANT_OK : kv_repack(m, err);
 }
 
 kvant_status kvant_model_open(struct kvant_model **out, const char *path,
@@ -312,6 +315,7 @@ kvant_status kvant_model_open(struct kvant_model **out, const char *path,
 void kvant_model_close(struct kvant_model *m)
 {
     if (!m) return;
+    kv_repacked_close(&m->repacked);
     kv_free(m->shares);
     kv_free(m->name);
     kv_free(m->vectors);
@@ -371,6 +375,9 @@ void kvant_model_get_info(const struct kvant_model *m, struct kvant_model_info *
         .n_params = n_params,
         .n_tensors = kv_gguf_n_tensors(m->gguf),
         .weights_bytes = bytes,
+        .repacked_bytes = m->repacked.n_bytes,
+        .mapped_bytes = kv_repack_mapped_bytes(m),
+        .repacked = m->repacked.memory != NULL,
         .file_bytes = kv_gguf_file_bytes(m->gguf),
         .act = m->act,
         .attn = m->attn,
