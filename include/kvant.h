@@ -117,9 +117,11 @@ struct kvant_model_options {
                          * pages of them are given back: about kvant_model_info.repacked_bytes of memory that
                          * the system cannot drop, for faster prompts and generation. Results are the same to
                          * the bit. Nothing is repacked with KVANT_ACT_F32 or at the level "scalar".         */
+    int n_threads_batch; /* threads of steps with more than one token (prompts, many sequences at once);
+                          * 0 = n_threads; at most 256                                                   */
 };
 #define KVANT_MODEL_OPTIONS_INIT \
-    { sizeof(struct kvant_model_options), 0, NULL, KVANT_ACT_INT16, false, KVANT_ATTN_CODES, false }
+    { sizeof(struct kvant_model_options), 0, NULL, KVANT_ACT_INT16, false, KVANT_ATTN_CODES, false, 0 }
 
 /* Opens a GGUF file (version 2 or 3). The file is mapped, not read; it must not change while the model is
  * open. `path` is copied. On success `*out` is owned by the caller.
@@ -141,6 +143,7 @@ struct kvant_model_info {
     const char *cpu;                        /* kernel level in use */
     const char *quantization;               /* the most frequent weight type by bytes, such as "Q4_1" */
     int n_layer, n_head, n_head_kv, head_dim, n_embd, n_ff, n_vocab, n_ctx_train, n_threads;
+    int n_threads_batch;
     int64_t n_params;
     int64_t n_tensors;
     size_t weights_bytes, file_bytes; /* of all tensors; of the whole file */

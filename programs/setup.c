@@ -30,6 +30,7 @@ int setup_model(struct kvant_model **out, const struct model_flags *flags, bool 
     struct kvant_error err;
     struct kvant_model_options options = KVANT_MODEL_OPTIONS_INIT;
     options.n_threads = (int)flags->n_threads;
+    options.n_threads_batch = (int)flags->n_threads_batch;
     options.cpu = flags->cpu;
     if (flags->act && strcmp(flags->act, "f32") == 0) options.act = KVANT_ACT_F32;
     if (flags->act && strcmp(flags->act, "int8") == 0) options.act = KVANT_ACT_INT8;

@@ -262,9 +262,12 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
                 "kvant_model_options.size is not set; use KVANT_MODEL_OPTIONS_INIT");
     if (opt->n_threads < 0 || opt->n_threads > 256)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_threads is %d, outside [0, 256]", opt->n_threads);
+    if (opt->n_threads_batch < 0 || opt->n_threads_batch > 256)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_threads_batch is %d, outside [0, 256]", opt->n_threads_batch);
     if (opt->act != KVANT_ACT_INT16 && opt->act != KVANT_ACT_INT8 && opt->act != KVANT_ACT_F32)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "act is %d; use KVANT_ACT_INT16, _INT8 or _F32", (int)opt->act);
     m->n_threads = opt->n_threads ? opt->n_threads : kv_cpu_count();
+    m->n_threads_batch = opt->n_threads_batch ? opt->n_threads_batch : m->n_threads;
     if (opt->attn != KVANT_ATTN_CODES && opt->attn != KVANT_ATTN_F32)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "attn is %d; use KVANT_ATTN_CODES or _F32", (int)opt->attn);
     m->act = opt->act;
@@ -372,6 +375,7 @@ void kvant_model_get_info(const struct kvant_model *m, struct kvant_model_info *
         .n_vocab = m->n_vocab,
         .n_ctx_train = m->hp.n_ctx_train,
         .n_threads = m->n_threads,
+        .n_threads_batch = m->n_threads_batch,
         .n_params = n_params,
         .n_tensors = kv_gguf_n_tensors(m->gguf),
         .weights_bytes = bytes,

@@ -49,6 +49,7 @@ struct kvant_model {
     float *vectors;                                 /* all norms and biases, owned                    */
     float key_bias_median;                          /* over layers, of the largest |bias|             */
     int n_vocab, n_threads;
+    int n_threads_batch;                            /* of steps with more than one token              */
     kvant_act act;
     kvant_attn attn;
     bool vocab_only, no_repack;
