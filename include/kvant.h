@@ -114,9 +114,16 @@ struct kvant_model_options {
     kvant_act act;      /* arithmetic of the matrix products                                             */
     bool vocab_only;    /* load the tokenizer and metadata only; files without weights are then accepted */
     kvant_attn attn;    /* arithmetic of attention                                                       */
+    bool no_repack;     /* keep to the mapped file. By default quantized matrices are copied once, at open and
+                         * by all threads, into the order that the kernels read fastest, and the file's own
+                         * pages of them are given back: about kvant_model_info.repacked_bytes of memory that
+                         * the system cannot drop, for faster prompts and generation. Results are the same to
+                         * the bit. Nothing is repacked with KVANT_ACT_F32 or at the level "scalar".         */
+    int n_threads_batch; /* threads of steps with more than one token (prompts, many sequences at once);
+                          * 0 = n_threads; at most 256                                                   */
 };
 #define KVANT_MODEL_OPTIONS_INIT \
-    { sizeof(struct kvant_model_options), 0, NULL, KVANT_ACT_INT16, false, KVANT_ATTN_CODES }
+    { sizeof(struct kvant_model_options), 0, NULL, KVANT_ACT_INT16, false, KVANT_ATTN_CODES, false, 0 }
 
 /* Opens a GGUF file (version 2 or 3). The file is mapped, not read; it must not change while the model is
  * open. `path` is copied. On success `*out` is owned by the caller.
@@ -140,9 +147,13 @@ struct kvant_model_info {
     const char *cpu;                        /* kernel level in use */
     const char *quantization;               /* the most frequent weight type by bytes, such as "Q4_1" */
     int n_layer, n_head, n_head_kv, head_dim, n_embd, n_ff, n_vocab, n_ctx_train, n_threads;
+    int n_threads_batch;
     int64_t n_params;
     int64_t n_tensors;
     size_t weights_bytes, file_bytes; /* of all tensors; of the whole file */
+    size_t repacked_bytes; /* of the copy that repacking makes (see no_repack); 0: there is none to make      */
+    size_t mapped_bytes;   /* of tensors that are still read from the file beside that copy                   */
+    bool repacked;         /* the copy was made                                                              */
     kvant_act act;
     kvant_attn attn;
 };

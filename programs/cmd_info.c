@@ -14,6 +14,7 @@ struct report {
     struct kvant_model_info info;
     const struct kvant_model *model;
     int64_t n_ctx;
+    size_t held_bytes; /* weights in memory when the model runs: copied, or read from the map */
     size_t scratch_bytes;
     char plan_name[256];
     const char *plan_source;
@@ -41,9 +42,9 @@ static json_t *memory_json(const struct report *r)
         size_t cache = m->total_bytes + m->tables_bytes;
         json_array_append_new(
             list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "kv", r->rows[i].name,
-                            "weights_bytes", (json_int_t)r->info.weights_bytes, "cache_bytes",
+                            "weights_bytes", (json_int_t)r->held_bytes, "cache_bytes",
                             (json_int_t)cache, "scratch_bytes", (json_int_t)r->scratch_bytes, "total_bytes",
-                            (json_int_t)(r->info.weights_bytes + cache + r->scratch_bytes), "page_bits",
+                            (json_int_t)(r->held_bytes + cache + r->scratch_bytes), "page_bits",
                             json_number(m->page_bits), "true_bits", json_number(m->true_bits),
                             "bytes_per_token", json_number(m->bytes_per_token)));
     }
@@ -88,7 +89,7 @@ static int report_json(const struct report *r)
     const struct kvant_model_info *m = &r->info;
     return json_finish(json_pack(
         "{s:s, s:o, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, "
-        "s:I, s:I, s:I,"
+        "s:I, s:I, s:I, s:I, s:I,"
         " s:o, s:o, s:o, s:s, s:I, s:o}",
         "path", m->path, "name", json_text(m->name, strlen(m->name)), "architecture", m->architecture,
         "fingerprint", m->fingerprint, "tokenizer", m->tokenizer, "pre_tokenizer", m->pre_tokenizer,
@@ -96,7 +97,8 @@ static int report_json(const struct report *r)
         "heads", m->n_head, "kv_heads", m->n_head_kv, "head_dim", m->head_dim, "embedding", m->n_embd,
         "feed_forward", m->n_ff, "vocabulary", m->n_vocab, "context_trained", m->n_ctx_train, "threads",
         m->n_threads, "parameters", (json_int_t)m->n_params, "tensors", (json_int_t)m->n_tensors,
-        "weights_bytes", (json_int_t)m->weights_bytes, "file_bytes", (json_int_t)m->file_bytes, "weights",
+        "weights_bytes", (json_int_t)m->weights_bytes, "file_bytes", (json_int_t)m->file_bytes,
+        "repacked_bytes", (json_int_t)m->repacked_bytes, "mapped_bytes", (json_int_t)m->mapped_bytes, "weights",
         weights_json(r->model), "key_bias_median", json_number((double)kvant_model_key_bias_median(r->model)),
         "key_bias_outliers", outliers_json(r), "plan", r->plan_name, "context",
         (json_int_t)r->n_ctx, "memory", memory_json(r)));
@@ -147,6 +149,11 @@ static int report_text(const struct report *r)
     for (int i = 0; kvant_model_weight_type(r->model, i, &name, &n, &bytes); i++)
         printf("%-16s%-7s %5lld tensors %12s\n", i == 0 ? "weights" : "", name, (long long)n,
                bytes_text(a, (double)bytes));
+    if (r->held_bytes == m->weights_bytes)
+        puts("                read from the mapped file");
+    else
+        printf("                %s repacked into memory, %s read from the mapped file\n",
+               bytes_text(a, (double)m->repacked_bytes), bytes_text(b, (double)m->mapped_bytes));
     printf("fingerprint     %s\n", m->fingerprint);
     printf("processor       %s, %d threads, %s activations, attention %s%s\n", m->cpu, m->n_threads,
            kvant_act_name(m->act), m->attn == KVANT_ATTN_F32 ? "in float32 (slow)" : "over codes",
@@ -162,9 +169,9 @@ static int report_text(const struct report *r)
         char per_token[32];
         size_t cache = p->total_bytes + p->tables_bytes;
         printf("  %-8s %10.3f %12.3f %12s %12s %12s %10s %10s\n", r->rows[i].name, p->page_bits, p->true_bits,
-               bytes_text(a, (double)m->weights_bytes), bytes_text(b, (double)cache),
+               bytes_text(a, (double)r->held_bytes), bytes_text(b, (double)cache),
                bytes_text(c, (double)r->scratch_bytes),
-               bytes_text(d, (double)(m->weights_bytes + cache + r->scratch_bytes)),
+               bytes_text(d, (double)(r->held_bytes + cache + r->scratch_bytes)),
                bytes_text(per_token, p->bytes_per_token));
     }
     puts("page bits: of an element of the cache, with scales and minima; true bits: with the exact sinks and "
@@ -207,12 +214,17 @@ static int run(int argc, char **argv)
     if (code != EXIT_OK) return code;
 
     struct kvant_model *model = NULL;
+    bool repacks = !flags.no_repack;
+    flags.no_repack = true; /* nothing is run here: the copy is counted, not made */
     code = setup_model(&model, &flags, false);
     if (code != EXIT_OK) return code;
     struct report report = {.model = model, .n_ctx = setup_context(model, n_ctx)};
     struct kvant_session_options session = KVANT_SESSION_OPTIONS_INIT;
     session.n_sequences = 1;
     kvant_model_get_info(model, &report.info);
+    repacks = repacks && report.info.repacked_bytes > 0;
+    report.held_bytes =
+        repacks ? report.info.repacked_bytes + report.info.mapped_bytes : report.info.weights_bytes;
     report.scratch_bytes = kvant_session_scratch_bytes(model, &session);
 
     char spec[4096];

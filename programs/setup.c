@@ -30,11 +30,13 @@ int setup_model(struct kvant_model **out, const struct model_flags *flags, bool 
     struct kvant_error err;
     struct kvant_model_options options = KVANT_MODEL_OPTIONS_INIT;
     options.n_threads = (int)flags->n_threads;
+    options.n_threads_batch = (int)flags->n_threads_batch;
     options.cpu = flags->cpu;
     if (flags->act && strcmp(flags->act, "f32") == 0) options.act = KVANT_ACT_F32;
     if (flags->act && strcmp(flags->act, "int8") == 0) options.act = KVANT_ACT_INT8;
     if (flags->attn && strcmp(flags->attn, "f32") == 0) options.attn = KVANT_ATTN_F32;
     options.vocab_only = vocab_only;
+    options.no_repack = flags->no_repack;
     if (kvant_model_open(out, flags->path, &options, &err) != KVANT_OK) return fail(&err);
     struct kvant_model_info info;
     kvant_model_get_info(*out, &info);

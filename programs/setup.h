@@ -9,19 +9,23 @@
 
 struct model_flags {
     const char *path, *cpu, *act, *attn;
-    int64_t n_threads;
-    bool json;
+    int64_t n_threads, n_threads_batch;
+    bool json, no_repack;
 };
 
 #define MODEL_OPTIONS(f)                                                                                         \
     {"-m, --model", OPTION_NAME, "FILE", &(f)->path, "the model: a GGUF file (or the first argument)", 0, 0},    \
     {"-t, --threads", OPTION_INT, "N", &(f)->n_threads, "worker threads; 0 = all cores (default)", 0, 256},      \
+    {"-tb, --threads-batch", OPTION_INT, "N", &(f)->n_threads_batch,                                            \
+     "threads of prompts and of many sequences at once;\n0 = as -t (default)", 0, 256},                          \
     {"--cpu", OPTION_CHOICE, "scalar|avx2|avx512", &(f)->cpu,                                                    \
      "highest kernel level; default: the best of this CPU\n(also KVANT_CPU in the environment)", 0, 0},          \
     {"--act", OPTION_CHOICE, "int16|int8|f32", &(f)->act,                                                              \
      "activations in matrix products: int16 (default), int8\n(prompts faster, less exact), or f32 (slow)", 0, 0},                           \
     {"--attn", OPTION_CHOICE, "codes|f32", &(f)->attn,                                                                \
      "attention over the codes of the cache (default), or over\nkeys and values expanded to float32 (slow, for checking)", 0, 0},          \
+    {"--no-repack", OPTION_FLAG, NULL, &(f)->no_repack,                                                               \
+     "keep to the mapped file: no copy of the weights in the\norder that is fastest to read", 0, 0},             \
     {"--json", OPTION_FLAG, NULL, &(f)->json, "print JSON for machines", 0, 0}
 
 struct plan_flags {

@@ -83,6 +83,14 @@ void kv_file_map_close(struct kv_file_map *map)
     *map = (struct kv_file_map){ 0 };
 }
 
+void kv_file_map_release(const struct kv_file_map *map, const uint8_t *data, size_t n_bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), first = (size_t)(data - map->data), end = first + n_bytes;
+    first = (first + page - 1) / page * page;
+    end = end / page * page;
+    if (end > first) madvise((void *)(uintptr_t)(map->data + first), end - first, MADV_DONTNEED);
+}
+
 static kvant_status read_fd(int fd, const char *path, size_t max_bytes, char **out, size_t *n_bytes,
                             struct kvant_error *err)
 {

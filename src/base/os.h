@@ -13,6 +13,9 @@ struct kv_file_map {
 /* Maps a regular file read-only. Errors: IO (names the file). An empty file maps to n_bytes 0. */
 kvant_status kv_file_map_open(struct kv_file_map *out, const char *path, struct kvant_error *err);
 void kv_file_map_close(struct kv_file_map *map);
+/* Gives the memory of whole pages inside [data, data + n_bytes) of a map back to the system; they stay readable and
+ * come from the file again. */
+void kv_file_map_release(const struct kv_file_map *map, const uint8_t *data, size_t n_bytes);
 
 /* Reads a whole file of at most max_bytes, with a terminator that n_bytes does not count; free with kv_free.
  * path "-" = stdin. */

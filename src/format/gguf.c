@@ -591,6 +591,11 @@ int64_t kv_gguf_n_tensors(const struct kv_gguf *g)
     return (int64_t)g->n_tensors;
 }
 
+void kv_gguf_tensor_release(const struct kv_gguf *g, const struct kv_gguf_tensor *t)
+{
+    if (g->map.data) kv_file_map_release(&g->map, t->data, t->n_bytes);
+}
+
 const struct kv_gguf_tensor *kv_gguf_tensor_at(const struct kv_gguf *g, int64_t i)
 {
     return i >= 0 && (uint64_t)i < g->n_tensors ? &g->tensors[i] : NULL;

@@ -6,9 +6,13 @@
  * round to nearest even; sum as struct kv_act_int. */
 X(act_quantize, void, (const float *x /* (n, k) */, int64_t n, struct kv_act_int *out))
 /* Rows [row_begin, row_end) of a matrix product; scratch: kv_matmul_scratch_bytes(k), aligned to 64. The
- * result for one (row, activation) pair does not depend on n or on the row range. */
+ * result for one (row, activation) pair does not depend on n, on the row range, or on whether the weights are
+ * turned; turned ones need a row_begin that is a multiple of table->lanes. */
 X(matmul_rows, void, (const struct kv_kernels *table, const struct kv_matmul *mm, int64_t row_begin,
                       int64_t row_end, void *scratch))
+
+/* One panel of turned weights, of n_rows ≤ lanes rows (lanes: of the level that will read it). */
+X(turn_rows, void, (const uint8_t *rows, size_t row_bytes, int n_rows, int lanes, uint8_t *panel))
 
 /* --- vectors --- */
 /* y = x / sqrt(mean(x²) + eps) · weight */

@@ -51,6 +51,7 @@ struct kv_act_int {
  * row_end). Exactly one of x_int and x_f32 is used: integer activations need a code format. */
 struct kv_matmul {
     const uint8_t *weights;   /* (n_rows, k) in file format                      */
+    const uint8_t *turned;    /* the same as panels (kv_turned_bytes), or NULL   */
     size_t row_bytes;
     int code_format;          /* enum kv_code_format, or -1: float_format holds  */
     int float_format;         /* enum kv_float_format, or -1                     */
@@ -65,6 +66,7 @@ struct kv_matmul {
 
 struct kv_kernels {
     enum kv_cpu_level level;
+    int lanes; /* rows of a panel of turned weights; 0: matmul_rows reads the file's order alone */
 #define X(name, ret, params) ret (*name) params;
 #include "kernels/kernel_list.h"
 #undef X
@@ -87,6 +89,13 @@ kvant_status kv_kernels_open(struct kv_kernels *table, const char *wanted, struc
     bool kv_fill_##area##_avx512(struct kv_kernels *table);
 KV_KERNEL_AREAS(X)
 #undef X
+
+/* Turned weights: rows as panels of `lanes` rows, word after word in file format, so that a product reads one
+ * stream and need not turn rows again at each use:
+ *     panel (n_rows / lanes, rounded up) · word (row_bytes / 4, rounded up) · row (lanes)
+ * Rows beyond the last repeat it, bytes beyond a row are 0. */
+static inline size_t kv_turned_row_bytes(size_t row_bytes) { return (row_bytes + 3) & ~(size_t)3; }
+static inline size_t kv_turned_panels(int64_t n_rows, int lanes) { return (size_t)((n_rows + lanes - 1) / lanes); }
 
 /* Scratch bytes that one thread needs in matmul_rows for rows of k elements. */
 size_t kv_matmul_scratch_bytes(int64_t k);

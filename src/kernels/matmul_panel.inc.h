@@ -16,7 +16,8 @@
  * multiplications per row instead of per LANES rows, and loses by a factor 2 to 3 in prefill.
  */
 
-#define PANELS 2 /* that share each broadcast; ACTS_MAX is chosen for as many */
+#define PANELS 2   /* that share each broadcast; ACTS_MAX is chosen for as many                 */
+#define FEW_ACTS 2 /* up to as many, there are registers for two sums of each                   */
 /* A slab of the widest format, Q8_0, has 576 / 32 · 34 bytes, 153 words; whole vectors of them, and one
  * more. */
 #define RAW_WORDS 176
@@ -35,25 +36,35 @@ static int slab_columns(const struct format *f, int64_t k)
     return (int)(f->block * (blocks < most ? blocks : most));
 }
 
-/* n_bytes of each of n_rows ≤ LANES rows; lanes beyond repeat the last row. While at it, the same bytes of
- * the next LANES rows are asked for: rows are too short for the hardware to foresee the jump from one to the
- * next. */
-static void turn_rows(const uint8_t *data, size_t row_bytes, int n_rows, size_t n_bytes, uint8_t *raw)
+/* n_bytes of each of n_rows ≤ LANES rows as words of a panel; lanes beyond repeat the last row. While at it,
+ * the same bytes of the next LANES rows are asked for: rows are too short for the hardware to foresee the
+ * jump from one to the next. */
+static void turn_words(const uint8_t *data, size_t row_bytes, int n_rows, size_t n_bytes, uint8_t *raw)
 {
     uintptr_t ahead = (uintptr_t)data + row_bytes * LANES;
     const uint8_t *row[LANES];
     for (int r = 0; r < LANES; r++) row[r] = data + (size_t)(r < n_rows ? r : n_rows - 1) * row_bytes;
     for (size_t at = 0; at < n_bytes; at += sizeof(vi), raw += LANES * sizeof(vi)) {
         vi v[LANES];
-        if (at + sizeof(vi) <= n_bytes)
+        size_t left = n_bytes - at, n_words = left < sizeof(vi) ? (left + 3) / 4 : LANES;
+        if (left >= sizeof(vi))
             for (int r = 0; r < LANES; r++) v[r] = vi_load(row[r] + at);
         else
-            for (int r = 0; r < LANES; r++) v[r] = vi_load_bytes(row[r] + at, n_bytes - at);
+            for (int r = 0; r < LANES; r++) v[r] = vi_load_bytes(row[r] + at, left);
         for (int r = 0; r < LANES; r++)
             __builtin_prefetch((const void *)(ahead + (size_t)r * row_bytes + at));
         vi_transpose(v);
-        for (int i = 0; i < LANES; i++) vi_store(raw + (size_t)i * sizeof(vi), v[i]);
+        if (n_words == LANES)
+            for (int i = 0; i < LANES; i++) vi_store(raw + (size_t)i * sizeof(vi), v[i]);
+        else
+            for (size_t i = 0; i < n_words; i++) vi_store(raw + i * sizeof(vi), v[i]);
     }
+}
+
+static void turn_rows(const uint8_t *rows, size_t row_bytes, int n_rows, int lanes, uint8_t *panel)
+{
+    (void)lanes;
+    turn_words(rows, row_bytes, n_rows, row_bytes, panel);
 }
 
 /* Two panels (or one) times a few activations over one slab. */
@@ -71,10 +82,63 @@ struct tile {
 
 KV_INLINE vf load_rows(const float *p, int64_t n) { return n >= LANES ? vf_load(p) : vf_load_n(p, n); }
 
-/* panels, acts, group and wide are constants at every call: the arrays become registers. The digits of a
- * group follow each other in the same sums, which are shifted between them: a second digit costs a second
- * pass over the group's codes in the first-level cache, and no register. */
-KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, bool wide)
+/* dot += Σ code·q of one group and digit. Unrolled further, gcc moves sums to memory. */
+KV_INLINE void dot_digit(vi dot[PANELS][ACTS_MAX], const struct tile *t, const int8_t *digit, int column,
+                         int panels, int acts, int group, bool wide)
+{
+#pragma GCC unroll 4
+    for (int i = 0; i < group; i += 4) {
+        vi code[PANELS];
+        for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (column + i) * LANES);
+        for (int a = 0; a < acts; a++) {
+            vi x = vi_set4(digit + a * t->k + column + i);
+            for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
+        }
+    }
+}
+
+/* Σ code·q of one group. The digits follow each other in the same sums, which are shifted between them: a
+ * second digit costs a second pass over the group's codes in the first-level cache, and no register. */
+KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int column, int panels, int acts,
+                          int group, int digits, bool wide)
+{
+    for (int p = 0; p < panels; p++)
+        for (int a = 0; a < acts; a++) dot[p][a] = vi_zero();
+    dot_digit(dot, t, t->digit[0], column, panels, acts, group, wide);
+    if (digits == 1) return;
+    for (int p = 0; p < panels; p++)
+        for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
+    dot_digit(dot, t, t->digit[1], column, panels, acts, group, wide);
+}
+
+/* The same for few activations, which would wait for the one sum: as two that do not depend on each other, of
+ * the digits or of every other step. */
+KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int column, int panels, int acts,
+                         int group, int digits, bool wide)
+{
+    vi second[PANELS][FEW_ACTS];
+    bool two = digits == 2;
+    for (int p = 0; p < panels; p++)
+        for (int a = 0; a < acts; a++) dot[p][a] = second[p][a] = vi_zero();
+    for (int i = 0; i < group; i += 4) {
+        vi code[PANELS];
+        for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (column + i) * LANES);
+        for (int a = 0; a < acts; a++) {
+            int64_t at = a * t->k + column + i;
+            vi x = vi_set4(t->digit[0] + at), low = two ? vi_set4(t->digit[1] + at) : x;
+            for (int p = 0; p < panels; p++) {
+                if (two || i % 8 == 0) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
+                if (two || i % 8) second[p][a] = vi_dot4(second[p][a], code[p], low, wide);
+            }
+        }
+    }
+    for (int p = 0; p < panels; p++)
+        for (int a = 0; a < acts; a++)
+            dot[p][a] = vi_add(two ? vi_shift_digit(dot[p][a]) : dot[p][a], second[p][a]);
+}
+
+/* panels, acts, group, digits and wide are constants at every call: the arrays become registers. */
+KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide)
 {
     vf acc[PANELS][ACTS_MAX];
     for (int p = 0; p < panels; p++)
@@ -84,21 +148,10 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, b
 
     for (int g = 0; g < t->n_codes / group; g++) {
         vi dot[PANELS][ACTS_MAX];
-        for (int p = 0; p < panels; p++)
-            for (int a = 0; a < acts; a++) dot[p][a] = vi_zero();
-        for (int d = 0; d < 2 && t->digit[d]; d++) {
-            for (int p = 0; d > 0 && p < panels; p++)
-                for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
-            for (int i = 0; i < group; i += 4) {
-                vi code[PANELS];
-                for (int p = 0; p < panels; p++)
-                    code[p] = vi_load(t->panel[p].code + (g * group + i) * LANES);
-                for (int a = 0; a < acts; a++) {
-                    vi x = vi_set4(t->digit[d] + a * t->k + g * group + i);
-                    for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
-                }
-            }
-        }
+        if (acts < ACTS_MAX || (digits > 1 && acts <= FEW_ACTS))
+            group_few(dot, t, g * group, panels, acts, group, digits, wide);
+        else
+            group_many(dot, t, g * group, panels, acts, group, digits, wide);
         for (int a = 0; a < acts; a++) {
             const float *s = t->sum + a * (t->k / KV_WEIGHT_GROUP) + g * group / KV_WEIGHT_GROUP;
             vf xs = vf_set(t->xs[a * (t->k / KV_ACT_BLOCK) + g * group / KV_ACT_BLOCK]);
@@ -122,18 +175,30 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, b
     }
 }
 
+KV_INLINE void tile_digits(const struct tile *t, int panels, int acts, int group, bool wide)
+{
+    if (t->digit[1]) tile_run(t, panels, acts, group, 2, wide);
+    else tile_run(t, panels, acts, group, 1, wide);
+}
+
 KV_INLINE void tile_shapes(const struct tile *t, const struct format *f, int panels, int acts)
 {
-    if (f->group == 32 && !f->wide) tile_run(t, panels, acts, 32, false);
-    else if (f->group == 32) tile_run(t, panels, acts, 32, true);
-    else if (!f->wide) tile_run(t, panels, acts, 16, false);
-    else tile_run(t, panels, acts, 16, true);
+    if (f->group == 32 && !f->wide) tile_digits(t, panels, acts, 32, false);
+    else if (f->group == 32) tile_digits(t, panels, acts, 32, true);
+    else if (!f->wide) tile_digits(t, panels, acts, 16, false);
+    else tile_digits(t, panels, acts, 16, true);
 }
 
 static void tile_many(const struct tile *t, const struct format *f, int panels)
 {
     if (panels == 1) tile_shapes(t, f, 1, ACTS_MAX);
     else tile_shapes(t, f, PANELS, ACTS_MAX);
+}
+
+static void tile_few(const struct tile *t, const struct format *f, int panels)
+{
+    if (panels == 1) tile_shapes(t, f, 1, FEW_ACTS);
+    else tile_shapes(t, f, PANELS, FEW_ACTS);
 }
 
 static void tile_one(const struct tile *t, const struct format *f, int panels)
@@ -145,9 +210,10 @@ static void tile_one(const struct tile *t, const struct format *f, int panels)
 static void slab_times_acts(struct tile t, const struct format *f, int panels, int64_t n)
 {
     while (n > 0) {
-        int acts = n >= ACTS_MAX ? ACTS_MAX : 1;
-        if (acts == 1) tile_one(&t, f, panels);
-        else tile_many(&t, f, panels);
+        int acts = n >= ACTS_MAX ? ACTS_MAX : n >= FEW_ACTS ? FEW_ACTS : 1;
+        if (acts == ACTS_MAX) tile_many(&t, f, panels);
+        else if (acts == FEW_ACTS) tile_few(&t, f, panels);
+        else tile_one(&t, f, panels);
         t.digit[0] += acts * t.k;
         if (t.digit[1]) t.digit[1] += acts * t.k;
         t.xs += acts * (t.k / KV_ACT_BLOCK);
@@ -166,9 +232,13 @@ static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t r
     size_t slab_bytes = mm->row_bytes * (size_t)n_codes / (size_t)mm->k;
     for (int p = 0; p * LANES < n_rows; p++) {
         int64_t left = n_rows - p * LANES;
-        turn_rows(mm->weights + (size_t)(row + p * LANES) * mm->row_bytes + offset, mm->row_bytes,
-                  (int)(left < LANES ? left : LANES), slab_bytes, work->raw);
-        f->unpack(work->raw, n_codes, &work->panel[p]);
+        const uint8_t *raw = work->raw;
+        if (mm->turned)
+            raw = mm->turned + ((size_t)(row / LANES + p) * kv_turned_row_bytes(mm->row_bytes) + offset) * LANES;
+        else
+            turn_words(mm->weights + (size_t)(row + p * LANES) * mm->row_bytes + offset, mm->row_bytes,
+                       (int)(left < LANES ? left : LANES), slab_bytes, work->raw);
+        f->unpack(raw, n_codes, &work->panel[p]);
     }
 }
 

@@ -19,6 +19,8 @@ bool kv_fill_weights_avx512(struct kv_kernels *table)
 {
     table->act_quantize = act_quantize;
     table->matmul_rows = matmul_rows;
+    table->turn_rows = turn_rows;
+    table->lanes = LANES;
     return true;
 }
 

@@ -97,6 +97,15 @@ static void matmul_rows_ref(const struct kv_kernels *table, const struct kv_matm
     }
 }
 
+static void turn_rows_ref(const uint8_t *rows, size_t row_bytes, int n_rows, int lanes, uint8_t *panel)
+{
+    for (size_t i = 0; i < kv_turned_row_bytes(row_bytes); i++)
+        for (int r = 0; r < lanes; r++) {
+            const uint8_t *row = rows + (size_t)(r < n_rows ? r : n_rows - 1) * row_bytes;
+            panel[(i / 4 * (size_t)lanes + (size_t)r) * 4 + i % 4] = i < row_bytes ? row[i] : 0;
+        }
+}
+
 size_t kv_matmul_scratch_bytes(int64_t k)
 {
     struct kv_carve c = { 0 };
@@ -108,6 +117,8 @@ void kv_fill_weights_ref(struct kv_kernels *table)
 {
     table->act_quantize = act_quantize_ref;
     table->matmul_rows = matmul_rows_ref;
+    table->turn_rows = turn_rows_ref;
+    table->lanes = 0;
     table->unpack[KV_CODES_Q8_0] = kv_unpack_q8_0;
     table->unpack[KV_CODES_Q4_0] = kv_unpack_q4_0;
     table->unpack[KV_CODES_Q4_1] = kv_unpack_q4_1;

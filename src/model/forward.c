@@ -163,6 +163,12 @@ static void output_norm_row(const struct by_rows *job, int i)
 
 /* --------------------------------------------------------------------------------------- products -- */
 
+static struct kv_product product(const struct kvant_model *m, const struct kv_gguf_tensor *w, const float *bias,
+                                 float *y, int64_t ldy)
+{
+    return (struct kv_product){ w, bias, y, ldy, kv_repacked_find(&m->repacked, m->gguf, w) };
+}
+
 static void multiply(const struct kv_forward_call *call, const float *x, int64_t n_rows, int64_t k,
                      const struct kv_product *products, int n_products)
 {
@@ -265,29 +271,30 @@ static void run_hidden(const struct kv_forward_call *call, int layer)
 
 static void run_layer(const struct kv_forward_call *call, int i)
 {
-    const struct kv_hparams *h = &call->model->hp;
-    const struct kv_layer *l = &call->model->layers[i];
+    const struct kvant_model *m = call->model;
+    const struct kv_hparams *h = &m->hp;
+    const struct kv_layer *l = &m->layers[i];
     struct kv_forward_buffers *b = call->buffers;
     int n = call->n_rows;
     int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
 
     each_row(call, l, n, attn_norm_row);
-    const struct kv_product qkv[] = { { l->wq, l->bq, b->q, n_q },
-                                      { l->wk, l->bk, b->k, n_kv },
-                                      { l->wv, l->bv, b->v, n_kv } };
+    const struct kv_product qkv[] = { product(m, l->wq, l->bq, b->q, n_q),
+                                      product(m, l->wk, l->bk, b->k, n_kv),
+                                      product(m, l->wv, l->bv, b->v, n_kv) };
     multiply(call, b->normed, n, h->n_embd, qkv, 3);
     each_row(call, l, n, position_row);
     if (call->capture) run_capture(call, i);
     attend(call, i);
-    const struct kv_product out = { l->wo, l->bo, b->normed, h->n_embd };
+    const struct kv_product out = product(m, l->wo, l->bo, b->normed, h->n_embd);
     multiply(call, b->mixed, n, n_q, &out, 1);
 
     each_row(call, l, n, residual_ffn_norm_row);
-    const struct kv_product gate_up[] = { { l->gate, l->b_gate, b->gate, h->n_ff },
-                                          { l->up, l->b_up, b->up, h->n_ff } };
+    const struct kv_product gate_up[] = { product(m, l->gate, l->b_gate, b->gate, h->n_ff),
+                                          product(m, l->up, l->b_up, b->up, h->n_ff) };
     multiply(call, b->normed, n, h->n_embd, gate_up, 2);
     each_row(call, l, n, silu_row);
-    const struct kv_product down = { l->down, l->b_down, b->normed, h->n_embd };
+    const struct kv_product down = product(m, l->down, l->b_down, b->normed, h->n_embd);
     multiply(call, b->gate, n, h->n_ff, &down, 1);
     each_row(call, l, n, residual_row);
 }
@@ -370,7 +377,7 @@ kvant_status kv_forward(const struct kv_forward_call *call, struct kvant_error *
     run_hidden(&now, m->hp.n_layer);
     if (call->n_logits) {
         each_row(call, NULL, call->n_logits, output_norm_row);
-        const struct kv_product head = { m->output, NULL, call->logits, m->n_vocab };
+        const struct kv_product head = product(m, m->output, NULL, call->logits, m->n_vocab);
         multiply(call, b->normed, call->n_logits, m->hp.n_embd, &head, 1);
     }
     return settle_sequences(call, err);

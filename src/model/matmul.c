@@ -89,6 +89,7 @@ static void multiply(const struct products_job *job, const struct kv_product *p,
     bool integers = job->a->i.high && w->type->code_format >= 0;
     struct kv_matmul mm = {
         .weights = w->data,
+        .turned = integers ? p->turned : NULL,
         .row_bytes = w->row_bytes,
         .code_format = w->type->code_format,
         .float_format = w->type->float_format,

@@ -25,6 +25,7 @@ struct kv_product {
     const float *bias;              /* (n_rows) or NULL                  */
     float *y;                       /* (n, ldy)                          */
     int64_t ldy;
+    const uint8_t *turned;          /* w as panels (kernels.h), or NULL  */
 };
 /* All products in one run of the pool (QKV, gate and up): rows are split over threads by bytes. The result of
  * one output does not depend on the number of threads. scratch: n_threads × kv_matmul_scratch_bytes(k). Float

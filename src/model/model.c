@@ -262,14 +262,18 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
                 "kvant_model_options.size is not set; use KVANT_MODEL_OPTIONS_INIT");
     if (opt->n_threads < 0 || opt->n_threads > 256)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_threads is %d, outside [0, 256]", opt->n_threads);
+    if (opt->n_threads_batch < 0 || opt->n_threads_batch > 256)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_threads_batch is %d, outside [0, 256]", opt->n_threads_batch);
     if (opt->act != KVANT_ACT_INT16 && opt->act != KVANT_ACT_INT8 && opt->act != KVANT_ACT_F32)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "act is %d; use KVANT_ACT_INT16, _INT8 or _F32", (int)opt->act);
     m->n_threads = opt->n_threads ? opt->n_threads : kv_cpu_count();
+    m->n_threads_batch = opt->n_threads_batch ? opt->n_threads_batch : m->n_threads;
     if (opt->attn != KVANT_ATTN_CODES && opt->attn != KVANT_ATTN_F32)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "attn is %d; use KVANT_ATTN_CODES or _F32", (int)opt->attn);
     m->act = opt->act;
     m->attn = opt->attn;
     m->vocab_only = opt->vocab_only;
+    m->no_repack = opt->no_repack;
     return kv_kernels_open(&m->kernels, opt->cpu, err);
 }
 
@@ -301,7 +305,9 @@ static kvant_status open_into(struct kvant_model *m, const char *path, const str
     KV_TRY(kv_hparams_read(&m->hp, m->gguf, err));
     KV_TRY(open_rope(m, err));
     KV_TRY(open_weights(m, err));
-    return kv_key_bias_median(m, &m->key_bias_median, err);
+    KV_TRY(kv_key_bias_median(m, &m->key_bias_median, err));
+    m->repacked.n_bytes = kv_repack_bytes(m);
+    return m->no_repack ? KVANT_OK : kv_repack(m, err);
 }
 
 kvant_status kvant_model_open(struct kvant_model **out, const char *path,
@@ -322,6 +328,7 @@ kvant_status kvant_model_open(struct kvant_model **out, const char *path,
 void kvant_model_close(struct kvant_model *m)
 {
     if (!m) return;
+    kv_repacked_close(&m->repacked);
     kv_free(m->shares);
     kv_free(m->name);
     kv_free(m->vectors);
@@ -379,9 +386,13 @@ void kvant_model_get_info(const struct kvant_model *m, struct kvant_model_info *
         .n_vocab = m->n_vocab,
         .n_ctx_train = m->hp.n_ctx_train,
         .n_threads = m->n_threads,
+        .n_threads_batch = m->n_threads_batch,
         .n_params = n_params,
         .n_tensors = kv_gguf_n_tensors(m->gguf),
         .weights_bytes = bytes,
+        .repacked_bytes = m->repacked.n_bytes,
+        .mapped_bytes = kv_repack_mapped_bytes(m),
+        .repacked = m->repacked.memory != NULL,
         .file_bytes = kv_gguf_file_bytes(m->gguf),
         .act = m->act,
         .attn = m->attn,

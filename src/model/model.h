@@ -13,6 +13,7 @@
 #include "cache/plan.h"
 #include "cache/rope.h"
 #include "model/arch.h"
+#include "model/repack.h"
 #include "text/chat.h"
 
 /* Shapes are (n_rows, n_columns); every vector may be NULL where the architecture has none. */
@@ -44,12 +45,14 @@ struct kvant_model {
     const struct kv_gguf_tensor *token_embd;        /* (n_vocab, n_embd)                              */
     const struct kv_gguf_tensor *output;            /* (n_vocab, n_embd); token_embd when tied        */
     const float *output_norm;                       /* (n_embd)                                       */
+    struct kv_repacked repacked;                    /* matrices as the kernels read them fastest, owned */
     float *vectors;                                 /* all norms and biases, owned                    */
     float key_bias_median;                          /* over layers, of the largest |bias|             */
     int n_vocab, n_threads;
+    int n_threads_batch;                            /* of steps with more than one token              */
     kvant_act act;
     kvant_attn attn;
-    bool vocab_only;
+    bool vocab_only, no_repack;
     const char *chat_format;                        /* static                                         */
     struct kvant_template *chat;                    /* NULL: chat_error says why                      */
     struct kvant_error chat_error;

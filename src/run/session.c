@@ -31,6 +31,7 @@ struct scratch {
 struct kvant_session {
     const struct kvant_model *model;
     struct kv_pool *pool;
+    struct kv_pool *pool_batch;  /* for steps of more than one token; NULL: the same  */
     struct kv_store *store;
     struct kv_attn_scratch *attn_scratch;
     struct kv_seq **seqs;        /* (n_sequences), NULL = free slot                   */
@@ -50,10 +51,15 @@ struct kvant_session {
 
 /* ------------------------------------------------------------------------------------ open, close -- */
 
+static int threads_max(const struct kvant_model *m)
+{
+    return m->n_threads > m->n_threads_batch ? m->n_threads : m->n_threads_batch;
+}
+
 static void scratch_layout(struct scratch *s, struct kv_carve *c, const struct kvant_model *m, int n_batch,
                            int n_logits, int n_sequences)
 {
-    kv_forward_layout(&s->forward, c, m, n_batch, n_sequences, m->n_threads);
+    kv_forward_layout(&s->forward, c, m, n_batch, n_sequences, threads_max(m));
     s->runs = kv_carve(c, (size_t)n_sequences, sizeof *s->runs);
     s->tokens = kv_carve(c, (size_t)n_batch, sizeof *s->tokens);
     s->logits_rows = kv_carve(c, (size_t)n_batch, sizeof *s->logits_rows);
@@ -79,7 +85,7 @@ size_t kvant_session_scratch_bytes(const struct kvant_model *m, const struct kva
     struct scratch s;
     struct kv_carve c = { NULL, 0, false };
     scratch_layout(&s, &c, m, n_batch, n_logits, n_sequences);
-    return c.used + kv_attn_scratch_bytes(m->n_threads, n_batch, n_sequences, m->hp.n_head, m->hp.n_head_kv,
+    return c.used + kv_attn_scratch_bytes(threads_max(m), n_batch, n_sequences, m->hp.n_head, m->hp.n_head_kv,
                                           m->hp.head_dim);
 }
 
@@ -101,9 +107,10 @@ static kvant_status open_into(struct kvant_session *s, struct kvant_error *err)
     scratch_layout(&s->scratch, &place, m, s->n_batch, s->n_logits, s->n_sequences);
     for (int i = 0; i < s->n_sequences; i++) s->order[i] = i;
     KV_TRY(kv_pool_open(&s->pool, m->n_threads, err));
+    if (m->n_threads_batch != m->n_threads) KV_TRY(kv_pool_open(&s->pool_batch, m->n_threads_batch, err));
     KV_TRY(kv_store_open(&s->store, &m->kernels, &m->rope, err));
     KV_TRY(kv_reader_open(&s->reader, &m->rope, err));
-    return kv_attn_scratch_open(&s->attn_scratch, m->n_threads, s->n_batch, s->n_sequences, m->hp.n_head,
+    return kv_attn_scratch_open(&s->attn_scratch, threads_max(m), s->n_batch, s->n_sequences, m->hp.n_head,
                                 m->hp.n_head_kv, m->hp.head_dim, err);
 }
 
@@ -151,6 +158,7 @@ void kvant_session_close(struct kvant_session *s)
     kv_store_close(s->store);
     kv_reader_close(&s->reader);
     kv_pool_close(s->pool);
+    kv_pool_close(s->pool_batch);
     kv_pages_free(s->block, s->block_bytes);
     kv_free(s);
 }
@@ -437,7 +445,7 @@ kvant_status kvant_session_step(struct kvant_session *s, const struct kvant_batc
         KV_TRY(gather_runs(s, entries + done, n_rows, &n_runs, &n_logits, err));
         const struct kv_forward_call call = {
             .model = s->model,
-            .pool = s->pool,
+            .pool = n_rows > 1 && s->pool_batch ? s->pool_batch : s->pool,
             .buffers = &s->scratch.forward,
             .attn_scratch = s->attn_scratch,
             .runs = s->scratch.runs,

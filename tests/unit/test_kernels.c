@@ -17,7 +17,7 @@
 
 /* --- the list itself --- */
 
-static const char *const checked_here[] = {"act_quantize", "matmul_rows", "rms_norm", "silu_mul",   "add",
+static const char *const checked_here[] = {"act_quantize", "matmul_rows", "turn_rows", "rms_norm", "silu_mul", "add",
                                            "f32_to_f16",   "f16_to_f32",  "hadamard", "log_sum_exp"};
 static const char *const checked_with_attention[] = {
     "attn_tile",         "key_tile_from_rows", "value_tile_from_rows", "key_tile_expand", /* test_kernels_attention.c */
@@ -158,6 +158,7 @@ struct product {
     struct check_buffer weights, x, scratch;
     struct kv_act_int act[2]; /* of one digit, of two */
     float *y, *bias;
+    bool at_begin; /* of a page: the end that is not guarded */
 };
 
 static void product_open(struct product *p, struct check_random *r, const struct kv_kernels *ref,
@@ -165,7 +166,7 @@ static void product_open(struct product *p, struct check_random *r, const struct
                          enum check_data kind, bool at_begin)
 {
     size_t row_bytes = (size_t)(k / type->block) * (size_t)type->block_bytes;
-    *p = (struct product){.r = r, .type = type};
+    *p = (struct product){.r = r, .type = type, .at_begin = at_begin};
     p->weights = check_buffer_open(row_bytes * (size_t)n_rows, at_begin);
     check_weights_fill(r, type, kind, p->weights.p, p->weights.n_bytes);
     p->x = check_buffer_open((size_t)(n * k) * sizeof(float), at_begin);
@@ -289,6 +290,67 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
     }
 }
 
+/* Turned weights, by the plain definition, give the same bits; they end (or begin) at an inaccessible page. */
+static void check_turned(struct product *p, const struct kv_kernels *table, const struct kv_kernels *ref)
+{
+    struct kv_matmul mm = p->mm;
+    int lanes = table->lanes;
+    size_t panel_bytes = kv_turned_row_bytes(mm.row_bytes) * (size_t)lanes, n_panels = kv_turned_panels(mm.n_rows, lanes);
+    struct check_buffer turned = check_buffer_open(n_panels * panel_bytes, p->at_begin);
+    for (size_t i = 0; i < n_panels; i++) {
+        int64_t row = (int64_t)i * lanes, left = mm.n_rows - row;
+        ref->turn_rows(mm.weights + (size_t)row * mm.row_bytes, mm.row_bytes, (int)(left < lanes ? left : lanes), lanes,
+                       (uint8_t *)turned.p + i * panel_bytes);
+    }
+    size_t n_y = (size_t)(mm.n * mm.ldy);
+    float *y = kv_alloc(n_y, sizeof *y);
+    int64_t begin = check_random_below(p->r, (int64_t)n_panels) * lanes,
+            end = begin + 1 + check_random_below(p->r, mm.n_rows - begin);
+    for (size_t i = 0; i < n_y; i++) y[i] = p->y[i] = -12345.0f;
+    table->matmul_rows(table, &mm, begin, end, p->scratch.p);
+    mm.turned = turned.p;
+    mm.weights = NULL;
+    mm.y = y;
+    table->matmul_rows(table, &mm, begin, end, p->scratch.p);
+    for (size_t i = 0; i < n_y; i++)
+        CHECK(!memcmp(&y[i], &p->y[i], sizeof y[i]), p->r, "%s %s k %d n %d rows [%d, %d): turned %.9g, else %.9g at %d",
+              kv_cpu_level_name(table->level), p->type->name, (int)mm.k, (int)mm.n, (int)begin, (int)end, (double)y[i],
+              (double)p->y[i], (int)i);
+    kv_free(y);
+    check_buffer_close(&turned);
+}
+
+static void turned_rows(void **state)
+{
+    (void)state;
+    struct kv_kernels tables[3];
+    struct check_random r = check_random_open();
+    int n_levels = check_levels(tables);
+    for (int round = 0; round < 300; round++)
+        for (int l = 1; l < n_levels; l++) {
+            int lanes = tables[l].lanes, n_rows = 1 + (int)check_random_below(&r, lanes);
+            size_t row_bytes = 2 * (1 + (size_t)check_random_below(&r, 200));
+            size_t n_bytes = kv_turned_row_bytes(row_bytes) * (size_t)lanes;
+            struct check_buffer rows = check_buffer_open(row_bytes * (size_t)n_rows, round & 1),
+                                got = check_buffer_open(n_bytes, round & 2);
+            uint8_t *expected = kv_alloc(n_bytes, 1);
+            for (size_t i = 0; i < rows.n_bytes; i++) ((uint8_t *)rows.p)[i] = (uint8_t)check_random_below(&r, 256);
+            tables[0].turn_rows(rows.p, row_bytes, n_rows, lanes, expected);
+            tables[l].turn_rows(rows.p, row_bytes, n_rows, lanes, got.p);
+            for (size_t i = 0; i < n_bytes; i++) { /* the definition, once more */
+                int row = (int)(i / 4 % (size_t)lanes), real = row < n_rows ? row : n_rows - 1;
+                size_t byte = i / (4 * (size_t)lanes) * 4 + i % 4;
+                int want = byte < row_bytes ? ((uint8_t *)rows.p)[(size_t)real * row_bytes + byte] : 0;
+                CHECK(expected[i] == want, &r, "plain C: byte %d of %d rows of %d bytes", (int)i, n_rows, (int)row_bytes);
+            }
+            CHECK(!memcmp(got.p, expected, n_bytes), &r, "%s: %d rows of %d bytes",
+                  kv_cpu_level_name(tables[l].level), n_rows, (int)row_bytes);
+            kv_free(expected);
+            check_buffer_close(&rows);
+            check_buffer_close(&got);
+        }
+}
+
 static void matrix_products(void **state)
 {
     (void)state;
@@ -313,6 +375,7 @@ static void matrix_products(void **state)
                     p.mm.x_f32 = digits ? NULL : p.x.p;
                     p.mm.bias = round & 4 ? p.bias : NULL;
                     check_product(&p, &tables[l], &tables[0]);
+                    if (digits && tables[l].lanes) check_turned(&p, &tables[l], &tables[0]);
                 }
             product_close(&p);
         }
@@ -541,6 +604,7 @@ int main(void)
         cmocka_unit_test(every_level_of_this_cpu_is_built),
         cmocka_unit_test(quantized_activations),
         cmocka_unit_test(non_finite_activations_stay_so),
+        cmocka_unit_test(turned_rows),
         cmocka_unit_test(matrix_products),
         cmocka_unit_test(norms),
         cmocka_unit_test(gates),

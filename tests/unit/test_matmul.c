@@ -48,9 +48,25 @@ static void matrices_close(struct matrices *m)
     kv_free(m->x);
 }
 
-/* All products with n_threads; y: N_PRODUCTS arrays of (N, rows + 5), one after the other. */
-static void run(const struct matrices *m, const struct kv_kernels *kernels, int n_threads, int n_digits, float *y,
-                size_t y_floats)
+/* Panels of all matrices; all NULL where the level has none. */
+static void turn_all(const struct matrices *m, const struct kv_kernels *kernels, uint8_t *turned[N_PRODUCTS])
+{
+    int lanes = kernels->lanes;
+    for (int i = 0; i < N_PRODUCTS; i++) {
+        turned[i] = NULL;
+        if (!lanes || m->w[i].type->code_format < 0) continue;
+        size_t row_bytes = m->w[i].row_bytes, panel_bytes = kv_turned_row_bytes(row_bytes) * (size_t)lanes;
+        turned[i] = kv_alloc(kv_turned_panels(row_counts[i], lanes), panel_bytes);
+        for (int64_t row = 0; row < row_counts[i]; row += lanes)
+            kernels->turn_rows(m->data[i] + (size_t)row * row_bytes, row_bytes,
+                               (int)(row_counts[i] - row < lanes ? row_counts[i] - row : lanes), lanes,
+                               turned[i] + (size_t)(row / lanes) * panel_bytes);
+    }
+}
+
+/* All products with n_threads; turned: panels, or NULL; y: N_PRODUCTS arrays of (N, rows + 5), one after the other. */
+static void run(const struct matrices *m, const struct kv_kernels *kernels, int n_threads, int n_digits,
+                uint8_t *const *turned, float *y, size_t y_floats)
 {
     struct kv_pool *pool;
     assert_int_equal(kv_pool_open(&pool, n_threads, NULL), KVANT_OK);
@@ -62,7 +78,8 @@ static void run(const struct matrices *m, const struct kv_kernels *kernels, int 
     struct kv_product products[N_PRODUCTS];
     for (size_t i = 0; i < y_floats; i++) y[i] = -1e9f;
     for (int i = 0; i < N_PRODUCTS; i++) {
-        products[i] = (struct kv_product){&m->w[i], i & 1 ? m->bias : NULL, y, row_counts[i] + 5};
+        products[i] = (struct kv_product){&m->w[i], i & 1 ? m->bias : NULL, y, row_counts[i] + 5,
+                                           turned ? turned[i] : NULL};
         y += N * (row_counts[i] + 5);
     }
     kv_products(pool, kernels, &a, products, N_PRODUCTS, scratch, stride);
@@ -83,15 +100,18 @@ static void products_do_not_depend_on_threads(void **state)
     float *one = kv_alloc(y_floats, sizeof(float)), *many = kv_alloc(y_floats, sizeof(float));
     for (int l = 0; l < n_levels; l++)
         for (int n_digits = 0; n_digits <= 2; n_digits++) {
-            run(&m, &tables[l], 1, n_digits, one, y_floats);
+            uint8_t *turned[N_PRODUCTS];
+            turn_all(&m, &tables[l], turned);
+            run(&m, &tables[l], 1, n_digits, NULL, one, y_floats);
             const float *y = one;
             for (int i = 0; i < N_PRODUCTS; i++)
                 for (int64_t j = 0; j < N * (row_counts[i] + 5); j++, y++)
                     assert_int_equal(*y == -1e9f, j % (row_counts[i] + 5) >= row_counts[i]);
             for (int n_threads = 2; n_threads <= 5; n_threads++) {
-                run(&m, &tables[l], n_threads, n_digits, many, y_floats);
+                run(&m, &tables[l], n_threads, n_digits, n_threads & 1 ? turned : NULL, many, y_floats);
                 assert_memory_equal(many, one, y_floats * sizeof(float));
             }
+            for (int i = 0; i < N_PRODUCTS; i++) kv_free(turned[i]);
         }
     kv_free(one);
     kv_free(many);

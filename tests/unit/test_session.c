@@ -34,18 +34,25 @@ struct fixture {
     kvant_token tokens[N_TOKENS];
 };
 
-static struct kvant_model *open_model(int n_threads, kvant_act act)
+static struct kvant_model *open_model_as(int n_threads, int n_threads_batch, kvant_act act, bool no_repack)
 {
     struct kvant_model_options opt = KVANT_MODEL_OPTIONS_INIT;
     struct kvant_model *model;
     struct kvant_error err = { .message = "" };
     char path[SCRATCH_CAP];
     opt.n_threads = n_threads;
+    opt.n_threads_batch = n_threads_batch;
     opt.act = act;
+    opt.no_repack = no_repack;
     kvant_status status = kvant_model_open(&model, scratch_path(path, MODEL_FILE), &opt, &err);
     if (status != KVANT_OK) print_error("%s\n", err.message);
     assert_int_equal(status, KVANT_OK);
     return model;
+}
+
+static struct kvant_model *open_model(int n_threads, kvant_act act)
+{
+    return open_model_as(n_threads, 0, act, false);
 }
 
 static int setup(void **state)
@@ -197,6 +204,31 @@ static void threads_leave_every_bit(void **state)
     }
 }
 
+/* Prompts by one pool, single tokens by another, either one the larger. */
+static void threads_of_batches_leave_every_bit(void **state)
+{
+    struct fixture *f = *state;
+    static const int counts[][2] = { { 1, 0 }, { 1, 3 }, { 3, 1 }, { 2, 2 } };
+    float *one = NULL;
+    for (int i = 0; i < 4; i++) {
+        struct kvant_model *model = open_model_as(counts[i][0], counts[i][1], KVANT_ACT_INT16, false);
+        struct kvant_plan *plan = open_plan(model, "k4c64v4");
+        struct kvant_session *s = open_session(model, 64, 1);
+        int seq = open_sequence(s, plan);
+        append(s, seq, f->tokens, 0, 200, 64);
+        append(s, seq, f->tokens, 200, 220, 1);
+        if (!one) {
+            one = malloc(sizeof(float) * (size_t)f->info.n_vocab);
+            memcpy(one, kvant_session_logits(s, 0), sizeof(float) * (size_t)f->info.n_vocab);
+        }
+        assert_memory_equal(one, kvant_session_logits(s, 0), sizeof(float) * (size_t)f->info.n_vocab);
+        kvant_session_close(s);
+        kvant_plan_close(plan);
+        kvant_model_close(model);
+    }
+    free(one);
+}
+
 static void batches_do_not_mix_sequences(void **state)
 {
     struct fixture *f = *state;
@@ -311,12 +343,37 @@ static void bad_steps_change_nothing(void **state)
     kvant_plan_close(plan);
 }
 
+/* A prompt and single tokens over repacked weights: the bits of the mapped file. */
+static void repacking_leaves_every_bit(void **state)
+{
+    const struct fixture *f = *state;
+    for (int act = KVANT_ACT_INT16; act <= KVANT_ACT_F32; act++) {
+        struct kvant_model *model[2];
+        struct kvant_model_info info;
+        float *logits[2];
+        for (int i = 0; i < 2; i++) {
+            model[i] = open_model_as(1 + i, 0, (kvant_act)act, i == 0);
+            kvant_model_get_info(model[i], &info);
+            assert_int_equal(info.repacked, i == 1 && act != KVANT_ACT_F32 && strcmp(info.cpu, "scalar") != 0);
+            if (!info.repacked && i == 1) assert_int_equal(info.repacked_bytes, 0);
+        }
+        for (int stride = 1; stride <= 32; stride += 31) {
+            for (int i = 0; i < 2; i++) logits[i] = run(model[i], "f16", f->tokens, 64, 32, stride);
+            assert_memory_equal(logits[0], logits[1], sizeof(float) * (size_t)info.n_vocab);
+            for (int i = 0; i < 2; i++) free(logits[i]);
+        }
+        for (int i = 0; i < 2; i++) kvant_model_close(model[i]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_are_finite_and_differ_between_plans),
         cmocka_unit_test(append_equals_rebuild),
         cmocka_unit_test(threads_leave_every_bit),
+        cmocka_unit_test(repacking_leaves_every_bit),
+        cmocka_unit_test(threads_of_batches_leave_every_bit),
         cmocka_unit_test(batches_do_not_mix_sequences),
         cmocka_unit_test(forks_are_independent),
         cmocka_unit_test(truncate_and_append_equals_fresh),

@@ -118,11 +118,70 @@ static void every_allocation_may_fail(void **state)
     assert_true(n_failed > 10);
 }
 
+/* Opening a model: the repacked weights among the rest. */
+static void every_allocation_of_a_model_may_fail(void **state)
+{
+    (void)state;
+    long n_failed = 0;
+    kvant_status status = KVANT_ERR_MEMORY;
+    for (long at = 0; status != KVANT_OK; at++) {
+        struct kvant_model_options opt = KVANT_MODEL_OPTIONS_INIT;
+        struct kvant_error err = { .message = "" };
+        struct kvant_model *model = NULL;
+        int n_live = hooks.n_live;
+        size_t live_bytes = hooks.live_bytes;
+        opt.n_threads = 1;
+        hooks.n_calls = 0;
+        hooks.fail_at = at;
+        status = kvant_model_open(&model, model_path(), &opt, &err);
+        bool refused = hooks.n_calls > at;
+        hooks.fail_at = -1;
+        assert_int_equal(status == KVANT_OK, !refused);
+        assert_int_equal(model != NULL, status == KVANT_OK);
+        if (refused) assert_true(strlen(err.message) > 10);
+        n_failed += refused;
+        kvant_model_close(model);
+        assert_int_equal(hooks.n_live, n_live);
+        assert_int_equal(hooks.live_bytes, live_bytes);
+    }
+    assert_true(n_failed > 10);
+}
+
+/* What info says that repacking takes is what it takes. */
+static void repacking_takes_what_is_stated(void **state)
+{
+    (void)state;
+    size_t live[2];
+    struct kvant_model_info info[2];
+    for (int i = 0; i < 2; i++) {
+        struct kvant_model_options opt = KVANT_MODEL_OPTIONS_INIT;
+        struct kvant_model *model;
+        size_t before = hooks.live_bytes;
+        opt.n_threads = 1;
+        opt.no_repack = i == 0;
+        assert_int_equal(kvant_model_open(&model, model_path(), &opt, NULL), KVANT_OK);
+        live[i] = hooks.live_bytes - before;
+        kvant_model_get_info(model, &info[i]);
+        kvant_model_close(model);
+    }
+    size_t index_bytes = ((size_t)info[0].n_tensors * sizeof(void *) + 63) & ~(size_t)63;
+    if (info[0].repacked_bytes == 0) { /* plain C */
+        assert_int_equal(live[0], live[1]);
+        return;
+    }
+    assert_int_equal(info[0].repacked_bytes, info[1].repacked_bytes);
+    assert_false(info[0].repacked);
+    assert_true(info[1].repacked);
+    assert_int_equal(live[1], live[0] + info[1].repacked_bytes + index_bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_allocate_nothing),
         cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(every_allocation_of_a_model_may_fail),
+        cmocka_unit_test(repacking_takes_what_is_stated),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
