@@ -59,7 +59,7 @@ static int tokenize(struct work *w)
     for (size_t i = 0; i < w->texts.n; i++) {
         kvant_token *ids = NULL;
         size_t n_ids = 0;
-        int code = prompt_tokens(w->model, NULL, w->texts.items[i].text, w->texts.items[i].n_bytes, !w->flags->chat,
+        int code = prompt_tokens(w->model, NULL, NULL, w->texts.items[i].text, w->texts.items[i].n_bytes, !w->flags->chat,
                                  &ids, &n_ids);
         w->prompts[i].tokens = ids;
         if (code != EXIT_OK) return code;

@@ -45,7 +45,7 @@ static int row_tokens(const struct work *w, size_t i, kvant_token **ids, size_t 
     kvant_token *answer = NULL;
     size_t n_answer = 0;
     int64_t n_ctx = setup_context(w->model, w->flags->n_ctx);
-    int code = prompt_tokens(w->model, NULL, row->prompt, strlen(row->prompt), row->is_raw, ids, n_prompt);
+    int code = prompt_tokens(w->model, NULL, NULL, row->prompt, strlen(row->prompt), row->is_raw, ids, n_prompt);
     if (code != EXIT_OK) return code;
     if (tokens_of_text(w->model, row->answer, strlen(row->answer), 0, &answer, &n_answer, &err) != KVANT_OK) return fail(&err);
     if ((int64_t)*n_prompt >= n_ctx) {

@@ -78,7 +78,7 @@ static int make_prompt(struct collecting *c, const struct question *q)
     const struct mode_tokens *begin = &c->w->modes.begin[c->mode];
     kvant_token *ids = NULL;
     size_t n = 0;
-    int code = prompt_tokens(c->w->model, NULL, q->question, strlen(q->question), false, &ids, &n);
+    int code = prompt_tokens(c->w->model, NULL, NULL, q->question, strlen(q->question), false, &ids, &n);
     if (code != EXIT_OK) return code;
     ids = reallocate(ids, n + begin->n, sizeof *ids);
     memcpy(ids + n, begin->ids, begin->n * sizeof *ids);

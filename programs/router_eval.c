@@ -121,7 +121,7 @@ static int prompt_lengths(struct evaluation *e)
         kvant_token *ids = NULL;
         size_t n = 0;
         const char *question = e->w->data.items[e->test[i]].question;
-        int code = prompt_tokens(e->w->model, NULL, question, strlen(question), false, &ids, &n);
+        int code = prompt_tokens(e->w->model, NULL, NULL, question, strlen(question), false, &ids, &n);
         free(ids);
         if (code != EXIT_OK) return code;
         e->length[i] = (double)n;
@@ -174,7 +174,7 @@ static int answer_online(struct evaluation *e, size_t i, struct online *sum)
     kvant_token *ids = NULL;
     size_t n = 0;
     greedy.temperature = 0;
-    int code = prompt_tokens(e->w->model, NULL, q->question, strlen(q->question), false, &ids, &n);
+    int code = prompt_tokens(e->w->model, NULL, NULL, q->question, strlen(q->question), false, &ids, &n);
     int64_t most = e->w->flags->think.most[0] + e->w->flags->think.most[1];
     if (code == EXIT_OK) code = generator_open(&g, e->w->model, e->w->plan, &greedy, (int64_t)n + most + modes_tokens(&e->w->modes));
     if (code == EXIT_OK) {

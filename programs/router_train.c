@@ -67,7 +67,7 @@ int router_features(struct router_work *w, const struct kvant_embed_options *poo
     for (; n < w->data.n && code == EXIT_OK; n++) {
         kvant_token *ids = NULL;
         const char *question = w->data.items[n].question;
-        code = prompt_tokens(w->model, NULL, question, strlen(question), false, &ids, &prompts[n].n_tokens);
+        code = prompt_tokens(w->model, NULL, NULL, question, strlen(question), false, &ids, &prompts[n].n_tokens);
         prompts[n].tokens = ids;
     }
     if (code == EXIT_OK) code = embed_questions(w, pooling, prompts, *features, w->data.n * *dim, &n_short);

@@ -165,7 +165,7 @@ kvant_status kv_file_pack(const struct kv_seq *seq, const char *fingerprint, con
     digest(file, AT_DIGEST, at, s.tokens_bytes, file + AT_DIGEST);
     at += s.tokens_bytes;
     for (size_t i = 0; i < s.n_pages; i++, at += s.page_step) {
-        memcpy(at, seq->pages[i], s.page_bytes);
+        kv_page_copy(&seq->cache->layout, (struct kv_page){ at, 0, 1 }, seq->pages[i]);
         digest(at, s.page_bytes, NULL, 0, at + s.page_bytes);
     }
     copy_exact(seq, &s, at, false);
@@ -281,9 +281,9 @@ kvant_status kv_file_unpack(struct kv_seq **out, struct kv_store *store, const s
     KV_TRY(kv_seq_open(&seq, store, plan, n_tokens_max, err));
     const uint8_t *at = f->data + HEADER_BYTES + s.tokens_bytes;
     for (size_t i = 0; i < s.n_pages; i++, at += s.page_step) {
-        uint8_t *page = kv_page_take(&seq->cache->pool);
-        memcpy(page, at, s.page_bytes);
-        seq->pages[seq->n_pages++] = page;
+        struct kv_page *page = &seq->pages[seq->n_pages++];
+        kv_page_take(&seq->cache->pool, page); /* promised when the sequence was opened */
+        kv_page_copy(&seq->cache->layout, *page, (struct kv_page){ (uint8_t *)(uintptr_t)at, 0, 1 });
     }
     seq->n_tokens = n;
     seq->inexact_end = (int64_t)get_number(f->data + AT_INEXACT, 8);

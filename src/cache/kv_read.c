@@ -122,7 +122,7 @@ static int64_t page_count(const struct job *j)
 /* Rows [first, last) of a page in the plain domain. */
 static void page_rows(const struct job *j, int64_t i_page, int first, int last, float *out, int64_t stride)
 {
-    const uint8_t *page = j->view.pages[i_page];
+    const struct kv_page page = j->view.pages[i_page];
     int64_t begin = j->sinks + i_page * KV_PAGE_TOKENS;
     float *tile = j->scratch.tile;
     if (j->call->side == KV_READ_VALUES) {
@@ -313,7 +313,7 @@ static void sum_expanded_keys(const struct job *j, int64_t i_page, int first, in
 
 static void sum_page_keys(const struct job *j, int64_t i_page, int first, int last, double *out)
 {
-    const uint8_t *page = j->view.pages[i_page];
+    const uint8_t *page = kv_page_base(j->codec->layout, j->view.pages[i_page], (size_t)j->i_head);
     float *sum = j->scratch.row;
     if (j->turns && j->recipe->key_rotated) {
         sum_expanded_keys(j, i_page, first, last, out);
@@ -334,7 +334,7 @@ static void sum_page_keys(const struct job *j, int64_t i_page, int first, int la
 
 static void sum_page_values(const struct job *j, int64_t i_page, int first, int last, double *out)
 {
-    const uint8_t *page = j->view.pages[i_page];
+    const uint8_t *page = kv_page_base(j->codec->layout, j->view.pages[i_page], (size_t)j->i_head);
     const struct kv_side_layout *side = &j->codec->layout->value[j->i_head];
     float *sum = j->scratch.row;
     if (j->recipe->value_bits == 16) {
