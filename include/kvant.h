@@ -1005,6 +1005,8 @@ struct kvant_router_options {
 struct kvant_router_training {
     int n_epochs, best_epoch;
     double train_error, validation_error; /* mean squared, of d, at the best epoch */
+    double validation_error_of_mean;      /* of the constant that is the training split's mean label: a router that
+                                           * does not lie below it has learned nothing */
 };
 /* features: (n, n_input); labels: (n) 0 to 100; split: (n) KVANT_ROUTER_...: questions of TEST are not looked at.
  * Deterministic for a seed. Errors: ARGUMENT (position: the question whose label it is; too few questions; options),

@@ -122,8 +122,12 @@ static int train(struct router_work *w, const struct kvant_embed_options *poolin
     int code = status == KVANT_OK ? EXIT_OK : fail(&err);
     if (code == EXIT_OK) {
         print_splits(&w->data, split);
-        printf("best of %d epochs: %d; mean squared error: train %.1f, validation %.1f\n%s written\n",
-               report.n_epochs, report.best_epoch, report.train_error, report.validation_error, f->out_path);
+        printf("best of %d epochs: %d; mean squared error: train %.1f, validation %.1f "
+               "(of the mean label: %.1f)\n%s written\n",
+               report.n_epochs, report.best_epoch, report.train_error, report.validation_error,
+               report.validation_error_of_mean, f->out_path);
+        if (!(report.validation_error < report.validation_error_of_mean))
+            fprintf(stderr, "kvant: this router is no better than the mean label: collect more questions\n");
         code = finish_output();
     }
     kvant_router_close(router);

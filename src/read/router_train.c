@@ -160,6 +160,19 @@ static double error_of(struct trainer *t, uint8_t split)
     return n > 0 ? sum / n : NAN;
 }
 
+/* What the mean label of the training split would do on the validation split. */
+static double error_of_mean(const struct trainer *t)
+{
+    double mean = 0, sum = 0, n = 0;
+    for (size_t i = 0; i < t->n_train; i++) mean += (double)t->labels[t->order[i]] / (double)t->n_train;
+    for (size_t i = 0; i < t->n; i++) {
+        if (t->split[i] != KVANT_ROUTER_VALIDATION) continue;
+        sum += ((double)t->labels[i] - mean) * ((double)t->labels[i] - mean);
+        n++;
+    }
+    return sum / n;
+}
+
 static void epoch(struct trainer *t, struct kv_random *random)
 {
     for (size_t i = t->n_train; i > 1; i--) {
@@ -241,6 +254,7 @@ static kvant_status train(struct trainer *t, const struct kvant_router_options *
     standardize(t);
     initialize(t, &random);
     out->validation_error = error_of(t, KVANT_ROUTER_VALIDATION);
+    out->validation_error_of_mean = error_of_mean(t);
     keep(t, false);
     for (int e = 1; e <= n_epochs && e - out->best_epoch <= PATIENCE; e++) {
         epoch(t, &random);

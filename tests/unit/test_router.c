@@ -105,6 +105,15 @@ static struct kvant_router *train(const struct fixture *f, const struct data *d)
     kvant_status status = kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err);
     if (status != KVANT_OK) fail_msg("%s", err.message);
     assert_true(report.best_epoch > 0 && report.n_epochs >= report.best_epoch);
+    assert_true(report.validation_error < report.validation_error_of_mean);
+    double mean = 0, error = 0; /* by hand: the training split's mean label, on the validation split */
+    int n[2] = { 0 };
+    for (int i = 0; i < N; i++)
+        if (d->split[i] == KVANT_ROUTER_TRAIN) mean += (double)d->label[i], n[0]++;
+    mean /= n[0];
+    for (int i = 0; i < N; i++)
+        if (d->split[i] == KVANT_ROUTER_VALIDATION) error += ((double)d->label[i] - mean) * ((double)d->label[i] - mean), n[1]++;
+    assert_true(fabs(report.validation_error_of_mean - error / n[1]) < 1e-6 * error);
     return r;
 }
 
