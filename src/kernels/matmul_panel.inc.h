@@ -71,6 +71,7 @@ static void turn_rows(const uint8_t *rows, size_t row_bytes, int n_rows, int lan
 struct tile {
     const struct panel *panel;
     const int8_t *digit[2];  /* (n, k) each, at the slab: the high or only one, then the low one or NULL */
+    const uint8_t *two;      /* (n, k / 32), at the slab: blocks with a low digit; NULL: all    */
     const float *xs, *sum;   /* (n, k / 32), (n, k / 16), at the slab                     */
     int64_t k;
     int n_codes;
@@ -108,6 +109,11 @@ KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int co
     if (digits == 1) return;
     for (int p = 0; p < panels; p++)
         for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
+    if (t->two) { /* nothing is added where no activation has a low digit */
+        int any = 0;
+        for (int a = 0; a < acts; a++) any |= t->two[(a * t->k + column) / KV_ACT_BLOCK];
+        if (!any) return;
+    }
     dot_digit(dot, t, t->digit[1], column, panels, acts, group, wide);
 }
 
@@ -216,6 +222,7 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
         else tile_one(&t, f, panels);
         t.digit[0] += acts * t.k;
         if (t.digit[1]) t.digit[1] += acts * t.k;
+        if (t.two) t.two += acts * (t.k / KV_ACT_BLOCK);
         t.xs += acts * (t.k / KV_ACT_BLOCK);
         t.sum += acts * (t.k / KV_WEIGHT_GROUP);
         t.y += acts * t.ldy;
@@ -260,6 +267,7 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
             struct tile t = {
                 .panel = work->panel,
                 .digit = { x->high + slab, x->low ? x->low + slab : NULL },
+                .two = x->two ? x->two + slab / KV_ACT_BLOCK : NULL,
                 .xs = x->scale + slab / KV_ACT_BLOCK,
                 .sum = x->sum + slab / KV_WEIGHT_GROUP,
                 .k = mm->k,
