@@ -125,8 +125,8 @@ struct kvant_model_options {
 #define KVANT_MODEL_OPTIONS_INIT \
     { sizeof(struct kvant_model_options), 0, NULL, KVANT_ACT_INT16, false, KVANT_ATTN_CODES, false, 0 }
 
-/* Opens a GGUF file (version 2 or 3). The file is mapped, not read; it must not change while the model is
- * open. `path` is copied. On success `*out` is owned by the caller.
+/* Opens a GGUF file (version 2 or 3). The file is mapped, and its quantized matrices are repacked (unless
+ * no_repack says otherwise); it must not change while the model is open. `path` is copied. On success `*out` is owned by the caller.
  * Errors: IO, FORMAT (truncated or damaged), UNSUPPORTED (architecture, tensor type or tokenizer, named in
  * the message; a kernel level that this CPU lacks), ARGUMENT (options), MEMORY. On failure `*out` is NULL. */
 KVANT_API kvant_status kvant_model_open(struct kvant_model **out, const char *path,
