@@ -4,34 +4,72 @@
  */
 #define BLOCK_VECTORS (KV_ACT_BLOCK / LANES)
 
+/* max|x|, or NaN when an element is not finite */
+KV_INLINE float block_max(const float *x)
+{
+    vf largest = vf_zero(), not_finite = vf_zero();
+    for (int i = 0; i < BLOCK_VECTORS; i++) {
+        vf v = vf_load(x + i * LANES);
+        largest = vf_max(vf_abs(v), largest);
+        not_finite = vf_fma(v, vf_zero(), not_finite); /* 0, or NaN once any element is NaN or infinite */
+    }
+    float nan = vf_sum(not_finite);
+    return nan == 0.0f ? vf_largest(largest) : nan;
+}
+
+/* digits: that the block has; n_digits: of the row. Constants. */
+KV_INLINE void quantize_block(const float *x, float max, int n_digits, int digits, struct kv_act_int *out,
+                              int64_t b)
+{
+    float largest = digits == 2 ? KV_ACT_MAX2 : KV_ACT_MAX1, inverse = 0.0f;
+    int unit = digits < n_digits ? KV_ACT_DIGIT : 1; /* what a step of q counts */
+    float scale = max == max ? 0.0f : max;
+    if (max >= KV_ACT_TINY) {
+        scale = max / (largest * (float)unit);
+        inverse = largest / max;
+    }
+    int sum[2] = { 0, 0 };
+    for (int i = 0; i < BLOCK_VECTORS; i++) {
+        vi q = max == max ? vf_to_int(vf_mul(vf_load(x + i * LANES), vf_set(inverse))) : vi_zero();
+        vi high = digits == 2 ? vi_high_digit(q) : q;
+        int64_t at = b * KV_ACT_BLOCK + i * LANES;
+        vi_store_bytes(out->high + at, high);
+        if (n_digits == 2) vi_store_bytes(out->low + at, digits == 2 ? vi_low_digit(q, high) : vi_zero());
+        sum[i * LANES / KV_WEIGHT_GROUP] += vi_sum(q);
+    }
+    out->scale[b] = scale;
+    out->sum[2 * b] = scale * (float)(sum[0] * unit);
+    out->sum[2 * b + 1] = scale * (float)(sum[1] * unit);
+}
+
+static void quantize_mixed(const float *x, int64_t n, struct kv_act_int *out)
+{
+    int64_t row_blocks = out->k / KV_ACT_BLOCK;
+    for (int64_t row = 0; row < n; row++) {
+        int64_t first = row * row_blocks;
+        float *max = out->scale + first; /* the scales take their places */
+        for (int64_t b = 0; b < row_blocks; b++) max[b] = block_max(x + (first + b) * KV_ACT_BLOCK);
+        float threshold = kv_act_threshold(max, row_blocks);
+        for (int64_t b = 0; b < row_blocks; b++) {
+            bool both = max[b] * max[b] >= threshold;
+            const float *block = x + (first + b) * KV_ACT_BLOCK;
+            out->two[first + b] = both;
+            if (both) quantize_block(block, max[b], 2, 2, out, first + b);
+            else quantize_block(block, max[b], 2, 1, out, first + b);
+        }
+    }
+}
+
 static void act_quantize(const float *x, int64_t n, struct kv_act_int *out)
 {
+    if (out->two) {
+        quantize_mixed(x, n, out);
+        return;
+    }
     int64_t n_blocks = n * out->k / KV_ACT_BLOCK;
-    float largest_q = out->low ? KV_ACT_MAX2 : KV_ACT_MAX1;
     for (int64_t b = 0; b < n_blocks; b++, x += KV_ACT_BLOCK) {
-        vf v[BLOCK_VECTORS], largest = vf_zero(), not_finite = vf_zero();
-        for (int i = 0; i < BLOCK_VECTORS; i++) {
-            v[i] = vf_load(x + i * LANES);
-            largest = vf_max(vf_abs(v[i]), largest);
-            /* 0, or NaN once any element is NaN or infinite */
-            not_finite = vf_fma(v[i], vf_zero(), not_finite);
-        }
-        float max = vf_largest(largest), nan = vf_sum(not_finite), scale = nan, inverse = 0.0f;
-        if (nan == 0.0f && max >= KV_ACT_TINY) {
-            scale = max / largest_q;
-            inverse = largest_q / max;
-        }
-        int sum[2] = { 0, 0 };
-        for (int i = 0; i < BLOCK_VECTORS; i++) {
-            vi q = nan == 0.0f ? vf_to_int(vf_mul(v[i], vf_set(inverse))) : vi_zero();
-            vi high = out->low ? vi_high_digit(q) : q;
-            int64_t at = b * KV_ACT_BLOCK + i * LANES;
-            vi_store_bytes(out->high + at, high);
-            if (out->low) vi_store_bytes(out->low + at, vi_low_digit(q, high));
-            sum[i * LANES / KV_WEIGHT_GROUP] += vi_sum(q);
-        }
-        out->scale[b] = scale;
-        out->sum[2 * b] = scale * (float)sum[0];
-        out->sum[2 * b + 1] = scale * (float)sum[1];
+        float max = block_max(x);
+        if (out->low) quantize_block(x, max, 2, 2, out, b);
+        else quantize_block(x, max, 1, 1, out, b);
     }
 }

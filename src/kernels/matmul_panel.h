@@ -12,6 +12,14 @@
 
 #define KV_ACT_TINY 0x1p-100f /* a block of activations with no larger element counts as zero */
 
+/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order. */
+static inline float kv_act_threshold(const float *max, int64_t n_blocks)
+{
+    float sum = 0.0f;
+    for (int64_t b = 0; b < n_blocks; b++) sum += max[b] * max[b];
+    return KV_ACT_KEEP * (sum / (float)n_blocks);
+}
+
 struct kv_row_scratch {
     uint8_t *code;      /* (k)      */
     float *scale, *min; /* (k / 16) */

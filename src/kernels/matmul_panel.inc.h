@@ -18,6 +18,15 @@
 
 #define PANELS 2   /* that share each broadcast; ACTS_MAX is chosen for as many                 */
 #define FEW_ACTS 2 /* up to as many, there are registers for two sums of each                   */
+/* Turned weights are asked for so many bytes, two pages, before they are used: blocks of 256 columns are not
+ * read in order, and the hardware follows no stream across pages. One thread, one activation, GB/s of weights:
+ *             Q4_1  Q4_K  Q6_K  Q8_0
+ *     file      22    19    19    24    rows turned at each use, the next rows asked for
+ *     turned    27    15     7    30    left to the hardware
+ *     0         28    24    22    27    the next slab, in step with this one
+ *     8192      33    27    26    33                                                          */
+#define AHEAD 8192
+
 /* A slab of the widest format, Q8_0, has 576 / 32 · 34 bytes, 153 words; whole vectors of them, and one
  * more. */
 #define RAW_WORDS 176
@@ -71,12 +80,16 @@ static void turn_rows(const uint8_t *rows, size_t row_bytes, int n_rows, int lan
 struct tile {
     const struct panel *panel;
     const int8_t *digit[2];  /* (n, k) each, at the slab: the high or only one, then the low one or NULL */
+    const uint8_t *two;      /* (n, k / 32), at the slab: blocks with a low digit; NULL: all    */
     const float *xs, *sum;   /* (n, k / 32), (n, k / 16), at the slab                     */
     int64_t k;
     int n_codes;
     float *y;                /* (n, ldy), at the first row                                */
     int64_t ldy, n_rows;     /* n_rows: of both panels that are real                      */
     const float *bias;       /* at the first row, NULL but in the last slab               */
+    uintptr_t ahead;         /* turned weights that are asked for, group by group, or 0   */
+    size_t ahead_stride;     /* from panel to panel                                       */
+    int ahead_bytes;         /* of a group                                                */
     bool first_slab;
 };
 
@@ -108,6 +121,11 @@ KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int co
     if (digits == 1) return;
     for (int p = 0; p < panels; p++)
         for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
+    if (t->two) { /* nothing is added where no activation has a low digit */
+        int any = 0;
+        for (int a = 0; a < acts; a++) any |= t->two[(a * t->k + column) / KV_ACT_BLOCK];
+        if (!any) return;
+    }
     dot_digit(dot, t, t->digit[1], column, panels, acts, group, wide);
 }
 
@@ -148,6 +166,9 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
 
     for (int g = 0; g < t->n_codes / group; g++) {
         vi dot[PANELS][ACTS_MAX];
+        for (int p = 0; t->ahead && p < panels; p++)
+            for (int i = g * t->ahead_bytes; i < (g + 1) * t->ahead_bytes; i += KV_ALIGN)
+                __builtin_prefetch((const void *)(t->ahead + (size_t)p * t->ahead_stride + (size_t)i));
         if (acts < ACTS_MAX || (digits > 1 && acts <= FEW_ACTS))
             group_few(dot, t, g * group, panels, acts, group, digits, wide);
         else
@@ -216,11 +237,27 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
         else tile_one(&t, f, panels);
         t.digit[0] += acts * t.k;
         if (t.digit[1]) t.digit[1] += acts * t.k;
+        t.ahead = 0;
+        if (t.two) t.two += acts * (t.k / KV_ACT_BLOCK);
         t.xs += acts * (t.k / KV_ACT_BLOCK);
         t.sum += acts * (t.k / KV_WEIGHT_GROUP);
         t.y += acts * t.ldy;
         n -= acts;
     }
+}
+
+/* Where turned weights begin: of row `row`, a multiple of LANES, from a slab on. */
+static size_t turned_offset(const struct kv_matmul *mm, int64_t row, int64_t slab)
+{
+    size_t in_row = mm->row_bytes * (size_t)slab / (size_t)mm->k; /* exact: slabs are whole blocks */
+    return ((size_t)(row / LANES) * kv_turned_row_bytes(mm->row_bytes) + in_row) * LANES;
+}
+
+/* Where the weights lie that are to be asked for while those before (row, slab) are used: maybe beyond the
+ * end, so a number and no pointer. */
+static uintptr_t ahead_of(const struct kv_matmul *mm, int64_t row, int64_t slab)
+{
+    return (uintptr_t)mm->turned + turned_offset(mm, row, slab) + AHEAD;
 }
 
 /* The panels of one slab of rows [row, row + n_rows). */
@@ -234,7 +271,7 @@ static void fill_panels(struct work *work, const struct kv_matmul *mm, int64_t r
         int64_t left = n_rows - p * LANES;
         const uint8_t *raw = work->raw;
         if (mm->turned)
-            raw = mm->turned + ((size_t)(row / LANES + p) * kv_turned_row_bytes(mm->row_bytes) + offset) * LANES;
+            raw = mm->turned + turned_offset(mm, row + p * LANES, slab);
         else
             turn_words(mm->weights + (size_t)(row + p * LANES) * mm->row_bytes + offset, mm->row_bytes,
                        (int)(left < LANES ? left : LANES), slab_bytes, work->raw);
@@ -257,9 +294,11 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
             bool last = slab + slab_codes >= mm->k;
             int n_codes = (int)(last ? mm->k - slab : slab_codes);
             fill_panels(work, mm, row, n_rows, slab, n_codes);
+            size_t row_slab_bytes = mm->row_bytes * (size_t)n_codes / (size_t)mm->k;
             struct tile t = {
                 .panel = work->panel,
                 .digit = { x->high + slab, x->low ? x->low + slab : NULL },
+                .two = x->two ? x->two + slab / KV_ACT_BLOCK : NULL,
                 .xs = x->scale + slab / KV_ACT_BLOCK,
                 .sum = x->sum + slab / KV_WEIGHT_GROUP,
                 .k = mm->k,
@@ -268,6 +307,9 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
                 .ldy = mm->ldy,
                 .n_rows = n_rows,
                 .bias = last && mm->bias ? mm->bias + row : NULL,
+                .ahead = mm->turned ? ahead_of(mm, last ? row + step : row, last ? 0 : slab + n_codes) : 0,
+                .ahead_stride = kv_turned_row_bytes(mm->row_bytes) * LANES,
+                .ahead_bytes = (int)(row_slab_bytes * LANES / (size_t)(n_codes / f->group)),
                 .first_slab = slab == 0,
             };
             slab_times_acts(t, f, (int)((n_rows + LANES - 1) / LANES), mm->n);

@@ -13,36 +13,56 @@
 
 #include <math.h>
 
+/* NaN when an element is not finite: that must not vanish here, the block's scale carries it on to where
+ * results are checked. */
+static float block_max(const float *x)
+{
+    float max = 0.0f;
+    for (int i = 0; i < KV_ACT_BLOCK; i++) {
+        if (!isfinite(x[i])) return NAN;
+        max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+    }
+    return max;
+}
+
+/* digits: that the block has; n_digits: of the row */
+static void quantize_block(const float *x, float max, int n_digits, int digits, struct kv_act_int *out, int64_t b)
+{
+    float largest = digits == 2 ? KV_ACT_MAX2 : KV_ACT_MAX1, inverse = 0.0f;
+    int unit = digits < n_digits ? KV_ACT_DIGIT : 1; /* what a step of q counts */
+    float scale = isnan(max) ? max : 0.0f;
+    if (max >= KV_ACT_TINY) {
+        scale = max / (largest * (float)unit);
+        inverse = largest / max;
+    }
+    for (int half = 0; half < 2; half++) {
+        int sum = 0;
+        for (int i = half * 16; i < half * 16 + 16; i++) {
+            int q = isnan(max) ? 0 : (int)rintf(x[i] * inverse);
+            int high = digits == 2 ? (q + KV_ACT_DIGIT / 2) >> 7 : q; /* leaves low in -64 .. 63 */
+            out->high[b * KV_ACT_BLOCK + i] = (int8_t)high;
+            if (out->low) out->low[b * KV_ACT_BLOCK + i] = (int8_t)(digits == 2 ? q - high * KV_ACT_DIGIT : 0);
+            sum += q * unit;
+        }
+        out->sum[2 * b + half] = scale * (float)sum;
+    }
+    out->scale[b] = scale;
+}
+
 static void act_quantize_ref(const float *x, int64_t n, struct kv_act_int *out)
 {
-    int64_t n_blocks = n * out->k / KV_ACT_BLOCK;
-    float largest_q = out->low ? KV_ACT_MAX2 : KV_ACT_MAX1;
-    for (int64_t b = 0; b < n_blocks; b++, x += KV_ACT_BLOCK) {
-        float max = 0.0f;
-        bool finite = true;
-        for (int i = 0; i < KV_ACT_BLOCK; i++) {
-            finite = finite && isfinite(x[i]);
-            max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+    int64_t row_blocks = out->k / KV_ACT_BLOCK;
+    int n_digits = out->low ? 2 : 1;
+    for (int64_t row = 0; row < n; row++) {
+        int64_t first = row * row_blocks;
+        float *max = out->scale + first, threshold = 0.0f; /* the scales take their places */
+        for (int64_t b = 0; b < row_blocks; b++) max[b] = block_max(x + (first + b) * KV_ACT_BLOCK);
+        if (out->two) threshold = kv_act_threshold(max, row_blocks);
+        for (int64_t b = 0; b < row_blocks; b++) {
+            bool both = !out->two || max[b] * max[b] >= threshold;
+            if (out->two) out->two[first + b] = both;
+            quantize_block(x + (first + b) * KV_ACT_BLOCK, max[b], n_digits, both ? n_digits : 1, out, first + b);
         }
-        /* NaN and infinity must not vanish here: the block's scale carries them on to where results are
-         * checked. */
-        float scale = finite ? 0.0f : NAN, inverse = 0.0f;
-        if (finite && max >= KV_ACT_TINY) {
-            scale = max / largest_q;
-            inverse = largest_q / max;
-        }
-        for (int half = 0; half < 2; half++) {
-            int sum = 0;
-            for (int i = half * 16; i < half * 16 + 16; i++) {
-                int q = finite ? (int)rintf(x[i] * inverse) : 0;
-                int high = out->low ? (q + KV_ACT_DIGIT / 2) >> 7 : q; /* leaves low in -64 .. 63 */
-                out->high[b * KV_ACT_BLOCK + i] = (int8_t)high;
-                if (out->low) out->low[b * KV_ACT_BLOCK + i] = (int8_t)(q - high * KV_ACT_DIGIT);
-                sum += q;
-            }
-            out->sum[2 * b + half] = scale * (float)sum;
-        }
-        out->scale[b] = scale;
     }
 }
 

@@ -177,7 +177,7 @@ static void multiply(const struct kv_forward_call *call, const float *x, int64_t
     /* quantized once for all products over the same input; products with float weights read the floats */
     bool integers = m->act != KVANT_ACT_F32 && k % KV_ACT_BLOCK == 0;
     kv_activations_set(&a, call->pool, &m->kernels, x, n_rows, k, integers ? call->buffers->int_memory : NULL,
-                       m->act == KVANT_ACT_INT8 ? 1 : 2);
+                       m->act == KVANT_ACT_INT8 ? 1 : m->act == KVANT_ACT_MIXED ? KV_DIGITS_MIXED : 2);
     kv_products(call->pool, &m->kernels, &a, products, n_products, call->buffers->matmul_scratch,
                 call->buffers->matmul_stride);
 }

@@ -20,6 +20,7 @@ static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
     size_t n = (size_t)a->n, k = (size_t)a->k;
     a->i.k = a->k;
     a->i.high = kv_carve(&c, n * k, sizeof *a->i.high);
+    a->i.two = n_digits == KV_DIGITS_MIXED ? kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.two) : NULL;
     a->i.low = n_digits > 1 ? kv_carve(&c, n * k, sizeof *a->i.low) : NULL;
     a->i.scale = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.scale);
     a->i.sum = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum);
@@ -29,7 +30,7 @@ static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
 size_t kv_activations_bytes(int64_t n, int64_t k)
 {
     struct kv_activations a = { .n = n, .k = k };
-    return place_digits(&a, NULL, 2);
+    return place_digits(&a, NULL, KV_DIGITS_MIXED);
 }
 
 struct quantize_job {
@@ -50,6 +51,7 @@ static void quantize_item(void *user, int64_t i_item, int i_thread)
         .scale = a->i.scale + first * (a->k / KV_ACT_BLOCK),
         .sum = a->i.sum + first * (a->k / KV_WEIGHT_GROUP),
         .k = a->k,
+        .two = a->i.two ? a->i.two + first * (a->k / KV_ACT_BLOCK) : NULL,
     };
     job->kernels->act_quantize(a->f32 + first * a->k, left < job->rows_per_item ? left : job->rows_per_item,
                                &part);

@@ -13,10 +13,11 @@ struct kv_activations {
     struct kv_act_int i;       /* quantized once by kv_activations_set; high NULL = float only  */
     int64_t n, k;
 };
-/* Bytes that n rows of k need as integers of two digits (a multiple of 64). */
+#define KV_DIGITS_MIXED 3 /* two, the low one only where it matters (kernels.h) */
+/* Bytes that n rows of k need as integers, however many digits (a multiple of 64). */
 size_t kv_activations_bytes(int64_t n, int64_t k);
-/* Points at x and, if int_memory is not NULL, quantizes it there in 1 or 2 digits (in parallel when n is
- * large). */
+/* Points at x and, if int_memory is not NULL, quantizes it there in 1 or 2 digits or KV_DIGITS_MIXED (in
+ * parallel when n is large). */
 void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels,
                         const float *x, int64_t n, int64_t k, void *int_memory, int n_digits);
 

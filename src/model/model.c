@@ -264,8 +264,10 @@ static kvant_status read_options(struct kvant_model *m, const struct kvant_model
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_threads is %d, outside [0, 256]", opt->n_threads);
     if (opt->n_threads_batch < 0 || opt->n_threads_batch > 256)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_threads_batch is %d, outside [0, 256]", opt->n_threads_batch);
-    if (opt->act != KVANT_ACT_INT16 && opt->act != KVANT_ACT_INT8 && opt->act != KVANT_ACT_F32)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "act is %d; use KVANT_ACT_INT16, _INT8 or _F32", (int)opt->act);
+    if (opt->act != KVANT_ACT_INT16 && opt->act != KVANT_ACT_INT8 && opt->act != KVANT_ACT_F32 &&
+        opt->act != KVANT_ACT_MIXED)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "act is %d; use KVANT_ACT_INT16, _INT8, _MIXED or _F32",
+                (int)opt->act);
     m->n_threads = opt->n_threads ? opt->n_threads : kv_cpu_count();
     m->n_threads_batch = opt->n_threads_batch ? opt->n_threads_batch : m->n_threads;
     if (opt->attn != KVANT_ATTN_CODES && opt->attn != KVANT_ATTN_F32)
@@ -401,7 +403,9 @@ void kvant_model_get_info(const struct kvant_model *m, struct kvant_model_info *
 
 const char *kvant_act_name(kvant_act act)
 {
-    return act == KVANT_ACT_F32 ? "f32" : act == KVANT_ACT_INT8 ? "int8" : "int16";
+    static const char *const names[] = { [KVANT_ACT_INT16] = "int16", [KVANT_ACT_INT8] = "int8",
+                                         [KVANT_ACT_F32] = "f32", [KVANT_ACT_MIXED] = "mixed" };
+    return names[act];
 }
 
 bool kvant_model_weight_type(const struct kvant_model *m, int i, const char **name, int64_t *n_tensors,

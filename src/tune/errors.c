@@ -472,7 +472,7 @@ kvant_status kvant_sensitivity_run(struct kvant_sensitivity **out, const struct 
     *out = NULL;
     KV_TRY(check_options(model, prompts, n_prompts, opt, err));
     struct kvant_model exact = *model; /* borrows everything */
-    if (exact.act == KVANT_ACT_INT8) exact.act = KVANT_ACT_INT16;
+    if (exact.act != KVANT_ACT_F32) exact.act = KVANT_ACT_INT16;
     struct kvant_sensitivity *result = kv_alloc(1, sizeof *result);
     if (!result) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a result");
     result->n_layer = model->hp.n_layer;

@@ -464,7 +464,7 @@ kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "the model was opened for its vocabulary only; it cannot be tuned");
     struct kvant_model exact = *model; /* borrows everything */
-    if (exact.act == KVANT_ACT_INT8) exact.act = KVANT_ACT_INT16;
+    if (exact.act != KVANT_ACT_F32) exact.act = KVANT_ACT_INT16;
     struct tune t = { .model = &exact, .opt = opt };
     t.n_budgets = opt->n_budgets ? opt->n_budgets : N_BUDGETS_DEFAULT;
     memcpy(t.budgets, opt->n_budgets ? opt->budgets : budgets_default, (size_t)t.n_budgets * sizeof t.budgets[0]);

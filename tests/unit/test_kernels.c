@@ -61,11 +61,14 @@ static void every_level_of_this_cpu_is_built(void **state)
 
 /* --- activations --- */
 
+#define MIXED 3 /* digits: two, or one where the block is small beside its row */
+
 static struct kv_act_int act_alloc(int64_t n, int64_t k, int n_digits)
 {
     return (struct kv_act_int){kv_alloc((size_t)(n * k), 1), n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
                                kv_alloc((size_t)(n * k / KV_ACT_BLOCK), sizeof(float)),
-                               kv_alloc((size_t)(n * k / KV_WEIGHT_GROUP), sizeof(float)), k};
+                               kv_alloc((size_t)(n * k / KV_WEIGHT_GROUP), sizeof(float)), k,
+                               n_digits == MIXED ? kv_alloc((size_t)(n * k / KV_ACT_BLOCK), 1) : NULL};
 }
 
 static int act_value(const struct kv_act_int *a, int64_t i)
@@ -79,13 +82,15 @@ static void act_free(struct kv_act_int *a)
     kv_free(a->low);
     kv_free(a->scale);
     kv_free(a->sum);
+    kv_free(a->two);
 }
 
 static void check_quantized(const struct check_random *r, const float *x, int64_t n, const struct kv_act_int *a)
 {
-    int largest = a->low ? KV_ACT_MAX2 : KV_ACT_MAX1;
     for (int64_t b = 0; b < n * a->k / KV_ACT_BLOCK; b++) {
-        double max = 0.0;
+        bool one = a->two && !a->two[b];
+        int largest = !a->low ? KV_ACT_MAX1 : one ? KV_ACT_MAX1 * KV_ACT_DIGIT : KV_ACT_MAX2;
+        double max = 0.0, step = one ? KV_ACT_DIGIT : 1.0;
         int sum[2] = {0, 0};
         for (int i = 0; i < KV_ACT_BLOCK; i++) {
             int64_t at = b * KV_ACT_BLOCK + i;
@@ -94,13 +99,39 @@ static void check_quantized(const struct check_random *r, const float *x, int64_
             sum[i / 16] += q;
             /* beside the half step: q·EPS for the rounding of x·inverse and of scale */
             double error = fabs((double)a->scale[b] * q - (double)x[at]);
-            CHECK(error <= (double)a->scale[b] * (0.5 + 1e-4 + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
+            CHECK(error <= (double)a->scale[b] * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
                   (double)x[at], q);
             CHECK(q <= largest && q >= -largest && a->high[at] >= -127, r, "code %d", q);
+            if (one) CHECK(a->low[at] == 0, r, "low digit %d of a block with one", a->low[at]);
             if (a->low) CHECK(a->low[at] >= -64 && a->low[at] <= 63, r, "low digit %d", a->low[at]);
         }
         CHECK(fabs((double)a->scale[b] - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
         for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == a->scale[b] * (float)sum[h], r, "sum of half %d", h);
+    }
+}
+
+/* Which blocks of a mixed row have one digit; the sum of squares is rounded, and may overflow or vanish. */
+static void check_mixed(const struct check_random *r, const float *x, int64_t n, const struct kv_act_int *a)
+{
+    int64_t row_blocks = a->k / KV_ACT_BLOCK;
+    for (int64_t row = 0; row < n; row++) {
+        double sum = 0.0, square[64];
+        assert_true(row_blocks <= 64);
+        for (int64_t b = 0; b < row_blocks; b++) {
+            square[b] = 0.0;
+            for (int i = 0; i < KV_ACT_BLOCK; i++) {
+                double v = (double)x[(row * row_blocks + b) * KV_ACT_BLOCK + i];
+                square[b] = fmax(square[b], v * v);
+            }
+            sum += square[b];
+        }
+        double threshold = (double)KV_ACT_KEEP * sum / (double)row_blocks;
+        if (threshold > 1e38 || threshold < 1e-30) continue;
+        for (int64_t b = 0; b < row_blocks; b++) {
+            if (fabs(square[b] - threshold) < 1e-5 * threshold) continue;
+            CHECK(a->two[row * row_blocks + b] == (square[b] >= threshold), r, "block %d of %d: %d digits, %g to %g",
+                  (int)b, (int)row_blocks, 1 + a->two[row * row_blocks + b], square[b], threshold);
+        }
     }
 }
 
@@ -110,7 +141,7 @@ static void quantized_activations(void **state)
     struct kv_kernels tables[3];
     struct check_random r = check_random_open();
     int n_levels = check_levels(tables);
-    for (int round = 0; round < 12; round++) {
+    for (int round = 0; round < 18; round++) {
         int64_t n = 1 + check_random_below(&r, 4), k = 32 * (1 + check_random_below(&r, 20));
         struct check_buffer x = check_buffer_open((size_t)(n * k) * sizeof(float), round & 1);
         check_fill(&r, (enum check_data)(round % CHECK_DATA_COUNT), round & 2 ? 1e30f : 3e-29f, x.p, n * k);
@@ -118,9 +149,11 @@ static void quantized_activations(void **state)
         struct kv_act_int ref = act_alloc(n, k, n_digits), got = act_alloc(n, k, n_digits);
         tables[0].act_quantize(x.p, n, &ref);
         check_quantized(&r, x.p, n, &ref);
+        if (ref.two) check_mixed(&r, x.p, n, &ref);
         for (int l = 1; l < n_levels; l++) {
             tables[l].act_quantize(x.p, n, &got);
             assert_memory_equal(got.high, ref.high, (size_t)(n * k));
+            if (n_digits == MIXED) assert_memory_equal(got.two, ref.two, (size_t)(n * k / KV_ACT_BLOCK));
             if (n_digits > 1) assert_memory_equal(got.low, ref.low, (size_t)(n * k));
             assert_memory_equal(got.scale, ref.scale, (size_t)(n * k / KV_ACT_BLOCK) * sizeof(float));
             assert_memory_equal(got.sum, ref.sum, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(float));
@@ -141,7 +174,7 @@ static void non_finite_activations_stay_so(void **state)
         for (int i = 0; i < N_OF(bad) * KV_ACT_BLOCK; i++) {
             float x[2 * KV_ACT_BLOCK] = {0.0f};
             x[i / N_OF(bad)] = bad[i % N_OF(bad)];
-            struct kv_act_int a = act_alloc(1, 2 * KV_ACT_BLOCK, 1 + i % 2);
+            struct kv_act_int a = act_alloc(1, 2 * KV_ACT_BLOCK, 1 + i % 3);
             tables[l].act_quantize(x, 1, &a);
             assert_true(isnan(a.scale[0]) && isnan(a.sum[0]) && isnan(a.sum[1]));
             assert_true(a.scale[1] == 0.0f && a.sum[2] == 0.0f);
@@ -156,7 +189,7 @@ struct product {
     const struct kv_weight_type *type;
     struct kv_matmul mm;
     struct check_buffer weights, x, scratch;
-    struct kv_act_int act[2]; /* of one digit, of two */
+    struct kv_act_int act[3]; /* of one digit, of two, mixed */
     float *y, *bias;
     bool at_begin; /* of a page: the end that is not guarded */
 };
@@ -187,7 +220,7 @@ static void product_open(struct product *p, struct check_random *r, const struct
                                .y = p->y,
                                .ldy = ldy};
     if (k % KV_ACT_BLOCK) return;
-    for (int d = 0; d < 2; d++) {
+    for (int d = 0; d < 3; d++) {
         p->act[d] = act_alloc(n, k, d + 1);
         ref->act_quantize(p->x.p, n, &p->act[d]);
     }
@@ -198,7 +231,7 @@ static void product_close(struct product *p)
     check_buffer_close(&p->weights);
     check_buffer_close(&p->x);
     check_buffer_close(&p->scratch);
-    for (int d = 0; d < 2; d++) act_free(&p->act[d]);
+    for (int d = 0; d < 3; d++) act_free(&p->act[d]);
     kv_free(p->y);
     kv_free(p->bias);
 }
@@ -260,7 +293,7 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
             double bound, exact = exact_output(p, ref, row, j, &bound);
             CHECK(fabs((double)y - exact) <= bound, p->r,
                   "%s %s%s k %d n %d rows [%d, %d): y[%d, %d] = %.9g, exact %.9g, bound %.3g", level, p->type->name,
-                  !mm->x_int ? " f32" : mm->x_int->low ? " two digits" : "", (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y,
+                  !mm->x_int ? " f32" : mm->x_int->two ? " mixed" : mm->x_int->low ? " two digits" : "", (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y,
                   exact, bound);
         }
 
@@ -274,6 +307,7 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
             act = *mm->x_int;
             act.high += j * mm->k;
             if (act.low) act.low += j * mm->k;
+            if (act.two) act.two += j * (mm->k / KV_ACT_BLOCK);
             act.scale += j * (mm->k / KV_ACT_BLOCK);
             act.sum += j * (mm->k / KV_WEIGHT_GROUP);
             one.x_int = &act;
@@ -370,7 +404,7 @@ static void matrix_products(void **state)
             product_open(&p, &r, &tables[0], type, k, n_rows, counts[round % N_OF(counts)],
                          (enum check_data)(round / 2 % CHECK_DATA_COUNT), round & 1);
             for (int l = 0; l < n_levels; l++)
-                for (int digits = 0; digits <= (type->code_format < 0 ? 0 : 2); digits++) { /* 0: float */
+                for (int digits = 0; digits <= (type->code_format < 0 ? 0 : 3); digits++) { /* 0: float */
                     p.mm.x_int = digits ? &p.act[digits - 1] : NULL;
                     p.mm.x_f32 = digits ? NULL : p.x.p;
                     p.mm.bias = round & 4 ? p.bias : NULL;

@@ -99,7 +99,7 @@ static void products_do_not_depend_on_threads(void **state)
     for (int i = 0; i < N_PRODUCTS; i++) y_floats += (size_t)(N * (row_counts[i] + 5));
     float *one = kv_alloc(y_floats, sizeof(float)), *many = kv_alloc(y_floats, sizeof(float));
     for (int l = 0; l < n_levels; l++)
-        for (int n_digits = 0; n_digits <= 2; n_digits++) {
+        for (int n_digits = 0; n_digits <= KV_DIGITS_MIXED; n_digits++) {
             uint8_t *turned[N_PRODUCTS];
             turn_all(&m, &tables[l], turned);
             run(&m, &tables[l], 1, n_digits, NULL, one, y_floats);
@@ -135,7 +135,7 @@ static void quantization_does_not_depend_on_threads(void **state)
         struct kv_pool *pool;
         struct kv_activations a;
         assert_int_equal(kv_pool_open(&pool, n_threads, NULL), KVANT_OK);
-        kv_activations_set(&a, pool, kernels, x, ROWS, K, n_threads == 1 ? one : many, 2);
+        kv_activations_set(&a, pool, kernels, x, ROWS, K, n_threads == 1 ? one : many, KV_DIGITS_MIXED);
         if (n_threads > 1) assert_memory_equal(many, one, n_bytes);
         kv_pool_close(pool);
     }

@@ -232,6 +232,19 @@ static void qwen_tokens(void **state)
     tokenizer_gives_the_stored_ids(&qwen);
 }
 
+/* A digit and a half: what the header promises. */
+static void smollm2_mixed_oracle(void **state)
+{
+    (void)state;
+    assert_true(agree_with_oracle(&smollm2, KVANT_ACT_MIXED).kld_mean <= 1e-3);
+}
+
+static void qwen_mixed_oracle(void **state)
+{
+    (void)state;
+    assert_true(agree_with_oracle(&qwen, KVANT_ACT_MIXED).kld_mean <= 1e-3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +256,8 @@ int main(void)
         cmocka_unit_test(qwen_float_oracle),
         cmocka_unit_test(smollm2_default_oracle),
         cmocka_unit_test(qwen_default_oracle),
+        cmocka_unit_test(smollm2_mixed_oracle),
+        cmocka_unit_test(qwen_mixed_oracle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -347,7 +347,7 @@ static void bad_steps_change_nothing(void **state)
 static void repacking_leaves_every_bit(void **state)
 {
     const struct fixture *f = *state;
-    for (int act = KVANT_ACT_INT16; act <= KVANT_ACT_F32; act++) {
+    for (int act = KVANT_ACT_INT16; act <= KVANT_ACT_MIXED; act++) {
         struct kvant_model *model[2];
         struct kvant_model_info info;
         float *logits[2];
