@@ -24,6 +24,7 @@
 #define SERVE_TOP_MAX     20
 #define SERVE_BIAS_MAX    512
 #define SERVE_PLANS_MAX   16
+#define SERVE_TEXTS_MAX   2048 /* to embed, in one request; OpenAI's limit */
 
 /* ------------------------------------------------------------------------------------------------ errors -- */
 
@@ -45,7 +46,7 @@ json_t *api_error_json(const struct api_error *e);
 
 /* ---------------------------------------------------------------------------------------------- requests -- */
 
-enum api_kind { API_CHAT, API_TEXT, API_NATIVE };
+enum api_kind { API_CHAT, API_TEXT, API_NATIVE, API_EMBED };
 
 struct request {
     enum api_kind kind;
@@ -74,6 +75,7 @@ struct request {
     bool split_thinking;    /* thoughts go to reasoning_content                           */
     const char *think_mode; /* "on", "off", "template": for think_decision; static        */
     bool has_tools;
+    bool as_base64; /* vectors, instead of numbers                               */
 };
 void request_close(struct request *r);
 
@@ -95,6 +97,8 @@ struct job {
         int64_t n_prompt, n_cached, n_predicted, n_thought;
         double started_s;
         bool role_sent[SERVE_CHOICES_MAX];
+        int n_begun; /* of texts to embed                                          */
+        char **rows; /* (n_prompts) their vectors as JSON, NULL: not there yet      */
     } state;
 
     pthread_mutex_t lock;              /* guards what follows                                        */

@@ -220,17 +220,18 @@ static bool read_common(struct server *s, const json_t *body, struct request *r,
 /* Adds a prompt; ids are owned by the request then. */
 static bool add_prompt(struct server *s, struct request *r, kvant_token *ids, size_t n, struct api_error *e)
 {
+    bool embed = r->kind == API_EMBED;
     if (n == 0) {
         free(ids);
-        return API_BAD(e, "prompt", "the prompt is empty");
+        return API_BAD(e, embed ? "input" : "prompt", "the %s is empty", embed ? "input" : "prompt");
     }
-    if ((int64_t)n >= s->n_ctx) {
+    if ((int64_t)n >= s->n_ctx + embed) { /* an answer needs room for a token */
         free(ids);
-        api_fail(e, 400, "exceed_context_size_error", "messages",
-                 "the prompt has %zu tokens, and the context of this server %lld; shorten it, or start the "
+        api_fail(e, 400, "exceed_context_size_error", embed ? "input" : "messages",
+                 "the %s has %zu tokens, and the context of this server %lld; shorten it, or start the "
                  "server with a "
                  "larger -c",
-                 n, (long long)s->n_ctx);
+                 embed ? "input" : "prompt", n, (long long)s->n_ctx);
         e->n_prompt_tokens = (int64_t)n;
         e->n_ctx = s->n_ctx;
         return false;
@@ -500,10 +501,73 @@ static bool read_chat(struct server *s, const json_t *body, struct request *r, s
            add_prompt(s, r, ids, n_ids, e);
 }
 
+/* ------------------------------------------------------------------------------------------------ embed -- */
+
+/* A text as kvant embed takes it, or a list of tokens as they are. */
+static bool read_input(struct server *s, const json_t *v, size_t i_text, struct request *r,
+                       struct api_error *e)
+{
+    const json_t *item;
+    size_t n = 0, i;
+    kvant_token *ids;
+    if (json_is_string(v)) {
+        if (json_string_length(v) == 0) return API_BAD(e, "input", "input %zu is empty", i_text);
+        return tokens_of(s, json_string_value(v), json_string_length(v),
+                         KVANT_TOKENIZE_SPECIAL | KVANT_TOKENIZE_BOS, &ids, &n, e) &&
+               add_prompt(s, r, ids, n, e);
+    }
+    if (!json_is_array(v))
+        return API_BAD(e, "input", "input %zu must be a text or a list of tokens, as all of them are", i_text);
+    ids = allocate(json_array_size(v) + 1, sizeof *ids);
+    json_array_foreach(v, i, item)
+    {
+        if (!json_is_integer(item) || json_integer_value(item) < 0 ||
+            json_integer_value(item) >= s->info.n_vocab) {
+            free(ids);
+            return API_BAD(e, "input", "input %zu: a token must be a whole number from 0 to %d", i_text,
+                           s->info.n_vocab - 1);
+        }
+        ids[n++] = (kvant_token)json_integer_value(item);
+    }
+    return add_prompt(s, r, ids, n, e);
+}
+
+static bool read_embed(struct server *s, const json_t *body, struct request *r, struct api_error *e)
+{
+    const json_t *v = get(body, "input"), *item;
+    const char *format = "float", *model = NULL, *user = NULL;
+    size_t i;
+    if (!json_is_object(body)) return API_BAD(e, NULL, "the body must be a JSON object");
+    if (!get_text(body, "encoding_format", &format, e) || !get_text(body, "model", &model, e) ||
+        !get_text(body, "user", &user, e) || !read_plan(s, body, r, e))
+        return false;
+    r->as_base64 = strcmp(format, "base64") == 0;
+    if (!r->as_base64 && strcmp(format, "float") != 0)
+        return API_BAD(e, "encoding_format", "encoding_format must be float or base64");
+    if (get(body, "dimensions"))
+        return API_BAD(e, "dimensions", "dimensions: the vectors of this model have one size; leave it out");
+    if (!v) return API_BAD(e, "input", "input is missing");
+    const json_t *first = json_array_get(v, 0);
+    r->n_choices = 1;
+    r->created = (int64_t)time(NULL);
+    snprintf(r->id, sizeof r->id, "embd-%llx", (unsigned long long)(1e6 * clock_s()));
+    if (json_is_string(v) || json_is_integer(first)) return read_input(s, v, 0, r, e);
+    if (!json_is_array(v)) return API_BAD(e, "input", "input must be a text, a list of texts, or tokens");
+    if (!first) return API_BAD(e, "input", "the input is empty");
+    if (json_array_size(v) > SERVE_TEXTS_MAX)
+        return API_BAD(e, "input", "at most %d inputs in one request", SERVE_TEXTS_MAX);
+    json_array_foreach(v, i, item)
+    {
+        if (!read_input(s, item, i, r, e)) return false;
+    }
+    return true;
+}
+
 bool request_read(struct server *s, enum api_kind kind, const json_t *body, struct request *r,
                   struct api_error *e)
 {
     *r = (struct request){ .kind = kind };
+    if (kind == API_EMBED) return read_embed(s, body, r, e);
     if (!read_common(s, body, r, e)) return false;
     bool ok = kind == API_CHAT ? read_chat(s, body, r, e) : read_prompts(s, body, r, e);
     if (ok && r->n_prompts * r->n_choices > SERVE_CHOICES_MAX)

@@ -127,6 +127,11 @@ static void lane_end(struct engine *e, struct lane *lane)
     if (last) job_release(job);
 }
 
+static bool is_embed(const struct job *job)
+{
+    return job && job->kind == JOB_ANSWER && job->request.kind == API_EMBED;
+}
+
 /* Ends all lanes of a job. e NULL: the client is gone. */
 static void job_drop(struct engine *e, struct job *job, const struct api_error *error)
 {
@@ -160,7 +165,7 @@ static void job_drop(struct engine *e, struct job *job, const struct api_error *
 static bool open_sequence(struct engine *e, struct lane *lane, struct kvant_error *err)
 {
     const struct server *s = e->server;
-    int64_t n_max = s->n_ctx;
+    int64_t n_max = lane->job->request.kind == API_EMBED ? (int64_t)lane->n_prompt : s->n_ctx;
     for (;;) {
         kvant_status status = kvant_sequence_open(e->session, s->plans[lane->plan].plan, n_max, &lane->seq,
                                                   err);
@@ -199,6 +204,7 @@ static void take_prefix(struct engine *e, struct lane *lane)
     for (int i = 0; i < e->n_lanes; i++) { /* what is being read now has a beginning, too */
         const struct lane *other = &e->lanes[i];
         if (other == lane || !other->job || other->seq < 0 || other->plan != lane->plan) continue;
+        if (is_embed(other->job)) continue; /* has no room for more than its text */
         size_t n = tokens_common(other->tokens, other->n_done, lane->tokens, lane->n_prompt);
         if (n <= n_common) continue;
         n_common = n;
@@ -264,6 +270,77 @@ static int free_lanes(const struct engine *e)
     return n;
 }
 
+/* Lanes that a job needs from the start. */
+static int lanes_needed(const struct job *job)
+{
+    if (job->kind != JOB_ANSWER) return 0;
+    return is_embed(job) ? 1 : job->request.n_prompts * job->request.n_choices;
+}
+
+/* Gives the next text of a job to a lane. False: the job is dropped. */
+static bool embed_begin(struct engine *e, struct lane *lane, struct job *job)
+{
+    struct api_error error;
+    struct kvant_error err;
+    const struct request *r = &job->request;
+    int i = job->state.n_begun++;
+    size_t n = r->prompt_lengths[i];
+    *lane = (struct lane){ .job = job, .prompt = i, .choice = i, .seq = -1, .plan = r->plan, .n_prompt = n,
+                           .n_tokens = n, .cap_tokens = n, .started_s = clock_s() };
+    lane->tokens = allocate(n, sizeof *lane->tokens);
+    memcpy(lane->tokens, r->prompts[i], n * sizeof *lane->tokens);
+    if (open_sequence(e, lane, &err)) return true;
+    api_fail_library(&error, &err);
+    job_drop(e, job, &error);
+    return false;
+}
+
+/* Texts that are read to their end become vectors. Their lane takes the job's next text when it is the only
+ * one that the job has left, and is free otherwise. */
+static void embed_end(struct engine *e)
+{
+    struct server *s = e->server;
+    for (int i = 0; i < e->n_lanes; i++) {
+        struct lane *lane = &e->lanes[i];
+        struct job *job = lane->job;
+        struct api_error error;
+        if (!is_embed(job) || lane->n_done < lane->n_prompt) continue;
+        if (!embed_row(s, e->session, lane, &error)) {
+            job_drop(e, job, &error);
+            continue;
+        }
+        kvant_sequence_close(e->session, lane->seq);
+        lane_clear(lane);
+        bool more = job->state.n_begun < job->request.n_prompts, has_lane = false;
+        for (int k = 0; k < e->n_lanes; k++) has_lane |= e->lanes[k].job == job;
+        if (--job->state.n_left > 0) {
+            if (more && !has_lane) embed_begin(e, lane, job); /* the job may be gone then */
+            continue;
+        }
+        embed_finish(s, job);
+        pthread_mutex_lock(&s->lock);
+        s->metrics.n_processing--;
+        pthread_mutex_unlock(&s->lock);
+        job_release(job);
+    }
+}
+
+/* Lanes that nobody waits for read further texts; one is left for who comes next. */
+static void embed_spread(struct engine *e)
+{
+    pthread_mutex_lock(&e->server->lock);
+    int n_free = e->server->queue ? 0 : free_lanes(e) - 1;
+    pthread_mutex_unlock(&e->server->lock);
+    for (int i = 0, to = 0; i < e->n_lanes && n_free > 0; i++) {
+        struct job *job = e->lanes[i].job;
+        while (is_embed(job) && job->state.n_begun < job->request.n_prompts && n_free > 0) {
+            while (e->lanes[to].job) to++;
+            if (!embed_begin(e, &e->lanes[to], job)) return;
+            n_free--;
+        }
+    }
+}
+
 static void job_begin(struct engine *e, struct job *job)
 {
     struct server *s = e->server;
@@ -277,7 +354,15 @@ static void job_begin(struct engine *e, struct job *job)
     s->metrics.n_requests++;
     s->metrics.n_processing++;
     pthread_mutex_unlock(&s->lock);
-    for (int choice = 0, i = 0; choice < n; choice++) {
+    int i = 0;
+    if (is_embed(job)) {
+        job->state.rows = allocate((size_t)n, sizeof *job->state.rows);
+        memset(job->state.rows, 0, (size_t)n * sizeof *job->state.rows);
+        while (e->lanes[i].job) i++;
+        embed_begin(e, &e->lanes[i], job);
+        return;
+    }
+    for (int choice = 0; choice < n; choice++) {
         while (e->lanes[i].job) i++;
         if (lane_begin(e, &e->lanes[i], job, choice, &error)) continue;
         job_drop(e, job, &error);
@@ -369,7 +454,7 @@ static struct job *next_job(struct engine *e)
     struct server *s = e->server;
     struct job *job = s->queue;
     if (!job) return NULL;
-    int n = job->kind == JOB_ANSWER ? job->request.n_prompts * job->request.n_choices : 0;
+    int n = lanes_needed(job);
     if (n > free_lanes(e) && !job->cancelled && n <= e->n_lanes) return NULL;
     s->queue = job->next;
     if (!s->queue) s->queue_end = &s->queue;
@@ -390,9 +475,9 @@ static void admit(struct engine *e)
         if (job->cancelled) {
             job_finish(job, 499);
             job_release(job);
-        } else if (job->kind == JOB_ANSWER && job->request.n_prompts * job->request.n_choices > e->n_lanes) {
+        } else if (lanes_needed(job) > e->n_lanes) {
             API_BAD(&error, "n", "%d answers in one request; this server writes %d at a time (--parallel)",
-                    job->request.n_prompts * job->request.n_choices, e->n_lanes);
+                    lanes_needed(job), e->n_lanes);
             job_finish_error(job, &error);
             job_release(job);
         } else
@@ -416,7 +501,7 @@ static size_t add_entries(struct engine *e, struct lane *lane, size_t n_entries,
 {
     for (size_t i = 0; i < n; i++) {
         size_t at = lane->n_done++;
-        bool last = at + 1 == lane->n_tokens;
+        bool last = at + 1 == lane->n_tokens && !is_embed(lane->job); /* a vector needs no logits */
         e->entries[n_entries++] = (struct kvant_batch_entry){ lane->seq, lane->tokens[at], last };
         if (last) e->asked[e->n_asked++] = lane;
     }
@@ -621,6 +706,7 @@ static void step(struct engine *e)
         kvant_status status = kvant_session_step(e->session, e->entries, n, &err);
         if (status != KVANT_OK) handle_failure(e, &err);
         write_tokens(e);
+        embed_end(e);
     }
     publish(e, n, clock_s() - started_s);
 }
@@ -654,6 +740,7 @@ void *engine_run(void *server)
     while (wait_for_work(e)) {
         drop_cancelled(e);
         admit(e);
+        embed_spread(e);
         step(e);
     }
     return NULL;

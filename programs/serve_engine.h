@@ -52,6 +52,12 @@ void answer_stream(const struct server *s, struct lane *lane);
 void answer_end(const struct server *s, struct lane *lane);
 void answer_clear(struct lane *lane);
 
+/* serve_embed.c: vectors of texts. Each is pooled from its lane's sequence, and kept in the job as JSON. */
+bool embed_row(const struct server *s, struct kvant_session *session, struct lane *lane,
+               struct api_error *error);
+/* All are there: answers and finishes. */
+void embed_finish(const struct server *s, struct job *job);
+
 /* serve_prefix.c: sequences of finished answers, kept for requests that begin alike. */
 struct prefix {
     int seq, plan, slot;

@@ -291,7 +291,7 @@ static enum MHD_Result on_call(struct server *s, struct MHD_Connection *c, struc
 static enum MHD_Result on_missing(struct server *s, struct MHD_Connection *c, struct exchange *x)
 {
     struct api_error e;
-    api_fail(&e, 501, "not_supported_error", NULL, "%s is not there yet", x->path);
+    api_fail(&e, 501, "not_supported_error", NULL, "%s is not there; /v1/embeddings is", x->path);
     return send_error(s, c, x, &e);
 }
 
@@ -369,7 +369,7 @@ static const struct route routes[] = {
     { "POST", "/tokenize", on_call, false, CALL_TOKENIZE },
     { "POST", "/detokenize", on_call, false, CALL_DETOKENIZE },
     { "POST", "/apply-template", on_call, false, CALL_TEMPLATE },
-    { "POST", "/v1/embeddings", on_missing, false, 0 },
+    { "POST", "/v1/embeddings", on_answer, false, API_EMBED },
     { "POST", "/embedding", on_missing, false, 0 },
     { "POST", "/embeddings", on_missing, false, 0 },
     { "POST", "/slots/{id}", on_slot, false, 0 },

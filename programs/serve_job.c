@@ -73,6 +73,8 @@ void job_release(struct job *job)
     pthread_mutex_unlock(&job->lock);
     if (!last) return;
     pthread_mutex_destroy(&job->lock);
+    for (int i = 0; job->state.rows && i < job->request.n_prompts; i++) free(job->state.rows[i]);
+    free(job->state.rows);
     request_close(&job->request);
     json_decref(job->state.choices);
     free(job->path);
