@@ -206,7 +206,10 @@ static int run_server(struct server *s)
     s->stopping = true;
     pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&s->lock);
-    pthread_sigmask(SIG_UNBLOCK, &signals, NULL); /* a second signal ends at once */
+    /* A second signal ends at once. But timeout(1) sends its own twice, to the process and to its group. */
+    const struct timespec twice = { .tv_nsec = 200000000 };
+    while (sigtimedwait(&signals, NULL, &twice) > 0) continue;
+    pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
     pthread_join(s->thread, NULL);
     if (daemon) {
         const struct timespec moment = { .tv_nsec = 200000000 }; /* last bytes leave */
