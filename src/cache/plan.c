@@ -12,6 +12,7 @@
 #include "cache/plan_text.h"
 
 const int kv_class_bits[KV_N_CLASSES] = { 8, 4, 3, 2, 0 };
+const double kv_class_error[KV_N_CLASSES] = { .00003, .0085, .039, .135, 1.0 };
 
 static size_t n_recipes(const struct kvant_plan *plan)
 {

@@ -17,6 +17,10 @@ enum kv_key_scheme {
 /* Channel classes of mixed keys, in the order in which a page holds them. */
 #define KV_N_CLASSES KV_CLASSES_MAX
 extern const int kv_class_bits[KV_N_CLASSES]; /* 8 4 3 2 0 */
+/* Squared error of a channel in units of its variance, in the same order: 8 and 4 bits between minimum and maximum of
+ * 64 tokens, 3 and 2 bits on fitted grids (kernels/fit_calls.h: 1/ρ² − 1 of a Gaussian; the grid between minimum and
+ * maximum had .213 at 2 bits), 0 bits the mean. */
+extern const double kv_class_error[KV_N_CLASSES];
 
 struct kv_recipe {
     uint8_t key_bits;      /* 2 3 4 8 16; 0 when key_mixed                                    */

@@ -103,7 +103,6 @@ static kvant_status read_options(struct bench *b, const struct kvant_attention_o
  * order is scattered, as it is in real heads. */
 static void synthetic_classes(struct kv_channels *out, const struct kv_recipe *recipe, int head_dim)
 {
-    static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .135, 1.0 };
     int class_of[KV_HEAD_DIM_MAX / CLASS_UNIT], n_units = head_dim / CLASS_UNIT;
     int bits_left = recipe->key_quarters * n_units / 4;
     for (int u = 0; u < n_units; u++) class_of[u] = KV_N_CLASSES - 1;
@@ -114,7 +113,7 @@ static void synthetic_classes(struct kv_channels *out, const struct kv_recipe *r
             int k = class_of[u];
             if (k == 0) continue;
             int cost = kv_class_bits[k - 1] - kv_class_bits[k];
-            double gain = pow(1e-3, (double)u / n_units) * (class_error[k] - class_error[k - 1]) / cost;
+            double gain = pow(1e-3, (double)u / n_units) * (kv_class_error[k] - kv_class_error[k - 1]) / cost;
             if (cost <= bits_left && gain > best_gain) best = u, best_cost = cost, best_gain = gain;
         }
         if (best < 0) break;

@@ -22,11 +22,6 @@
 #define UNIT 8                /* channels of a head that share their bits                                   */
 #define BLOCK 64              /* tokens over which ranges are taken (32 for c32)                            */
 
-/* Squared error of a channel in units of its variance, in the order of kv_class_bits: 8 and 4 bits between minimum and
- * maximum of 64 tokens, 3 and 2 bits on fitted grids (kernels/fit_calls.h: 1/ρ² − 1 of a Gaussian; the grid between
- * minimum and maximum had .213 at 2 bits), 0 bits the mean. */
-static const double class_error[KV_N_CLASSES] = { .00003, .0085, .039, .135, 1.0 };
-
 /* ------------------------------------------------------------------------------------------ allocation -- */
 
 static void sort_by_importance(int *channel, const double *importance, int n)
@@ -59,7 +54,7 @@ void kv_channels_allocate(struct kv_channels *out, const double *importance, int
             int best_class = KV_N_CLASSES - 1;
             for (int k = 0; k < KV_N_CLASSES; k++) {
                 if (kv_class_bits[k] > b) continue;
-                double c = cost[b - kv_class_bits[k]] + weight * class_error[k];
+                double c = cost[b - kv_class_bits[k]] + weight * kv_class_error[k];
                 if (c < best) best = c, best_class = k;
             }
             cost[b] = best;
@@ -252,7 +247,7 @@ static void mean_square_range(const struct kv_calibration *c, int layer, int hea
 double kv_channel_error(int bits)
 {
     for (int k = 0; k < KV_N_CLASSES; k++)
-        if (kv_class_bits[k] == bits) return class_error[k];
+        if (kv_class_bits[k] == bits) return kv_class_error[k];
     return 0.0;
 }
 
