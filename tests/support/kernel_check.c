@@ -1,5 +1,7 @@
 #include "support/kernel_check.h"
 
+#include "base/half.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,4 +91,25 @@ void check_failed(const struct check_random *r, const char *file, int line, cons
     va_end(args);
     print_error("%s (KVANT_TEST_SEED=%#llx)\n", text, (unsigned long long)r->seed);
     _fail(file, line);
+}
+
+struct check_buffer check_bytes(struct check_random *r, size_t n)
+{
+    struct check_buffer b = check_buffer_open(n, false);
+    for (size_t i = 0; i < n; i++) ((uint8_t *)b.p)[i] = (uint8_t)(check_random_next(r) >> 20);
+    return b;
+}
+
+struct check_buffer check_floats(struct check_random *r, size_t n, float low, float high)
+{
+    struct check_buffer b = check_buffer_open(n * sizeof(float), false);
+    for (size_t i = 0; i < n; i++) ((float *)b.p)[i] = check_random_float(r, low, high);
+    return b;
+}
+
+struct check_buffer check_halves(struct check_random *r, size_t n, float low, float high)
+{
+    struct check_buffer b = check_buffer_open(n * sizeof(uint16_t), false);
+    for (size_t i = 0; i < n; i++) ((uint16_t *)b.p)[i] = kv_f32_to_f16(check_random_float(r, low, high));
+    return b;
 }

@@ -48,4 +48,9 @@ void check_buffer_close(struct check_buffer *b);
 void check_failed(const struct check_random *r, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* Random contents, ending at an inaccessible page: bytes, float32 and float16. */
+struct check_buffer check_bytes(struct check_random *r, size_t n);
+struct check_buffer check_floats(struct check_random *r, size_t n, float low, float high);
+struct check_buffer check_halves(struct check_random *r, size_t n, float low, float high);
+
 #endif

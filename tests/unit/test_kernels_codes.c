@@ -33,27 +33,6 @@ static int setup(void **state)
 
 static int below(int n) { return (int)check_random_below(&rnd, n); }
 
-static struct check_buffer bytes(size_t n)
-{
-    struct check_buffer b = check_buffer_open(n, false);
-    for (size_t i = 0; i < n; i++) ((uint8_t *)b.p)[i] = (uint8_t)(check_random_next(&rnd) >> 20);
-    return b;
-}
-
-static struct check_buffer floats(size_t n, float low, float high)
-{
-    struct check_buffer b = check_buffer_open(n * sizeof(float), false);
-    for (size_t i = 0; i < n; i++) ((float *)b.p)[i] = check_random_float(&rnd, low, high);
-    return b;
-}
-
-static struct check_buffer halves(size_t n, float low, float high)
-{
-    struct check_buffer b = check_buffer_open(n * sizeof(uint16_t), false);
-    for (size_t i = 0; i < n; i++) ((uint16_t *)b.p)[i] = kv_f32_to_f16(check_random_float(&rnd, low, high));
-    return b;
-}
-
 static struct check_buffer copy_of(const struct check_buffer *from)
 {
     struct check_buffer b = check_buffer_open(from->n_bytes, false);
@@ -175,8 +154,8 @@ static void queries_fold_into_digits(void **state)
                 int n_rows = 1 + below(4), n = head_dims[d];
                 struct kv_key_class classes[KV_CLASSES_MAX];
                 int n_classes = make_classes(bits[b], n, classes);
-                struct check_buffer q = floats((size_t)(n_rows * n), -3, 3);
-                struct check_buffer scale = halves((size_t)n, 0, 0.5f), min = halves((size_t)n, -2, 2);
+                struct check_buffer q = check_floats(&rnd, (size_t)(n_rows * n), -3, 3);
+                struct check_buffer scale = check_halves(&rnd, (size_t)n, 0, 0.5f), min = check_halves(&rnd, (size_t)n, -2, 2);
                 if (below(4) == 0) memset(q.p, 0, q.n_bytes);
                 else if (below(4) == 0)
                     for (int i = 0; i < n * n_rows; i++) ((float *)q.p)[i] *= 1e-37f; /* 16383 steps are beyond a float */
@@ -191,7 +170,7 @@ static void queries_fold_into_digits(void **state)
 /* Random bytes are random codes; random digits within their bounds. */
 static struct check_buffer random_digits(size_t n, bool wide, bool is_signed)
 {
-    struct check_buffer b = bytes(n * (wide ? 2 : 1));
+    struct check_buffer b = check_bytes(&rnd, n * (wide ? 2 : 1));
     int largest = is_signed ? (wide ? KV_Q_WIDE : KV_Q_NARROW) : (wide ? KV_P_WIDE : KV_P_NARROW);
     for (size_t i = 0; i < n; i++) {
         int x = below(16) ? below(largest + 1) : largest;
@@ -208,10 +187,10 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
     struct kv_key_class classes[KV_CLASSES_MAX];
     int n_classes = make_classes(bits, head_dim, classes);
     for (int k = 0; k < n_classes; k++) n_bytes += (size_t)(classes[k].n_channels * 8 * classes[k].bits);
-    struct check_buffer codes = bytes(n_bytes), scale = halves(64, 0.01f, 1), min = halves(64, -2, 2), digits[2], delta[2][2], bias[2],
-                        sum = floats((size_t)n_rows, -2, 2);
+    struct check_buffer codes = check_bytes(&rnd, n_bytes), scale = check_halves(&rnd, 64, 0.01f, 1), min = check_halves(&rnd, 64, -2, 2), digits[2], delta[2][2], bias[2],
+                        sum = check_floats(&rnd, (size_t)n_rows, -2, 2);
     for (int h = 0; h < 2; h++) {
-        digits[h] = bytes(stride * (size_t)n_rows);
+        digits[h] = check_bytes(&rnd, stride * (size_t)n_rows);
         for (int row = 0; row < n_rows; row++)
             for (int k = 0, first = 0; k < n_classes; first += classes[k++].n_channels) {
                 bool wide = classes[k].bits > 3;
@@ -219,9 +198,9 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
                 memcpy((char *)digits[h].p + (size_t)row * stride + 2 * first, own.p, own.n_bytes);
                 check_buffer_close(&own);
             }
-        delta[h][KV_NARROW] = floats((size_t)n_rows, 0, 1e-3f);
-        delta[h][KV_WIDE] = floats((size_t)n_rows, 0, 1e-5f);
-        bias[h] = floats((size_t)n_rows, -3, 3);
+        delta[h][KV_NARROW] = check_floats(&rnd, (size_t)n_rows, 0, 1e-3f);
+        delta[h][KV_WIDE] = check_floats(&rnd, (size_t)n_rows, 0, 1e-5f);
+        bias[h] = check_floats(&rnd, (size_t)n_rows, -3, 3);
     }
     int high = same ? 0 : 1;
     struct kv_qk_codes call = { .codes = codes.p, .n_classes = n_classes, .classes = classes, .digits = { digits[0].p, digits[high].p },
@@ -296,8 +275,8 @@ static void check_center(int head_dim, int n_rot, bool neox, double base, int n_
     kv_rope_angles(&rope, t0, cos_t0, sin_t0);
     for (int c = 0; c < head_dim; c++) mean[c] = check_random_float(&rnd, -3, 3);
     size_t n = (size_t)n_rows * KV_TILE, half = (size_t)n_rot / 2;
-    struct check_buffer q = floats((size_t)(n_rows * head_dim), -2, 2), start = floats(n, -5, 5), still = floats((size_t)n_rows, 0, 1);
-    struct check_buffer x = floats((size_t)n_rows * half, 0, 1), y = floats((size_t)n_rows * half, 0, 1);
+    struct check_buffer q = check_floats(&rnd, (size_t)(n_rows * head_dim), -2, 2), start = check_floats(&rnd, n, -5, 5), still = check_floats(&rnd, (size_t)n_rows, 0, 1);
+    struct check_buffer x = check_floats(&rnd, (size_t)n_rows * half, 0, 1), y = check_floats(&rnd, (size_t)n_rows * half, 0, 1);
     for (int row = 0; row < n_rows; row++)
         ((float *)still.p)[row] = kv_centers_project(&centers, &rope, mean, (float *)q.p + row * head_dim,
                                                      (float *)x.p + (size_t)row * half, (float *)y.p + (size_t)row * half);
@@ -348,7 +327,7 @@ static void softmax_moves_the_maximum(void **state)
     (void)state;
     enum { ROWS = 12 };
     for (int round = 0; round < 40; round++) {
-        struct check_buffer start = floats(ROWS * KV_TILE, -30, 30);
+        struct check_buffer start = check_floats(&rnd, ROWS * KV_TILE, -30, 30);
         int first[ROWS], last[ROWS];
         float max0[ROWS], sum0[ROWS];
         for (int i = 0; i < ROWS; i++) {
@@ -390,8 +369,8 @@ static void check_weigh(int bits, int n_groups, int n_rows, int n_tokens, float 
 {
     bool wide = bits > 4;
     size_t n = (size_t)(n_rows * n_groups), n_digits = n * KV_TILE;
-    struct check_buffer p = floats((size_t)n_rows * KV_TILE, 0, largest), scale = halves((size_t)n_groups * KV_TILE, 0, 0.5f),
-                        min = halves((size_t)n_groups * KV_TILE, -2, 2), ref_digits = check_buffer_open(n_digits * 2, false);
+    struct check_buffer p = check_floats(&rnd, (size_t)n_rows * KV_TILE, 0, largest), scale = check_halves(&rnd, (size_t)n_groups * KV_TILE, 0, 0.5f),
+                        min = check_halves(&rnd, (size_t)n_groups * KV_TILE, -2, 2), ref_digits = check_buffer_open(n_digits * 2, false);
     for (int i = 0; i < n_rows * KV_TILE; i++)
         if (i % KV_TILE >= n_tokens || below(9) == 0) ((float *)p.p)[i] = 0;
     for (int i = 0; i < n_groups * KV_TILE; i++) /* of tokens that are not there: whatever was in memory */
@@ -448,9 +427,9 @@ static void check_pv(int bits, int head_dim, int n_groups, int n_rows, int n_tok
 {
     bool wide = bits > 4;
     size_t n = (size_t)(n_rows * n_groups), n_out = (size_t)(n_rows * head_dim);
-    struct check_buffer codes = bytes((size_t)(head_dim * 8 * bits)), digits = random_digits(n * KV_TILE, wide, false),
-                        delta = floats(n, 0, wide ? 1e-5f : 1e-3f), bias = floats(n, -2, 2), keep = floats((size_t)n_rows, 0, 1),
-                        start = floats(n_out, -5, 5);
+    struct check_buffer codes = check_bytes(&rnd, (size_t)(head_dim * 8 * bits)), digits = random_digits(n * KV_TILE, wide, false),
+                        delta = check_floats(&rnd, n, 0, wide ? 1e-5f : 1e-3f), bias = check_floats(&rnd, n, -2, 2), keep = check_floats(&rnd, (size_t)n_rows, 0, 1),
+                        start = check_floats(&rnd, n_out, -5, 5);
     for (size_t i = 0; i < n * KV_TILE; i++) { /* probabilities of tokens that are not there */
         size_t at = wide ? (i & ~(size_t)3) + (i % 4 == 1 ? 2 : i % 4 == 2 ? 1 : i % 4) : i;
         if ((int)(i % KV_TILE) < n_tokens) continue;
@@ -498,9 +477,9 @@ static void check_half(int head_dim, int n_rows, int n_tokens, bool page)
 {
     int stride = page ? head_dim : head_dim + 8 * below(3);
     size_t n_k = page ? (size_t)head_dim * KV_TILE : (size_t)((n_tokens - 1) * stride + head_dim), n_out = (size_t)(n_rows * head_dim);
-    struct check_buffer k = halves(n_k, -2, 2), v = halves((size_t)((n_tokens - 1) * stride + head_dim), -2, 2),
-                        q = floats(n_out, -2, 2), p = floats((size_t)n_rows * KV_TILE, 0, 1), keep = floats((size_t)n_rows, 0, 1),
-                        start = floats(n_out, -5, 5);
+    struct check_buffer k = check_halves(&rnd, n_k, -2, 2), v = check_halves(&rnd, (size_t)((n_tokens - 1) * stride + head_dim), -2, 2),
+                        q = check_floats(&rnd, n_out, -2, 2), p = check_floats(&rnd, (size_t)n_rows * KV_TILE, 0, 1), keep = check_floats(&rnd, (size_t)n_rows, 0, 1),
+                        start = check_floats(&rnd, n_out, -5, 5);
     for (int l = 0; l < n_levels; l++) {
         struct check_buffer score = check_buffer_open((size_t)n_rows * KV_TILE * 4, false), out = copy_of(&start);
         const uint8_t *codes_ahead = k.p; /* asking ahead touches nothing */

@@ -30,20 +30,6 @@ static int setup(void **state)
 
 static int below(int n) { return (int)check_random_below(&rnd, n); }
 
-static struct check_buffer bytes(size_t n)
-{
-    struct check_buffer b = check_buffer_open(n, false);
-    for (size_t i = 0; i < n; i++) ((uint8_t *)b.p)[i] = (uint8_t)(check_random_next(&rnd) >> 20);
-    return b;
-}
-
-static struct check_buffer halves(size_t n, float low, float high)
-{
-    struct check_buffer b = check_buffer_open(n * sizeof(uint16_t), false);
-    for (size_t i = 0; i < n; i++) ((uint16_t *)b.p)[i] = kv_f32_to_f16(check_random_float(&rnd, low, high));
-    return b;
-}
-
 static double half(const uint16_t *x, int i) { return (double)kv_f16_to_f32(x[i]); }
 
 /* Any range of tokens, whole pages and empty ones among them. */
@@ -117,7 +103,7 @@ static void keys_are_summed(void **state)
             if (call.n_classes > 1 || classes[0].bits == 0) call.group = groups[1 + below(2)];
             size_t n_bytes = 0, n = call.group ? (size_t)(64 / call.group * head_dims[d]) : 64;
             for (int k = 0; k < call.n_classes; k++) n_bytes += (size_t)(classes[k].n_channels * 8 * classes[k].bits);
-            struct check_buffer codes = bytes(n_bytes ? n_bytes : 1), scale = halves(n, 0, 0.5f), min = halves(n, -2, 2);
+            struct check_buffer codes = check_bytes(&rnd, n_bytes ? n_bytes : 1), scale = check_halves(&rnd, n, 0, 0.5f), min = check_halves(&rnd, n, -2, 2);
             struct check_buffer w = check_buffer_open(4 * 64 * sizeof(float), false);
             const float *weight[KV_HEAD_DIM_MAX];
             for (int i = 0; i < 4 * 64; i++) ((float *)w.p)[i] = check_random_float(&rnd, -1, 1);
@@ -165,8 +151,8 @@ static void values_are_summed(void **state)
         for (int b = 0; b < N_OF(all_bits); b++)
             for (int round = 0; round < ROUNDS; round++) {
                 int n_groups = head_dims[d] % 32 == 0 && below(2) ? head_dims[d] / 32 : 1;
-                struct check_buffer codes = bytes((size_t)(head_dims[d] * 8 * all_bits[b]));
-                struct check_buffer scale = halves((size_t)n_groups * 64, 0, 0.5f), min = halves((size_t)n_groups * 64, -2, 2);
+                struct check_buffer codes = check_bytes(&rnd, (size_t)(head_dims[d] * 8 * all_bits[b]));
+                struct check_buffer scale = check_halves(&rnd, (size_t)n_groups * 64, 0, 0.5f), min = check_halves(&rnd, (size_t)n_groups * 64, -2, 2);
                 struct kv_sum_values call = { .codes = codes.p, .scale = scale.p, .min = min.p, .bits = all_bits[b],
                                               .head_dim = head_dims[d], .n_groups = n_groups };
                 any_range(&call.first, &call.last);
