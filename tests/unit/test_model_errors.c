@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include "support/spearman.h"
 #include <jansson.h>
 
 #include "kvant.h"
@@ -68,30 +70,6 @@ static bool read_questions(struct questions *out, const struct kvant_model *mode
     fclose(file);
     assert_int_equal(out->n, n);
     return true;
-}
-
-/* --------------------------------------------------------------------------------------------- spearman -- */
-
-static void ranks(const double *x, int n, double *rank)
-{
-    for (int i = 0; i < n; i++) {
-        rank[i] = 0;
-        for (int j = 0; j < n; j++) rank[i] += x[j] < x[i] ? 1 : x[j] == x[i] ? .5 : 0;
-    }
-}
-
-static double spearman(const double *x, const double *y, int n)
-{
-    double a[LAYERS_MAX], b[LAYERS_MAX], mean_a = 0, mean_b = 0, ab = 0, aa = 0, bb = 0;
-    ranks(x, n, a);
-    ranks(y, n, b);
-    for (int i = 0; i < n; i++) mean_a += a[i] / n, mean_b += b[i] / n;
-    for (int i = 0; i < n; i++) {
-        ab += (a[i] - mean_a) * (b[i] - mean_b);
-        aa += (a[i] - mean_a) * (a[i] - mean_a);
-        bb += (b[i] - mean_b) * (b[i] - mean_b);
-    }
-    return ab / sqrt(aa * bb);
 }
 
 /* ---------------------------------------------------------------------------------------------- findings -- */
@@ -151,7 +129,7 @@ static double within_layers(const struct kvant_sensitivity *s, int mode, int key
             x[h] = by_entropy ? head->entropy_relative : head->top8;
             y[h] = s->head_errors[mode][layer * s->n_head + h].e_o[key][K8];
         }
-        sum += spearman(x, y, s->n_head);
+        sum += check_spearman(x, y, s->n_head);
     }
     return sum / s->n_layer;
 }
@@ -177,7 +155,7 @@ static double rank_agreement(const struct kvant_sensitivity *a, const struct kva
         x[layer] = a->errors[mode][layer].e_o[key][value];
         y[layer] = b->errors[mode][layer].e_o[key][value];
     }
-    return spearman(x, y, a->n_layer);
+    return check_spearman(x, y, a->n_layer);
 }
 
 /* Measured: per token .96 to .98, kivi .97 to .98, kvant .80 to .96 (a third of what its queries read is quantized). */

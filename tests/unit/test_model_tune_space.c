@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "support/scratch.h"
+#include "support/spearman.h"
 #include "support/tiny_gguf.h"
 #include "tune/front.h"
 #include "tune/search.h"
@@ -156,32 +157,6 @@ static double hypervolume(const struct space *s, const int *plans, int n, bool i
     return volume;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Spearman's rank correlation; ties are rare and take the lowest rank. */
-static double rank_correlation(const double *a, const double *b, int n)
-{
-    double *x = malloc((size_t)n * sizeof *x), *y = malloc((size_t)n * sizeof *y), sum = 0.0;
-    assert_true(x && y);
-    memcpy(x, a, (size_t)n * sizeof *x);
-    memcpy(y, b, (size_t)n * sizeof *y);
-    qsort(x, (size_t)n, sizeof *x, compare_doubles);
-    qsort(y, (size_t)n, sizeof *y, compare_doubles);
-    for (int i = 0; i < n; i++) {
-        double *at_a = bsearch(&a[i], x, (size_t)n, sizeof *x, compare_doubles);
-        double *at_b = bsearch(&b[i], y, (size_t)n, sizeof *y, compare_doubles);
-        double d = (double)((at_a - x) - (at_b - y));
-        sum += d * d;
-    }
-    free(x);
-    free(y);
-    return 1.0 - 6.0 * sum / ((double)n * ((double)n * n - 1.0));
-}
-
 static void the_search_finds_the_front_of_all_plans(void **state)
 {
     (void)state;
@@ -192,7 +167,7 @@ static void the_search_finds_the_front_of_all_plans(void **state)
         int found[256], n_found = choose_all(&s, found);
         double part = hypervolume(&s, found, n_found, false) / hypervolume(&s, NULL, s.n_plans, false);
         double log_part = hypervolume(&s, found, n_found, true) / hypervolume(&s, NULL, s.n_plans, true);
-        double correlation = rank_correlation(s.predicted, s.kld, s.n_plans);
+        double correlation = check_spearman(s.predicted, s.kld, s.n_plans);
         print_message("%s: %d plans, %d chosen, hypervolume %.4f of all (of log KLD %.4f), rank correlation %.4f\n",
                       mixed ? "mixed" : "unmixed", s.n_plans, n_found, part, log_part, correlation);
         assert_true(part >= 0.99 && log_part >= 0.95);
