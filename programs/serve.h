@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 #include "setup.h"
+#include "think.h"
 
 #define SERVE_STOPS_MAX   16
 #define SERVE_CHOICES_MAX 32
@@ -48,6 +49,9 @@ json_t *api_error_json(const struct api_error *e);
 
 enum api_kind { API_CHAT, API_TEXT, API_NATIVE, API_EMBED };
 
+/* How an answer begins: as the template has it, as the router decides, or in a mode of the router's that was asked for. */
+enum think_route { ROUTE_NONE, ROUTE_AUTO, ROUTE_FAST, ROUTE_SLOW };
+
 struct request {
     enum api_kind kind;
     char id[48];
@@ -73,7 +77,8 @@ struct request {
     int plan;               /* index into the server's plans                              */
     bool thinking;          /* the answer begins inside of <think>                        */
     bool split_thinking;    /* thoughts go to reasoning_content                           */
-    const char *think_mode; /* "on", "off", "template": for think_decision; static        */
+    const char *think_mode; /* "on", "off", "auto", "template": for think_decision; static */
+    enum think_route route;
     bool has_tools;
     bool as_base64; /* vectors, instead of numbers                               */
 };
@@ -136,6 +141,7 @@ struct serve_options {
     struct option_list plans; /* NAME=SPEC */
     struct model_flags model;
     struct plan_flags plan;
+    struct think_flags think; /* with router_path */
 };
 
 struct slot_view { /* what /slots tells, written by the engine between steps */
@@ -160,6 +166,8 @@ struct server {
     struct kvant_model *model;
     struct kvant_model_info info;
     struct kvant_template *chat;
+    struct kvant_router *router; /* NULL: none is there                                       */
+    struct modes modes;          /* of the router                                             */
     json_t *kwargs; /* defaults of chat_template_kwargs, or NULL                 */
     struct {
         char name[64];

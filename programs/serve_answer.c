@@ -197,6 +197,36 @@ void answer_token(const struct server *s, struct lane *lane, kvant_token id, con
         advance(lane, false);
 }
 
+static bool ends_with(const char *text, size_t n, const char *end)
+{
+    size_t n_end = strlen(end);
+    while (n > 0 && strchr(" \n\t\r", text[n - 1])) n--;
+    return n >= n_end && memcmp(text + n - n_end, end, n_end) == 0;
+}
+
+/* What is held back comes out first: what it might have become is cut short. Tags stand in the text itself only where
+ * it is not split. */
+void answer_force(const struct server *s, struct lane *lane, const kvant_token *ids, size_t n_ids)
+{
+    const struct request *r = &lane->job->request;
+    char text[4096];
+    size_t n = 0;
+    if (kvant_detokenize(s->model, ids, n_ids, true, text, sizeof text, &n, NULL) != KVANT_OK) return;
+    bool opens = ends_with(text, n, think_open), closes = ends_with(text, n, think_close);
+    bool begins = lane->n_predicted == 0;
+    if (lane->n_split < lane->raw.n) split(lane, lane->raw.n, true);
+    if (opens && r->split_thinking) {
+        lane->text_state = TEXT_THOUGHT;
+        lane->had_thought = true;
+    } else if (closes && (begins || r->split_thinking)) {
+        lane->text_state = r->split_thinking ? TEXT_AFTER_THOUGHT : TEXT_CONTENT;
+    } else if (!(opens && begins)) {
+        put(&lane->raw, text, n);
+        split(lane, lane->raw.n, true);
+    }
+    answer_stream(s, lane);
+}
+
 /* -------------------------------------------------------------------------------------------------- JSON -- */
 
 /* What is new since the last call, as text; NULL: nothing. */
@@ -284,10 +314,7 @@ static void add_extensions(const struct server *s, const struct lane *lane, json
                       "perplexity", json_number(exp(-lane->sum_logprob / n)), "min_probability",
                       json_number(lane->min_prob), "mean_entropy", json_number(lane->sum_entropy / n)));
     if (r->kind == API_CHAT)
-        json_object_set_new(out, "think_decision",
-                            json_pack("{s:s, s:b, s:n, s:n, s:i, s:I}", "mode", r->think_mode, "thought",
-                                      (int)lane->had_thought, "score", "switch_point", "discarded_tokens", 0,
-                                      "thinking_tokens", (json_int_t)lane->n_thought));
+        json_object_set_new(out, "think_decision", think_json(lane));
 }
 
 static json_t *envelope(const struct server *s, const struct job *job, const char *object)

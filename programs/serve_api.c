@@ -225,7 +225,9 @@ static bool add_prompt(struct server *s, struct request *r, kvant_token *ids, si
         free(ids);
         return API_BAD(e, embed ? "input" : "prompt", "the %s is empty", embed ? "input" : "prompt");
     }
-    if ((int64_t)n >= s->n_ctx + embed) { /* an answer needs room for a token */
+    const struct mode_tokens *begin = s->modes.begin;
+    size_t n_mode = r->route == ROUTE_NONE ? 0 : begin[0].n > begin[1].n ? begin[0].n : begin[1].n;
+    if ((int64_t)(n + n_mode) >= s->n_ctx + embed) { /* an answer needs room for a token */
         free(ids);
         api_fail(e, 400, "exceed_context_size_error", embed ? "input" : "messages",
                  "the %s has %zu tokens, and the context of this server %lld; shorten it, or start the "
@@ -402,6 +404,36 @@ static json_t *read_messages(struct server *s, const json_t *list, struct api_er
     return out;
 }
 
+static bool is_text(const json_t *v, const char *text)
+{
+    return json_is_string(v) && strcmp(json_string_value(v), text) == 0;
+}
+
+/* Who decides about thinking: what the request says of it, else the server's defaults, else the template. The word
+ * "auto" is for the router, and no template sees it. */
+static bool read_thinking(const struct server *s, json_t *variables, bool has_effort, const json_t *asked,
+                          struct request *r, struct api_error *e)
+{
+    const json_t *effort = json_object_get(variables, "reasoning_effort"),
+                 *thinking = json_object_get(variables, "enable_thinking");
+    bool none = is_text(effort, "none"), automatic = is_text(effort, "auto");
+    if (asked || !has_effort) automatic = is_text(thinking, "auto") || (automatic && !asked);
+    if (effort && !json_is_null(effort) && !json_is_string(effort))
+        return API_BAD(e, "reasoning_effort", "reasoning_effort must be text, such as none, low or auto");
+    if (automatic && !s->router)
+        return API_BAD(e, "reasoning_effort", "reasoning_effort auto needs a router: start the server with --router FILE");
+    if (is_text(effort, "auto")) json_object_del(variables, "reasoning_effort");
+    if (is_text(thinking, "auto") || automatic) json_object_del(variables, "enable_thinking");
+    if (none && !asked) json_object_set_new(variables, "enable_thinking", json_false());
+    thinking = json_object_get(variables, "enable_thinking");
+    r->think_mode = automatic ? "auto" : json_is_true(thinking) ? "on" : json_is_false(thinking) ? "off" : "template";
+    if (automatic)
+        r->route = ROUTE_AUTO;
+    else if (s->router && json_is_boolean(thinking) && !kvant_template_uses(s->chat, "enable_thinking"))
+        r->route = json_is_true(thinking) ? ROUTE_SLOW : ROUTE_FAST;
+    return true;
+}
+
 /* The variables of the template. *prefill: what the answer begins with, or NULL: borrowed from the
  * messages. */
 static json_t *template_variables(struct server *s, const json_t *body, struct request *r, json_t **prefill,
@@ -432,11 +464,9 @@ static json_t *template_variables(struct server *s, const json_t *body, struct r
     json_object_set_new(variables, "add_generation_prompt", json_true());
     if (s->kwargs) json_object_update(variables, s->kwargs);
     if (effort) json_object_set(variables, "reasoning_effort", (json_t *)effort);
-    if (json_is_string(effort) && strcmp(json_string_value(effort), "none") == 0)
-        json_object_set_new(variables, "enable_thinking", json_false());
     if (kwargs) json_object_update(variables, (json_t *)kwargs);
-    const json_t *thinking = json_object_get(variables, "enable_thinking");
-    r->think_mode = json_is_true(thinking) ? "on" : json_is_false(thinking) ? "off" : "template";
+    if (!read_thinking(s, variables, effort || get(kwargs, "reasoning_effort"), get(kwargs, "enable_thinking"), r, e))
+        return json_decref(variables), NULL;
     return variables;
 }
 
@@ -477,6 +507,7 @@ static char *render_chat(struct server *s, const json_t *body, struct request *r
     char *text = render(s, variables, n, e);
     json_decref(variables);
     if (text && json_is_string(prefill)) {
+        r->route = ROUTE_NONE; /* the answer has begun */
         size_t n_more = json_string_length(prefill);
         text = reallocate(text, *n + n_more + 1, 1);
         memcpy(text + *n, json_string_value(prefill), n_more + 1);

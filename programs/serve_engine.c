@@ -38,9 +38,10 @@ struct engine {
 static void lane_clear(struct lane *lane)
 {
     kvant_sampler_close(lane->sampler);
+    kvant_router_watch_close(lane->think.watch);
     free(lane->tokens);
     answer_clear(lane);
-    *lane = (struct lane){ .seq = -1 };
+    *lane = (struct lane){ .seq = -1, .think = { .first = -1, .last = -1 } };
 }
 
 int engine_open(struct server *s)
@@ -240,7 +241,8 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
                            .n_prompt = n,
                            .n_tokens = n,
                            .cap_tokens = n + 256,
-                           .started_s = clock_s() };
+                           .started_s = clock_s(),
+                           .think = { .undecided = r->route != ROUTE_NONE, .first = -1, .last = -1 } };
     lane->n_predict_max = r->n_predict < 0 || r->n_predict > room ? room : r->n_predict;
     lane->tokens = allocate(lane->cap_tokens, sizeof *lane->tokens);
     memcpy(lane->tokens, r->prompts[prompt], n * sizeof *lane->tokens);
@@ -597,9 +599,10 @@ static void release_followers(struct engine *e, struct lane *leader, const float
         lane->started_s = leader->started_s;
         do lane->seq = fork_sequence(e, leader->seq);
         while (lane->seq < 0 && prefixes_evict(&e->prefixes, e->session));
-        if (lane->seq < 0) {
-            struct api_error error;
-            api_fail(&error, 503, "unavailable_error", NULL, "no memory for another answer");
+        struct api_error error;
+        bool ok = lane->seq >= 0 ||
+                  api_fail(&error, 503, "unavailable_error", NULL, "no memory for another answer");
+        if (!ok || !think_follow(e->server, e->session, lane, leader, &error)) {
             job_drop(e, lane->job, &error);
             return;
         }
@@ -608,12 +611,25 @@ static void release_followers(struct engine *e, struct lane *leader, const float
     }
 }
 
+/* Whether a token can be chosen now. It cannot where the router puts others before it, or where it failed. */
+static bool may_write(struct engine *e, struct lane *lane)
+{
+    struct api_error error;
+    bool ok = true, waits = lane->think.undecided;
+    if (waits)
+        ok = think_decide(e->server, e->session, lane, &error);
+    else if (lane->think.watch && lane->n_predicted > 0)
+        ok = think_turn_over(e->server, lane, &waits, &error);
+    if (!ok) job_drop(e, lane->job, &error);
+    return ok && !(waits && lane->n_done < lane->n_tokens);
+}
+
 static void write_tokens(struct engine *e)
 {
     for (int i = 0; i < e->n_asked; i++) {
         struct lane *lane = e->asked[i];
         const float *logits = kvant_session_logits(e->session, i);
-        if (!lane->job || !logits) continue;
+        if (!lane->job || !logits || !may_write(e, lane)) continue;
         if (lane->n_predicted == 0) release_followers(e, lane, logits);
         if (!lane->job) continue;
         if (lane->n_predict_max > 0)

@@ -14,6 +14,16 @@ struct text_buffer {
     size_t n, cap;
 };
 
+/* What the router decided. */
+struct lane_think {
+    struct kvant_router_watch *watch; /* NULL: it does not look (again)                    */
+    bool undecided;                   /* until the prompt's end is there                   */
+    int first, last;                  /* modes; -1: no router had a say                    */
+    double d_first, d_turn;           /* difficulty at the prompt's end, and at the turn   */
+    int64_t n_window, n_prefix, n_forced;
+    int64_t switch_point; /* tokens of the answer before the turn                          */
+};
+
 struct lane {
     struct job *job;     /* NULL: free                                                     */
     int choice, prompt;  /* index in the answer; of the prompt                             */
@@ -40,17 +50,30 @@ struct lane {
     json_t *logprobs;  /* entries not sent yet; NULL: not asked for                      */
     double sum_logprob, sum_entropy, min_prob;
     bool first_sent;
+    struct lane_think think;
 };
 
 /* serve_answer.c: from tokens to what clients read. */
 void answer_begin(const struct server *s, struct lane *lane);
 /* A token was chosen; its bytes are added, and lane->finish is set when a stop text is met. */
 void answer_token(const struct server *s, struct lane *lane, kvant_token id, const float *logits);
+/* Tokens that nobody sampled, before the answer or in it. The tags of thoughts are kept out of the text. */
+void answer_force(const struct server *s, struct lane *lane, const kvant_token *ids, size_t n);
 /* Sends what can be shown. */
 void answer_stream(const struct server *s, struct lane *lane);
 /* The lane is finished; the last one of a job finishes the job. */
 void answer_end(const struct server *s, struct lane *lane);
 void answer_clear(struct lane *lane);
+
+/* serve_think.c. All are false after a failure. decide: the prompt's end is in the sequence; tokens are appended that
+ * have to be read. follow: the sequence is that of a lane that has decided, forked. turn_over: before a token is chosen;
+ * *turned: tokens were appended that have to be read first. */
+bool think_decide(const struct server *s, struct kvant_session *session, struct lane *lane,
+                  struct api_error *error);
+bool think_follow(const struct server *s, struct kvant_session *session, struct lane *lane,
+                  const struct lane *leader, struct api_error *error);
+bool think_turn_over(const struct server *s, struct lane *lane, bool *turned, struct api_error *error);
+json_t *think_json(const struct lane *lane); /* think_decision */
 
 /* serve_embed.c: vectors of texts. Each is pooled from its lane's sequence, and kept in the job as JSON. */
 bool embed_row(const struct server *s, struct kvant_session *session, struct lane *lane,

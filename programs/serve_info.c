@@ -40,6 +40,17 @@ static json_t *plan_json(const struct server *s, int i)
                      "tables_bytes", (json_int_t)memory.tables_bytes, "layers", layers);
 }
 
+static json_t *router_json(const struct server *s)
+{
+    struct kvant_router_info info;
+    const struct think_flags *f = &s->options.think;
+    if (!s->router) return json_null();
+    kvant_router_get_info(s->router, &info);
+    return json_pack("{s:s, s:f, s:f, s:I, s:i, s:[i, i]}", "modes", info.modes, "threshold", f->threshold, "margin",
+                     f->margin, "every", (json_int_t)f->every, "window", info.window, "layers", info.layer_first,
+                     info.layer_first + info.n_layers - 1);
+}
+
 json_t *api_props(struct server *s)
 {
     const struct kvant_model_info *m = &s->info;
@@ -68,6 +79,7 @@ json_t *api_props(struct server *s)
     json_object_set_new(out, "build_info", json_string("kvant " KVANT_VERSION));
     json_object_set_new(out, "is_sleeping", json_false());
     json_object_set_new(out, "kv", kv);
+    json_object_set_new(out, "router", router_json(s));
     json_object_set_new(out, "model",
                         json_pack("{s:s, s:s, s:i, s:i, s:i, s:s, s:s}", "architecture", m->architecture,
                                   "quantization", m->quantization, "n_layer", m->n_layer, "n_head_kv",

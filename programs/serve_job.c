@@ -133,7 +133,7 @@ void job_finish(struct job *job, int status)
 
 void job_finish_json(struct job *job, int status, json_t *value)
 {
-    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
+    char *text = value ? json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(value);
     if (!text) {
         static const char failed[] =
