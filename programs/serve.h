@@ -21,7 +21,7 @@
 #include "think.h"
 
 #define SERVE_STOPS_MAX   16
-#define SERVE_CHOICES_MAX 32
+#define SERVE_CHOICES_MAX 128 /* answers of one request, all prompts together; OpenAI's limit of n */
 #define SERVE_TOP_MAX     20
 #define SERVE_BIAS_MAX    512
 #define SERVE_PLANS_MAX   16
@@ -62,7 +62,8 @@ struct request {
     int n_prompts;
     kvant_token **prompts; /* (n_prompts), each of prompt_lengths[i] tokens              */
     size_t *prompt_lengths;
-    char *prompt_text; /* of the first, for echo and the native answer               */
+    char *prompt_text; /* of the first, for the native answer                        */
+    char *echoes[SERVE_CHOICES_MAX]; /* (n_prompts) their texts, with echo                    */
     int64_t n_predict; /* -1: until the context is full                              */
     struct kvant_sampler_options sampler;
     bool seed_given;
@@ -79,7 +80,7 @@ struct request {
     bool split_thinking;    /* thoughts go to reasoning_content                           */
     const char *think_mode; /* "on", "off", "auto", "template": for think_decision; static */
     enum think_route route;
-    bool has_tools;
+    bool has_tools, one_call; /* at most one call of a tool                                */
     bool as_base64; /* vectors, instead of numbers                               */
 };
 void request_close(struct request *r);
@@ -101,8 +102,7 @@ struct job {
         json_t *choices; /* finished ones, when the answer is not streamed             */
         int64_t n_prompt, n_cached, n_predicted, n_thought;
         double started_s;
-        bool role_sent[SERVE_CHOICES_MAX];
-        int n_begun; /* of texts to embed                                          */
+        int n_begun; /* of answers, or of texts to embed                           */
         char **rows; /* (n_prompts) their vectors as JSON, NULL: not there yet      */
     } state;
 
@@ -204,6 +204,7 @@ bool request_read(struct server *s, enum api_kind kind, const json_t *body, stru
                   struct api_error *e);
 json_t *api_props(struct server *s);
 json_t *api_models(struct server *s);
+json_t *api_model(struct server *s, const char *name); /* NULL: there is none of this name */
 json_t *api_slots(struct server *s);
 char *api_metrics(struct server *s); /* free() */
 bool api_tokenize(struct server *s, const json_t *body, json_t **out, struct api_error *e);

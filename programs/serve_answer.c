@@ -28,6 +28,8 @@ void answer_begin(const struct server *s, struct lane *lane)
                                                                  : TEXT_BEGIN;
     lane->had_thought = lane->text_state == TEXT_THOUGHT;
     lane->logprobs = r->logprobs ? json_array() : NULL;
+    const char *echo = r->kind == API_TEXT ? r->echoes[lane->prompt] : NULL;
+    if (echo) put(&lane->content, echo, strlen(echo));
     lane->min_prob = 1.0;
 }
 
@@ -239,19 +241,19 @@ static json_t *fresh(const struct text_buffer *b, size_t *sent)
 }
 
 /* Log-probabilities of /v1/completions as the old API has them: parallel lists. */
-static json_t *text_logprobs(json_t *entries)
+static json_t *text_logprobs(json_t *entries, int64_t *offset)
 {
     json_t *tokens = json_array(), *values = json_array(), *tops = json_array(), *offsets = json_array(),
            *entry, *t;
     size_t i, k;
-    int64_t offset = 0;
     json_array_foreach(entries, i, entry)
     {
         json_t *top = json_object();
         json_array_append(tokens, json_object_get(entry, "token"));
         json_array_append(values, json_object_get(entry, "logprob"));
-        json_array_append_new(offsets, json_integer(offset));
-        offset += (int64_t)json_string_length(json_object_get(entry, "token"));
+        json_array_append_new(offsets, json_integer(*offset));
+        for (const char *c = json_string_value(json_object_get(entry, "token")); c && *c; c++)
+            *offset += ((unsigned char)*c & 0xc0) != 0x80; /* characters */
         json_array_foreach(json_object_get(entry, "top_logprobs"), k, t) json_object_set(
             top, json_string_value(json_object_get(t, "token")), json_object_get(t, "logprob"));
         json_array_append_new(tops, top);
@@ -267,7 +269,7 @@ static json_t *take_logprobs(struct lane *lane)
     if (!lane->logprobs) return json_null();
     json_t *entries = lane->logprobs;
     lane->logprobs = json_array();
-    if (lane->job->request.kind == API_TEXT) return text_logprobs(entries);
+    if (lane->job->request.kind == API_TEXT) return text_logprobs(entries, &lane->text_offset);
     return json_pack("{s:o}", "content", entries);
 }
 
@@ -396,6 +398,8 @@ void answer_stream(const struct server *s, struct lane *lane)
         return;
     }
     json_t *text = fresh(&lane->content, &lane->content_sent);
+    bool rest = lane->finish && lane->logprobs && json_array_size(lane->logprobs) > 0; /* of tokens without text */
+    if (!text && rest && job->request.kind == API_TEXT) text = json_string("");
     if (!text) return;
     if (job->request.kind == API_TEXT) {
         send_choice(s, lane, json_pack("{s:o, s:o}", "text", text, "logprobs", take_logprobs(lane)), NULL);
@@ -433,6 +437,11 @@ static json_t *take_tool_calls(struct lane *lane)
         }
         char id[80];
         if (!calls) calls = json_array();
+        if (lane->job->request.one_call && json_array_size(calls) > 0) { /* it was asked for one at most */
+            json_decref(value);
+            at = end;
+            break;
+        }
         snprintf(id, sizeof id, "call_%.40s_%d_%zu", lane->job->request.id + 9, lane->choice,
                  json_array_size(calls));
         char *text = json_is_string(arguments) ? strdup(json_string_value(arguments))
@@ -471,15 +480,9 @@ static json_t *chat_choice(struct lane *lane)
 
 static json_t *text_choice(struct lane *lane)
 {
-    const struct request *r = &lane->job->request;
-    struct text_buffer text = { 0 };
-    if (r->echo && r->prompt_text && r->n_prompts == 1) put(&text, r->prompt_text, strlen(r->prompt_text));
-    put(&text, lane->content.bytes ? lane->content.bytes : "", lane->content.n);
-    json_t *choice = json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "text",
-                               json_text(text.bytes, text.n), "logprobs", take_logprobs(lane),
-                               "finish_reason", lane->finish);
-    free(text.bytes);
-    return choice;
+    return json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "text",
+                     json_text(lane->content.bytes, lane->content.n), "logprobs", take_logprobs(lane),
+                     "finish_reason", lane->finish);
 }
 
 static json_t *native_answer(const struct server *s, struct lane *lane)

@@ -22,6 +22,11 @@ static const json_t *get(const json_t *body, const char *name)
     return v && !json_is_null(v) ? v : NULL;
 }
 
+static bool is_text(const json_t *v, const char *text)
+{
+    return json_is_string(v) && strcmp(json_string_value(v), text) == 0;
+}
+
 static bool get_number(const json_t *body, const char *name, double min, double max, double *out,
                        struct api_error *e)
 {
@@ -162,12 +167,18 @@ static bool read_logprobs(const json_t *body, struct request *r, struct api_erro
 /* What is asked for and not there is said, instead of being passed over. */
 static bool refuse_unsupported(const json_t *body, struct api_error *e)
 {
-    static const char *const names[] = { "grammar",   "json_schema",   "audio",
-                                         "functions", "function_call", "suffix" };
+    static const char *const names[] = { "grammar",       "json_schema", "audio", "functions",
+                                         "function_call", "suffix",      "web_search_options" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (get(body, names[i])) return API_BAD(e, names[i], "%s is not supported by this server", names[i]);
     const json_t *format = get(body, "response_format");
     const char *type = json_string_value(json_object_get(format, "type"));
+    const json_t *choice = get(body, "tool_choice"), *modality;
+    size_t i_modality;
+    if (choice && !is_text(choice, "auto") && !is_text(choice, "none"))
+        return API_BAD(e, "tool_choice", "tool_choice: only \"auto\" and \"none\" are supported");
+    json_array_foreach(get(body, "modalities"), i_modality, modality)
+        if (!is_text(modality, "text")) return API_BAD(e, "modalities", "modalities: only [\"text\"] is supported");
     if (format && (!type || strcmp(type, "text") != 0))
         return API_BAD(e, "response_format", "response_format: only {\"type\": \"text\"} is supported");
     return true;
@@ -186,20 +197,27 @@ static bool read_plan(const struct server *s, const json_t *body, struct request
 
 static bool read_common(struct server *s, const json_t *body, struct request *r, struct api_error *e)
 {
-    int64_t n = 1, n_predict = s->options.n_predict;
+    int64_t n = 1, best_of = 0, n_predict = s->options.n_predict;
     const char *model = NULL;
+    bool several_calls = true;
     r->cache_prompt = true;
     if (!json_is_object(body)) return API_BAD(e, NULL, "the body must be a JSON object");
     if (!get_text(body, "model", &model, e) || !refuse_unsupported(body, e) ||
         !read_sampling(s, body, r, e) || !read_logprobs(body, r, e) || !read_plan(s, body, r, e) ||
         !get_flag(body, "stream", &r->stream, e) || !get_flag(body, "cache_prompt", &r->cache_prompt, e) ||
-        !get_int(body, "n", 1, 16, &n, e) || !get_flag(body, "confidence", &r->wants_confidence, e) ||
+        !get_int(body, "n", 1, SERVE_CHOICES_MAX, &n, e) ||
+        !get_int(body, "best_of", 1, SERVE_CHOICES_MAX, &best_of, e) || !get_flag(body, "confidence", &r->wants_confidence, e) ||
         !get_flag(body, "echo", &r->echo, e) || !get_flag(body, "return_tokens", &r->return_tokens, e) ||
         !get_int(body, "n_predict", -1, 1 << 30, &n_predict, e) ||
-        !get_int(body, "max_tokens", r->kind == API_NATIVE ? -1 : 1, 1 << 30, &n_predict, e) ||
+        !get_flag(body, "parallel_tool_calls", &several_calls, e) ||
+        !get_int(body, "max_tokens", r->kind == API_NATIVE ? -1 : r->kind == API_TEXT ? 0 : 1, 1 << 30, &n_predict, e) ||
         !get_int(body, "max_completion_tokens", 1, 1 << 30, &n_predict, e))
         return false;
     if (r->kind == API_NATIVE && n != 1) return API_BAD(e, "n", "n is for the OpenAI endpoints");
+    if (best_of > n) return API_BAD(e, "best_of", "best_of: all answers are given; ask for them with n");
+    if (r->kind == API_TEXT && r->echo && r->logprobs)
+        return API_BAD(e, "logprobs", "logprobs with echo: there are none of the prompt's own tokens");
+    r->one_call = !several_calls;
     const json_t *options = get(body, "stream_options");
     if (options && !json_is_object(options))
         return API_BAD(e, "stream_options", "stream_options must be an object");
@@ -262,6 +280,21 @@ static bool token_of(const struct server *s, const json_t *v, kvant_token *out, 
     return true;
 }
 
+/* What echo shows of the prompt that was read last. */
+static bool keep_echo(const struct server *s, const json_t *v, struct request *r, struct api_error *e)
+{
+    int i = r->n_prompts - 1;
+    size_t n = 0;
+    struct kvant_error err;
+    if (!r->echo || r->kind != API_TEXT) return true;
+    if (json_is_string(v)) return (r->echoes[i] = strdup(json_string_value(v))) != NULL;
+    kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, NULL, 0, &n, NULL);
+    r->echoes[i] = allocate(n + 1, 1);
+    r->echoes[i][n] = '\0';
+    return kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, r->echoes[i], n, &n, &err) == KVANT_OK ||
+           api_fail_library(e, &err);
+}
+
 /* A text, or a list of tokens and texts. */
 static bool read_prompt(struct server *s, const json_t *v, struct request *r, struct api_error *e)
 {
@@ -272,7 +305,7 @@ static bool read_prompt(struct server *s, const json_t *v, struct request *r, st
     if (json_is_string(v)) {
         if (!tokens_of(s, json_string_value(v), json_string_length(v), flags, &ids, &n, e)) return false;
         if (!r->prompt_text) r->prompt_text = strdup(json_string_value(v));
-        return add_prompt(s, r, ids, n, e);
+        return add_prompt(s, r, ids, n, e) && keep_echo(s, v, r, e);
     }
     json_array_foreach(v, i, item)
     {
@@ -289,7 +322,7 @@ static bool read_prompt(struct server *s, const json_t *v, struct request *r, st
         free(part);
         n += n_part;
     }
-    return add_prompt(s, r, ids, n, e);
+    return add_prompt(s, r, ids, n, e) && keep_echo(s, v, r, e);
 }
 
 static bool read_prompts(struct server *s, const json_t *body, struct request *r, struct api_error *e)
@@ -364,6 +397,31 @@ static void parse_arguments(json_t *message)
     }
 }
 
+/* What a template without tool calls shows of them: as models write them in tags. */
+static json_t *calls_text(const json_t *calls)
+{
+    size_t i, n = 0;
+    json_t *call, *out = NULL;
+    char *text = NULL;
+    FILE *file = open_memstream(&text, &n);
+    json_array_foreach((json_t *)calls, i, call)
+    {
+        const json_t *function = json_object_get(call, "function");
+        const char *name = json_string_value(json_object_get(function, "name")),
+                   *arguments = json_string_value(json_object_get(function, "arguments"));
+        json_t *v = json_string(name ? name : "");
+        char *quoted = json_dumps(v, JSON_ENCODE_ANY);
+        if (file && quoted)
+            fprintf(file, "%s<tool_call>\n{\"name\": %s, \"arguments\": %s}\n</tool_call>", i ? "\n" : "", quoted,
+                    arguments ? arguments : "{}");
+        free(quoted);
+        json_decref(v);
+    }
+    if (file && fclose(file) == 0) out = json_stringn(text, n);
+    free(text);
+    return out;
+}
+
 static json_t *read_messages(struct server *s, const json_t *list, struct api_error *e)
 {
     static const char *const roles[] = { "system", "developer", "user", "assistant", "tool" };
@@ -393,7 +451,7 @@ static json_t *read_messages(struct server *s, const json_t *list, struct api_er
         if (content)
             text = content_text(content, i, e);
         else if (get(item, "tool_calls"))
-            text = json_null();
+            text = strstr(source, "tool_calls") ? json_null() : calls_text(get(item, "tool_calls"));
         else
             API_BAD(e, "messages", "messages[%zu].content is missing", i);
         if (!text) return json_decref(message), json_decref(out), NULL;
@@ -402,11 +460,6 @@ static json_t *read_messages(struct server *s, const json_t *list, struct api_er
         json_array_append_new(out, message);
     }
     return out;
-}
-
-static bool is_text(const json_t *v, const char *text)
-{
-    return json_is_string(v) && strcmp(json_string_value(v), text) == 0;
 }
 
 /* Who decides about thinking: what the request says of it, else the server's defaults, else the template. The word
@@ -448,8 +501,7 @@ static json_t *template_variables(struct server *s, const json_t *body, struct r
         return API_BAD(e, "chat_template_kwargs", "chat_template_kwargs must be an object"), NULL;
     json_t *messages = read_messages(s, json_object_get(body, "messages"), e);
     if (!messages) return NULL;
-    const char *choice = json_string_value(get(body, "tool_choice"));
-    if (choice && strcmp(choice, "none") == 0) tools = NULL;
+    if (is_text(get(body, "tool_choice"), "none")) tools = NULL;
     r->has_tools = tools && json_array_size(tools) > 0;
     json_t *variables = json_object();
     size_t last = json_array_size(messages) - 1;

@@ -111,23 +111,6 @@ static void keep_sequence(struct engine *e, struct lane *lane)
     lane->seq = -1;
 }
 
-static void lane_end(struct engine *e, struct lane *lane)
-{
-    struct server *s = e->server;
-    struct job *job = lane->job;
-    bool last = job->state.n_left == 1;
-    answer_end(s, lane);
-    keep_sequence(e, lane);
-    pthread_mutex_lock(&s->lock);
-    s->metrics.predicted_tokens += lane->n_predicted;
-    s->metrics.predicted_s += clock_s() - lane->first_s;
-    if ((int64_t)lane->n_done > s->metrics.n_tokens_max) s->metrics.n_tokens_max = (int64_t)lane->n_done;
-    if (last) s->metrics.n_processing--;
-    pthread_mutex_unlock(&s->lock);
-    lane_clear(lane);
-    if (last) job_release(job);
-}
-
 static bool is_embed(const struct job *job)
 {
     return job && job->kind == JOB_ANSWER && job->request.kind == API_EMBED;
@@ -251,10 +234,11 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     if (kvant_sampler_open(&lane->sampler, s->info.n_vocab, &sampler, &err) != KVANT_OK)
         return api_fail_library(error, &err);
     answer_begin(s, lane);
-    for (int i = 0; i < e->n_lanes; i++)
-        if (e->lanes[i].job == job && e->lanes[i].prompt == prompt && &e->lanes[i] != lane && !lane->leader &&
-            !e->lanes[i].leader)
-            lane->leader = &e->lanes[i];
+    for (int i = 0; i < e->n_lanes && !lane->leader; i++) {
+        struct lane *other = &e->lanes[i];
+        bool reads = other->n_predicted == 0 && !other->finish; /* the prompt, for both */
+        if (other->job == job && other->prompt == prompt && other != lane && !other->leader && reads) lane->leader = other;
+    }
     if (lane->leader) return true;
     if (r->cache_prompt) take_prefix(e, lane);
     if (lane->seq < 0 && !open_sequence(e, lane, &err)) return api_fail_library(error, &err);
@@ -265,6 +249,34 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     return true;
 }
 
+/* A lane that is free takes the next answer of its job: a request may ask for more than there are lanes. */
+static void begin_next(struct engine *e, struct lane *lane, struct job *job)
+{
+    struct api_error error;
+    if (job->state.n_begun == job->request.n_prompts * job->request.n_choices) return;
+    if (!lane_begin(e, lane, job, job->state.n_begun++, &error)) job_drop(e, job, &error);
+}
+
+static void lane_end(struct engine *e, struct lane *lane)
+{
+    struct server *s = e->server;
+    struct job *job = lane->job;
+    bool last = job->state.n_left == 1;
+    answer_end(s, lane);
+    keep_sequence(e, lane);
+    pthread_mutex_lock(&s->lock);
+    s->metrics.predicted_tokens += lane->n_predicted;
+    s->metrics.predicted_s += clock_s() - lane->first_s;
+    if ((int64_t)lane->n_done > s->metrics.n_tokens_max) s->metrics.n_tokens_max = (int64_t)lane->n_done;
+    if (last) s->metrics.n_processing--;
+    pthread_mutex_unlock(&s->lock);
+    lane_clear(lane);
+    if (last)
+        job_release(job);
+    else
+        begin_next(e, lane, job);
+}
+
 static int free_lanes(const struct engine *e)
 {
     int n = 0;
@@ -273,10 +285,11 @@ static int free_lanes(const struct engine *e)
 }
 
 /* Lanes that a job needs from the start. */
-static int lanes_needed(const struct job *job)
+static int lanes_needed(const struct engine *e, const struct job *job)
 {
+    int n = job->request.n_prompts * job->request.n_choices;
     if (job->kind != JOB_ANSWER) return 0;
-    return is_embed(job) ? 1 : job->request.n_prompts * job->request.n_choices;
+    return is_embed(job) ? 1 : n < e->n_lanes ? n : e->n_lanes;
 }
 
 /* Gives the next text of a job to a lane. False: the job is dropped. */
@@ -364,9 +377,9 @@ static void job_begin(struct engine *e, struct job *job)
         embed_begin(e, &e->lanes[i], job);
         return;
     }
-    for (int choice = 0; choice < n; choice++) {
+    for (int k = lanes_needed(e, job); k > 0; k--) {
         while (e->lanes[i].job) i++;
-        if (lane_begin(e, &e->lanes[i], job, choice, &error)) continue;
+        if (lane_begin(e, &e->lanes[i], job, job->state.n_begun++, &error)) continue;
         job_drop(e, job, &error);
         return;
     }
@@ -456,8 +469,7 @@ static struct job *next_job(struct engine *e)
     struct server *s = e->server;
     struct job *job = s->queue;
     if (!job) return NULL;
-    int n = lanes_needed(job);
-    if (n > free_lanes(e) && !job->cancelled && n <= e->n_lanes) return NULL;
+    if (lanes_needed(e, job) > free_lanes(e) && !job->cancelled) return NULL;
     s->queue = job->next;
     if (!s->queue) s->queue_end = &s->queue;
     s->n_queued--;
@@ -467,7 +479,6 @@ static struct job *next_job(struct engine *e)
 static void admit(struct engine *e)
 {
     struct server *s = e->server;
-    struct api_error error;
     for (;;) {
         pthread_mutex_lock(&s->lock);
         struct job *job = next_job(e);
@@ -476,11 +487,6 @@ static void admit(struct engine *e)
         if (!job) return;
         if (job->cancelled) {
             job_finish(job, 499);
-            job_release(job);
-        } else if (lanes_needed(job) > e->n_lanes) {
-            API_BAD(&error, "n", "%d answers in one request; this server writes %d at a time (--parallel)",
-                    lanes_needed(job), e->n_lanes);
-            job_finish_error(job, &error);
             job_release(job);
         } else
             take_up(e, job);

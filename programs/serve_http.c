@@ -29,6 +29,8 @@ struct exchange {
     int slot;
     int status;
     char method[8], path[128];
+    char name[256];         /* {id} of a model                     */
+    char allow[32];         /* methods of the path                 */
 };
 
 /* Connections in the order in which they were opened, to find those that send too slowly. */
@@ -79,7 +81,7 @@ static enum MHD_Result send_bytes(struct server *s, struct MHD_Connection *c, st
     if (!response) return MHD_NO;
     MHD_add_response_header(response, "Content-Type", type);
     if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
-    if (status == 405) MHD_add_response_header(response, "Allow", "GET, POST");
+    if (x->allow[0]) MHD_add_response_header(response, "Allow", x->allow);
     if (status == 503) MHD_add_response_header(response, "Retry-After", "1");
     add_headers(s, response);
     enum MHD_Result result = MHD_queue_response(c, (unsigned)status, response);
@@ -215,6 +217,15 @@ static enum MHD_Result on_health(struct server *s, struct MHD_Connection *c, str
 static enum MHD_Result on_models(struct server *s, struct MHD_Connection *c, struct exchange *x)
 {
     return send_json(s, c, x, 200, api_models(s));
+}
+
+static enum MHD_Result on_model(struct server *s, struct MHD_Connection *c, struct exchange *x)
+{
+    struct api_error e;
+    json_t *model = api_model(s, x->name);
+    if (model) return send_json(s, c, x, 200, model);
+    api_fail(&e, 404, "not_found_error", "model", "there is no model '%.100s'; this server has %.200s", x->name, s->name);
+    return send_error(s, c, x, &e);
 }
 
 static enum MHD_Result on_props(struct server *s, struct MHD_Connection *c, struct exchange *x)
@@ -358,6 +369,7 @@ static const struct route routes[] = {
     { "GET", "/v1/health", on_health, true, 0 },
     { "GET", "/v1/models", on_models, true, 0 },
     { "GET", "/models", on_models, true, 0 },
+    { "GET", "/v1/models/{id}", on_model, true, 0 },
     { "GET", "/props", on_props, false, 0 },
     { "GET", "/slots", on_slots, false, 0 },
     { "GET", "/metrics", on_metrics, false, 0 },
@@ -388,12 +400,18 @@ static bool find_route(struct exchange *x, const char *url, const char *method, 
             path = "/slots/{id}";
         }
     }
+    if (strncmp(url, "/v1/models/", 11) == 0 && url[11] && strlen(url + 11) < sizeof x->name) {
+        strcpy(x->name, url + 11);
+        path = "/v1/models/{id}";
+    }
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
         if (strcmp(routes[i].path, path) != 0) continue;
         known = true;
+        snprintf(x->allow, sizeof x->allow, "%s, OPTIONS", strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : "POST");
         bool head = strcmp(method, "HEAD") == 0 && strcmp(routes[i].method, "GET") == 0;
         if (strcmp(routes[i].method, method) != 0 && !head) continue;
         x->route = &routes[i];
+        x->allow[0] = '\0';
         return true;
     }
     if (known) return api_fail(e, 405, "invalid_request_error", NULL, "%s does not take %.8s", path, method);
@@ -449,11 +467,17 @@ static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const c
         if ((unsigned char)*p < 0x20 || (unsigned char)*p > 0x7e) *p = '?';
     *context = x;
     const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
-    if (strcmp(method, "OPTIONS") == 0 && s->options.cors)
+    bool found = find_route(x, url, method, &e);
+    if (!found && x->allow[0] && strcmp(method, "OPTIONS") == 0) /* its methods; with --cors-origins, who may ask */
         return send_bytes(s, c, x, 204, "text/plain", "", 0);
-    if (!find_route(x, url, method, &e)) return send_error(s, c, x, &e);
+    if (!found) return send_error(s, c, x, &e);
     if (!x->route->is_open && !has_key(s, c)) {
         api_fail(&e, 401, "authentication_error", NULL, "the API key is missing or wrong");
+        return send_error(s, c, x, &e);
+    }
+    const char *encoding = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Encoding");
+    if (encoding && strcasecmp(encoding, "identity") != 0) {
+        api_fail(&e, 415, "invalid_request_error", NULL, "Content-Encoding %.40s is not read; send the body as it is", encoding);
         return send_error(s, c, x, &e);
     }
     /* What is a little too large is read and dropped, so that the client reads why. */

@@ -5,16 +5,25 @@
 #include "json.h"
 #include "serve.h"
 
-json_t *api_models(struct server *s)
+static json_t *model_json(const struct server *s)
 {
     const struct kvant_model_info *m = &s->info;
     json_t *meta = json_pack("{s:s, s:i, s:i, s:i, s:I, s:I}", "vocab_type", m->tokenizer, "n_vocab",
                              m->n_vocab, "n_ctx_train", m->n_ctx_train, "n_embd", m->n_embd, "n_params",
                              (json_int_t)m->n_params, "size", (json_int_t)m->weights_bytes);
-    json_t *model = json_pack("{s:s, s:s, s:I, s:s, s:I, s:o}", "id", s->name, "object", "model", "created",
-                              (json_int_t)s->started_s, "owned_by", "kvant", "max_model_len",
-                              (json_int_t)s->n_ctx, "meta", meta);
-    return json_pack("{s:s, s:[o]}", "object", "list", "data", model);
+    return json_pack("{s:s, s:s, s:I, s:s, s:I, s:o}", "id", s->name, "object", "model", "created",
+                     (json_int_t)s->started_s, "owned_by", "kvant", "max_model_len", (json_int_t)s->n_ctx, "meta",
+                     meta);
+}
+
+json_t *api_models(struct server *s)
+{
+    return json_pack("{s:s, s:[o]}", "object", "list", "data", model_json(s));
+}
+
+json_t *api_model(struct server *s, const char *name)
+{
+    return strcmp(name, s->name) == 0 ? model_json(s) : NULL;
 }
 
 /* Layers × bits of a plan, for the page. */

@@ -50,6 +50,7 @@ void request_close(struct request *r)
     free(r->prompts);
     free(r->prompt_lengths);
     free(r->prompt_text);
+    for (int i = 0; i < SERVE_CHOICES_MAX; i++) free(r->echoes[i]);
     for (int i = 0; i < r->n_stops; i++) free(r->stops[i]);
     *r = (struct request){ 0 };
 }

@@ -66,7 +66,7 @@ bool think_decide(const struct server *s, struct kvant_session *session, struct 
         if (s->options.think.every == 0) stop_watching(lane);
     }
     begin_mode(s, lane, mode);
-    lane->job->state.n_prompt += t->n_prefix;
+    if (lane->choice == 0) lane->job->state.n_prompt += t->n_prefix; /* the prompt is counted once */
     return true;
 }
 
