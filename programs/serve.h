@@ -200,6 +200,9 @@ void engine_close(struct server *s); /* after the thread has ended */
 void *engine_run(void *server);      /* until `stopping` and nothing is left to do */
 
 /* serve_api.c: from bodies to requests, and the endpoints that need no engine. */
+json_t *api_parse(const char *bytes, size_t n, struct api_error *e); /* NULL after a failure */
+/* The name of a slot's file, borrowed: a plain one, nothing that could leave the folder. NULL after a failure. */
+const char *api_file_name(const json_t *body, struct api_error *e);
 bool request_read(struct server *s, enum api_kind kind, const json_t *body, struct request *r,
                   struct api_error *e);
 json_t *api_props(struct server *s);

@@ -70,6 +70,29 @@ static bool get_text(const json_t *body, const char *name, const char **out, str
     return true;
 }
 
+json_t *api_parse(const char *bytes, size_t n, struct api_error *e)
+{
+    json_error_t error;
+    json_t *body = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &error);
+    if (!body)
+        API_BAD(e, NULL, "the body is not JSON: line %d, column %d: %s", error.line, error.column, error.text);
+    return body;
+}
+
+const char *api_file_name(const json_t *body, struct api_error *e)
+{
+    const char *name = json_string_value(json_object_get(body, "filename"));
+    size_t n = name ? strlen(name) : 0;
+    bool plain = n > 0 && n <= 200 && name[0] != '.';
+    for (size_t i = 0; plain && i < n; i++) {
+        unsigned char c = (unsigned char)name[i];
+        plain = c >= 0x20 && c != 0x7f && c != '/' && c != '\\' && c != ':';
+    }
+    if (plain) return name;
+    API_BAD(e, "filename", "filename must be a plain name without folders");
+    return NULL;
+}
+
 /* ---------------------------------------------------------------------------------------------- sampling -- */
 
 static bool read_stops(const json_t *body, struct request *r, struct api_error *e)

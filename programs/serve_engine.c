@@ -4,9 +4,9 @@
  *   step = one token of every answer that is being written  +  up to a chunk of prompt tokens
  *
  * The chunk bounds how long running answers stand still while a long prompt is read: --prompt-chunk tokens
- * beside them, --batch-size without. Half of it goes to the request that has waited longest, the rest to
- * the shortest first, so that a short question beside a long document is answered soon and no one waits
- * forever. Requests are taken up in the order in which they came.
+ * beside them, --batch-size without, but then not more than twice of what the shortest prompt that is being read has left.
+ * Half of it goes to the request that has waited longest, the rest to the shortest first, so that a short question
+ * beside a long document is answered soon and no one waits forever. Requests are taken up in the order in which they came.
  */
 #include "serve_engine.h"
 
@@ -540,8 +540,13 @@ static size_t fill_step(struct engine *e)
     size_t budget = (size_t)(n > 0 ? o->prompt_chunk : o->n_batch);
     if (budget > (size_t)o->n_batch - n) budget = (size_t)o->n_batch - n;
     bool several = false;
-    struct lane *first = choose_reader(e, true, NULL);
+    struct lane *first = choose_reader(e, true, NULL), *shortest = choose_reader(e, false, NULL);
     if (first) several = choose_reader(e, false, first) != NULL;
+    if (n == 0 && several) { /* who is nearly read is not kept waiting by much that others read beside */
+        size_t least = 2 * (shortest->n_prompt - shortest->n_done);
+        if (least < (size_t)o->prompt_chunk) least = (size_t)o->prompt_chunk;
+        if (budget > least) budget = least;
+    }
     for (struct lane *lane = first; lane && budget > 0; lane = choose_reader(e, false, NULL)) {
         size_t left = lane->n_prompt - lane->n_done,
                share = lane == first && several ? (budget + 1) / 2 : budget;

@@ -113,12 +113,7 @@ static enum MHD_Result send_error(struct server *s, struct MHD_Connection *c, st
 
 static json_t *parse_body(const struct exchange *x, struct api_error *e)
 {
-    json_error_t error;
-    json_t *body = json_loadb(x->body ? x->body : "", x->n_body, JSON_REJECT_DUPLICATES, &error);
-    if (!body)
-        API_BAD(e, NULL, "the body is not JSON: line %d, column %d: %s", error.line, error.column,
-                error.text);
-    return body;
+    return api_parse(x->body ? x->body : "", x->n_body, e);
 }
 
 /* --------------------------------------------------------------------------------------------- streaming -- */
@@ -306,18 +301,6 @@ static enum MHD_Result on_missing(struct server *s, struct MHD_Connection *c, st
     return send_error(s, c, x, &e);
 }
 
-/* A plain name: nothing that could leave the folder. */
-static bool is_file_name(const char *name)
-{
-    size_t n = name ? strlen(name) : 0;
-    if (n == 0 || n > 200 || name[0] == '.') return false;
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)name[i];
-        if (c < 0x20 || c == 0x7f || c == '/' || c == '\\' || c == ':') return false;
-    }
-    return true;
-}
-
 static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, struct exchange *x,
                                 const char *action, struct api_error *e)
 {
@@ -331,9 +314,8 @@ static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, stru
     job->slot = x->slot;
     if (kind != JOB_SLOT_ERASE) {
         json_t *body = parse_body(x, e);
-        const char *name = json_string_value(json_object_get(body, "filename"));
-        bool ok = body && is_file_name(name);
-        if (body && !ok) API_BAD(e, "filename", "filename must be a plain name without folders");
+        const char *name = body ? api_file_name(body, e) : NULL;
+        bool ok = name != NULL;
         if (ok && asprintf(&job->path, "%s/%s", s->options.slot_path, name) < 0) job->path = NULL;
         if (ok) job->name = strdup(name);
         json_decref(body);
