@@ -344,7 +344,8 @@ static int execute(const struct run_flags *flags)
     struct kvant_router *router = NULL;
     struct modes modes = {0};
     struct run_flags own = *flags;
-    if (code == EXIT_OK && flags->think.router_path) code = think_router_open(&router, &modes, model, &flags->think);
+    if (code == EXIT_OK && flags->think.router_path)
+        code = think_router_open(&router, &modes, model, &flags->think);
     own.router = router;
     own.modes = &modes;
     if (code == EXIT_OK) {

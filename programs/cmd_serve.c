@@ -272,7 +272,9 @@ static int run(int argc, char **argv)
         { "--chat-template-kwargs", OPTION_NAME, "JSON", &o->kwargs,
           "variables for the template, unless a request sets them", 0, 0 },
         { "--router", OPTION_NAME, "FILE", &o->think.router_path,
-          "what kvant router train wrote: it decides about thinking for\nrequests with \"reasoning_effort\": \"auto\"", 0, 0 },
+          "what kvant router train wrote: it decides about thinking for\nrequests with \"reasoning_effort\": "
+          "\"auto\"",
+          0, 0 },
         THINK_OPTIONS(&o->think),
         { "--slot-save-path", OPTION_NAME, "DIR", &o->slot_path,
           "folder of saved slots; without it they cannot be saved", 0, 0 },

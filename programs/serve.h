@@ -62,7 +62,7 @@ struct request {
     int n_prompts;
     kvant_token **prompts; /* (n_prompts), each of prompt_lengths[i] tokens              */
     size_t *prompt_lengths;
-    char *prompt_text; /* of the first, for the native answer                        */
+    char *prompt_text;               /* of the first, for the native answer                        */
     char *echoes[SERVE_CHOICES_MAX]; /* (n_prompts) their texts, with echo                    */
     int64_t n_predict; /* -1: until the context is full                              */
     struct kvant_sampler_options sampler;
@@ -80,6 +80,7 @@ struct request {
     bool split_thinking;    /* thoughts go to reasoning_content                           */
     const char *think_mode; /* "on", "off", "auto", "template": for think_decision; static */
     enum think_route route;
+    bool wants_json;          /* the content is a JSON object                              */
     bool has_tools, one_call; /* at most one call of a tool                                */
     bool as_base64; /* vectors, instead of numbers                               */
 };

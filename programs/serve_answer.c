@@ -315,8 +315,7 @@ static void add_extensions(const struct server *s, const struct lane *lane, json
             json_pack("{s:o, s:o, s:o, s:o}", "mean_logprob", json_number(lane->sum_logprob / n),
                       "perplexity", json_number(exp(-lane->sum_logprob / n)), "min_probability",
                       json_number(lane->min_prob), "mean_entropy", json_number(lane->sum_entropy / n)));
-    if (r->kind == API_CHAT)
-        json_object_set_new(out, "think_decision", think_json(lane));
+    if (r->kind == API_CHAT) json_object_set_new(out, "think_decision", think_json(lane));
 }
 
 static json_t *envelope(const struct server *s, const struct job *job, const char *object)
@@ -398,7 +397,8 @@ void answer_stream(const struct server *s, struct lane *lane)
         return;
     }
     json_t *text = fresh(&lane->content, &lane->content_sent);
-    bool rest = lane->finish && lane->logprobs && json_array_size(lane->logprobs) > 0; /* of tokens without text */
+    bool rest = lane->finish && lane->logprobs &&
+                json_array_size(lane->logprobs) > 0; /* of tokens without text */
     if (!text && rest && job->request.kind == API_TEXT) text = json_string("");
     if (!text) return;
     if (job->request.kind == API_TEXT) {

@@ -75,7 +75,8 @@ json_t *api_parse(const char *bytes, size_t n, struct api_error *e)
     json_error_t error;
     json_t *body = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &error);
     if (!body)
-        API_BAD(e, NULL, "the body is not JSON: line %d, column %d: %s", error.line, error.column, error.text);
+        API_BAD(e, NULL, "the body is not JSON: line %d, column %d: %s", error.line, error.column,
+                error.text);
     return body;
 }
 
@@ -188,10 +189,11 @@ static bool read_logprobs(const json_t *body, struct request *r, struct api_erro
 }
 
 /* What is asked for and not there is said, instead of being passed over. */
-static bool refuse_unsupported(const json_t *body, struct api_error *e)
+static bool refuse_unsupported(const json_t *body, struct request *r, struct api_error *e)
 {
-    static const char *const names[] = { "grammar",       "json_schema", "audio", "functions",
-                                         "function_call", "suffix",      "web_search_options" };
+    static const char *const names[] = { "grammar",           "json_schema",   "audio",
+                                         "functions",         "function_call", "suffix",
+                                         "web_search_options" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (get(body, names[i])) return API_BAD(e, names[i], "%s is not supported by this server", names[i]);
     const json_t *format = get(body, "response_format");
@@ -200,10 +202,16 @@ static bool refuse_unsupported(const json_t *body, struct api_error *e)
     size_t i_modality;
     if (choice && !is_text(choice, "auto") && !is_text(choice, "none"))
         return API_BAD(e, "tool_choice", "tool_choice: only \"auto\" and \"none\" are supported");
-    json_array_foreach(get(body, "modalities"), i_modality, modality)
-        if (!is_text(modality, "text")) return API_BAD(e, "modalities", "modalities: only [\"text\"] is supported");
-    if (format && (!type || strcmp(type, "text") != 0))
-        return API_BAD(e, "response_format", "response_format: only {\"type\": \"text\"} is supported");
+    json_array_foreach(
+        get(body, "modalities"), i_modality,
+        modality) if (!is_text(modality, "text")) return API_BAD(e, "modalities",
+                                                                 "modalities: only [\"text\"] is supported");
+    r->wants_json = r->kind == API_CHAT && type && strcmp(type, "json_object") == 0;
+    if (format && !r->wants_json && (!type || strcmp(type, "text") != 0))
+        return API_BAD(e, "response_format",
+                       "response_format: only the types text and, for chat, json_object are supported");
+    if (r->wants_json && get(format, "schema"))
+        return API_BAD(e, "response_format", "response_format: a schema is not supported");
     return true;
 }
 
@@ -225,15 +233,20 @@ static bool read_common(struct server *s, const json_t *body, struct request *r,
     bool several_calls = true;
     r->cache_prompt = true;
     if (!json_is_object(body)) return API_BAD(e, NULL, "the body must be a JSON object");
-    if (!get_text(body, "model", &model, e) || !refuse_unsupported(body, e) ||
+    if (!get_text(body, "model", &model, e) || !refuse_unsupported(body, r, e) ||
         !read_sampling(s, body, r, e) || !read_logprobs(body, r, e) || !read_plan(s, body, r, e) ||
         !get_flag(body, "stream", &r->stream, e) || !get_flag(body, "cache_prompt", &r->cache_prompt, e) ||
         !get_int(body, "n", 1, SERVE_CHOICES_MAX, &n, e) ||
-        !get_int(body, "best_of", 1, SERVE_CHOICES_MAX, &best_of, e) || !get_flag(body, "confidence", &r->wants_confidence, e) ||
-        !get_flag(body, "echo", &r->echo, e) || !get_flag(body, "return_tokens", &r->return_tokens, e) ||
+        !get_int(body, "best_of", 1, SERVE_CHOICES_MAX, &best_of, e) ||
+        !get_flag(body, "confidence", &r->wants_confidence, e) || !get_flag(body, "echo", &r->echo, e) ||
+        !get_flag(body, "return_tokens", &r->return_tokens, e) ||
         !get_int(body, "n_predict", -1, 1 << 30, &n_predict, e) ||
         !get_flag(body, "parallel_tool_calls", &several_calls, e) ||
-        !get_int(body, "max_tokens", r->kind == API_NATIVE ? -1 : r->kind == API_TEXT ? 0 : 1, 1 << 30, &n_predict, e) ||
+        !get_int(body, "max_tokens",
+                 r->kind == API_NATIVE ? -1
+                 : r->kind == API_TEXT ? 0
+                                       : 1,
+                 1 << 30, &n_predict, e) ||
         !get_int(body, "max_completion_tokens", 1, 1 << 30, &n_predict, e))
         return false;
     if (r->kind == API_NATIVE && n != 1) return API_BAD(e, "n", "n is for the OpenAI endpoints");
@@ -314,7 +327,8 @@ static bool keep_echo(const struct server *s, const json_t *v, struct request *r
     kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, NULL, 0, &n, NULL);
     r->echoes[i] = allocate(n + 1, 1);
     r->echoes[i][n] = '\0';
-    return kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, r->echoes[i], n, &n, &err) == KVANT_OK ||
+    return kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, r->echoes[i], n, &n, &err) ==
+               KVANT_OK ||
            api_fail_library(e, &err);
 }
 
@@ -435,8 +449,8 @@ static json_t *calls_text(const json_t *calls)
         json_t *v = json_string(name ? name : "");
         char *quoted = json_dumps(v, JSON_ENCODE_ANY);
         if (file && quoted)
-            fprintf(file, "%s<tool_call>\n{\"name\": %s, \"arguments\": %s}\n</tool_call>", i ? "\n" : "", quoted,
-                    arguments ? arguments : "{}");
+            fprintf(file, "%s<tool_call>\n{\"name\": %s, \"arguments\": %s}\n</tool_call>", i ? "\n" : "",
+                    quoted, arguments ? arguments : "{}");
         free(quoted);
         json_decref(v);
     }
@@ -497,12 +511,18 @@ static bool read_thinking(const struct server *s, json_t *variables, bool has_ef
     if (effort && !json_is_null(effort) && !json_is_string(effort))
         return API_BAD(e, "reasoning_effort", "reasoning_effort must be text, such as none, low or auto");
     if (automatic && !s->router)
-        return API_BAD(e, "reasoning_effort", "reasoning_effort auto needs a router: start the server with --router FILE");
+        return API_BAD(e, "reasoning_effort",
+                       "reasoning_effort auto needs a router: start the server with --router FILE");
     if (is_text(effort, "auto")) json_object_del(variables, "reasoning_effort");
     if (is_text(thinking, "auto") || automatic) json_object_del(variables, "enable_thinking");
     if (none && !asked) json_object_set_new(variables, "enable_thinking", json_false());
     thinking = json_object_get(variables, "enable_thinking");
-    r->think_mode = automatic ? "auto" : json_is_true(thinking) ? "on" : json_is_false(thinking) ? "off" : "template";
+    r->think_mode = automatic                 ? "auto"
+                    : json_is_true(thinking)  ? "on"
+                    : json_is_false(thinking) ? "off"
+                                              : "template";
+    bool plain = s->router && strcmp(s->modes.name, "think") != 0;
+    if (r->wants_json && plain) return true; /* what such modes begin with is no JSON */
     if (automatic)
         r->route = ROUTE_AUTO;
     else if (s->router && json_is_boolean(thinking) && !kvant_template_uses(s->chat, "enable_thinking"))
@@ -540,7 +560,8 @@ static json_t *template_variables(struct server *s, const json_t *body, struct r
     if (s->kwargs) json_object_update(variables, s->kwargs);
     if (effort) json_object_set(variables, "reasoning_effort", (json_t *)effort);
     if (kwargs) json_object_update(variables, (json_t *)kwargs);
-    if (!read_thinking(s, variables, effort || get(kwargs, "reasoning_effort"), get(kwargs, "enable_thinking"), r, e))
+    if (!read_thinking(s, variables, effort || get(kwargs, "reasoning_effort"),
+                       get(kwargs, "enable_thinking"), r, e))
         return json_decref(variables), NULL;
     return variables;
 }
@@ -581,6 +602,11 @@ static char *render_chat(struct server *s, const json_t *body, struct request *r
     if (!variables) return NULL;
     char *text = render(s, variables, n, e);
     json_decref(variables);
+    if (text && json_is_string(prefill) && r->wants_json) {
+        API_BAD(e, "messages", "with response_format json_object the last message cannot be the assistant's");
+        free(text);
+        text = NULL;
+    }
     if (text && json_is_string(prefill)) {
         r->route = ROUTE_NONE; /* the answer has begun */
         size_t n_more = json_string_length(prefill);

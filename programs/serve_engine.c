@@ -25,6 +25,7 @@ struct engine {
     int n_asked;
     float *logits;     /* (n_vocab) with biases and penalties                     */
     bool *seen;        /* (n_vocab) false between calls                           */
+    struct pieces pieces;
     kvant_token *ends; /* (n_ends) tokens that end an answer                      */
     int n_ends;
     double watched_s, published_s;
@@ -83,6 +84,7 @@ void engine_close(struct server *s)
     free(e->entries);
     free(e->logits);
     free(e->seen);
+    pieces_close(&e->pieces);
     free(e->ends);
     free(e);
     s->engine = NULL;
@@ -237,7 +239,8 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     for (int i = 0; i < e->n_lanes && !lane->leader; i++) {
         struct lane *other = &e->lanes[i];
         bool reads = other->n_predicted == 0 && !other->finish; /* the prompt, for both */
-        if (other->job == job && other->prompt == prompt && other != lane && !other->leader && reads) lane->leader = other;
+        if (other->job == job && other->prompt == prompt && other != lane && !other->leader && reads)
+            lane->leader = other;
     }
     if (lane->leader) return true;
     if (r->cache_prompt) take_prefix(e, lane);
@@ -559,11 +562,12 @@ static size_t fill_step(struct engine *e)
 }
 
 /* Logits as the request wants them; the unmodified ones when it wants nothing special. */
-static const float *adjust(struct engine *e, const struct lane *lane, const float *logits)
+static const float *adjust(struct engine *e, struct lane *lane, const float *logits)
 {
     const struct request *r = &lane->job->request;
     bool penalties = r->presence_penalty != 0.0f || r->frequency_penalty != 0.0f;
-    if (!penalties && r->n_bias == 0 && !r->ignore_eos) return logits;
+    bool json = json_wanted(lane);
+    if (!penalties && r->n_bias == 0 && !r->ignore_eos && !json) return logits;
     memcpy(e->logits, logits, (size_t)e->server->info.n_vocab * sizeof *logits);
     for (int i = 0; i < r->n_bias; i++) e->logits[r->bias[i].token] += r->bias[i].bias;
     for (size_t i = lane->n_prompt; i < lane->n_tokens && penalties; i++) {
@@ -573,6 +577,7 @@ static const float *adjust(struct engine *e, const struct lane *lane, const floa
     }
     for (size_t i = lane->n_prompt; i < lane->n_tokens && penalties; i++) e->seen[lane->tokens[i]] = false;
     for (int i = 0; i < e->n_ends && r->ignore_eos; i++) e->logits[e->ends[i]] = -INFINITY;
+    if (json && !json_bar(e->server, &e->pieces, lane, e->logits)) return NULL;
     return e->logits;
 }
 
@@ -581,8 +586,11 @@ static void write_token(struct engine *e, struct lane *lane, const float *logits
 {
     const struct server *s = e->server;
     if (lane->n_predicted == 0) lane->first_s = clock_s();
-    kvant_token id = kvant_sampler_next(lane->sampler, adjust(e, lane, logits), NULL);
-    if (kvant_token_is_end(s->model, id)) {
+    const float *adjusted = adjust(e, lane, logits);
+    bool json = json_wanted(lane), closed = false;
+    kvant_token id = adjusted ? kvant_sampler_next(lane->sampler, adjusted, NULL) : -1;
+    bool fits = id >= 0 && (!json || json_take(&e->pieces, lane, id, &closed));
+    if (!fits || kvant_token_is_end(s->model, id)) {
         lane->finish = "stop";
         lane->stop_type = "eos";
         return;
@@ -593,6 +601,10 @@ static void write_token(struct engine *e, struct lane *lane, const float *logits
                                   sizeof *lane->tokens);
     lane->tokens[lane->n_tokens++] = id;
     answer_token(s, lane, id, logits);
+    if (closed && !lane->finish) {
+        lane->finish = "stop";
+        lane->stop_type = "eos";
+    }
     if (!lane->finish && lane->n_predicted >= lane->n_predict_max) {
         lane->finish = "length";
         lane->stop_type = "limit";

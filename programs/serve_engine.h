@@ -5,6 +5,7 @@
 #ifndef SERVE_ENGINE_H
 #define SERVE_ENGINE_H
 
+#include "json_guard.h"
 #include "serve.h"
 
 enum text_state { TEXT_BEGIN, TEXT_THOUGHT, TEXT_AFTER_THOUGHT, TEXT_CONTENT };
@@ -52,6 +53,8 @@ struct lane {
     int64_t text_offset; /* characters of the tokens whose log-probabilities were taken     */
     bool first_sent;
     struct lane_think think;
+    struct json_guard json; /* of the content so far, where it has to be JSON               */
+    bool json_begun;        /* thoughts come before                                          */
 };
 
 /* serve_answer.c: from tokens to what clients read. */
@@ -75,6 +78,19 @@ bool think_follow(const struct server *s, struct kvant_session *session, struct 
                   const struct lane *leader, struct api_error *error);
 bool think_turn_over(const struct server *s, struct lane *lane, bool *turned, struct api_error *error);
 json_t *think_json(const struct lane *lane); /* think_decision */
+
+/* serve_json.c: bytes of every token, made when they are first needed. */
+struct pieces {
+    char *bytes;
+    size_t *offsets; /* (n_vocab + 1) */
+};
+void pieces_close(struct pieces *p);
+/* Bars the tokens that cannot stand next, in logits (n_vocab). False: none can. */
+bool json_bar(const struct server *s, struct pieces *p, struct lane *lane, float *logits);
+/* A token was chosen: false when it could not stand here; *done: the object is closed. */
+bool json_take(const struct pieces *p, struct lane *lane, kvant_token id, bool *done);
+/* Whether the lane's next token has to keep to JSON. */
+bool json_wanted(const struct lane *lane);
 
 /* serve_embed.c: vectors of texts. Each is pooled from its lane's sequence, and kept in the job as JSON. */
 bool embed_row(const struct server *s, struct kvant_session *session, struct lane *lane,

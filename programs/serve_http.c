@@ -29,8 +29,8 @@ struct exchange {
     int slot;
     int status;
     char method[8], path[128];
-    char name[256];         /* {id} of a model                     */
-    char allow[32];         /* methods of the path                 */
+    char name[256]; /* {id} of a model                     */
+    char allow[32]; /* methods of the path                 */
 };
 
 /* Connections in the order in which they were opened, to find those that send too slowly. */
@@ -219,7 +219,8 @@ static enum MHD_Result on_model(struct server *s, struct MHD_Connection *c, stru
     struct api_error e;
     json_t *model = api_model(s, x->name);
     if (model) return send_json(s, c, x, 200, model);
-    api_fail(&e, 404, "not_found_error", "model", "there is no model '%.100s'; this server has %.200s", x->name, s->name);
+    api_fail(&e, 404, "not_found_error", "model", "there is no model '%.100s'; this server has %.200s",
+             x->name, s->name);
     return send_error(s, c, x, &e);
 }
 
@@ -389,7 +390,8 @@ static bool find_route(struct exchange *x, const char *url, const char *method, 
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
         if (strcmp(routes[i].path, path) != 0) continue;
         known = true;
-        snprintf(x->allow, sizeof x->allow, "%s, OPTIONS", strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : "POST");
+        snprintf(x->allow, sizeof x->allow, "%s, OPTIONS",
+                 strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : "POST");
         bool head = strcmp(method, "HEAD") == 0 && strcmp(routes[i].method, "GET") == 0;
         if (strcmp(routes[i].method, method) != 0 && !head) continue;
         x->route = &routes[i];
@@ -450,7 +452,8 @@ static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const c
     *context = x;
     const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
     bool found = find_route(x, url, method, &e);
-    if (!found && x->allow[0] && strcmp(method, "OPTIONS") == 0) /* its methods; with --cors-origins, who may ask */
+    if (!found && x->allow[0] &&
+        strcmp(method, "OPTIONS") == 0) /* its methods; with --cors-origins, who may ask */
         return send_bytes(s, c, x, 204, "text/plain", "", 0);
     if (!found) return send_error(s, c, x, &e);
     if (!x->route->is_open && !has_key(s, c)) {
@@ -459,7 +462,8 @@ static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const c
     }
     const char *encoding = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Encoding");
     if (encoding && strcasecmp(encoding, "identity") != 0) {
-        api_fail(&e, 415, "invalid_request_error", NULL, "Content-Encoding %.40s is not read; send the body as it is", encoding);
+        api_fail(&e, 415, "invalid_request_error", NULL,
+                 "Content-Encoding %.40s is not read; send the body as it is", encoding);
         return send_error(s, c, x, &e);
     }
     /* What is a little too large is read and dropped, so that the client reads why. */

@@ -12,8 +12,8 @@ static json_t *model_json(const struct server *s)
                              m->n_vocab, "n_ctx_train", m->n_ctx_train, "n_embd", m->n_embd, "n_params",
                              (json_int_t)m->n_params, "size", (json_int_t)m->weights_bytes);
     return json_pack("{s:s, s:s, s:I, s:s, s:I, s:o}", "id", s->name, "object", "model", "created",
-                     (json_int_t)s->started_s, "owned_by", "kvant", "max_model_len", (json_int_t)s->n_ctx, "meta",
-                     meta);
+                     (json_int_t)s->started_s, "owned_by", "kvant", "max_model_len", (json_int_t)s->n_ctx,
+                     "meta", meta);
 }
 
 json_t *api_models(struct server *s)
@@ -55,9 +55,9 @@ static json_t *router_json(const struct server *s)
     const struct think_flags *f = &s->options.think;
     if (!s->router) return json_null();
     kvant_router_get_info(s->router, &info);
-    return json_pack("{s:s, s:f, s:f, s:I, s:i, s:[i, i]}", "modes", info.modes, "threshold", f->threshold, "margin",
-                     f->margin, "every", (json_int_t)f->every, "window", info.window, "layers", info.layer_first,
-                     info.layer_first + info.n_layers - 1);
+    return json_pack("{s:s, s:f, s:f, s:I, s:i, s:[i, i]}", "modes", info.modes, "threshold", f->threshold,
+                     "margin", f->margin, "every", (json_int_t)f->every, "window", info.window, "layers",
+                     info.layer_first, info.layer_first + info.n_layers - 1);
 }
 
 json_t *api_props(struct server *s)

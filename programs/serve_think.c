@@ -63,7 +63,8 @@ bool think_decide(const struct server *s, struct kvant_session *session, struct 
     if (r->route == ROUTE_AUTO) {
         if (!watch(s, session, lane, error) || !look(lane, &t->d_first, &t->n_window, error)) return false;
         mode = think_first(&s->options.think, t->d_first);
-        if (s->options.think.every == 0) stop_watching(lane);
+        bool never = r->wants_json && mode == MODE_FAST; /* no thoughts inside of JSON */
+        if (s->options.think.every == 0 || never) stop_watching(lane);
     }
     begin_mode(s, lane, mode);
     if (lane->choice == 0) lane->job->state.n_prompt += t->n_prefix; /* the prompt is counted once */

@@ -4,7 +4,7 @@
 #include <string.h>
 
 int think_router_open(struct kvant_router **router, struct modes *modes, const struct kvant_model *model,
-               const struct think_flags *flags)
+                      const struct think_flags *flags)
 {
     struct kvant_error err;
     struct kvant_router_info info;

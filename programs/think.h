@@ -27,7 +27,7 @@ struct think_flags {
 
 /* The router of the flags, and the modes that it was trained with: it chooses between no others. Prints what fails. */
 int think_router_open(struct kvant_router **router, struct modes *modes, const struct kvant_model *model,
-               const struct think_flags *flags);
+                      const struct think_flags *flags);
 
 /* The mode for a difficulty at the prompt's end; the one that an answer in `mode` turns to at a later one, -1: none. */
 int think_first(const struct think_flags *flags, double d);

@@ -38,8 +38,13 @@ static struct server *open_server(void)
     need(kvant_model_open(&s->model, path, &options, NULL) == KVANT_OK);
     unlink(path);
     kvant_model_get_info(s->model, &s->info);
-    s->options = (struct serve_options){ .n_parallel = 2, .n_batch = 32, .prompt_chunk = 16, .cache_mib = 1,
-                                         .n_queue = 4, .n_predict = 4, .think = THINK_FLAGS_DEFAULT };
+    s->options = (struct serve_options){ .n_parallel = 2,
+                                         .n_batch = 32,
+                                         .prompt_chunk = 16,
+                                         .cache_mib = 1,
+                                         .n_queue = 4,
+                                         .n_predict = 4,
+                                         .think = THINK_FLAGS_DEFAULT };
     s->n_ctx = 96;
     need(kvant_template_open(&s->chat, s->model, chat_template, NULL) == KVANT_OK);
     need(kvant_plan_open(&s->plans[0].plan, s->model, "k4c64v4h", NULL) == KVANT_OK);
@@ -74,7 +79,8 @@ static void check_answer(const struct job *job)
     while (at < end) {
         const char *stop = memmem(at, (size_t)(end - at), "\n\n", 2);
         need(stop && stop - at > 6 && memcmp(at, "data: ", 6) == 0);
-        if (stop - at != 12 || memcmp(at, "data: [DONE]", 12) != 0) check_json(at + 6, (size_t)(stop - at) - 6);
+        if (stop - at != 12 || memcmp(at, "data: [DONE]", 12) != 0)
+            check_json(at + 6, (size_t)(stop - at) - 6);
         at = stop + 2;
     }
 }
