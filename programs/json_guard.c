@@ -6,7 +6,7 @@
 #define BLANKS_MAX 32
 
 enum state {
-    AT_START, /* of the whole                    */
+    AT_START,     /* of the whole                    */
     IN_FIRST_KEY, /* behind {: a key, or }           */
     IN_KEY,       /* behind a comma of an object     */
     IN_COLON,
@@ -130,8 +130,8 @@ static bool in_hex(struct json_guard *g, unsigned char c)
     const char *at = lower ? strchr(digits, lower) : NULL;
     if (!at) return false;
     g->hex = (uint16_t)(g->hex << 4 | (at - digits));
-    /* The second half of a pair, and only that, is dc00 to dfff: seen at its first two digits, for what is refused at the
-     * last one has no way to go on. */
+    /* The second half of a pair, and only that, is dc00 to dfff: seen at its first two digits, for what is
+     * refused at the last one has no way to go on. */
     switch (++g->n_digits) {
     case 1: return !g->pair || g->hex == 0xd;
     case 2: return g->pair == (g->hex >= 0xdc && g->hex < 0xe0);
@@ -147,7 +147,9 @@ static bool in_hex(struct json_guard *g, unsigned char c)
 static bool in_number(struct json_guard *g, unsigned char c)
 {
     bool digit = c >= '0' && c <= '9';
-    uint8_t most = g->state == IN_FRACTION || g->state == BEHIND_POINT ? 20 : g->state < BEHIND_POINT ? 15 : 2;
+    uint8_t most = g->state == IN_FRACTION || g->state == BEHIND_POINT ? 20
+                   : g->state < BEHIND_POINT                           ? 15
+                                                                       : 2;
     if (digit && g->state != BEHIND_ZERO) {
         if (g->n_digits == most) return false;
         g->n_digits++;
@@ -177,7 +179,8 @@ static bool is_blank(unsigned char c)
 bool json_guard_byte(struct json_guard *g, unsigned char c)
 {
     enum state state = (enum state)g->state;
-    bool ends_number = state == BEHIND_ZERO || state == IN_INTEGER || state == IN_FRACTION || state == IN_EXPONENT;
+    bool ends_number = state == BEHIND_ZERO || state == IN_INTEGER || state == IN_FRACTION ||
+                       state == IN_EXPONENT;
     if (is_blank(c) && (state <= BEHIND_VALUE || ends_number)) {
         if (ends_number) g->state = BEHIND_VALUE;
         return ++g->n_blank <= BLANKS_MAX;

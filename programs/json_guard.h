@@ -1,9 +1,9 @@
 /*
- * Reads JSON byte by byte and says at each whether a whole object can still come of it: what keeps an answer to
- * response_format json_object in form. One JSON object, RFC 8259 in UTF-8, and a little less: nesting of at most 64, at
- * most 32 blanks in a row, numbers of at most 15 digits before the point and 20 behind it with exponents of two digits,
- * no \u0000 and no half of a surrogate pair, so that any reader takes it, and an answer cannot go on for ever in one of
- * these.
+ * Reads JSON byte by byte and says at each whether a whole object can still come of it: what keeps an answer
+ * to response_format json_object in form. One JSON object, RFC 8259 in UTF-8, and a little less: nesting of
+ * at most 64, at most 32 blanks in a row, numbers of at most 15 digits before the point and 20 behind it with
+ * exponents of two digits, no \u0000 and no half of a surrogate pair, so that any reader takes it, and an
+ * answer cannot go on for ever in one of these.
  */
 #ifndef JSON_GUARD_H
 #define JSON_GUARD_H

@@ -49,7 +49,8 @@ json_t *api_error_json(const struct api_error *e);
 
 enum api_kind { API_CHAT, API_TEXT, API_NATIVE, API_EMBED };
 
-/* How an answer begins: as the template has it, as the router decides, or in a mode of the router's that was asked for. */
+/* How an answer begins: as the template has it, as the router decides, or in a mode of the router's that was
+ * asked for. */
 enum think_route { ROUTE_NONE, ROUTE_AUTO, ROUTE_FAST, ROUTE_SLOW };
 
 struct request {
@@ -202,7 +203,8 @@ void *engine_run(void *server);      /* until `stopping` and nothing is left to 
 
 /* serve_api.c: from bodies to requests, and the endpoints that need no engine. */
 json_t *api_parse(const char *bytes, size_t n, struct api_error *e); /* NULL after a failure */
-/* The name of a slot's file, borrowed: a plain one, nothing that could leave the folder. NULL after a failure. */
+/* The name of a slot's file, borrowed: a plain one, nothing that could leave the folder. NULL after a
+ * failure. */
 const char *api_file_name(const json_t *body, struct api_error *e);
 bool request_read(struct server *s, enum api_kind kind, const json_t *body, struct request *r,
                   struct api_error *e);

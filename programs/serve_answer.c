@@ -206,8 +206,8 @@ static bool ends_with(const char *text, size_t n, const char *end)
     return n >= n_end && memcmp(text + n - n_end, end, n_end) == 0;
 }
 
-/* What is held back comes out first: what it might have become is cut short. Tags stand in the text itself only where
- * it is not split. */
+/* What is held back comes out first: what it might have become is cut short. Tags stand in the text itself
+ * only where it is not split. */
 void answer_force(const struct server *s, struct lane *lane, const kvant_token *ids, size_t n_ids)
 {
     const struct request *r = &lane->job->request;
@@ -492,9 +492,9 @@ static json_t *native_answer(const struct server *s, struct lane *lane)
     json_t *out = json_pack(
         "{s:i, s:o, s:o, s:i, s:b, s:s, s:I, s:I, s:o, s:b, s:s, s:s, s:I, s:b, s:{s:f, s:i, s:f, s:f, s:I}}",
         "index", 0, "content", json_text(lane->content.bytes, r->stream ? 0 : lane->content.n), "tokens",
-        json_tokens(ids, r->return_tokens && !r->stream ? (size_t)lane->n_predicted : 0), "id_slot", 0,
-        "stop", 1, "model", s->name, "tokens_predicted", (json_int_t)lane->n_predicted, "tokens_evaluated",
-        (json_int_t)lane->n_prompt, "prompt",
+        json_tokens(ids, r->return_tokens && !r->stream ? (size_t)lane->n_predicted : 0), "id_slot",
+        lane->slot, "stop", 1, "model", s->name, "tokens_predicted", (json_int_t)lane->n_predicted,
+        "tokens_evaluated", (json_int_t)lane->n_prompt, "prompt",
         json_text(r->prompt_text ? r->prompt_text : "", r->prompt_text ? strlen(r->prompt_text) : 0),
         "truncated", 0, "stop_type", lane->stop_type, "stopping_word", lane->stop_word ? lane->stop_word : "",
         "tokens_cached", (json_int_t)lane->n_done, "has_new_line",

@@ -499,8 +499,8 @@ static json_t *read_messages(struct server *s, const json_t *list, struct api_er
     return out;
 }
 
-/* Who decides about thinking: what the request says of it, else the server's defaults, else the template. The word
- * "auto" is for the router, and no template sees it. */
+/* Who decides about thinking: what the request says of it, else the server's defaults, else the template. The
+ * word "auto" is for the router, and no template sees it. */
 static bool read_thinking(const struct server *s, json_t *variables, bool has_effort, const json_t *asked,
                           struct request *r, struct api_error *e)
 {

@@ -4,9 +4,10 @@
  *   step = one token of every answer that is being written  +  up to a chunk of prompt tokens
  *
  * The chunk bounds how long running answers stand still while a long prompt is read: --prompt-chunk tokens
- * beside them, --batch-size without, but then not more than twice of what the shortest prompt that is being read has left.
- * Half of it goes to the request that has waited longest, the rest to the shortest first, so that a short question
- * beside a long document is answered soon and no one waits forever. Requests are taken up in the order in which they came.
+ * beside them, --batch-size without, but then not more than twice of what the shortest prompt that is being
+ * read has left. Half of it goes to the request that has waited longest, the rest to the shortest first, so
+ * that a short question beside a long document is answered soon and no one waits forever. Requests are taken
+ * up in the order in which they came.
  */
 #include "serve_engine.h"
 
@@ -219,6 +220,7 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     size_t n = r->prompt_lengths[prompt];
     int64_t room = s->n_ctx - (int64_t)n;
     *lane = (struct lane){ .job = job,
+                           .slot = (int)(lane - e->lanes),
                            .choice = choice,
                            .prompt = prompt,
                            .seq = -1,

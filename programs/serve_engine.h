@@ -27,6 +27,7 @@ struct lane_think {
 
 struct lane {
     struct job *job;     /* NULL: free                                                     */
+    int slot;            /* its number                                                     */
     int choice, prompt;  /* index in the answer; of the prompt                             */
     struct lane *leader; /* waits for this lane to read their common prompt; NULL          */
     int seq;             /* -1: none yet                                                   */
@@ -69,9 +70,9 @@ void answer_stream(const struct server *s, struct lane *lane);
 void answer_end(const struct server *s, struct lane *lane);
 void answer_clear(struct lane *lane);
 
-/* serve_think.c. All are false after a failure. decide: the prompt's end is in the sequence; tokens are appended that
- * have to be read. follow: the sequence is that of a lane that has decided, forked. turn_over: before a token is chosen;
- * *turned: tokens were appended that have to be read first. */
+/* serve_think.c. All are false after a failure. decide: the prompt's end is in the sequence; tokens are
+ * appended that have to be read. follow: the sequence is that of a lane that has decided, forked. turn_over:
+ * before a token is chosen; *turned: tokens were appended that have to be read first. */
 bool think_decide(const struct server *s, struct kvant_session *session, struct lane *lane,
                   struct api_error *error);
 bool think_follow(const struct server *s, struct kvant_session *session, struct lane *lane,

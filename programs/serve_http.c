@@ -102,12 +102,17 @@ static enum MHD_Result send_json(struct server *s, struct MHD_Connection *c, str
     return result;
 }
 
-static enum MHD_Result send_error(struct server *s, struct MHD_Connection *c, struct exchange *x,
-                                  const struct api_error *e)
+static void count_error(struct server *s)
 {
     pthread_mutex_lock(&s->lock);
     s->metrics.n_errors++;
     pthread_mutex_unlock(&s->lock);
+}
+
+static enum MHD_Result send_error(struct server *s, struct MHD_Connection *c, struct exchange *x,
+                                  const struct api_error *e)
+{
+    count_error(s);
     return send_json(s, c, x, e->status, api_error_json(e));
 }
 
@@ -179,6 +184,7 @@ static enum MHD_Result submit(struct server *s, struct MHD_Connection *c, struct
         api_fail(&e, 503, "unavailable_error", NULL,
                  s->stopping ? "the server is stopping" : "too many requests are waiting");
         if (stream) return send_error(s, c, x, &e);
+        count_error(s);
         job_finish_error(job, &e);
         return MHD_YES;
     }

@@ -1,7 +1,7 @@
 /*
- * Thinking that a router decides about, in a lane: at the prompt's end, and once more while the answer is written. The
- * rules are those of `kvant run --think auto` (think.c); the tokens of a mode and of a turn enter the cache like any
- * others, so nothing is read again and no token is thrown away.
+ * Thinking that a router decides about, in a lane: at the prompt's end, and once more while the answer is
+ * written. The rules are those of `kvant run --think auto` (think.c); the tokens of a mode and of a turn
+ * enter the cache like any others, so nothing is read again and no token is thrown away.
  */
 #include <stdlib.h>
 #include <string.h>

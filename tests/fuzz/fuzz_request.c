@@ -1,7 +1,7 @@
 /*
- * Any bytes as the body of a request: the first says of which endpoint, the rest is the body. What is accepted is answered
- * by the engine itself, on a tiny model, in this thread; the answer must be whole JSON (or a whole stream of it), and no
- * slot may stay busy.
+ * Any bytes as the body of a request: the first says of which endpoint, the rest is the body. What is
+ * accepted is answered by the engine itself, on a tiny model, in this thread; the answer must be whole JSON
+ * (or a whole stream of it), and no slot may stay busy.
  */
 #include <stdint.h>
 #include <stdlib.h>

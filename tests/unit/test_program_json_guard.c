@@ -1,5 +1,5 @@
-/* programs/json_guard.c beside jansson: what the guard takes whole, jansson reads; what it refuses of texts within the
- * guard's own limits, no continuation makes JSON. */
+/* programs/json_guard.c beside jansson: what the guard takes whole, jansson reads; what it refuses of texts
+ * within the guard's own limits, no continuation makes JSON. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,18 +29,47 @@ static void test_texts(void **state)
         const char *text;
         int result;
     } rows[] = {
-        { "", OPEN }, { " \n{}", DONE }, { "{} ", REFUSED }, { "[", REFUSED }, { "{\"a\":1}", DONE },
-        { "{\"a\" : [1, -2.5e+10, true,false,null, {\"b\":\"\"}]}", DONE }, { "{\"a\":1,}", REFUSED },
-        { "{\"a\":01", REFUSED }, { "{\"a\":1.}", REFUSED }, { "{\"a\":-}", REFUSED }, { "{\"a\":0}", DONE },
-        { "{\"a\":-0.0E-1}", DONE }, { "{\"a\":1e}", REFUSED }, { "{\"a\":[]}", DONE }, { "{\"a\":[}", REFUSED },
-        { "{\"a\":[1}", REFUSED }, { "{\"a\":[1,]", REFUSED }, { "{a", REFUSED }, { "{\"a\":tru}", REFUSED },
-        { "{\"a\":\"\\u00e9\\n\\\"\\/\"}", DONE }, { "{\"a\":\"\\x", REFUSED }, { "{\"a\":\"\t", REFUSED },
-        { "{\"a\":\"\\ud83d\\ude00\"}", DONE }, { "{\"a\":\"\\ud83d\"", REFUSED }, { "{\"a\":\"\\ude00", REFUSED },
-        { "{\"a\":\"\\ud83d\\u0041", REFUSED }, { "{\"a\":\"\\u0000", REFUSED }, { "{\"a\":\"\xc3\xa9\"}", DONE },
-        { "{\"a\":\"\xc3\"", REFUSED }, { "{\"a\":\"\xc0\x80", REFUSED }, { "{\"a\":\"\xed\xa0\x80", REFUSED },
-        { "{\"a\":\"\xf0\x9f\x98\x80\"}", DONE }, { "{\"a\":\"\xf4\x90", REFUSED }, { "{\"a\":\"\xff", REFUSED },
-        { "{\"a\" \"", REFUSED }, { "{\"a\":1 2", REFUSED }, { "{\"a\":1 , \"b\":2}", DONE }, { "{,", REFUSED },
-        { "{\"a\":123456789012345}", DONE }, { "{\"a\":1234567890123456", REFUSED }, { "{\"a\":1e100", REFUSED },
+        { "", OPEN },
+        { " \n{}", DONE },
+        { "{} ", REFUSED },
+        { "[", REFUSED },
+        { "{\"a\":1}", DONE },
+        { "{\"a\" : [1, -2.5e+10, true,false,null, {\"b\":\"\"}]}", DONE },
+        { "{\"a\":1,}", REFUSED },
+        { "{\"a\":01", REFUSED },
+        { "{\"a\":1.}", REFUSED },
+        { "{\"a\":-}", REFUSED },
+        { "{\"a\":0}", DONE },
+        { "{\"a\":-0.0E-1}", DONE },
+        { "{\"a\":1e}", REFUSED },
+        { "{\"a\":[]}", DONE },
+        { "{\"a\":[}", REFUSED },
+        { "{\"a\":[1}", REFUSED },
+        { "{\"a\":[1,]", REFUSED },
+        { "{a", REFUSED },
+        { "{\"a\":tru}", REFUSED },
+        { "{\"a\":\"\\u00e9\\n\\\"\\/\"}", DONE },
+        { "{\"a\":\"\\x", REFUSED },
+        { "{\"a\":\"\t", REFUSED },
+        { "{\"a\":\"\\ud83d\\ude00\"}", DONE },
+        { "{\"a\":\"\\ud83d\"", REFUSED },
+        { "{\"a\":\"\\ude00", REFUSED },
+        { "{\"a\":\"\\ud83d\\u0041", REFUSED },
+        { "{\"a\":\"\\u0000", REFUSED },
+        { "{\"a\":\"\xc3\xa9\"}", DONE },
+        { "{\"a\":\"\xc3\"", REFUSED },
+        { "{\"a\":\"\xc0\x80", REFUSED },
+        { "{\"a\":\"\xed\xa0\x80", REFUSED },
+        { "{\"a\":\"\xf0\x9f\x98\x80\"}", DONE },
+        { "{\"a\":\"\xf4\x90", REFUSED },
+        { "{\"a\":\"\xff", REFUSED },
+        { "{\"a\" \"", REFUSED },
+        { "{\"a\":1 2", REFUSED },
+        { "{\"a\":1 , \"b\":2}", DONE },
+        { "{,", REFUSED },
+        { "{\"a\":123456789012345}", DONE },
+        { "{\"a\":1234567890123456", REFUSED },
+        { "{\"a\":1e100", REFUSED },
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -95,7 +124,8 @@ static bool is_beyond(const char *text, size_t n)
 static void test_beside_jansson(void **state)
 {
     static const char *const good[] = {
-        "{\"a\": [1, -2.5e+10, true, false, null, {\"b\": \"\"}], \"c\": \"\\u00e9\\n\xc3\xa9\xf0\x9f\x98\x80\"}",
+        "{\"a\": [1, -2.5e+10, true, false, null, {\"b\": \"\"}], \"c\": "
+        "\"\\u00e9\\n\xc3\xa9\xf0\x9f\x98\x80\"}",
         "{\"k\":{\"l\":{\"m\":[[],[0],[{}]]}},\"n\":-0.5,\"o\":\"\\ud83d\\ude00\\\\\"}",
     };
     static const char bytes[] = "{}[]\",:0123456789-+.eEtrufalsn \\/\n\tx\xc3\xa9\xed";
@@ -120,7 +150,8 @@ static void test_beside_jansson(void **state)
         n_done += result == DONE;
         n_refused += result == REFUSED;
         bool json = is_json(text, n);
-        if (json ? result != DONE && !is_beyond(text, n) : result == DONE) fail_msg("%.*s: %d", (int)n, text, result);
+        if (json ? result != DONE && !is_beyond(text, n) : result == DONE)
+            fail_msg("%.*s: %d", (int)n, text, result);
     }
     assert_true(n_done > 10000 && n_refused > 10000);
 }
