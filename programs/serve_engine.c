@@ -289,14 +289,6 @@ static int free_lanes(const struct engine *e)
     return n;
 }
 
-/* Lanes that a job needs from the start. */
-static int lanes_needed(const struct engine *e, const struct job *job)
-{
-    int n = job->request.n_prompts * job->request.n_choices;
-    if (job->kind != JOB_ANSWER) return 0;
-    return is_embed(job) ? 1 : n < e->n_lanes ? n : e->n_lanes;
-}
-
 /* Gives the next text of a job to a lane. False: the job is dropped. */
 static bool embed_begin(struct engine *e, struct lane *lane, struct job *job)
 {
@@ -382,7 +374,8 @@ static void job_begin(struct engine *e, struct job *job)
         embed_begin(e, &e->lanes[i], job);
         return;
     }
-    for (int k = lanes_needed(e, job); k > 0; k--) {
+    int n_free = free_lanes(e);
+    for (int k = n < n_free ? n : n_free; k > 0; k--) { /* the others follow in the same lanes */
         while (e->lanes[i].job) i++;
         if (lane_begin(e, &e->lanes[i], job, job->state.n_begun++, &error)) continue;
         job_drop(e, job, &error);
@@ -474,7 +467,7 @@ static struct job *next_job(struct engine *e)
     struct server *s = e->server;
     struct job *job = s->queue;
     if (!job) return NULL;
-    if (lanes_needed(e, job) > free_lanes(e) && !job->cancelled) return NULL;
+    if (job->kind == JOB_ANSWER && free_lanes(e) == 0 && !job->cancelled) return NULL;
     s->queue = job->next;
     if (!s->queue) s->queue_end = &s->queue;
     s->n_queued--;

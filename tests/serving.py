@@ -1,4 +1,5 @@
 """A kvant serve of its own, as the tests of the server and its measurements start and ask it."""
+import atexit
 import http.client
 import json
 import os
@@ -8,6 +9,7 @@ import tempfile
 import time
 
 BUILD = os.environ.get("KVANT_BUILD", "build")
+TIMEOUT_S = float(os.environ.get("KVANT_TIMEOUT", "120"))  # of an answer; longer under a sanitizer
 
 
 class Server:
@@ -16,6 +18,7 @@ class Server:
         environment = dict(os.environ, **(env or {}))
         self.process = subprocess.Popen([os.path.join(BUILD, "kvant"), "serve", model, "--port", "0", *arguments],
                                         stdout=subprocess.DEVNULL, stderr=self.log, env=environment)
+        atexit.register(self.process.kill)  # a test that breaks off leaves nothing running
         self.port = 0
         for _ in range(600):
             with open(self.log.name, encoding="utf-8", errors="replace") as file:
@@ -28,7 +31,7 @@ class Server:
             time.sleep(0.1)
         raise SystemExit(f"kvant serve did not start: {text}")
 
-    def request(self, method, path, body=None, headers=None, timeout=120):
+    def request(self, method, path, body=None, headers=None, timeout=TIMEOUT_S):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
         connection.request(method, path, data, headers or {})
@@ -48,7 +51,7 @@ class Server:
 
     def stream(self, path, body):
         """The events of a stream; the last is "[DONE]" where there is one."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
         connection.request("POST", path, json.dumps(dict(body, stream=True)).encode())
         response = connection.getresponse()
         events = []
@@ -66,7 +69,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(30)
+            return self.process.wait(TIMEOUT_S / 4)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return -1
