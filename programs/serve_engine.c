@@ -528,6 +528,17 @@ static struct lane *choose_reader(struct engine *e, bool oldest, const struct la
     return best;
 }
 
+static bool several_jobs(const struct engine *e)
+{
+    const struct job *one = NULL;
+    for (int i = 0; i < e->n_lanes; i++) {
+        if (!is_reading(&e->lanes[i])) continue;
+        if (one && e->lanes[i].job != one) return true;
+        one = e->lanes[i].job;
+    }
+    return false;
+}
+
 static size_t fill_step(struct engine *e)
 {
     const struct serve_options *o = &e->server->options;
@@ -540,7 +551,7 @@ static size_t fill_step(struct engine *e)
     bool several = false;
     struct lane *first = choose_reader(e, true, NULL), *shortest = choose_reader(e, false, NULL);
     if (first) several = choose_reader(e, false, first) != NULL;
-    if (n == 0 && several) { /* who is nearly read is not kept waiting by much that others read beside */
+    if (n == 0 && several_jobs(e)) { /* who is nearly read does not wait for much that others read beside */
         size_t least = 2 * (shortest->n_prompt - shortest->n_done);
         if (least < (size_t)o->prompt_chunk) least = (size_t)o->prompt_chunk;
         if (budget > least) budget = least;
