@@ -242,13 +242,11 @@ static bool read_common(struct server *s, const json_t *body, struct request *r,
         !get_flag(body, "return_tokens", &r->return_tokens, e) ||
         !get_int(body, "n_predict", -1, 1 << 30, &n_predict, e) ||
         !get_flag(body, "parallel_tool_calls", &several_calls, e) ||
-        !get_int(body, "max_tokens",
-                 r->kind == API_NATIVE ? -1
-                 : r->kind == API_TEXT ? 0
-                                       : 1,
-                 1 << 30, &n_predict, e) ||
+        !get_int(body, "max_tokens", -1, 1 << 30, &n_predict, e) || /* -1: llama-server's "no limit" */
         !get_int(body, "max_completion_tokens", 1, 1 << 30, &n_predict, e))
         return false;
+    if (r->kind == API_CHAT && n_predict == 0)
+        return API_BAD(e, "max_tokens", "max_tokens is 0; an answer has at least one token");
     if (r->kind == API_NATIVE && n != 1) return API_BAD(e, "n", "n is for the OpenAI endpoints");
     if (best_of > n) return API_BAD(e, "best_of", "best_of: all answers are given; ask for them with n");
     if (r->kind == API_TEXT && r->echo && r->logprobs)
