@@ -309,12 +309,17 @@ static void add_extensions(const struct server *s, const struct lane *lane, json
                                   memory.true_bits, "bytes", (json_int_t)memory.total_bytes, "tokens",
                                   (json_int_t)lane->n_done));
     double n = lane->n_predicted > 0 ? (double)lane->n_predicted : 1.0;
-    if (r->wants_confidence)
-        json_object_set_new(
-            out, "confidence",
-            json_pack("{s:o, s:o, s:o, s:o}", "mean_logprob", json_number(lane->sum_logprob / n),
-                      "perplexity", json_number(exp(-lane->sum_logprob / n)), "min_probability",
-                      json_number(lane->min_prob), "mean_entropy", json_number(lane->sum_entropy / n)));
+    if (r->wants_confidence) {
+        json_t *confidence = json_pack(
+            "{s:o, s:o, s:o, s:o}", "mean_logprob", json_number(lane->sum_logprob / n), "perplexity",
+            json_number(exp(-lane->sum_logprob / n)), "min_probability", json_number(lane->min_prob),
+            "mean_entropy", json_number(lane->sum_entropy / n));
+        json_t *coe = json_pack("{s:o, s:o, s:o, s:o}", "tokens_r", json_number(lane->coe_tokens.r),
+                                "tokens_c", json_number(lane->coe_tokens.c), "layers_r",
+                                json_number(lane->coe_layers.r), "layers_c", json_number(lane->coe_layers.c));
+        json_object_set_new(confidence, "kv_coe", coe);
+        json_object_set_new(out, "confidence", confidence);
+    }
     if (r->kind == API_CHAT) json_object_set_new(out, "think_decision", think_json(lane));
 }
 

@@ -262,11 +262,22 @@ static void begin_next(struct engine *e, struct lane *lane, struct job *job)
     if (!lane_begin(e, lane, job, job->state.n_begun++, &error)) job_drop(e, job, &error);
 }
 
+/* What the cache says of an answer; of one that it does not hold, nothing. */
+static void read_confidence(struct engine *e, struct lane *lane)
+{
+    struct kvant_coe none = { .r = NAN, .c = NAN };
+    bool ok = lane->job->request.wants_confidence && lane->seq >= 0 &&
+              kvant_score_sequence(e->session, lane->seq, (int64_t)lane->n_prompt - 1, 0, NULL,
+                                   &lane->coe_tokens, &lane->coe_layers, NULL) == KVANT_OK;
+    if (!ok) lane->coe_tokens = lane->coe_layers = none;
+}
+
 static void lane_end(struct engine *e, struct lane *lane)
 {
     struct server *s = e->server;
     struct job *job = lane->job;
     bool last = job->state.n_left == 1;
+    read_confidence(e, lane);
     answer_end(s, lane);
     keep_sequence(e, lane);
     pthread_mutex_lock(&s->lock);

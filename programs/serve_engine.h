@@ -51,6 +51,7 @@ struct lane {
     int64_t n_thought; /* tokens of thoughts                                             */
     json_t *logprobs;  /* entries not sent yet; NULL: not asked for                      */
     double sum_logprob, sum_entropy, min_prob;
+    struct kvant_coe coe_tokens, coe_layers; /* of the answer, when its confidence is wanted         */
     int64_t text_offset; /* characters of the tokens whose log-probabilities were taken     */
     bool first_sent;
     struct lane_think think;
