@@ -14,6 +14,7 @@ static const char think_open[] = "<think>", think_close[] = "</think>";
 
 static void put(struct text_buffer *b, const char *bytes, size_t n)
 {
+    if (n == 0) return;
     if (n > b->cap - b->n) b->bytes = reallocate(b->bytes, b->cap = 2 * b->cap + n + 256, 1);
     memcpy(b->bytes + b->n, bytes, n);
     b->n += n;
