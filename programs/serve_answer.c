@@ -58,6 +58,7 @@ static bool find_stop(struct lane *lane, size_t from)
 {
     const struct request *r = &lane->job->request;
     const char *first = NULL;
+    if (lane->raw.n == 0) return false;
     for (int i = 0; i < r->n_stops; i++) {
         size_t n = strlen(r->stops[i]), start = from > n ? from - n : 0;
         if (start < lane->n_split) start = lane->n_split;
@@ -429,7 +430,7 @@ static json_t *take_tool_calls(struct lane *lane)
     static const char open[] = "<tool_call>", close[] = "</tool_call>";
     json_t *calls = NULL;
     struct text_buffer rest = { 0 };
-    const char *at = lane->content.bytes, *end = at + lane->content.n, *first;
+    const char *at = lane->content.bytes, *end = at ? at + lane->content.n : at, *first;
     while (at && (first = memmem(at, (size_t)(end - at), open, sizeof open - 1)) != NULL) {
         const char *body = first + sizeof open - 1,
                    *stop = memmem(body, (size_t)(end - body), close, sizeof close - 1);

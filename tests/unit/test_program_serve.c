@@ -158,7 +158,8 @@ static void test_tools(void **state)
     assert_string_equal(json_string_value(json_object_get(choice, "finish_reason")), "tool_calls");
     json_decref(out);
     r.one_call = true;
-    out = answer(r, "<tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call> <tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>");
+    out = answer(r, "<tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call> "
+                    "<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>");
     choice = json_array_get(json_object_get(out, "choices"), 0);
     assert_int_equal(json_array_size(json_object_get(json_object_get(choice, "message"), "tool_calls")), 1);
     json_decref(out);
