@@ -1,6 +1,6 @@
 /*
- * The engine's lanes: one sequence each that is being read or written. All of it belongs to the engine's
- * thread.
+ * The engine and its lanes: one sequence each that is being read or written. All of it belongs to the
+ * engine's thread.
  */
 #ifndef SERVE_ENGINE_H
 #define SERVE_ENGINE_H
@@ -128,5 +128,30 @@ int64_t prefixes_erase(struct prefixes *p, struct kvant_session *session, int sl
 struct prefix *prefixes_of_slot(struct prefixes *p, int slot);
 void prefixes_close(struct prefixes *p, struct kvant_session *session);
 size_t tokens_common(const kvant_token *a, size_t n_a, const kvant_token *b, size_t n_b);
+
+/* Sequences that the session can hold beside the lanes': prefixes. */
+#define PREFIXES_MAX 96
+
+struct engine {
+    struct server *server;
+    struct kvant_session *session;
+    struct lane *lanes; /* (n_parallel)                                            */
+    int n_lanes;
+    struct prefixes prefixes;
+    struct kvant_batch_entry *entries; /* (n_batch)                                             */
+    struct lane **asked;               /* (n_lanes) whose logits the step gives, in order         */
+    int n_asked;
+    float *logits; /* (n_vocab) with biases and penalties                     */
+    bool *seen;    /* (n_vocab) false between calls                           */
+    struct pieces pieces;
+    kvant_token *ends; /* (n_ends) tokens that end an answer                      */
+    int n_ends;
+    double watched_s, published_s;
+};
+
+/* serve_slots.c */
+void slot_save(struct engine *e, struct job *job);
+void slot_restore(struct engine *e, struct job *job);
+void slot_erase(struct engine *e, struct job *job);
 
 #endif
