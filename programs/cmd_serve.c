@@ -151,6 +151,8 @@ static int open_server(struct server *s)
     if (s->options.n_batch < s->options.n_parallel) s->options.n_batch = s->options.n_parallel;
     code = open_template(s);
     if (code == EXIT_OK) code = open_plans(s);
+    if (code == EXIT_OK && s->options.think.router_path)
+        code = think_router_open(&s->router, &s->modes, s->model, &s->options.think);
     if (code == EXIT_OK) code = engine_open(s);
     s->slots = allocate((size_t)s->options.n_parallel, sizeof *s->slots);
     memset(s->slots, 0, (size_t)s->options.n_parallel * sizeof *s->slots);
@@ -162,6 +164,8 @@ static void close_server(struct server *s)
     engine_close(s);
     for (int i = 0; i < s->n_plans; i++) kvant_plan_close(s->plans[i].plan);
     kvant_template_close(s->chat);
+    kvant_router_close(s->router);
+    modes_close(&s->modes);
     kvant_model_close(s->model);
     json_decref(s->kwargs);
     free(s->slots);
@@ -232,7 +236,8 @@ static int run(int argc, char **argv)
                                        .n_http = 4,
                                        .body_mib = 8,
                                        .n_queue = 256,
-                                       .n_predict = -1 } };
+                                       .n_predict = -1,
+                                       .think = THINK_FLAGS_DEFAULT } };
     struct serve_options *o = &s->options;
     const struct option options[] = {
         MODEL_OPTIONS(&o->model),
@@ -266,6 +271,11 @@ static int run(int argc, char **argv)
         { "--chat-template-file", OPTION_NAME, "FILE", &o->chat_template_file, "a Jinja template", 0, 0 },
         { "--chat-template-kwargs", OPTION_NAME, "JSON", &o->kwargs,
           "variables for the template, unless a request sets them", 0, 0 },
+        { "--router", OPTION_NAME, "FILE", &o->think.router_path,
+          "what kvant router train wrote: it decides about thinking for\nrequests with \"reasoning_effort\": "
+          "\"auto\"",
+          0, 0 },
+        THINK_OPTIONS(&o->think),
         { "--slot-save-path", OPTION_NAME, "DIR", &o->slot_path,
           "folder of saved slots; without it they cannot be saved", 0, 0 },
         { "--metrics", OPTION_FLAG, NULL, &o->metrics, "serve /metrics for Prometheus", 0, 0 },

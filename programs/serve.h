@@ -18,9 +18,10 @@
 #include <stdatomic.h>
 
 #include "setup.h"
+#include "think.h"
 
 #define SERVE_STOPS_MAX   16
-#define SERVE_CHOICES_MAX 32
+#define SERVE_CHOICES_MAX 128 /* answers of one request, all prompts together; OpenAI's limit of n */
 #define SERVE_TOP_MAX     20
 #define SERVE_BIAS_MAX    512
 #define SERVE_PLANS_MAX   16
@@ -48,6 +49,10 @@ json_t *api_error_json(const struct api_error *e);
 
 enum api_kind { API_CHAT, API_TEXT, API_NATIVE, API_EMBED };
 
+/* How an answer begins: as the template has it, as the router decides, or in a mode of the router's that was
+ * asked for. */
+enum think_route { ROUTE_NONE, ROUTE_AUTO, ROUTE_FAST, ROUTE_SLOW };
+
 struct request {
     enum api_kind kind;
     char id[48];
@@ -58,7 +63,8 @@ struct request {
     int n_prompts;
     kvant_token **prompts; /* (n_prompts), each of prompt_lengths[i] tokens              */
     size_t *prompt_lengths;
-    char *prompt_text; /* of the first, for echo and the native answer               */
+    char *prompt_text;               /* of the first, for the native answer                        */
+    char *echoes[SERVE_CHOICES_MAX]; /* (n_prompts) their texts, with echo                    */
     int64_t n_predict; /* -1: until the context is full                              */
     struct kvant_sampler_options sampler;
     bool seed_given;
@@ -73,8 +79,10 @@ struct request {
     int plan;               /* index into the server's plans                              */
     bool thinking;          /* the answer begins inside of <think>                        */
     bool split_thinking;    /* thoughts go to reasoning_content                           */
-    const char *think_mode; /* "on", "off", "template": for think_decision; static        */
-    bool has_tools;
+    const char *think_mode; /* "on", "off", "auto", "template": for think_decision; static */
+    enum think_route route;
+    bool wants_json;          /* the content is a JSON object                              */
+    bool has_tools, one_call; /* at most one call of a tool                                */
     bool as_base64; /* vectors, instead of numbers                               */
 };
 void request_close(struct request *r);
@@ -96,8 +104,7 @@ struct job {
         json_t *choices; /* finished ones, when the answer is not streamed             */
         int64_t n_prompt, n_cached, n_predicted, n_thought;
         double started_s;
-        bool role_sent[SERVE_CHOICES_MAX];
-        int n_begun; /* of texts to embed                                          */
+        int n_begun; /* of answers, or of texts to embed                           */
         char **rows; /* (n_prompts) their vectors as JSON, NULL: not there yet      */
     } state;
 
@@ -136,6 +143,7 @@ struct serve_options {
     struct option_list plans; /* NAME=SPEC */
     struct model_flags model;
     struct plan_flags plan;
+    struct think_flags think; /* with router_path */
 };
 
 struct slot_view { /* what /slots tells, written by the engine between steps */
@@ -160,6 +168,8 @@ struct server {
     struct kvant_model *model;
     struct kvant_model_info info;
     struct kvant_template *chat;
+    struct kvant_router *router; /* NULL: none is there                                       */
+    struct modes modes;          /* of the router                                             */
     json_t *kwargs; /* defaults of chat_template_kwargs, or NULL                 */
     struct {
         char name[64];
@@ -192,10 +202,15 @@ void engine_close(struct server *s); /* after the thread has ended */
 void *engine_run(void *server);      /* until `stopping` and nothing is left to do */
 
 /* serve_api.c: from bodies to requests, and the endpoints that need no engine. */
+json_t *api_parse(const char *bytes, size_t n, struct api_error *e); /* NULL after a failure */
+/* The name of a slot's file, borrowed: a plain one, nothing that could leave the folder. NULL after a
+ * failure. */
+const char *api_file_name(const json_t *body, struct api_error *e);
 bool request_read(struct server *s, enum api_kind kind, const json_t *body, struct request *r,
                   struct api_error *e);
 json_t *api_props(struct server *s);
 json_t *api_models(struct server *s);
+json_t *api_model(struct server *s, const char *name); /* NULL: there is none of this name */
 json_t *api_slots(struct server *s);
 char *api_metrics(struct server *s); /* free() */
 bool api_tokenize(struct server *s, const json_t *body, json_t **out, struct api_error *e);

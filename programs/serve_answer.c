@@ -14,6 +14,7 @@ static const char think_open[] = "<think>", think_close[] = "</think>";
 
 static void put(struct text_buffer *b, const char *bytes, size_t n)
 {
+    if (n == 0) return;
     if (n > b->cap - b->n) b->bytes = reallocate(b->bytes, b->cap = 2 * b->cap + n + 256, 1);
     memcpy(b->bytes + b->n, bytes, n);
     b->n += n;
@@ -28,6 +29,8 @@ void answer_begin(const struct server *s, struct lane *lane)
                                                                  : TEXT_BEGIN;
     lane->had_thought = lane->text_state == TEXT_THOUGHT;
     lane->logprobs = r->logprobs ? json_array() : NULL;
+    const char *echo = r->kind == API_TEXT ? r->echoes[lane->prompt] : NULL;
+    if (echo) put(&lane->content, echo, strlen(echo));
     lane->min_prob = 1.0;
 }
 
@@ -55,6 +58,7 @@ static bool find_stop(struct lane *lane, size_t from)
 {
     const struct request *r = &lane->job->request;
     const char *first = NULL;
+    if (lane->raw.n == 0) return false;
     for (int i = 0; i < r->n_stops; i++) {
         size_t n = strlen(r->stops[i]), start = from > n ? from - n : 0;
         if (start < lane->n_split) start = lane->n_split;
@@ -197,6 +201,36 @@ void answer_token(const struct server *s, struct lane *lane, kvant_token id, con
         advance(lane, false);
 }
 
+static bool ends_with(const char *text, size_t n, const char *end)
+{
+    size_t n_end = strlen(end);
+    while (n > 0 && strchr(" \n\t\r", text[n - 1])) n--;
+    return n >= n_end && memcmp(text + n - n_end, end, n_end) == 0;
+}
+
+/* What is held back comes out first: what it might have become is cut short. Tags stand in the text itself
+ * only where it is not split. */
+void answer_force(const struct server *s, struct lane *lane, const kvant_token *ids, size_t n_ids)
+{
+    const struct request *r = &lane->job->request;
+    char text[4096];
+    size_t n = 0;
+    if (kvant_detokenize(s->model, ids, n_ids, true, text, sizeof text, &n, NULL) != KVANT_OK) return;
+    bool opens = ends_with(text, n, think_open), closes = ends_with(text, n, think_close);
+    bool begins = lane->n_predicted == 0;
+    if (lane->n_split < lane->raw.n) split(lane, lane->raw.n, true);
+    if (opens && r->split_thinking) {
+        lane->text_state = TEXT_THOUGHT;
+        lane->had_thought = true;
+    } else if (closes && (begins || r->split_thinking)) {
+        lane->text_state = r->split_thinking ? TEXT_AFTER_THOUGHT : TEXT_CONTENT;
+    } else if (!(opens && begins)) {
+        put(&lane->raw, text, n);
+        split(lane, lane->raw.n, true);
+    }
+    answer_stream(s, lane);
+}
+
 /* -------------------------------------------------------------------------------------------------- JSON -- */
 
 /* What is new since the last call, as text; NULL: nothing. */
@@ -209,19 +243,19 @@ static json_t *fresh(const struct text_buffer *b, size_t *sent)
 }
 
 /* Log-probabilities of /v1/completions as the old API has them: parallel lists. */
-static json_t *text_logprobs(json_t *entries)
+static json_t *text_logprobs(json_t *entries, int64_t *offset)
 {
     json_t *tokens = json_array(), *values = json_array(), *tops = json_array(), *offsets = json_array(),
            *entry, *t;
     size_t i, k;
-    int64_t offset = 0;
     json_array_foreach(entries, i, entry)
     {
         json_t *top = json_object();
         json_array_append(tokens, json_object_get(entry, "token"));
         json_array_append(values, json_object_get(entry, "logprob"));
-        json_array_append_new(offsets, json_integer(offset));
-        offset += (int64_t)json_string_length(json_object_get(entry, "token"));
+        json_array_append_new(offsets, json_integer(*offset));
+        for (const char *c = json_string_value(json_object_get(entry, "token")); c && *c; c++)
+            *offset += ((unsigned char)*c & 0xc0) != 0x80; /* characters */
         json_array_foreach(json_object_get(entry, "top_logprobs"), k, t) json_object_set(
             top, json_string_value(json_object_get(t, "token")), json_object_get(t, "logprob"));
         json_array_append_new(tops, top);
@@ -237,7 +271,7 @@ static json_t *take_logprobs(struct lane *lane)
     if (!lane->logprobs) return json_null();
     json_t *entries = lane->logprobs;
     lane->logprobs = json_array();
-    if (lane->job->request.kind == API_TEXT) return text_logprobs(entries);
+    if (lane->job->request.kind == API_TEXT) return text_logprobs(entries, &lane->text_offset);
     return json_pack("{s:o}", "content", entries);
 }
 
@@ -277,17 +311,18 @@ static void add_extensions(const struct server *s, const struct lane *lane, json
                                   memory.true_bits, "bytes", (json_int_t)memory.total_bytes, "tokens",
                                   (json_int_t)lane->n_done));
     double n = lane->n_predicted > 0 ? (double)lane->n_predicted : 1.0;
-    if (r->wants_confidence)
-        json_object_set_new(
-            out, "confidence",
-            json_pack("{s:o, s:o, s:o, s:o}", "mean_logprob", json_number(lane->sum_logprob / n),
-                      "perplexity", json_number(exp(-lane->sum_logprob / n)), "min_probability",
-                      json_number(lane->min_prob), "mean_entropy", json_number(lane->sum_entropy / n)));
-    if (r->kind == API_CHAT)
-        json_object_set_new(out, "think_decision",
-                            json_pack("{s:s, s:b, s:n, s:n, s:i, s:I}", "mode", r->think_mode, "thought",
-                                      (int)lane->had_thought, "score", "switch_point", "discarded_tokens", 0,
-                                      "thinking_tokens", (json_int_t)lane->n_thought));
+    if (r->wants_confidence) {
+        json_t *confidence = json_pack(
+            "{s:o, s:o, s:o, s:o}", "mean_logprob", json_number(lane->sum_logprob / n), "perplexity",
+            json_number(exp(-lane->sum_logprob / n)), "min_probability", json_number(lane->min_prob),
+            "mean_entropy", json_number(lane->sum_entropy / n));
+        json_t *coe = json_pack("{s:o, s:o, s:o, s:o}", "tokens_r", json_number(lane->coe_tokens.r),
+                                "tokens_c", json_number(lane->coe_tokens.c), "layers_r",
+                                json_number(lane->coe_layers.r), "layers_c", json_number(lane->coe_layers.c));
+        json_object_set_new(confidence, "kv_coe", coe);
+        json_object_set_new(out, "confidence", confidence);
+    }
+    if (r->kind == API_CHAT) json_object_set_new(out, "think_decision", think_json(lane));
 }
 
 static json_t *envelope(const struct server *s, const struct job *job, const char *object)
@@ -369,6 +404,9 @@ void answer_stream(const struct server *s, struct lane *lane)
         return;
     }
     json_t *text = fresh(&lane->content, &lane->content_sent);
+    bool rest = lane->finish && lane->logprobs &&
+                json_array_size(lane->logprobs) > 0; /* of tokens without text */
+    if (!text && rest && job->request.kind == API_TEXT) text = json_string("");
     if (!text) return;
     if (job->request.kind == API_TEXT) {
         send_choice(s, lane, json_pack("{s:o, s:o}", "text", text, "logprobs", take_logprobs(lane)), NULL);
@@ -392,7 +430,7 @@ static json_t *take_tool_calls(struct lane *lane)
     static const char open[] = "<tool_call>", close[] = "</tool_call>";
     json_t *calls = NULL;
     struct text_buffer rest = { 0 };
-    const char *at = lane->content.bytes, *end = at + lane->content.n, *first;
+    const char *at = lane->content.bytes, *end = at ? at + lane->content.n : at, *first;
     while (at && (first = memmem(at, (size_t)(end - at), open, sizeof open - 1)) != NULL) {
         const char *body = first + sizeof open - 1,
                    *stop = memmem(body, (size_t)(end - body), close, sizeof close - 1);
@@ -406,6 +444,11 @@ static json_t *take_tool_calls(struct lane *lane)
         }
         char id[80];
         if (!calls) calls = json_array();
+        if (lane->job->request.one_call && json_array_size(calls) > 0) { /* it was asked for one at most */
+            json_decref(value);
+            at = end;
+            break;
+        }
         snprintf(id, sizeof id, "call_%.40s_%d_%zu", lane->job->request.id + 9, lane->choice,
                  json_array_size(calls));
         char *text = json_is_string(arguments) ? strdup(json_string_value(arguments))
@@ -444,15 +487,9 @@ static json_t *chat_choice(struct lane *lane)
 
 static json_t *text_choice(struct lane *lane)
 {
-    const struct request *r = &lane->job->request;
-    struct text_buffer text = { 0 };
-    if (r->echo && r->prompt_text && r->n_prompts == 1) put(&text, r->prompt_text, strlen(r->prompt_text));
-    put(&text, lane->content.bytes ? lane->content.bytes : "", lane->content.n);
-    json_t *choice = json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "text",
-                               json_text(text.bytes, text.n), "logprobs", take_logprobs(lane),
-                               "finish_reason", lane->finish);
-    free(text.bytes);
-    return choice;
+    return json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "text",
+                     json_text(lane->content.bytes, lane->content.n), "logprobs", take_logprobs(lane),
+                     "finish_reason", lane->finish);
 }
 
 static json_t *native_answer(const struct server *s, struct lane *lane)
@@ -462,9 +499,9 @@ static json_t *native_answer(const struct server *s, struct lane *lane)
     json_t *out = json_pack(
         "{s:i, s:o, s:o, s:i, s:b, s:s, s:I, s:I, s:o, s:b, s:s, s:s, s:I, s:b, s:{s:f, s:i, s:f, s:f, s:I}}",
         "index", 0, "content", json_text(lane->content.bytes, r->stream ? 0 : lane->content.n), "tokens",
-        json_tokens(ids, r->return_tokens && !r->stream ? (size_t)lane->n_predicted : 0), "id_slot", 0,
-        "stop", 1, "model", s->name, "tokens_predicted", (json_int_t)lane->n_predicted, "tokens_evaluated",
-        (json_int_t)lane->n_prompt, "prompt",
+        json_tokens(ids, r->return_tokens && !r->stream ? (size_t)lane->n_predicted : 0), "id_slot",
+        lane->slot, "stop", 1, "model", s->name, "tokens_predicted", (json_int_t)lane->n_predicted,
+        "tokens_evaluated", (json_int_t)lane->n_prompt, "prompt",
         json_text(r->prompt_text ? r->prompt_text : "", r->prompt_text ? strlen(r->prompt_text) : 0),
         "truncated", 0, "stop_type", lane->stop_type, "stopping_word", lane->stop_word ? lane->stop_word : "",
         "tokens_cached", (json_int_t)lane->n_done, "has_new_line",

@@ -22,6 +22,11 @@ static const json_t *get(const json_t *body, const char *name)
     return v && !json_is_null(v) ? v : NULL;
 }
 
+static bool is_text(const json_t *v, const char *text)
+{
+    return json_is_string(v) && strcmp(json_string_value(v), text) == 0;
+}
+
 static bool get_number(const json_t *body, const char *name, double min, double max, double *out,
                        struct api_error *e)
 {
@@ -63,6 +68,30 @@ static bool get_text(const json_t *body, const char *name, const char **out, str
     if (!json_is_string(v)) return API_BAD(e, name, "%s must be text", name);
     *out = json_string_value(v);
     return true;
+}
+
+json_t *api_parse(const char *bytes, size_t n, struct api_error *e)
+{
+    json_error_t error;
+    json_t *body = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &error);
+    if (!body)
+        API_BAD(e, NULL, "the body is not JSON: line %d, column %d: %s", error.line, error.column,
+                error.text);
+    return body;
+}
+
+const char *api_file_name(const json_t *body, struct api_error *e)
+{
+    const char *name = json_string_value(json_object_get(body, "filename"));
+    size_t n = name ? strlen(name) : 0;
+    bool plain = n > 0 && n <= 200 && name[0] != '.';
+    for (size_t i = 0; plain && i < n; i++) {
+        unsigned char c = (unsigned char)name[i];
+        plain = c >= 0x20 && c != 0x7f && c != '/' && c != '\\' && c != ':';
+    }
+    if (plain) return name;
+    API_BAD(e, "filename", "filename must be a plain name without folders");
+    return NULL;
 }
 
 /* ---------------------------------------------------------------------------------------------- sampling -- */
@@ -160,16 +189,29 @@ static bool read_logprobs(const json_t *body, struct request *r, struct api_erro
 }
 
 /* What is asked for and not there is said, instead of being passed over. */
-static bool refuse_unsupported(const json_t *body, struct api_error *e)
+static bool refuse_unsupported(const json_t *body, struct request *r, struct api_error *e)
 {
-    static const char *const names[] = { "grammar",   "json_schema",   "audio",
-                                         "functions", "function_call", "suffix" };
+    static const char *const names[] = { "grammar",           "json_schema",   "audio",
+                                         "functions",         "function_call", "suffix",
+                                         "web_search_options" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (get(body, names[i])) return API_BAD(e, names[i], "%s is not supported by this server", names[i]);
     const json_t *format = get(body, "response_format");
     const char *type = json_string_value(json_object_get(format, "type"));
-    if (format && (!type || strcmp(type, "text") != 0))
-        return API_BAD(e, "response_format", "response_format: only {\"type\": \"text\"} is supported");
+    const json_t *choice = get(body, "tool_choice"), *modality;
+    size_t i_modality;
+    if (choice && !is_text(choice, "auto") && !is_text(choice, "none"))
+        return API_BAD(e, "tool_choice", "tool_choice: only \"auto\" and \"none\" are supported");
+    json_array_foreach(
+        get(body, "modalities"), i_modality,
+        modality) if (!is_text(modality, "text")) return API_BAD(e, "modalities",
+                                                                 "modalities: only [\"text\"] is supported");
+    r->wants_json = r->kind == API_CHAT && type && strcmp(type, "json_object") == 0;
+    if (format && !r->wants_json && (!type || strcmp(type, "text") != 0))
+        return API_BAD(e, "response_format",
+                       "response_format: only the types text and, for chat, json_object are supported");
+    if (r->wants_json && get(format, "schema"))
+        return API_BAD(e, "response_format", "response_format: a schema is not supported");
     return true;
 }
 
@@ -186,20 +228,30 @@ static bool read_plan(const struct server *s, const json_t *body, struct request
 
 static bool read_common(struct server *s, const json_t *body, struct request *r, struct api_error *e)
 {
-    int64_t n = 1, n_predict = s->options.n_predict;
+    int64_t n = 1, best_of = 0, n_predict = s->options.n_predict;
     const char *model = NULL;
+    bool several_calls = true;
     r->cache_prompt = true;
     if (!json_is_object(body)) return API_BAD(e, NULL, "the body must be a JSON object");
-    if (!get_text(body, "model", &model, e) || !refuse_unsupported(body, e) ||
+    if (!get_text(body, "model", &model, e) || !refuse_unsupported(body, r, e) ||
         !read_sampling(s, body, r, e) || !read_logprobs(body, r, e) || !read_plan(s, body, r, e) ||
         !get_flag(body, "stream", &r->stream, e) || !get_flag(body, "cache_prompt", &r->cache_prompt, e) ||
-        !get_int(body, "n", 1, 16, &n, e) || !get_flag(body, "confidence", &r->wants_confidence, e) ||
-        !get_flag(body, "echo", &r->echo, e) || !get_flag(body, "return_tokens", &r->return_tokens, e) ||
+        !get_int(body, "n", 1, SERVE_CHOICES_MAX, &n, e) ||
+        !get_int(body, "best_of", 1, SERVE_CHOICES_MAX, &best_of, e) ||
+        !get_flag(body, "confidence", &r->wants_confidence, e) || !get_flag(body, "echo", &r->echo, e) ||
+        !get_flag(body, "return_tokens", &r->return_tokens, e) ||
         !get_int(body, "n_predict", -1, 1 << 30, &n_predict, e) ||
-        !get_int(body, "max_tokens", r->kind == API_NATIVE ? -1 : 1, 1 << 30, &n_predict, e) ||
+        !get_flag(body, "parallel_tool_calls", &several_calls, e) ||
+        !get_int(body, "max_tokens", -1, 1 << 30, &n_predict, e) || /* -1: llama-server's "no limit" */
         !get_int(body, "max_completion_tokens", 1, 1 << 30, &n_predict, e))
         return false;
+    if (r->kind == API_CHAT && n_predict == 0)
+        return API_BAD(e, "max_tokens", "max_tokens is 0; an answer has at least one token");
     if (r->kind == API_NATIVE && n != 1) return API_BAD(e, "n", "n is for the OpenAI endpoints");
+    if (best_of > n) return API_BAD(e, "best_of", "best_of: all answers are given; ask for them with n");
+    if (r->kind == API_TEXT && r->echo && r->logprobs)
+        return API_BAD(e, "logprobs", "logprobs with echo: there are none of the prompt's own tokens");
+    r->one_call = !several_calls;
     const json_t *options = get(body, "stream_options");
     if (options && !json_is_object(options))
         return API_BAD(e, "stream_options", "stream_options must be an object");
@@ -225,7 +277,9 @@ static bool add_prompt(struct server *s, struct request *r, kvant_token *ids, si
         free(ids);
         return API_BAD(e, embed ? "input" : "prompt", "the %s is empty", embed ? "input" : "prompt");
     }
-    if ((int64_t)n >= s->n_ctx + embed) { /* an answer needs room for a token */
+    const struct mode_tokens *begin = s->modes.begin;
+    size_t n_mode = r->route == ROUTE_NONE ? 0 : begin[0].n > begin[1].n ? begin[0].n : begin[1].n;
+    if ((int64_t)(n + n_mode) >= s->n_ctx + embed) { /* an answer needs room for a token */
         free(ids);
         api_fail(e, 400, "exceed_context_size_error", embed ? "input" : "messages",
                  "the %s has %zu tokens, and the context of this server %lld; shorten it, or start the "
@@ -260,6 +314,22 @@ static bool token_of(const struct server *s, const json_t *v, kvant_token *out, 
     return true;
 }
 
+/* What echo shows of the prompt that was read last. */
+static bool keep_echo(const struct server *s, const json_t *v, struct request *r, struct api_error *e)
+{
+    int i = r->n_prompts - 1;
+    size_t n = 0;
+    struct kvant_error err;
+    if (!r->echo || r->kind != API_TEXT) return true;
+    if (json_is_string(v)) return (r->echoes[i] = strdup(json_string_value(v))) != NULL;
+    kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, NULL, 0, &n, NULL);
+    r->echoes[i] = allocate(n + 1, 1);
+    r->echoes[i][n] = '\0';
+    return kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, r->echoes[i], n, &n, &err) ==
+               KVANT_OK ||
+           api_fail_library(e, &err);
+}
+
 /* A text, or a list of tokens and texts. */
 static bool read_prompt(struct server *s, const json_t *v, struct request *r, struct api_error *e)
 {
@@ -270,7 +340,7 @@ static bool read_prompt(struct server *s, const json_t *v, struct request *r, st
     if (json_is_string(v)) {
         if (!tokens_of(s, json_string_value(v), json_string_length(v), flags, &ids, &n, e)) return false;
         if (!r->prompt_text) r->prompt_text = strdup(json_string_value(v));
-        return add_prompt(s, r, ids, n, e);
+        return add_prompt(s, r, ids, n, e) && keep_echo(s, v, r, e);
     }
     json_array_foreach(v, i, item)
     {
@@ -287,7 +357,7 @@ static bool read_prompt(struct server *s, const json_t *v, struct request *r, st
         free(part);
         n += n_part;
     }
-    return add_prompt(s, r, ids, n, e);
+    return add_prompt(s, r, ids, n, e) && keep_echo(s, v, r, e);
 }
 
 static bool read_prompts(struct server *s, const json_t *body, struct request *r, struct api_error *e)
@@ -362,6 +432,31 @@ static void parse_arguments(json_t *message)
     }
 }
 
+/* What a template without tool calls shows of them: as models write them in tags. */
+static json_t *calls_text(const json_t *calls)
+{
+    size_t i, n = 0;
+    json_t *call, *out = NULL;
+    char *text = NULL;
+    FILE *file = open_memstream(&text, &n);
+    json_array_foreach((json_t *)calls, i, call)
+    {
+        const json_t *function = json_object_get(call, "function");
+        const char *name = json_string_value(json_object_get(function, "name")),
+                   *arguments = json_string_value(json_object_get(function, "arguments"));
+        json_t *v = json_string(name ? name : "");
+        char *quoted = json_dumps(v, JSON_ENCODE_ANY);
+        if (file && quoted)
+            fprintf(file, "%s<tool_call>\n{\"name\": %s, \"arguments\": %s}\n</tool_call>", i ? "\n" : "",
+                    quoted, arguments ? arguments : "{}");
+        free(quoted);
+        json_decref(v);
+    }
+    if (file && fclose(file) == 0) out = json_stringn(text, n);
+    free(text);
+    return out;
+}
+
 static json_t *read_messages(struct server *s, const json_t *list, struct api_error *e)
 {
     static const char *const roles[] = { "system", "developer", "user", "assistant", "tool" };
@@ -391,7 +486,7 @@ static json_t *read_messages(struct server *s, const json_t *list, struct api_er
         if (content)
             text = content_text(content, i, e);
         else if (get(item, "tool_calls"))
-            text = json_null();
+            text = strstr(source, "tool_calls") ? json_null() : calls_text(get(item, "tool_calls"));
         else
             API_BAD(e, "messages", "messages[%zu].content is missing", i);
         if (!text) return json_decref(message), json_decref(out), NULL;
@@ -400,6 +495,37 @@ static json_t *read_messages(struct server *s, const json_t *list, struct api_er
         json_array_append_new(out, message);
     }
     return out;
+}
+
+/* Who decides about thinking: what the request says of it, else the server's defaults, else the template. The
+ * word "auto" is for the router, and no template sees it. */
+static bool read_thinking(const struct server *s, json_t *variables, bool has_effort, const json_t *asked,
+                          struct request *r, struct api_error *e)
+{
+    const json_t *effort = json_object_get(variables, "reasoning_effort"),
+                 *thinking = json_object_get(variables, "enable_thinking");
+    bool none = is_text(effort, "none"), automatic = is_text(effort, "auto");
+    if (asked || !has_effort) automatic = is_text(thinking, "auto") || (automatic && !asked);
+    if (effort && !json_is_null(effort) && !json_is_string(effort))
+        return API_BAD(e, "reasoning_effort", "reasoning_effort must be text, such as none, low or auto");
+    if (automatic && !s->router)
+        return API_BAD(e, "reasoning_effort",
+                       "reasoning_effort auto needs a router: start the server with --router FILE");
+    if (is_text(effort, "auto")) json_object_del(variables, "reasoning_effort");
+    if (is_text(thinking, "auto") || automatic) json_object_del(variables, "enable_thinking");
+    if (none && !asked) json_object_set_new(variables, "enable_thinking", json_false());
+    thinking = json_object_get(variables, "enable_thinking");
+    r->think_mode = automatic                 ? "auto"
+                    : json_is_true(thinking)  ? "on"
+                    : json_is_false(thinking) ? "off"
+                                              : "template";
+    bool plain = s->router && strcmp(s->modes.name, "think") != 0;
+    if (r->wants_json && plain) return true; /* what such modes begin with is no JSON */
+    if (automatic)
+        r->route = ROUTE_AUTO;
+    else if (s->router && json_is_boolean(thinking) && !kvant_template_uses(s->chat, "enable_thinking"))
+        r->route = json_is_true(thinking) ? ROUTE_SLOW : ROUTE_FAST;
+    return true;
 }
 
 /* The variables of the template. *prefill: what the answer begins with, or NULL: borrowed from the
@@ -416,8 +542,7 @@ static json_t *template_variables(struct server *s, const json_t *body, struct r
         return API_BAD(e, "chat_template_kwargs", "chat_template_kwargs must be an object"), NULL;
     json_t *messages = read_messages(s, json_object_get(body, "messages"), e);
     if (!messages) return NULL;
-    const char *choice = json_string_value(get(body, "tool_choice"));
-    if (choice && strcmp(choice, "none") == 0) tools = NULL;
+    if (is_text(get(body, "tool_choice"), "none")) tools = NULL;
     r->has_tools = tools && json_array_size(tools) > 0;
     json_t *variables = json_object();
     size_t last = json_array_size(messages) - 1;
@@ -432,11 +557,10 @@ static json_t *template_variables(struct server *s, const json_t *body, struct r
     json_object_set_new(variables, "add_generation_prompt", json_true());
     if (s->kwargs) json_object_update(variables, s->kwargs);
     if (effort) json_object_set(variables, "reasoning_effort", (json_t *)effort);
-    if (json_is_string(effort) && strcmp(json_string_value(effort), "none") == 0)
-        json_object_set_new(variables, "enable_thinking", json_false());
     if (kwargs) json_object_update(variables, (json_t *)kwargs);
-    const json_t *thinking = json_object_get(variables, "enable_thinking");
-    r->think_mode = json_is_true(thinking) ? "on" : json_is_false(thinking) ? "off" : "template";
+    if (!read_thinking(s, variables, effort || get(kwargs, "reasoning_effort"),
+                       get(kwargs, "enable_thinking"), r, e))
+        return json_decref(variables), NULL;
     return variables;
 }
 
@@ -476,7 +600,13 @@ static char *render_chat(struct server *s, const json_t *body, struct request *r
     if (!variables) return NULL;
     char *text = render(s, variables, n, e);
     json_decref(variables);
+    if (text && json_is_string(prefill) && r->wants_json) {
+        API_BAD(e, "messages", "with response_format json_object the last message cannot be the assistant's");
+        free(text);
+        text = NULL;
+    }
     if (text && json_is_string(prefill)) {
+        r->route = ROUTE_NONE; /* the answer has begun */
         size_t n_more = json_string_length(prefill);
         text = reallocate(text, *n + n_more + 1, 1);
         memcpy(text + *n, json_string_value(prefill), n_more + 1);

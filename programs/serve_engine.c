@@ -4,9 +4,10 @@
  *   step = one token of every answer that is being written  +  up to a chunk of prompt tokens
  *
  * The chunk bounds how long running answers stand still while a long prompt is read: --prompt-chunk tokens
- * beside them, --batch-size without. Half of it goes to the request that has waited longest, the rest to
- * the shortest first, so that a short question beside a long document is answered soon and no one waits
- * forever. Requests are taken up in the order in which they came.
+ * beside them, --batch-size without, but then not more than twice of what the shortest prompt that is being
+ * read has left. Half of it goes to the request that has waited longest, the rest to the shortest first, so
+ * that a short question beside a long document is answered soon and no one waits forever. Requests are taken
+ * up in the order in which they came.
  */
 #include "serve_engine.h"
 
@@ -14,33 +15,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct engine {
-    struct server *server;
-    struct kvant_session *session;
-    struct lane *lanes; /* (n_parallel)                                            */
-    int n_lanes;
-    struct prefixes prefixes;
-    struct kvant_batch_entry *entries; /* (n_batch)                                             */
-    struct lane **asked;               /* (n_lanes) whose logits the step gives, in order         */
-    int n_asked;
-    float *logits;     /* (n_vocab) with biases and penalties                     */
-    bool *seen;        /* (n_vocab) false between calls                           */
-    kvant_token *ends; /* (n_ends) tokens that end an answer                      */
-    int n_ends;
-    double watched_s, published_s;
-};
-
-/* Sequences that the session can hold beside the lanes': prefixes. */
-#define PREFIXES_MAX 96
-#define WATCH_S      0.1
-#define PUBLISH_S    0.05
+#define WATCH_S   0.1
+#define PUBLISH_S 0.05
 
 static void lane_clear(struct lane *lane)
 {
     kvant_sampler_close(lane->sampler);
+    kvant_router_watch_close(lane->think.watch);
     free(lane->tokens);
     answer_clear(lane);
-    *lane = (struct lane){ .seq = -1 };
+    *lane = (struct lane){ .seq = -1, .think = { .first = -1, .last = -1 } };
 }
 
 int engine_open(struct server *s)
@@ -82,6 +66,7 @@ void engine_close(struct server *s)
     free(e->entries);
     free(e->logits);
     free(e->seen);
+    pieces_close(&e->pieces);
     free(e->ends);
     free(e);
     s->engine = NULL;
@@ -108,23 +93,6 @@ static void keep_sequence(struct engine *e, struct lane *lane)
                      s->options.cache_mib == 0 ? 0 : PREFIXES_MAX - 1);
     }
     lane->seq = -1;
-}
-
-static void lane_end(struct engine *e, struct lane *lane)
-{
-    struct server *s = e->server;
-    struct job *job = lane->job;
-    bool last = job->state.n_left == 1;
-    answer_end(s, lane);
-    keep_sequence(e, lane);
-    pthread_mutex_lock(&s->lock);
-    s->metrics.predicted_tokens += lane->n_predicted;
-    s->metrics.predicted_s += clock_s() - lane->first_s;
-    if ((int64_t)lane->n_done > s->metrics.n_tokens_max) s->metrics.n_tokens_max = (int64_t)lane->n_done;
-    if (last) s->metrics.n_processing--;
-    pthread_mutex_unlock(&s->lock);
-    lane_clear(lane);
-    if (last) job_release(job);
 }
 
 static bool is_embed(const struct job *job)
@@ -233,6 +201,7 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     size_t n = r->prompt_lengths[prompt];
     int64_t room = s->n_ctx - (int64_t)n;
     *lane = (struct lane){ .job = job,
+                           .slot = (int)(lane - e->lanes),
                            .choice = choice,
                            .prompt = prompt,
                            .seq = -1,
@@ -240,7 +209,8 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
                            .n_prompt = n,
                            .n_tokens = n,
                            .cap_tokens = n + 256,
-                           .started_s = clock_s() };
+                           .started_s = clock_s(),
+                           .think = { .undecided = r->route != ROUTE_NONE, .first = -1, .last = -1 } };
     lane->n_predict_max = r->n_predict < 0 || r->n_predict > room ? room : r->n_predict;
     lane->tokens = allocate(lane->cap_tokens, sizeof *lane->tokens);
     memcpy(lane->tokens, r->prompts[prompt], n * sizeof *lane->tokens);
@@ -249,10 +219,12 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     if (kvant_sampler_open(&lane->sampler, s->info.n_vocab, &sampler, &err) != KVANT_OK)
         return api_fail_library(error, &err);
     answer_begin(s, lane);
-    for (int i = 0; i < e->n_lanes; i++)
-        if (e->lanes[i].job == job && e->lanes[i].prompt == prompt && &e->lanes[i] != lane && !lane->leader &&
-            !e->lanes[i].leader)
-            lane->leader = &e->lanes[i];
+    for (int i = 0; i < e->n_lanes && !lane->leader; i++) {
+        struct lane *other = &e->lanes[i];
+        bool reads = other->n_predicted == 0 && !other->finish; /* the prompt, for both */
+        if (other->job == job && other->prompt == prompt && other != lane && !other->leader && reads)
+            lane->leader = other;
+    }
     if (lane->leader) return true;
     if (r->cache_prompt) take_prefix(e, lane);
     if (lane->seq < 0 && !open_sequence(e, lane, &err)) return api_fail_library(error, &err);
@@ -263,18 +235,50 @@ static bool lane_begin(struct engine *e, struct lane *lane, struct job *job, int
     return true;
 }
 
+/* A lane that is free takes the next answer of its job: a request may ask for more than there are lanes. */
+static void begin_next(struct engine *e, struct lane *lane, struct job *job)
+{
+    struct api_error error;
+    if (job->state.n_begun == job->request.n_prompts * job->request.n_choices) return;
+    if (!lane_begin(e, lane, job, job->state.n_begun++, &error)) job_drop(e, job, &error);
+}
+
+/* What the cache says of an answer; of one that it does not hold, nothing. */
+static void read_confidence(struct engine *e, struct lane *lane)
+{
+    struct kvant_coe none = { .r = NAN, .c = NAN };
+    bool ok = lane->job->request.wants_confidence && lane->seq >= 0 &&
+              kvant_score_sequence(e->session, lane->seq, (int64_t)lane->n_prompt - 1, 0, NULL,
+                                   &lane->coe_tokens, &lane->coe_layers, NULL) == KVANT_OK;
+    if (!ok) lane->coe_tokens = lane->coe_layers = none;
+}
+
+static void lane_end(struct engine *e, struct lane *lane)
+{
+    struct server *s = e->server;
+    struct job *job = lane->job;
+    bool last = job->state.n_left == 1;
+    read_confidence(e, lane);
+    answer_end(s, lane);
+    keep_sequence(e, lane);
+    pthread_mutex_lock(&s->lock);
+    s->metrics.predicted_tokens += lane->n_predicted;
+    s->metrics.predicted_s += clock_s() - lane->first_s;
+    if ((int64_t)lane->n_done > s->metrics.n_tokens_max) s->metrics.n_tokens_max = (int64_t)lane->n_done;
+    if (last) s->metrics.n_processing--;
+    pthread_mutex_unlock(&s->lock);
+    lane_clear(lane);
+    if (last)
+        job_release(job);
+    else
+        begin_next(e, lane, job);
+}
+
 static int free_lanes(const struct engine *e)
 {
     int n = 0;
     for (int i = 0; i < e->n_lanes; i++) n += !e->lanes[i].job;
     return n;
-}
-
-/* Lanes that a job needs from the start. */
-static int lanes_needed(const struct job *job)
-{
-    if (job->kind != JOB_ANSWER) return 0;
-    return is_embed(job) ? 1 : job->request.n_prompts * job->request.n_choices;
 }
 
 /* Gives the next text of a job to a lane. False: the job is dropped. */
@@ -362,80 +366,13 @@ static void job_begin(struct engine *e, struct job *job)
         embed_begin(e, &e->lanes[i], job);
         return;
     }
-    for (int choice = 0; choice < n; choice++) {
+    int n_free = free_lanes(e);
+    for (int k = n < n_free ? n : n_free; k > 0; k--) { /* the others follow in the same lanes */
         while (e->lanes[i].job) i++;
-        if (lane_begin(e, &e->lanes[i], job, choice, &error)) continue;
+        if (lane_begin(e, &e->lanes[i], job, job->state.n_begun++, &error)) continue;
         job_drop(e, job, &error);
         return;
     }
-}
-
-/* -------------------------------------------------------------------------------------------- slot files -- */
-
-static void slot_save(struct engine *e, struct job *job)
-{
-    struct kvant_error err;
-    struct api_error error;
-    double started_s = clock_s();
-    const struct prefix *p = prefixes_of_slot(&e->prefixes, job->slot);
-    size_t n_bytes = 0;
-    if (!p) {
-        API_BAD(&error, NULL, "slot %d holds nothing to save", job->slot);
-        job_finish_error(job, &error);
-    } else if (kvant_sequence_save(e->session, p->seq, p->tokens, p->n_tokens, job->path, &n_bytes, &err) !=
-               KVANT_OK) {
-        api_fail_library(&error, &err);
-        job_finish_error(job, &error);
-    } else
-        job_finish_json(job, 200,
-                        json_pack("{s:i, s:s, s:I, s:I, s:{s:f}}", "id_slot", job->slot, "filename",
-                                  job->name, "n_saved", (json_int_t)p->n_tokens, "n_written",
-                                  (json_int_t)n_bytes, "timings", "save_ms", 1e3 * (clock_s() - started_s)));
-    job_release(job);
-}
-
-static void slot_restore(struct engine *e, struct job *job)
-{
-    const struct server *s = e->server;
-    struct kvant_error err;
-    struct api_error error;
-    double started_s = clock_s();
-    struct prefix entry = { .seq = -1, .slot = job->slot };
-    size_t n_bytes = 0;
-    kvant_status status = KVANT_ERR_MISMATCH;
-    entry.tokens = allocate((size_t)s->n_ctx, sizeof *entry.tokens);
-    while (e->prefixes.n >= PREFIXES_MAX - 1) prefixes_evict(&e->prefixes, e->session);
-    for (entry.plan = 0; entry.plan < s->n_plans;
-         entry.plan++) { /* the file says which of the plans it is of */
-        status = kvant_sequence_restore(e->session, s->plans[entry.plan].plan, s->n_ctx, job->path,
-                                        &entry.seq, entry.tokens, (size_t)s->n_ctx, &entry.n_tokens, &n_bytes,
-                                        &err);
-        if (status != KVANT_ERR_MISMATCH) break;
-    }
-    if (status != KVANT_OK) {
-        free(entry.tokens);
-        if (status == KVANT_ERR_IO || status == KVANT_ERR_SPACE)
-            API_BAD(&error, "filename", "%s", err.message);
-        else
-            api_fail_library(&error, &err);
-        job_finish_error(job, &error);
-    } else {
-        size_t n = entry.n_tokens;
-        prefixes_erase(&e->prefixes, e->session, job->slot);
-        prefixes_add(&e->prefixes, e->session, entry, -1, PREFIXES_MAX - 1);
-        job_finish_json(job, 200,
-                        json_pack("{s:i, s:s, s:I, s:I, s:{s:f}}", "id_slot", job->slot, "filename",
-                                  job->name, "n_restored", (json_int_t)n, "n_read", (json_int_t)n_bytes,
-                                  "timings", "restore_ms", 1e3 * (clock_s() - started_s)));
-    }
-    job_release(job);
-}
-
-static void slot_erase(struct engine *e, struct job *job)
-{
-    int64_t n = prefixes_erase(&e->prefixes, e->session, job->slot);
-    job_finish_json(job, 200, json_pack("{s:i, s:I}", "id_slot", job->slot, "n_erased", (json_int_t)n));
-    job_release(job);
 }
 
 static void take_up(struct engine *e, struct job *job)
@@ -454,8 +391,7 @@ static struct job *next_job(struct engine *e)
     struct server *s = e->server;
     struct job *job = s->queue;
     if (!job) return NULL;
-    int n = lanes_needed(job);
-    if (n > free_lanes(e) && !job->cancelled && n <= e->n_lanes) return NULL;
+    if (job->kind == JOB_ANSWER && free_lanes(e) == 0 && !job->cancelled) return NULL;
     s->queue = job->next;
     if (!s->queue) s->queue_end = &s->queue;
     s->n_queued--;
@@ -465,7 +401,6 @@ static struct job *next_job(struct engine *e)
 static void admit(struct engine *e)
 {
     struct server *s = e->server;
-    struct api_error error;
     for (;;) {
         pthread_mutex_lock(&s->lock);
         struct job *job = next_job(e);
@@ -474,11 +409,6 @@ static void admit(struct engine *e)
         if (!job) return;
         if (job->cancelled) {
             job_finish(job, 499);
-            job_release(job);
-        } else if (lanes_needed(job) > e->n_lanes) {
-            API_BAD(&error, "n", "%d answers in one request; this server writes %d at a time (--parallel)",
-                    lanes_needed(job), e->n_lanes);
-            job_finish_error(job, &error);
             job_release(job);
         } else
             take_up(e, job);
@@ -522,6 +452,17 @@ static struct lane *choose_reader(struct engine *e, bool oldest, const struct la
     return best;
 }
 
+static bool several_jobs(const struct engine *e)
+{
+    const struct job *one = NULL;
+    for (int i = 0; i < e->n_lanes; i++) {
+        if (!is_reading(&e->lanes[i])) continue;
+        if (one && e->lanes[i].job != one) return true;
+        one = e->lanes[i].job;
+    }
+    return false;
+}
+
 static size_t fill_step(struct engine *e)
 {
     const struct serve_options *o = &e->server->options;
@@ -532,8 +473,13 @@ static size_t fill_step(struct engine *e)
     size_t budget = (size_t)(n > 0 ? o->prompt_chunk : o->n_batch);
     if (budget > (size_t)o->n_batch - n) budget = (size_t)o->n_batch - n;
     bool several = false;
-    struct lane *first = choose_reader(e, true, NULL);
+    struct lane *first = choose_reader(e, true, NULL), *shortest = choose_reader(e, false, NULL);
     if (first) several = choose_reader(e, false, first) != NULL;
+    if (n == 0 && several_jobs(e)) { /* who is nearly read does not wait for much that others read beside */
+        size_t least = 2 * (shortest->n_prompt - shortest->n_done);
+        if (least < (size_t)o->prompt_chunk) least = (size_t)o->prompt_chunk;
+        if (budget > least) budget = least;
+    }
     for (struct lane *lane = first; lane && budget > 0; lane = choose_reader(e, false, NULL)) {
         size_t left = lane->n_prompt - lane->n_done,
                share = lane == first && several ? (budget + 1) / 2 : budget;
@@ -546,11 +492,12 @@ static size_t fill_step(struct engine *e)
 }
 
 /* Logits as the request wants them; the unmodified ones when it wants nothing special. */
-static const float *adjust(struct engine *e, const struct lane *lane, const float *logits)
+static const float *adjust(struct engine *e, struct lane *lane, const float *logits)
 {
     const struct request *r = &lane->job->request;
     bool penalties = r->presence_penalty != 0.0f || r->frequency_penalty != 0.0f;
-    if (!penalties && r->n_bias == 0 && !r->ignore_eos) return logits;
+    bool json = json_wanted(lane);
+    if (!penalties && r->n_bias == 0 && !r->ignore_eos && !json) return logits;
     memcpy(e->logits, logits, (size_t)e->server->info.n_vocab * sizeof *logits);
     for (int i = 0; i < r->n_bias; i++) e->logits[r->bias[i].token] += r->bias[i].bias;
     for (size_t i = lane->n_prompt; i < lane->n_tokens && penalties; i++) {
@@ -560,6 +507,7 @@ static const float *adjust(struct engine *e, const struct lane *lane, const floa
     }
     for (size_t i = lane->n_prompt; i < lane->n_tokens && penalties; i++) e->seen[lane->tokens[i]] = false;
     for (int i = 0; i < e->n_ends && r->ignore_eos; i++) e->logits[e->ends[i]] = -INFINITY;
+    if (json && !json_bar(e->server, &e->pieces, lane, e->logits)) return NULL;
     return e->logits;
 }
 
@@ -568,8 +516,11 @@ static void write_token(struct engine *e, struct lane *lane, const float *logits
 {
     const struct server *s = e->server;
     if (lane->n_predicted == 0) lane->first_s = clock_s();
-    kvant_token id = kvant_sampler_next(lane->sampler, adjust(e, lane, logits), NULL);
-    if (kvant_token_is_end(s->model, id)) {
+    const float *adjusted = adjust(e, lane, logits);
+    bool json = json_wanted(lane), closed = false;
+    kvant_token id = adjusted ? kvant_sampler_next(lane->sampler, adjusted, NULL) : -1;
+    bool fits = id >= 0 && (!json || json_take(&e->pieces, lane, id, &closed));
+    if (!fits || kvant_token_is_end(s->model, id)) {
         lane->finish = "stop";
         lane->stop_type = "eos";
         return;
@@ -580,6 +531,10 @@ static void write_token(struct engine *e, struct lane *lane, const float *logits
                                   sizeof *lane->tokens);
     lane->tokens[lane->n_tokens++] = id;
     answer_token(s, lane, id, logits);
+    if (closed && !lane->finish) {
+        lane->finish = "stop";
+        lane->stop_type = "eos";
+    }
     if (!lane->finish && lane->n_predicted >= lane->n_predict_max) {
         lane->finish = "length";
         lane->stop_type = "limit";
@@ -597,9 +552,10 @@ static void release_followers(struct engine *e, struct lane *leader, const float
         lane->started_s = leader->started_s;
         do lane->seq = fork_sequence(e, leader->seq);
         while (lane->seq < 0 && prefixes_evict(&e->prefixes, e->session));
-        if (lane->seq < 0) {
-            struct api_error error;
-            api_fail(&error, 503, "unavailable_error", NULL, "no memory for another answer");
+        struct api_error error;
+        bool ok = lane->seq >= 0 ||
+                  api_fail(&error, 503, "unavailable_error", NULL, "no memory for another answer");
+        if (!ok || !think_follow(e->server, e->session, lane, leader, &error)) {
             job_drop(e, lane->job, &error);
             return;
         }
@@ -608,12 +564,25 @@ static void release_followers(struct engine *e, struct lane *leader, const float
     }
 }
 
+/* Whether a token can be chosen now. It cannot where the router puts others before it, or where it failed. */
+static bool may_write(struct engine *e, struct lane *lane)
+{
+    struct api_error error;
+    bool ok = true, waits = lane->think.undecided;
+    if (waits)
+        ok = think_decide(e->server, e->session, lane, &error);
+    else if (lane->think.watch && lane->n_predicted > 0)
+        ok = think_turn_over(e->server, lane, &waits, &error);
+    if (!ok) job_drop(e, lane->job, &error);
+    return ok && !(waits && lane->n_done < lane->n_tokens);
+}
+
 static void write_tokens(struct engine *e)
 {
     for (int i = 0; i < e->n_asked; i++) {
         struct lane *lane = e->asked[i];
         const float *logits = kvant_session_logits(e->session, i);
-        if (!lane->job || !logits) continue;
+        if (!lane->job || !logits || !may_write(e, lane)) continue;
         if (lane->n_predicted == 0) release_followers(e, lane, logits);
         if (!lane->job) continue;
         if (lane->n_predict_max > 0)

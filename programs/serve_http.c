@@ -29,6 +29,8 @@ struct exchange {
     int slot;
     int status;
     char method[8], path[128];
+    char name[256]; /* {id} of a model                     */
+    char allow[32]; /* methods of the path                 */
 };
 
 /* Connections in the order in which they were opened, to find those that send too slowly. */
@@ -79,7 +81,7 @@ static enum MHD_Result send_bytes(struct server *s, struct MHD_Connection *c, st
     if (!response) return MHD_NO;
     MHD_add_response_header(response, "Content-Type", type);
     if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
-    if (status == 405) MHD_add_response_header(response, "Allow", "GET, POST");
+    if (x->allow[0]) MHD_add_response_header(response, "Allow", x->allow);
     if (status == 503) MHD_add_response_header(response, "Retry-After", "1");
     add_headers(s, response);
     enum MHD_Result result = MHD_queue_response(c, (unsigned)status, response);
@@ -100,23 +102,23 @@ static enum MHD_Result send_json(struct server *s, struct MHD_Connection *c, str
     return result;
 }
 
-static enum MHD_Result send_error(struct server *s, struct MHD_Connection *c, struct exchange *x,
-                                  const struct api_error *e)
+static void count_error(struct server *s)
 {
     pthread_mutex_lock(&s->lock);
     s->metrics.n_errors++;
     pthread_mutex_unlock(&s->lock);
+}
+
+static enum MHD_Result send_error(struct server *s, struct MHD_Connection *c, struct exchange *x,
+                                  const struct api_error *e)
+{
+    count_error(s);
     return send_json(s, c, x, e->status, api_error_json(e));
 }
 
 static json_t *parse_body(const struct exchange *x, struct api_error *e)
 {
-    json_error_t error;
-    json_t *body = json_loadb(x->body ? x->body : "", x->n_body, JSON_REJECT_DUPLICATES, &error);
-    if (!body)
-        API_BAD(e, NULL, "the body is not JSON: line %d, column %d: %s", error.line, error.column,
-                error.text);
-    return body;
+    return api_parse(x->body ? x->body : "", x->n_body, e);
 }
 
 /* --------------------------------------------------------------------------------------------- streaming -- */
@@ -182,6 +184,7 @@ static enum MHD_Result submit(struct server *s, struct MHD_Connection *c, struct
         api_fail(&e, 503, "unavailable_error", NULL,
                  s->stopping ? "the server is stopping" : "too many requests are waiting");
         if (stream) return send_error(s, c, x, &e);
+        count_error(s);
         job_finish_error(job, &e);
         return MHD_YES;
     }
@@ -215,6 +218,16 @@ static enum MHD_Result on_health(struct server *s, struct MHD_Connection *c, str
 static enum MHD_Result on_models(struct server *s, struct MHD_Connection *c, struct exchange *x)
 {
     return send_json(s, c, x, 200, api_models(s));
+}
+
+static enum MHD_Result on_model(struct server *s, struct MHD_Connection *c, struct exchange *x)
+{
+    struct api_error e;
+    json_t *model = api_model(s, x->name);
+    if (model) return send_json(s, c, x, 200, model);
+    api_fail(&e, 404, "not_found_error", "model", "there is no model '%.100s'; this server has %.200s",
+             x->name, s->name);
+    return send_error(s, c, x, &e);
 }
 
 static enum MHD_Result on_props(struct server *s, struct MHD_Connection *c, struct exchange *x)
@@ -295,18 +308,6 @@ static enum MHD_Result on_missing(struct server *s, struct MHD_Connection *c, st
     return send_error(s, c, x, &e);
 }
 
-/* A plain name: nothing that could leave the folder. */
-static bool is_file_name(const char *name)
-{
-    size_t n = name ? strlen(name) : 0;
-    if (n == 0 || n > 200 || name[0] == '.') return false;
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)name[i];
-        if (c < 0x20 || c == 0x7f || c == '/' || c == '\\' || c == ':') return false;
-    }
-    return true;
-}
-
 static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, struct exchange *x,
                                 const char *action, struct api_error *e)
 {
@@ -320,9 +321,8 @@ static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, stru
     job->slot = x->slot;
     if (kind != JOB_SLOT_ERASE) {
         json_t *body = parse_body(x, e);
-        const char *name = json_string_value(json_object_get(body, "filename"));
-        bool ok = body && is_file_name(name);
-        if (body && !ok) API_BAD(e, "filename", "filename must be a plain name without folders");
+        const char *name = body ? api_file_name(body, e) : NULL;
+        bool ok = name != NULL;
         if (ok && asprintf(&job->path, "%s/%s", s->options.slot_path, name) < 0) job->path = NULL;
         if (ok) job->name = strdup(name);
         json_decref(body);
@@ -358,6 +358,7 @@ static const struct route routes[] = {
     { "GET", "/v1/health", on_health, true, 0 },
     { "GET", "/v1/models", on_models, true, 0 },
     { "GET", "/models", on_models, true, 0 },
+    { "GET", "/v1/models/{id}", on_model, true, 0 },
     { "GET", "/props", on_props, false, 0 },
     { "GET", "/slots", on_slots, false, 0 },
     { "GET", "/metrics", on_metrics, false, 0 },
@@ -388,12 +389,19 @@ static bool find_route(struct exchange *x, const char *url, const char *method, 
             path = "/slots/{id}";
         }
     }
+    if (strncmp(url, "/v1/models/", 11) == 0 && url[11] && strlen(url + 11) < sizeof x->name) {
+        strcpy(x->name, url + 11);
+        path = "/v1/models/{id}";
+    }
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
         if (strcmp(routes[i].path, path) != 0) continue;
         known = true;
+        snprintf(x->allow, sizeof x->allow, "%s, OPTIONS",
+                 strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : "POST");
         bool head = strcmp(method, "HEAD") == 0 && strcmp(routes[i].method, "GET") == 0;
         if (strcmp(routes[i].method, method) != 0 && !head) continue;
         x->route = &routes[i];
+        x->allow[0] = '\0';
         return true;
     }
     if (known) return api_fail(e, 405, "invalid_request_error", NULL, "%s does not take %.8s", path, method);
@@ -449,11 +457,19 @@ static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const c
         if ((unsigned char)*p < 0x20 || (unsigned char)*p > 0x7e) *p = '?';
     *context = x;
     const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
-    if (strcmp(method, "OPTIONS") == 0 && s->options.cors)
+    bool found = find_route(x, url, method, &e);
+    if (!found && x->allow[0] &&
+        strcmp(method, "OPTIONS") == 0) /* its methods; with --cors-origins, who may ask */
         return send_bytes(s, c, x, 204, "text/plain", "", 0);
-    if (!find_route(x, url, method, &e)) return send_error(s, c, x, &e);
+    if (!found) return send_error(s, c, x, &e);
     if (!x->route->is_open && !has_key(s, c)) {
         api_fail(&e, 401, "authentication_error", NULL, "the API key is missing or wrong");
+        return send_error(s, c, x, &e);
+    }
+    const char *encoding = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Encoding");
+    if (encoding && strcasecmp(encoding, "identity") != 0) {
+        api_fail(&e, 415, "invalid_request_error", NULL,
+                 "Content-Encoding %.40s is not read; send the body as it is", encoding);
         return send_error(s, c, x, &e);
     }
     /* What is a little too large is read and dropped, so that the client reads why. */

@@ -5,16 +5,25 @@
 #include "json.h"
 #include "serve.h"
 
-json_t *api_models(struct server *s)
+static json_t *model_json(const struct server *s)
 {
     const struct kvant_model_info *m = &s->info;
     json_t *meta = json_pack("{s:s, s:i, s:i, s:i, s:I, s:I}", "vocab_type", m->tokenizer, "n_vocab",
                              m->n_vocab, "n_ctx_train", m->n_ctx_train, "n_embd", m->n_embd, "n_params",
                              (json_int_t)m->n_params, "size", (json_int_t)m->weights_bytes);
-    json_t *model = json_pack("{s:s, s:s, s:I, s:s, s:I, s:o}", "id", s->name, "object", "model", "created",
-                              (json_int_t)s->started_s, "owned_by", "kvant", "max_model_len",
-                              (json_int_t)s->n_ctx, "meta", meta);
-    return json_pack("{s:s, s:[o]}", "object", "list", "data", model);
+    return json_pack("{s:s, s:s, s:I, s:s, s:I, s:o}", "id", s->name, "object", "model", "created",
+                     (json_int_t)s->started_s, "owned_by", "kvant", "max_model_len", (json_int_t)s->n_ctx,
+                     "meta", meta);
+}
+
+json_t *api_models(struct server *s)
+{
+    return json_pack("{s:s, s:[o]}", "object", "list", "data", model_json(s));
+}
+
+json_t *api_model(struct server *s, const char *name)
+{
+    return strcmp(name, s->name) == 0 ? model_json(s) : NULL;
 }
 
 /* Layers × bits of a plan, for the page. */
@@ -38,6 +47,17 @@ static json_t *plan_json(const struct server *s, int i)
                      kvant_plan_name(plan), "page_bits", memory.page_bits, "true_bits", memory.true_bits,
                      "bytes_per_token", memory.bytes_per_token, "bytes_full", (json_int_t)memory.total_bytes,
                      "tables_bytes", (json_int_t)memory.tables_bytes, "layers", layers);
+}
+
+static json_t *router_json(const struct server *s)
+{
+    struct kvant_router_info info;
+    const struct think_flags *f = &s->options.think;
+    if (!s->router) return json_null();
+    kvant_router_get_info(s->router, &info);
+    return json_pack("{s:s, s:f, s:f, s:I, s:i, s:[i, i]}", "modes", info.modes, "threshold", f->threshold,
+                     "margin", f->margin, "every", (json_int_t)f->every, "window", info.window, "layers",
+                     info.layer_first, info.layer_first + info.n_layers - 1);
 }
 
 json_t *api_props(struct server *s)
@@ -68,6 +88,7 @@ json_t *api_props(struct server *s)
     json_object_set_new(out, "build_info", json_string("kvant " KVANT_VERSION));
     json_object_set_new(out, "is_sleeping", json_false());
     json_object_set_new(out, "kv", kv);
+    json_object_set_new(out, "router", router_json(s));
     json_object_set_new(out, "model",
                         json_pack("{s:s, s:s, s:i, s:i, s:i, s:s, s:s}", "architecture", m->architecture,
                                   "quantization", m->quantization, "n_layer", m->n_layer, "n_head_kv",

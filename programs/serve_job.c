@@ -50,6 +50,7 @@ void request_close(struct request *r)
     free(r->prompts);
     free(r->prompt_lengths);
     free(r->prompt_text);
+    for (int i = 0; i < SERVE_CHOICES_MAX; i++) free(r->echoes[i]);
     for (int i = 0; i < r->n_stops; i++) free(r->stops[i]);
     *r = (struct request){ 0 };
 }
@@ -133,7 +134,7 @@ void job_finish(struct job *job, int status)
 
 void job_finish_json(struct job *job, int status, json_t *value)
 {
-    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
+    char *text = value ? json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(value);
     if (!text) {
         static const char failed[] =

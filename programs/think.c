@@ -3,6 +3,34 @@
 #include <stdlib.h>
 #include <string.h>
 
+int think_router_open(struct kvant_router **router, struct modes *modes, const struct kvant_model *model,
+                      const struct think_flags *flags)
+{
+    struct kvant_error err;
+    struct kvant_router_info info;
+    const char *path = flags->router_path;
+    if (kvant_router_open(router, model, path, &err) != KVANT_OK) return fail(&err);
+    kvant_router_get_info(*router, &info);
+    if (info.hidden) return fail_text("%s was trained on hidden states, which no cache holds", path);
+    int code = modes_open(modes, model, flags->modes);
+    if (code == EXIT_OK && strcmp(modes->name, info.modes) != 0)
+        code = fail_text("%s was trained with the modes %s, not %s; give --modes %s", path, info.modes,
+                         modes->name, info.modes);
+    return code;
+}
+
+int think_first(const struct think_flags *f, double d)
+{
+    return d > f->threshold ? MODE_SLOW : MODE_FAST;
+}
+
+int think_turn(const struct think_flags *f, int mode, double d)
+{
+    if (mode == MODE_SLOW && d < f->threshold - f->margin) return MODE_FAST;
+    if (mode == MODE_FAST && d > f->threshold + f->margin) return MODE_SLOW;
+    return -1;
+}
+
 struct thinker {
     struct generator *g;
     const struct modes *modes;
@@ -44,8 +72,7 @@ static kvant_status turn_wanted(struct thinker *t, int64_t n_part, int *mode, st
     if (f->every == 0 || t->account->turned || n_part % f->every != 0) return KVANT_OK;
     kvant_status status = look(t, &d, &n_window, err);
     if (status != KVANT_OK) return status;
-    if (t->mode == MODE_SLOW && d < f->threshold - f->margin) *mode = MODE_FAST;
-    if (t->mode == MODE_FAST && d > f->threshold + f->margin) *mode = MODE_SLOW;
+    *mode = think_turn(f, t->mode, d);
     if (*mode >= 0) t->account->d_turn = d;
     return KVANT_OK;
 }
@@ -90,7 +117,7 @@ static kvant_status think(struct thinker *t, int64_t n_predict, struct kvant_err
     int turn = -1;
     kvant_status status = look(t, &a->d_first, &a->n_window, err);
     if (status != KVANT_OK) return status;
-    t->mode = a->first = a->last = a->d_first > t->flags->threshold ? MODE_SLOW : MODE_FAST;
+    t->mode = a->first = a->last = think_first(t->flags, a->d_first);
     a->n_prefix = (int64_t)t->modes->begin[t->mode].n;
     status = force(t, &t->modes->begin[t->mode], false, err);
     int64_t n = 0;

@@ -25,6 +25,16 @@ struct think_flags {
     {"--think-every", OPTION_INT, "N", &(f)->every,                                                               \
      "look again after so many tokens, for at most one turn;\n0 = decide once; default 1", 0, 1e6}
 
+/* The router of the flags, and the modes that it was trained with: it chooses between no others. Prints what
+ * fails. */
+int think_router_open(struct kvant_router **router, struct modes *modes, const struct kvant_model *model,
+                      const struct think_flags *flags);
+
+/* The mode for a difficulty at the prompt's end; the one that an answer in `mode` turns to at a later one,
+ * -1: none. */
+int think_first(const struct think_flags *flags, double d);
+int think_turn(const struct think_flags *flags, int mode, double d);
+
 /* Every token, where it went. answer = kept + forced + second; generated = kept + discarded + second. */
 struct think_account {
     int first, last;          /* modes */

@@ -21,6 +21,7 @@ static inline struct stride_ahead ahead_in_steps(const struct kv_ahead *a, int n
  * 1.11 times as fast as by way of the second level (AVX-512, alternating runs), fewer bits no slower. */
 static inline void ahead_step(struct stride_ahead *a)
 {
+    if (a->share == 0) return; /* nothing is to come: no address to add to */
     const uint8_t *end = a->at + a->share;
     for (; a->at < end; a->at += 64)
         if (a->at < a->end) __builtin_prefetch(a->at, 0, 3);

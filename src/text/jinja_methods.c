@@ -122,7 +122,15 @@ bool kv_jcall_function(ev e, int index, const struct kv_jargs *args, struct kv_j
 
 /* ---------------------------------------------------------------------------------------- methods of str -- */
 
-typedef bool method_fn(ev e, val of, const struct kv_jargs *args, struct kv_jval *out);
+/* Kin share a function and differ by `variant`. */
+struct method {
+    enum kv_jkind kind;
+    const char *name;
+    bool (*call)(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out);
+    int variant;
+};
+
+enum { LEFT = 1, RIGHT = 2, BOTH = LEFT | RIGHT };
 
 static bool in_set(struct kv_jstr set, const char *s, size_t n)
 {
@@ -151,30 +159,15 @@ static struct kv_jval strip(struct kv_jstr s, const struct kv_jstr *set, bool le
     return kv_jval_str(s.s, s.n);
 }
 
-static bool strip_sides(ev e, val of, const struct kv_jargs *args, bool left, bool right, struct kv_jval *out)
+static bool s_strip(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr set;
-    if (!kv_jbind(e, "strip", "chars", args, slots)) return false;
+    if (!kv_jbind(e, m->name, "chars", args, slots)) return false;
     bool given = slots[0] && slots[0]->kind != KV_J_NONE;
-    if (given && !kv_jarg_text(e, "strip", slots[0], &set)) return false;
-    *out = strip(of->s, given ? &set : NULL, left, right);
+    if (given && !kv_jarg_text(e, m->name, slots[0], &set)) return false;
+    *out = strip(of->s, given ? &set : NULL, m->variant & LEFT, m->variant & RIGHT);
     return true;
-}
-
-static bool s_strip(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return strip_sides(e, of, args, true, true, out);
-}
-
-static bool s_lstrip(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return strip_sides(e, of, args, true, false, out);
-}
-
-static bool s_rstrip(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return strip_sides(e, of, args, false, true, out);
 }
 
 enum casing { CASE_UPPER, CASE_LOWER, CASE_CAPITALIZE, CASE_TITLE };
@@ -202,28 +195,10 @@ static bool recase(ev e, struct kv_jstr s, enum casing casing, struct kv_jval *o
     return kv_jspend(e, s.n / 16) && kv_jbuf_end(e, &b, out);
 }
 
-static bool s_upper(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool s_recase(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
-    return kv_jbind(e, "upper", "", args, slots) && recase(e, of->s, CASE_UPPER, out);
-}
-
-static bool s_lower(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    return kv_jbind(e, "lower", "", args, slots) && recase(e, of->s, CASE_LOWER, out);
-}
-
-static bool s_capitalize(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    return kv_jbind(e, "capitalize", "", args, slots) && recase(e, of->s, CASE_CAPITALIZE, out);
-}
-
-static bool s_title(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    return kv_jbind(e, "title", "", args, slots) && recase(e, of->s, CASE_TITLE, out);
+    return kv_jbind(e, m->name, "", args, slots) && recase(e, of->s, (enum casing)m->variant, out);
 }
 
 static bool at_edge(struct kv_jstr s, struct kv_jstr part, bool end)
@@ -231,56 +206,35 @@ static bool at_edge(struct kv_jstr s, struct kv_jstr part, bool end)
     return part.n <= s.n && memcmp(end ? s.s + s.n - part.n : s.s, part.s, part.n) == 0;
 }
 
-static bool edge_test(ev e, val of, const struct kv_jargs *args, bool end, struct kv_jval *out)
+static bool s_edge(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr part;
-    const char *what = end ? "endswith" : "startswith";
-    bool found = false;
-    if (!kv_jbind(e, what, "prefix", args, slots)) return false;
+    bool found = false, end = m->variant == RIGHT;
+    if (!kv_jbind(e, m->name, "prefix", args, slots)) return false;
     if (slots[0] && slots[0]->kind == KV_J_TUPLE) {
         for (size_t i = 0; i < slots[0]->list->n && !found; i++) {
-            if (!kv_jarg_text(e, what, &slots[0]->list->items[i], &part)) return false;
+            if (!kv_jarg_text(e, m->name, &slots[0]->list->items[i], &part)) return false;
             found = at_edge(of->s, part, end);
         }
     } else {
-        if (!kv_jarg_text(e, what, slots[0], &part)) return false;
+        if (!kv_jarg_text(e, m->name, slots[0], &part)) return false;
         found = at_edge(of->s, part, end);
     }
     *out = kv_jval_bool(found);
     return true;
 }
 
-static bool s_startswith(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return edge_test(e, of, args, false, out);
-}
-
-static bool s_endswith(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return edge_test(e, of, args, true, out);
-}
-
-static bool remove_edge(ev e, val of, const struct kv_jargs *args, bool end, struct kv_jval *out)
+static bool s_remove(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr part;
-    if (!kv_jbind(e, "removeprefix", "prefix", args, slots) ||
-        !kv_jarg_text(e, "removeprefix", slots[0], &part))
+    bool end = m->variant == RIGHT;
+    if (!kv_jbind(e, m->name, "prefix", args, slots) || !kv_jarg_text(e, m->name, slots[0], &part))
         return false;
     size_t cut = at_edge(of->s, part, end) ? part.n : 0;
     *out = kv_jval_str(of->s.s + (end ? 0 : cut), of->s.n - cut);
     return true;
-}
-
-static bool s_removeprefix(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return remove_edge(e, of, args, false, out);
-}
-
-static bool s_removesuffix(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return remove_edge(e, of, args, true, out);
 }
 
 static bool add_piece(ev e, struct kv_jval *list, const char *s, size_t n)
@@ -332,12 +286,13 @@ static bool split_text(ev e, struct kv_jstr s, struct kv_jstr sep, int64_t most,
     return true;
 }
 
-static bool split(ev e, val of, const struct kv_jargs *args, bool from_right, struct kv_jval *out)
+static bool s_split(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr sep;
     int64_t most;
-    if (!kv_jbind(e, "split", "sep maxsplit", args, slots) || !kv_jarg_int(e, "split", slots[1], -1, &most))
+    bool from_right = m->variant == RIGHT;
+    if (!kv_jbind(e, m->name, "sep maxsplit", args, slots) || !kv_jarg_int(e, m->name, slots[1], -1, &most))
         return false;
     if (!kv_jlist_new(&e->arena, KV_J_LIST, out)) return kv_jfail_memory(e);
     if (!kv_jspend(e, of->s.n / 16)) return false;
@@ -346,27 +301,17 @@ static bool split(ev e, val of, const struct kv_jargs *args, bool from_right, st
             return kv_jfail(e, KVANT_ERR_UNSUPPORTED, "rsplit by whitespace with a count");
         return split_space(e, of->s, most, out);
     }
-    if (!kv_jarg_text(e, "split", slots[0], &sep)) return false;
+    if (!kv_jarg_text(e, m->name, slots[0], &sep)) return false;
     if (sep.n == 0) return kv_jfail(e, KVANT_ERR_ARGUMENT, "split by an empty separator");
     return split_text(e, of->s, sep, most, from_right, out);
 }
 
-static bool s_split(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return split(e, of, args, false, out);
-}
-
-static bool s_rsplit(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return split(e, of, args, true, out);
-}
-
-static bool s_partition(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool s_partition(ev e, val of, const struct method *m, const struct kv_jargs *args,
+                        struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr sep;
-    if (!kv_jbind(e, "partition", "sep", args, slots) || !kv_jarg_text(e, "partition", slots[0], &sep))
-        return false;
+    if (!kv_jbind(e, m->name, "sep", args, slots) || !kv_jarg_text(e, m->name, slots[0], &sep)) return false;
     if (sep.n == 0) return kv_jfail(e, KVANT_ERR_ARGUMENT, "partition by an empty separator");
     if (!kv_jlist_new(&e->arena, KV_J_TUPLE, out)) return kv_jfail_memory(e);
     const char *at = memmem(of->s.s, of->s.n, sep.s, sep.n);
@@ -375,11 +320,12 @@ static bool s_partition(ev e, val of, const struct kv_jargs *args, struct kv_jva
            add_piece(e, out, at ? at + sep.n : "", at ? of->s.n - before - sep.n : 0);
 }
 
-static bool s_splitlines(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool s_splitlines(ev e, val of, const struct method *m, const struct kv_jargs *args,
+                         struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr s = of->s;
-    if (!kv_jbind(e, "splitlines", "keepends", args, slots)) return false;
+    if (!kv_jbind(e, m->name, "keepends", args, slots)) return false;
     if (slots[0] && kv_jval_truth(slots[0]))
         return kv_jfail(e, KVANT_ERR_UNSUPPORTED, "splitlines(keepends)");
     if (!kv_jlist_new(&e->arena, KV_J_LIST, out)) return kv_jfail_memory(e);
@@ -400,15 +346,14 @@ static bool s_splitlines(ev e, val of, const struct kv_jargs *args, struct kv_jv
     return true;
 }
 
-static bool s_replace(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool s_replace(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr old, new, s = of->s;
     int64_t most;
     struct kv_jbuf b = { .arena = &e->arena };
-    if (!kv_jbind(e, "replace", "old new count", args, slots) ||
-        !kv_jarg_text(e, "replace", slots[0], &old) || !kv_jarg_text(e, "replace", slots[1], &new) ||
-        !kv_jarg_int(e, "replace", slots[2], -1, &most))
+    if (!kv_jbind(e, m->name, "old new count", args, slots) || !kv_jarg_text(e, m->name, slots[0], &old) ||
+        !kv_jarg_text(e, m->name, slots[1], &new) || !kv_jarg_int(e, m->name, slots[2], -1, &most))
         return false;
     while (most != 0) {
         const char *at;
@@ -435,40 +380,30 @@ static bool s_replace(ev e, val of, const struct kv_jargs *args, struct kv_jval 
     return kv_jspend(e, of->s.n / 16) && kv_jbuf_end(e, &b, out);
 }
 
-static bool find(ev e, val of, const struct kv_jargs *args, bool last, struct kv_jval *out)
+static bool s_find(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr part;
-    if (!kv_jbind(e, "find", "sub", args, slots) || !kv_jarg_text(e, "find", slots[0], &part)) return false;
-    const char *at = last     ? find_last(of->s, part)
-                     : part.n ? memmem(of->s.s, of->s.n, part.s, part.n)
-                              : of->s.s;
+    if (!kv_jbind(e, m->name, "sub", args, slots) || !kv_jarg_text(e, m->name, slots[0], &part)) return false;
+    const char *at = m->variant == RIGHT ? find_last(of->s, part)
+                     : part.n            ? memmem(of->s.s, of->s.n, part.s, part.n)
+                                         : of->s.s;
     *out = kv_jval_int(at ? (int64_t)kv_jstr_runes((struct kv_jstr){ of->s.s, (size_t)(at - of->s.s) }) : -1);
     return true;
 }
 
-static bool s_find(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool s_index(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
-    return find(e, of, args, false, out);
-}
-
-static bool s_rfind(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return find(e, of, args, true, out);
-}
-
-static bool s_index(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    return find(e, of, args, false, out) &&
+    return s_find(e, of, m, args, out) &&
            (out->i >= 0 || kv_jfail(e, KVANT_ERR_ARGUMENT, "index: no such part"));
 }
 
-static bool s_count(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool s_count(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jstr part, s = of->s;
     int64_t n = 0;
-    if (!kv_jbind(e, "count", "sub", args, slots) || !kv_jarg_text(e, "count", slots[0], &part)) return false;
+    if (!kv_jbind(e, m->name, "sub", args, slots) || !kv_jarg_text(e, m->name, slots[0], &part)) return false;
     if (part.n == 0) n = (int64_t)kv_jstr_runes(s) + 1;
     for (const char *at; part.n && (at = memmem(s.s, s.n, part.s, part.n)) != NULL; n++) {
         s.n -= (size_t)(at - s.s) + part.n;
@@ -478,17 +413,17 @@ static bool s_count(ev e, val of, const struct kv_jargs *args, struct kv_jval *o
     return true;
 }
 
-static bool s_join(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool s_join(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jlist *items;
     struct kv_jbuf b = { .arena = &e->arena };
-    if (!kv_jbind(e, "join", "items", args, slots)) return false;
+    if (!kv_jbind(e, m->name, "items", args, slots)) return false;
     if (!slots[0]) return kv_jfail(e, KVANT_ERR_ARGUMENT, "join needs a list");
     if (!kv_jiterate(e, slots[0], &items)) return false;
     for (size_t i = 0; i < items->n; i++) {
         struct kv_jstr part;
-        if (!kv_jarg_text(e, "join", &items->items[i], &part)) return false;
+        if (!kv_jarg_text(e, m->name, &items->items[i], &part)) return false;
         if (i) kv_jbuf_put(&b, of->s.s, of->s.n);
         kv_jbuf_put(&b, part.s, part.n);
     }
@@ -513,34 +448,6 @@ static bool is_alnum(uint32_t rune)
     return is_digit(rune) || kv_jrune_is_letter(rune);
 }
 
-static bool s_isdigit(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    *out = kv_jval_bool(all_runes(of->s, is_digit));
-    return kv_jbind(e, "isdigit", "", args, slots);
-}
-
-static bool s_isalpha(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    *out = kv_jval_bool(all_runes(of->s, kv_jrune_is_letter));
-    return kv_jbind(e, "isalpha", "", args, slots);
-}
-
-static bool s_isalnum(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    *out = kv_jval_bool(all_runes(of->s, is_alnum));
-    return kv_jbind(e, "isalnum", "", args, slots);
-}
-
-static bool s_isspace(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    *out = kv_jval_bool(all_runes(of->s, kv_jrune_is_space));
-    return kv_jbind(e, "isspace", "", args, slots);
-}
-
 /* At least one letter with a case, and none of the other case. */
 static bool all_cased(struct kv_jstr s, bool upper)
 {
@@ -554,26 +461,27 @@ static bool all_cased(struct kv_jstr s, bool upper)
     return any;
 }
 
-static bool s_isupper(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    *out = kv_jval_bool(all_cased(of->s, true));
-    return kv_jbind(e, "isupper", "", args, slots);
-}
+enum is { IS_DIGIT, IS_ALPHA, IS_ALNUM, IS_SPACE, IS_UPPER, IS_LOWER };
 
-static bool s_islower(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool s_is(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
+    static bool (*const passes[])(uint32_t rune) = { [IS_DIGIT] = is_digit,
+                                                     [IS_ALPHA] = kv_jrune_is_letter,
+                                                     [IS_ALNUM] = is_alnum,
+                                                     [IS_SPACE] = kv_jrune_is_space };
     val slots[KV_JPARAMS_MAX];
-    *out = kv_jval_bool(all_cased(of->s, false));
-    return kv_jbind(e, "islower", "", args, slots);
+    bool cased = m->variant == IS_UPPER || m->variant == IS_LOWER;
+    *out = kv_jval_bool(cased ? all_cased(of->s, m->variant == IS_UPPER)
+                              : all_runes(of->s, passes[m->variant]));
+    return kv_jbind(e, m->name, "", args, slots);
 }
 
 /* --------------------------------------------------------------------------- methods of list, dict, loop -- */
 
-static bool l_index(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool l_index(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
-    if (!kv_jbind(e, "index", "value", args, slots)) return false;
+    if (!kv_jbind(e, m->name, "value", args, slots)) return false;
     if (!slots[0]) return kv_jfail(e, KVANT_ERR_ARGUMENT, "index needs a value");
     for (size_t i = 0; i < of->list->n; i++)
         if (kv_jval_equal(&of->list->items[i], slots[0])) {
@@ -583,88 +491,79 @@ static bool l_index(ev e, val of, const struct kv_jargs *args, struct kv_jval *o
     return kv_jfail(e, KVANT_ERR_ARGUMENT, "index: the list has no such element");
 }
 
-static bool l_count(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool l_count(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     int64_t n = 0;
-    if (!kv_jbind(e, "count", "value", args, slots)) return false;
+    if (!kv_jbind(e, m->name, "value", args, slots)) return false;
     for (size_t i = 0; slots[0] && i < of->list->n; i++) n += kv_jval_equal(&of->list->items[i], slots[0]);
     *out = kv_jval_int(n);
     return true;
 }
 
-static bool refused(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool refused(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
+    (void)m;
     (void)args;
     (void)out;
     return kv_jfail(e, KVANT_ERR_ARGUMENT, "a template must not change a %s", kv_jval_type(of));
 }
 
-static bool unsupported_method(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool unsupported_method(ev e, val of, const struct method *m, const struct kv_jargs *args,
+                               struct kv_jval *out)
 {
+    (void)m;
     (void)args;
     (void)out;
     return kv_jfail(e, KVANT_ERR_UNSUPPORTED, "this method of %s is not supported", kv_jval_type(of));
 }
 
-static bool d_get(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool d_get(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
-    if (!kv_jbind(e, "get", "key default", args, slots)) return false;
+    if (!kv_jbind(e, m->name, "key default", args, slots)) return false;
     if (!slots[0]) return kv_jfail(e, KVANT_ERR_ARGUMENT, "get needs a key");
     const struct kv_jval *there = kv_jdict_get(of->dict, *slots[0]);
     *out = there ? *there : slots[1] ? *slots[1] : (struct kv_jval){ .kind = KV_J_NONE };
     return kv_jspend(e, of->dict->n / 8);
 }
 
-static bool members(ev e, val of, int which, struct kv_jval *out)
+enum members { KEYS, VALUES, ITEMS };
+
+static bool d_members(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
+    val slots[KV_JPARAMS_MAX];
+    if (!kv_jbind(e, m->name, "", args, slots)) return false;
     if (!kv_jlist_new(&e->arena, KV_J_LIST, out)) return kv_jfail_memory(e);
     for (size_t i = 0; i < of->dict->n; i++) {
-        struct kv_jval item = which == 1 ? of->dict->values[i] : of->dict->keys[i];
-        if (which == 2 && (!kv_jlist_new(&e->arena, KV_J_TUPLE, &item) ||
-                           !kv_jlist_add(&e->arena, item.list, of->dict->keys[i]) ||
-                           !kv_jlist_add(&e->arena, item.list, of->dict->values[i])))
+        struct kv_jval item = m->variant == VALUES ? of->dict->values[i] : of->dict->keys[i];
+        if (m->variant == ITEMS && (!kv_jlist_new(&e->arena, KV_J_TUPLE, &item) ||
+                                    !kv_jlist_add(&e->arena, item.list, of->dict->keys[i]) ||
+                                    !kv_jlist_add(&e->arena, item.list, of->dict->values[i])))
             return kv_jfail_memory(e);
         if (!kv_jlist_add(&e->arena, out->list, item)) return kv_jfail_memory(e);
     }
     return kv_jspend(e, of->dict->n);
 }
 
-static bool d_keys(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    return kv_jbind(e, "keys", "", args, slots) && members(e, of, 0, out);
-}
-
-static bool d_values(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    return kv_jbind(e, "values", "", args, slots) && members(e, of, 1, out);
-}
-
-static bool d_items(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
-{
-    val slots[KV_JPARAMS_MAX];
-    return kv_jbind(e, "items", "", args, slots) && members(e, of, 2, out);
-}
-
-static bool d_copy(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool d_copy(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
     val slots[KV_JPARAMS_MAX];
     struct kv_jargs from = { .values = of, .n = 1 };
-    return kv_jbind(e, "copy", "", args, slots) && make_dict(e, &from, KV_J_DICT, out);
+    return kv_jbind(e, m->name, "", args, slots) && make_dict(e, &from, KV_J_DICT, out);
 }
 
-static bool p_cycle(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool p_cycle(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
+    (void)m;
     if (args->n == 0) return kv_jfail(e, KVANT_ERR_ARGUMENT, "loop.cycle needs values");
     *out = args->values[of->loop->i % args->n];
     return true;
 }
 
-static bool p_changed(ev e, val of, const struct kv_jargs *args, struct kv_jval *out)
+static bool p_changed(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {
+    (void)m;
     struct kv_jval now;
     if (!kv_jlist_new(&e->arena, KV_J_TUPLE, &now)) return kv_jfail_memory(e);
     for (size_t i = 0; i < args->n; i++)
@@ -674,75 +573,71 @@ static bool p_changed(ev e, val of, const struct kv_jargs *args, struct kv_jval 
     return true;
 }
 
-static const struct {
-    enum kv_jkind kind;
-    const char *name;
-    method_fn *call;
-} methods[] = {
-    { KV_J_STR, "strip", s_strip },
-    { KV_J_STR, "lstrip", s_lstrip },
-    { KV_J_STR, "rstrip", s_rstrip },
-    { KV_J_STR, "upper", s_upper },
-    { KV_J_STR, "lower", s_lower },
-    { KV_J_STR, "capitalize", s_capitalize },
-    { KV_J_STR, "title", s_title },
-    { KV_J_STR, "startswith", s_startswith },
-    { KV_J_STR, "endswith", s_endswith },
-    { KV_J_STR, "removeprefix", s_removeprefix },
-    { KV_J_STR, "removesuffix", s_removesuffix },
-    { KV_J_STR, "split", s_split },
-    { KV_J_STR, "rsplit", s_rsplit },
-    { KV_J_STR, "splitlines", s_splitlines },
-    { KV_J_STR, "partition", s_partition },
-    { KV_J_STR, "replace", s_replace },
-    { KV_J_STR, "find", s_find },
-    { KV_J_STR, "rfind", s_rfind },
-    { KV_J_STR, "index", s_index },
-    { KV_J_STR, "count", s_count },
-    { KV_J_STR, "join", s_join },
-    { KV_J_STR, "isdigit", s_isdigit },
-    { KV_J_STR, "isalpha", s_isalpha },
-    { KV_J_STR, "isalnum", s_isalnum },
-    { KV_J_STR, "isspace", s_isspace },
-    { KV_J_STR, "isupper", s_isupper },
-    { KV_J_STR, "islower", s_islower },
-    { KV_J_STR, "format", unsupported_method },
-    { KV_J_STR, "encode", unsupported_method },
-    { KV_J_STR, "zfill", unsupported_method },
-    { KV_J_STR, "ljust", unsupported_method },
-    { KV_J_STR, "rjust", unsupported_method },
-    { KV_J_STR, "center", unsupported_method },
-    { KV_J_STR, "rpartition", unsupported_method },
-    { KV_J_STR, "swapcase", unsupported_method },
-    { KV_J_STR, "translate", unsupported_method },
-    { KV_J_STR, "casefold", unsupported_method },
-    { KV_J_STR, "expandtabs", unsupported_method },
-    { KV_J_LIST, "index", l_index },
-    { KV_J_LIST, "count", l_count },
-    { KV_J_LIST, "append", refused },
-    { KV_J_LIST, "pop", refused },
-    { KV_J_LIST, "insert", refused },
-    { KV_J_LIST, "extend", refused },
-    { KV_J_LIST, "remove", refused },
-    { KV_J_LIST, "reverse", refused },
-    { KV_J_LIST, "sort", refused },
-    { KV_J_LIST, "clear", refused },
-    { KV_J_LIST, "copy", unsupported_method },
-    { KV_J_TUPLE, "index", l_index },
-    { KV_J_TUPLE, "count", l_count },
-    { KV_J_DICT, "get", d_get },
-    { KV_J_DICT, "keys", d_keys },
-    { KV_J_DICT, "values", d_values },
-    { KV_J_DICT, "items", d_items },
-    { KV_J_DICT, "copy", d_copy },
-    { KV_J_DICT, "pop", refused },
-    { KV_J_DICT, "popitem", refused },
-    { KV_J_DICT, "update", refused },
-    { KV_J_DICT, "setdefault", refused },
-    { KV_J_DICT, "clear", refused },
-    { KV_J_DICT, "fromkeys", unsupported_method },
-    { KV_J_LOOP, "cycle", p_cycle },
-    { KV_J_LOOP, "changed", p_changed },
+static const struct method methods[] = {
+    { KV_J_STR, "strip", s_strip, BOTH },
+    { KV_J_STR, "lstrip", s_strip, LEFT },
+    { KV_J_STR, "rstrip", s_strip, RIGHT },
+    { KV_J_STR, "upper", s_recase, CASE_UPPER },
+    { KV_J_STR, "lower", s_recase, CASE_LOWER },
+    { KV_J_STR, "capitalize", s_recase, CASE_CAPITALIZE },
+    { KV_J_STR, "title", s_recase, CASE_TITLE },
+    { KV_J_STR, "startswith", s_edge, LEFT },
+    { KV_J_STR, "endswith", s_edge, RIGHT },
+    { KV_J_STR, "removeprefix", s_remove, LEFT },
+    { KV_J_STR, "removesuffix", s_remove, RIGHT },
+    { KV_J_STR, "split", s_split, LEFT },
+    { KV_J_STR, "rsplit", s_split, RIGHT },
+    { KV_J_STR, "splitlines", s_splitlines, 0 },
+    { KV_J_STR, "partition", s_partition, 0 },
+    { KV_J_STR, "replace", s_replace, 0 },
+    { KV_J_STR, "find", s_find, LEFT },
+    { KV_J_STR, "rfind", s_find, RIGHT },
+    { KV_J_STR, "index", s_index, LEFT },
+    { KV_J_STR, "count", s_count, 0 },
+    { KV_J_STR, "join", s_join, 0 },
+    { KV_J_STR, "isdigit", s_is, IS_DIGIT },
+    { KV_J_STR, "isalpha", s_is, IS_ALPHA },
+    { KV_J_STR, "isalnum", s_is, IS_ALNUM },
+    { KV_J_STR, "isspace", s_is, IS_SPACE },
+    { KV_J_STR, "isupper", s_is, IS_UPPER },
+    { KV_J_STR, "islower", s_is, IS_LOWER },
+    { KV_J_STR, "format", unsupported_method, 0 },
+    { KV_J_STR, "encode", unsupported_method, 0 },
+    { KV_J_STR, "zfill", unsupported_method, 0 },
+    { KV_J_STR, "ljust", unsupported_method, 0 },
+    { KV_J_STR, "rjust", unsupported_method, 0 },
+    { KV_J_STR, "center", unsupported_method, 0 },
+    { KV_J_STR, "rpartition", unsupported_method, 0 },
+    { KV_J_STR, "swapcase", unsupported_method, 0 },
+    { KV_J_STR, "translate", unsupported_method, 0 },
+    { KV_J_STR, "casefold", unsupported_method, 0 },
+    { KV_J_STR, "expandtabs", unsupported_method, 0 },
+    { KV_J_LIST, "index", l_index, 0 },
+    { KV_J_LIST, "count", l_count, 0 },
+    { KV_J_LIST, "append", refused, 0 },
+    { KV_J_LIST, "pop", refused, 0 },
+    { KV_J_LIST, "insert", refused, 0 },
+    { KV_J_LIST, "extend", refused, 0 },
+    { KV_J_LIST, "remove", refused, 0 },
+    { KV_J_LIST, "reverse", refused, 0 },
+    { KV_J_LIST, "sort", refused, 0 },
+    { KV_J_LIST, "clear", refused, 0 },
+    { KV_J_LIST, "copy", unsupported_method, 0 },
+    { KV_J_TUPLE, "index", l_index, 0 },
+    { KV_J_TUPLE, "count", l_count, 0 },
+    { KV_J_DICT, "get", d_get, 0 },
+    { KV_J_DICT, "keys", d_members, KEYS },
+    { KV_J_DICT, "values", d_members, VALUES },
+    { KV_J_DICT, "items", d_members, ITEMS },
+    { KV_J_DICT, "copy", d_copy, 0 },
+    { KV_J_DICT, "pop", refused, 0 },
+    { KV_J_DICT, "popitem", refused, 0 },
+    { KV_J_DICT, "update", refused, 0 },
+    { KV_J_DICT, "setdefault", refused, 0 },
+    { KV_J_DICT, "clear", refused, 0 },
+    { KV_J_DICT, "fromkeys", unsupported_method, 0 },
+    { KV_J_LOOP, "cycle", p_cycle, 0 },
+    { KV_J_LOOP, "changed", p_changed, 0 },
 };
 
 bool kv_jmethod_find(val of, struct kv_jstr name, int *index)
@@ -757,5 +652,5 @@ bool kv_jmethod_find(val of, struct kv_jstr name, int *index)
 
 bool kv_jcall_method(ev e, const struct kv_jmethod *m, const struct kv_jargs *args, struct kv_jval *out)
 {
-    return methods[m->index].call(e, &m->of, args, out);
+    return methods[m->index].call(e, &m->of, &methods[m->index], args, out);
 }

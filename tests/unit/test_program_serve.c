@@ -157,6 +157,13 @@ static void test_tools(void **state)
     assert_string_equal(json_string_value(json_object_get(function, "arguments")), "{\"a\":1}");
     assert_string_equal(json_string_value(json_object_get(choice, "finish_reason")), "tool_calls");
     json_decref(out);
+    r.one_call = true;
+    out = answer(r, "<tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call> "
+                    "<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>");
+    choice = json_array_get(json_object_get(out, "choices"), 0);
+    assert_int_equal(json_array_size(json_object_get(json_object_get(choice, "message"), "tool_calls")), 1);
+    json_decref(out);
+    r.one_call = false;
     expect(r, "<tool_call>no json</tool_call>", "<tool_call>no json</tool_call>", NULL, "length");
     r.stream = true;
     out = answer(r, "<tool_call>{\"name\":\"f\",\"arguments\":{\"a\":1}}</tool_call>");
