@@ -6,6 +6,7 @@
 #include "base/half.h"
 #include "base/memory.h"
 #include "cache/kv_pack.h"
+#include "cache/kv_short.h"
 
 /* ------------------------------------------------------------------------------------------------ grid -- */
 
@@ -72,6 +73,8 @@ struct scratch {
     float *rows;    /* (64, head_dim) after centring and rotation        */
     float *ordered; /* (64, head_dim) the same in stored channel order   */
     uint8_t *codes; /* (64, head_dim)                                    */
+    uint16_t *scale, *min; /* (KV_GRIDS_MAX) of short grids              */
+    bool *fitted;          /* likewise                                   */
 };
 
 static size_t carve_scratch(struct scratch *s, void *base, int head_dim)
@@ -81,6 +84,9 @@ static size_t carve_scratch(struct scratch *s, void *base, int head_dim)
     s->rows = kv_carve(&c, n, sizeof *s->rows);
     s->ordered = kv_carve(&c, n, sizeof *s->ordered);
     s->codes = kv_carve(&c, n, sizeof *s->codes);
+    s->scale = kv_carve(&c, KV_GRIDS_MAX, sizeof *s->scale);
+    s->min = kv_carve(&c, KV_GRIDS_MAX, sizeof *s->min);
+    s->fitted = kv_carve(&c, KV_GRIDS_MAX, sizeof *s->fitted);
     return c.used;
 }
 
@@ -175,6 +181,48 @@ static bool fits_keys(const struct kv_recipe *r)
     return r->key_scheme == KV_KEY_C64 || r->key_mixed || r->key_centered || r->key_rotated;
 }
 
+/* Where scales and minima go: into the page, or, of short grids, to where they are rounded first. */
+struct grids_at {
+    uint16_t *scale, *min;
+    bool *fitted;                        /* NULL unless short */
+    uint8_t *short_scale, *short_centre; /* in the page       */
+};
+
+static struct grids_at grids_at(const struct job *j, const struct kv_side_layout *side, size_t first, bool is_short)
+{
+    if (is_short)
+        return (struct grids_at){ j->scratch.scale + first, j->scratch.min + first, j->scratch.fitted + first,
+                                  j->page + side->scale + first, j->page + side->min + first };
+    return (struct grids_at){ (uint16_t *)(void *)(j->page + side->scale) + first,
+                              (uint16_t *)(void *)(j->page + side->min) + first, NULL, NULL, NULL };
+}
+
+/* A group's elements and their codes, `next` and `codes_next` apart. */
+struct group {
+    const float *x;
+    uint8_t *codes;
+    size_t next, codes_next;
+    int n, bits;
+};
+
+/* Grid i of `at` in short form; codes follow where they must. */
+static bool shorten(const struct grids_at *at, int i, const struct group *g)
+{
+    struct kv_short_grid s;
+    bool recode;
+    if (!kv_short_make(kv_f16_to_f32(at->scale[i]), kv_f16_to_f32(at->min[i]), g->bits, at->fitted[i], &s, &recode)) return false;
+    at->short_scale[i] = s.scale;
+    at->short_centre[i] = s.centre;
+    if (!recode || g->bits == 0) return true;
+    uint16_t scale = (uint16_t)(s.scale << 7), min;
+    int steps = (s.centre - 128) * (1 << g->bits) - 32 * ((1 << g->bits) - 1);
+    min = kv_f32_to_f16(kv_f16_to_f32(scale) * (float)steps * 0x1p-6f);
+    float levels = (float)((1 << g->bits) - 1), lo = kv_f16_to_f32(min), step = scale ? kv_f16_to_f32(scale) : INFINITY;
+    for (int k = 0; k < g->n; k++)
+        g->codes[(size_t)k * g->codes_next] = grid_code(g->x[(size_t)k * g->next], lo, step, levels);
+    return true;
+}
+
 /* Where of a side's scales and minima those of group i are, counted along rows from the first. */
 static int row_grid(int i, int n_groups)
 {
@@ -182,7 +230,7 @@ static int row_grid(int i, int n_groups)
 }
 
 /* Replaces what quantize_rows did where a fitted grid is possible. */
-static void fit_rows(const struct job *j, const float *rows, int bits, int group, uint16_t *scale, uint16_t *min)
+static void fit_rows(const struct job *j, const float *rows, int bits, int group, const struct grids_at *at)
 {
     int n_groups = j->head_dim / group, n = j->n * n_groups;
     for (int i = 0; i < n; i += KV_FIT_SIDE) {
@@ -203,8 +251,10 @@ static void fit_rows(const struct job *j, const float *rows, int bits, int group
         j->codec->kernels->fit_groups(&g);
         for (int l = 0; l < g.n_groups; l++) {
             if (fit_scale[l] == 0) continue;
-            scale[row_grid(i + l, n_groups)] = fit_scale[l];
-            min[row_grid(i + l, n_groups)] = fit_min[l];
+            int place = row_grid(i + l, n_groups);
+            at->scale[place] = fit_scale[l];
+            at->min[place] = fit_min[l];
+            if (at->fitted) at->fitted[place] = true;
         }
     }
 }
@@ -212,7 +262,7 @@ static void fit_rows(const struct job *j, const float *rows, int bits, int group
 /* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (head_dim / group, 64),
  * at the first row. */
 static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group, bool fitted,
-                                  uint16_t *scale, uint16_t *min, const char *what)
+                                  const struct grids_at *at, const char *what)
 {
     float levels = (float)((1 << bits) - 1);
     int n_groups = j->head_dim / group;
@@ -224,10 +274,16 @@ static kvant_status quantize_rows(const struct job *j, const float *rows, int bi
         struct grid g = grid_make(lo, hi, bits);
         if (!grid_finite(&g)) return fail_range(j, i / n_groups, what);
         for (int c = 0; c < group; c++) codes[c] = grid_code(x[c], g.min, g.scale, levels);
-        scale[row_grid(i, n_groups)] = g.scale_f16;
-        min[row_grid(i, n_groups)] = g.min_f16;
+        int place = row_grid(i, n_groups);
+        at->scale[place] = g.scale_f16;
+        at->min[place] = g.min_f16;
+        if (at->fitted) at->fitted[place] = false;
     }
-    if (fitted && bits <= FIT_BITS) fit_rows(j, rows, bits, group, scale, min);
+    if (fitted && bits <= FIT_BITS) fit_rows(j, rows, bits, group, at);
+    for (int i = 0; at->fitted && i < j->n * n_groups; i++) {
+        const struct group g = { rows + i * group, j->scratch.codes + i * group, 1, 1, group, bits };
+        if (!shorten(at, row_grid(i, n_groups), &g)) return fail_range(j, i / n_groups, what);
+    }
     return KVANT_OK;
 }
 
@@ -235,7 +291,7 @@ static kvant_status quantize_rows(const struct job *j, const float *rows, int bi
 struct block {
     const float *x;       /* (n, head_dim), at the range's first channel */
     uint8_t *codes;       /* the range's first byte in the page          */
-    uint16_t *scale, *min; /* (n_channels)                                */
+    struct grids_at at;   /* (n_channels)                                */
     int n_channels, bits;
     int row, n;
 };
@@ -279,10 +335,20 @@ static void fit_block(const struct job *j, const struct block *b)
         j->codec->kernels->fit_groups(&g);
         for (int l = 0; l < g.n_groups; l++) {
             if (scale[l] == 0) continue;
-            b->scale[c + l] = scale[l];
-            b->min[c + l] = min[l];
+            b->at.scale[c + l] = scale[l];
+            b->at.min[c + l] = min[l];
+            if (b->at.fitted) b->at.fitted[c + l] = true;
         }
     }
+}
+
+static kvant_status shorten_block(const struct job *j, const struct block *b)
+{
+    for (int c = 0; b->at.fitted && c < b->n_channels; c++) {
+        const struct group g = { b->x + c, j->scratch.codes + c, (size_t)j->head_dim, (size_t)b->n_channels, b->n, b->bits };
+        if (!shorten(&b->at, c, &g)) return fail_range(j, b->row - j->row, "keys");
+    }
+    return KVANT_OK;
 }
 
 static kvant_status quantize_block(const struct job *j, const struct block *b)
@@ -292,12 +358,13 @@ static kvant_status quantize_block(const struct job *j, const struct block *b)
     block_grids(b, j->head_dim, grids);
     for (int c = 0; c < b->n_channels; c++) {
         if (!grid_finite(&grids[c])) return fail_range(j, b->row - j->row, "keys");
-        b->scale[c] = grids[c].scale_f16;
-        b->min[c] = grids[c].min_f16;
+        b->at.scale[c] = grids[c].scale_f16;
+        b->at.min[c] = grids[c].min_f16;
+        if (b->at.fitted) b->at.fitted[c] = false;
         scale[c] = grids[c].scale;
         min[c] = grids[c].min;
     }
-    if (b->bits == 0) return KVANT_OK;
+    if (b->bits == 0) return shorten_block(j, b);
     float levels = (float)((1 << b->bits) - 1);
     for (int i = 0; i < b->n; i++) {
         const float *x = b->x + i * j->head_dim;
@@ -305,6 +372,7 @@ static kvant_status quantize_block(const struct job *j, const struct block *b)
         for (int c = 0; c < b->n_channels; c++) codes[c] = grid_code(x[c], min[c], scale[c], levels);
     }
     if (fits_keys(j->recipe) && b->bits <= FIT_BITS) fit_block(j, b);
+    KV_TRY(shorten_block(j, b));
     kv_pack_keys(b->codes, b->bits, b->n_channels, b->row, b->n, j->scratch.codes);
     return KVANT_OK;
 }
@@ -333,8 +401,7 @@ static kvant_status encode_keys_per_channel(const struct job *j, const float *ro
             struct block b = {
                 .x = x + i * j->head_dim + first,
                 .codes = codes,
-                .scale = (uint16_t *)(void *)(j->page + side->scale) + scales_first + first,
-                .min = (uint16_t *)(void *)(j->page + side->min) + scales_first + first,
+                .at = grids_at(j, side, scales_first + (size_t)first, j->recipe->key_short),
                 .n_channels = j->channels ? j->channels->count[class] : j->head_dim,
                 .bits = j->channels ? kv_class_bits[class] : j->recipe->key_bits,
                 .row = j->row + i,
@@ -353,9 +420,8 @@ static kvant_status encode_keys_per_token(const struct job *j, const float *rows
                                           const struct kv_side_layout *side)
 {
     int bits = j->recipe->key_bits;
-    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row,
-             *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
-    KV_TRY(quantize_rows(j, rows, bits, j->head_dim, fits_keys(j->recipe), scale, min, "keys"));
+    struct grids_at at = grids_at(j, side, (size_t)j->row, j->recipe->key_short);
+    KV_TRY(quantize_rows(j, rows, bits, j->head_dim, fits_keys(j->recipe), &at, "keys"));
     kv_pack_keys(j->page + side->codes, bits, j->head_dim, j->row, j->n, j->scratch.codes);
     return KVANT_OK;
 }
@@ -413,9 +479,8 @@ static kvant_status encode_values(const struct job *j, const float *v)
         rows = j->scratch.rows;
     }
     if (bits == 16) return to_halves(j, rows, (uint16_t *)(void *)codes + j->row * j->head_dim, "values");
-    uint16_t *scale = (uint16_t *)(void *)(j->page + side->scale) + j->row,
-             *min = (uint16_t *)(void *)(j->page + side->min) + j->row;
-    KV_TRY(quantize_rows(j, rows, bits, group, j->recipe->value_rotated, scale, min, "values"));
+    struct grids_at at = grids_at(j, side, (size_t)j->row, j->recipe->value_short);
+    KV_TRY(quantize_rows(j, rows, bits, group, j->recipe->value_rotated, &at, "values"));
     kv_pack_values(codes, bits, j->head_dim, j->row, j->n, j->scratch.codes);
     return KVANT_OK;
 }
@@ -498,10 +563,12 @@ void kv_codec_expand_keys_turned(const struct kv_codec *c, struct kv_page page, 
     const struct kv_recipe *r = &c->plan->recipe[i_head];
     const struct kv_side_layout *side = &c->layout->key[i_head];
     const uint8_t *base = kv_page_base(c->layout, page, (size_t)i_head);
+    uint16_t scale[KV_GRIDS_MAX], min[KV_GRIDS_MAX];
+    struct kv_grids grids = kv_key_grids(c->kernels, c->plan, c->layout, (size_t)i_head, base, scale, min);
     struct kv_key_tile tile = {
         .codes = base + side->codes,
-        .scale = (const uint16_t *)(const void *)(base + side->scale),
-        .min = (const uint16_t *)(const void *)(base + side->min),
+        .scale = grids.scale,
+        .min = grids.min,
         .head_dim = head_dim,
         .bits = r->key_bits,
         .group = r->key_scheme,
@@ -525,10 +592,12 @@ void kv_codec_expand_values(const struct kv_codec *c, struct kv_page page, int l
     const struct kv_recipe *r = &c->plan->recipe[i_head];
     const struct kv_side_layout *side = &c->layout->value[i_head];
     const uint8_t *base = kv_page_base(c->layout, page, (size_t)i_head);
+    uint16_t scale[KV_GRIDS_MAX], min[KV_GRIDS_MAX];
+    struct kv_grids grids = kv_value_grids(c->kernels, c->plan, c->layout, (size_t)i_head, base, scale, min);
     struct kv_value_tile tile = {
         .codes = base + side->codes,
-        .scale = (const uint16_t *)(const void *)(base + side->scale),
-        .min = (const uint16_t *)(const void *)(base + side->min),
+        .scale = grids.scale,
+        .min = grids.min,
         .head_dim = head_dim,
         .bits = r->value_bits,
         .group = r->value_group ? r->value_group : head_dim,

@@ -5,7 +5,8 @@
 /* Keys or values of one (layer, KV head) in a page: what is stored, before alignment. */
 struct side_size {
     size_t codes_bytes;
-    size_t n_scales; /* as many scales as minima, f16 each */
+    size_t n_scales;    /* as many scales as minima          */
+    size_t scale_bytes; /* of one: an f16, or a byte (short) */
 };
 
 static bool bits_known(int bits)
@@ -29,9 +30,10 @@ static struct side_size key_size(const struct kvant_plan *plan, int layer, int h
     size_t head_dim = (size_t)plan->head_dim;
     size_t codes = r->key_mixed ? mixed_codes_bytes(plan, layer, head_kv)
                                 : head_dim * r->key_bits * KV_PAGE_TOKENS / 8;
-    if (r->key_bits == 16) return (struct side_size){ codes, 0 };
-    if (r->key_scheme == KV_KEY_TOKEN) return (struct side_size){ codes, KV_PAGE_TOKENS };
-    return (struct side_size){ codes, KV_PAGE_TOKENS / r->key_scheme * head_dim };
+    size_t scale_bytes = r->key_short ? 1 : sizeof(uint16_t);
+    if (r->key_bits == 16) return (struct side_size){ codes, 0, scale_bytes };
+    if (r->key_scheme == KV_KEY_TOKEN) return (struct side_size){ codes, KV_PAGE_TOKENS, scale_bytes };
+    return (struct side_size){ codes, KV_PAGE_TOKENS / r->key_scheme * head_dim, scale_bytes };
 }
 
 static struct side_size value_size(const struct kvant_plan *plan, int layer, int head_kv)
@@ -40,7 +42,8 @@ static struct side_size value_size(const struct kvant_plan *plan, int layer, int
     size_t head_dim = (size_t)plan->head_dim;
     size_t n_groups = r->value_group ? head_dim / r->value_group : 1;
     return (struct side_size){ head_dim * r->value_bits * KV_PAGE_TOKENS / 8,
-                               r->value_bits == 16 ? 0 : KV_PAGE_TOKENS * n_groups };
+                               r->value_bits == 16 ? 0 : KV_PAGE_TOKENS * n_groups,
+                               r->value_short ? 1 : sizeof(uint16_t) };
 }
 
 static size_t place(struct kv_carve *c, size_t n, size_t size)
@@ -54,8 +57,8 @@ static struct kv_side_layout place_side(struct kv_carve *c, struct side_size siz
 {
     struct kv_side_layout side;
     side.codes = place(c, size.codes_bytes, 1);
-    side.scale = place(c, size.n_scales, sizeof(uint16_t));
-    side.min = place(c, size.n_scales, sizeof(uint16_t));
+    side.scale = place(c, size.n_scales, size.scale_bytes);
+    side.min = place(c, size.n_scales, size.scale_bytes);
     return side;
 }
 
@@ -91,7 +94,7 @@ size_t kv_layout_payload_bytes(const struct kvant_plan *plan)
     for (int layer = 0; layer < plan->n_layer; layer++) {
         for (int h = 0; h < plan->n_head_kv; h++) {
             struct side_size k = key_size(plan, layer, h), v = value_size(plan, layer, h);
-            bytes += k.codes_bytes + v.codes_bytes + 2 * sizeof(uint16_t) * (k.n_scales + v.n_scales);
+            bytes += k.codes_bytes + v.codes_bytes + 2 * (k.n_scales * k.scale_bytes + v.n_scales * v.scale_bytes);
         }
     }
     return bytes;
@@ -170,6 +173,8 @@ static kvant_status check_recipe(const struct kvant_plan *plan, int layer, int h
         wrong = "the head size is no multiple of the value group of 32";
     else if (r->key_scheme > plan->granule && r->key_bits != 16)
         wrong = "the key group is longer than the plan's granule";
+    else if ((r->key_short && r->key_bits == 16) || (r->value_short && r->value_bits == 16))
+        wrong = "16 bits have no scales to shorten";
     if (wrong)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan: layer %d, KV head %d: %s; change the recipe", layer,
                 head_kv, wrong);

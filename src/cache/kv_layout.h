@@ -17,6 +17,7 @@
  *        16 bits: f16 (head_dim, 64), no scales
  *        mixed:   channels in stored order, class after class (8 4 3 2 0 bits)
  *        scales, minima: f16; per channel (64 / group, head_dim) in stored order; per token (64)
+ *        short (s): a byte each, the second of them the group's centre (kv_short.h)
  *   V of one (layer, KV head):  codes | scales | minima
  *        codes in columns of 16 channels and 64 tokens (kernels/code_layout.h); 16 bits: f16 (64, head_dim)
  *        scales, minima: f16 (head_dim / group, 64)

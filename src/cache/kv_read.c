@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "cache/kv_sequence.h"
+#include "cache/kv_short.h"
 
 /* ------------------------------------------------------------------------------------------- constants -- */
 
@@ -221,12 +222,14 @@ static void sum_stored_keys(const struct job *j, const uint8_t *page, int first,
     }
     struct kv_key_class classes[KV_CLASSES_MAX];
     float stored[KV_HEAD_DIM_MAX];
+    uint16_t scale[KV_GRIDS_MAX], min[KV_GRIDS_MAX];
+    struct kv_grids grids = kv_key_grids(j->codec->kernels, j->codec->plan, j->codec->layout, (size_t)j->i_head, page, scale, min);
     j->codec->kernels->sum_keys(&(struct kv_sum_keys){
         .codes = page + side->codes,
         .n_classes = classes_of(j, classes),
         .classes = classes,
-        .scale = (const uint16_t *)(const void *)(page + side->scale),
-        .min = (const uint16_t *)(const void *)(page + side->min),
+        .scale = grids.scale,
+        .min = grids.min,
         .group = j->recipe->key_scheme,
         .first = first,
         .last = last,
@@ -346,10 +349,13 @@ static void sum_page_values(const struct job *j, int64_t i_page, int first, int 
             for (int c = 0; c < j->head_dim; c++) sum[c] += row[c];
         }
     } else {
+        uint16_t scale[KV_GRIDS_MAX], min[KV_GRIDS_MAX];
+        struct kv_grids grids = kv_value_grids(j->codec->kernels, j->codec->plan, j->codec->layout, (size_t)j->i_head, page,
+                                               scale, min);
         j->codec->kernels->sum_values(&(struct kv_sum_values){
             .codes = page + side->codes,
-            .scale = (const uint16_t *)(const void *)(page + side->scale),
-            .min = (const uint16_t *)(const void *)(page + side->min),
+            .scale = grids.scale,
+            .min = grids.min,
             .bits = j->recipe->value_bits,
             .head_dim = j->head_dim,
             .n_groups = j->recipe->value_group ? j->head_dim / j->recipe->value_group : 1,

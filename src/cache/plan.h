@@ -29,9 +29,11 @@ struct kv_recipe {
     bool key_mixed;        /* x; only with c32, c64                                           */
     bool key_centered;     /* m                                                               */
     bool key_rotated;      /* h; not with x                                                   */
+    bool key_short;        /* s: scale and minimum in 8 bits each (cache/kv_short.h); not with 16 bits */
     uint8_t value_bits;    /* 2 3 4 8 16                                                      */
     uint8_t value_group;   /* 32, or 0 = the whole head                                       */
     bool value_rotated;    /* h                                                               */
+    bool value_short;      /* s                                                               */
 };
 
 /* Static channel classes of one (layer, KV head) with mixed keys. */

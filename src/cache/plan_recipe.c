@@ -123,6 +123,7 @@ static kvant_status parse_key(struct scan *s, struct kv_recipe *r, bool *lettere
     r->key_mixed = take(s, "x");
     r->key_centered = take(s, "m");
     r->key_rotated = take(s, "h");
+    r->key_short = take(s, "s");
     *lettered = s->i != letters_at;
 
     if (r->key_mixed) {
@@ -143,9 +144,9 @@ static kvant_status parse_key(struct scan *s, struct kv_recipe *r, bool *lettere
                               "key bits: 2, 3, 4, 8 or 16; other averages (1 to 8 in steps of .25) need "
                               "mixed channels, as in k2.5c64x");
     r->key_bits = (uint8_t)(quarters / 4);
-    if (r->key_bits == 16 && (r->key_scheme || r->key_centered || r->key_rotated))
+    if (r->key_bits == 16 && (r->key_scheme || r->key_centered || r->key_rotated || r->key_short))
         return kv_text_refuse(s->err, place_at(s, letters_at),
-                              "16-bit keys are stored as they are: no c32, c64, m or h");
+                              "16-bit keys are stored as they are: no c32, c64, m, h or s");
     return KVANT_OK;
 }
 
@@ -156,7 +157,7 @@ static kvant_status parse_value(struct scan *s, struct kv_recipe *r, bool *lette
             s->err, place_at(s, s->i), "%s",
             s->i == s->n
                 ? "the value's bits are missing, as in k4c64 v3h"
-                : "expected v and the value's bits (key letters stand in the order t|c32|c64, x, m, h)");
+                : "expected v and the value's bits (key letters stand in the order t|c32|c64, x, m, h, s)");
     size_t bits_at = s->i;
     int quarters;
     if (!take_quarters(s, &quarters) || !plain_bits(quarters))
@@ -165,10 +166,11 @@ static kvant_status parse_value(struct scan *s, struct kv_recipe *r, bool *lette
     size_t letters_at = s->i;
     if (take(s, "g32")) r->value_group = 32;
     r->value_rotated = take(s, "h");
+    r->value_short = take(s, "s");
     *lettered = s->i != letters_at;
     if (r->value_bits == 16 && *lettered)
         return kv_text_refuse(s->err, place_at(s, letters_at),
-                              "16-bit values are stored as they are: no g32 or h");
+                              "16-bit values are stored as they are: no g32, h or s");
     return KVANT_OK;
 }
 
@@ -219,7 +221,7 @@ kvant_status kv_recipe_parse_at(struct kv_recipe *out, const char *text, size_t 
     skip_blanks(&s);
     if (s.i < s.n)
         return kv_text_refuse(err, place_at(&s, s.i),
-                              "nothing may follow a recipe (value letters stand in the order g32, h)");
+                              "nothing may follow a recipe (value letters stand in the order g32, h, s)");
     *out = r;
     return KVANT_OK;
 }
@@ -259,15 +261,15 @@ void kv_recipe_print(const struct kv_recipe *r, char *text, size_t cap)
     int quarters = r->key_mixed ? r->key_quarters : 4 * r->key_bits;
     /* Plain values of few bits beside 16-bit keys: t, which says nothing about such keys, marks the recipe as
      * literal. */
-    bool plain_value = !r->value_rotated && !r->value_group;
+    bool plain_value = !r->value_rotated && !r->value_group && !r->value_short;
     bool mark = r->key_bits == 16 && plain_value && recommended_value_rotated(r->value_bits);
     const char *scheme = r->key_scheme == KV_KEY_C64   ? "c64"
                          : r->key_scheme == KV_KEY_C32 ? "c32"
                          : r->key_bits != 16 || mark   ? "t"
                                                        : "";
-    snprintf(text, cap, "k%d%s%s%s%s%s v%d%s%s", quarters / 4, fraction[quarters % 4], scheme,
-             r->key_mixed ? "x" : "", r->key_centered ? "m" : "", r->key_rotated ? "h" : "", r->value_bits,
-             r->value_group ? "g32" : "", r->value_rotated ? "h" : "");
+    snprintf(text, cap, "k%d%s%s%s%s%s%s v%d%s%s%s", quarters / 4, fraction[quarters % 4], scheme,
+             r->key_mixed ? "x" : "", r->key_centered ? "m" : "", r->key_rotated ? "h" : "", r->key_short ? "s" : "",
+             r->value_bits, r->value_group ? "g32" : "", r->value_rotated ? "h" : "", r->value_short ? "s" : "");
 }
 
 struct kv_recipe kv_preset_recipe(enum kv_preset_mode mode, int key_bits, int value_bits)

@@ -127,10 +127,11 @@ KV_INLINE vf vf_load_bf16(const uint16_t *p)
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
-KV_INLINE vf vf_load_codes(const uint8_t *p) /* 8 unsigned bytes */
+KV_INLINE vi vi_load_codes(const uint8_t *p) /* 8 unsigned bytes */
 {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
 }
+KV_INLINE vf vf_load_codes(const uint8_t *p) { return vf_from_int(vi_load_codes(p)); }
 
 /* Σ of the lanes in double, added to acc[0..3] */
 typedef __m256d vd;

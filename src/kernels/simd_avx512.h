@@ -118,10 +118,11 @@ KV_INLINE vf vf_load_bf16(const uint16_t *p)
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
-KV_INLINE vf vf_load_codes(const uint8_t *p) /* 16 unsigned bytes */
+KV_INLINE vi vi_load_codes(const uint8_t *p) /* 16 unsigned bytes */
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
 }
+KV_INLINE vf vf_load_codes(const uint8_t *p) { return vf_from_int(vi_load_codes(p)); }
 
 /* Σ of the lanes in double, added to acc[0..7] */
 typedef __m512d vd;

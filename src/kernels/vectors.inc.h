@@ -93,6 +93,20 @@ static void f16_to_f32(const uint16_t *x, int64_t n, float *y)
     if (i < n) vf_store_n(y + i, vf_load_f16_n(x + i, n - i), n - i);
 }
 
+/* The bits of an f16 with 3 bits of mantissa are those of a float shifted by 20, with an exponent that is 112 too small. All
+ * products are exact: 4 bits times 17. */
+static void widen_grids(const uint8_t *scale, const uint8_t *centre, int n, int bits, uint16_t *scale_f16, uint16_t *min_f16)
+{
+    float width = (float)(1 << bits);
+    vf step = vf_set(width * 0x1p-6f), first = vf_set((32.0f - 160.0f * width) * 0x1p-6f);
+    for (int i = 0; i < n; i += LANES) {
+        vf s = vf_mul(vf_of_bits(vi_left(vi_load_codes(scale + i), 20)), vf_set(0x1p112f));
+        vf u = vf_load_codes(centre + i);
+        vf_store_f16(scale_f16 + i, s);
+        vf_store_f16(min_f16 + i, vf_mul(s, vf_fma(u, step, first)));
+    }
+}
+
 /* Stages h < LANES of the butterfly: lane i becomes x[i] + x[i + h], lane i + h becomes x[i] − x[i + h], that
  * is x[i ^ h] ± x[i]; the product with ±1 is exact, so the fma rounds as the plain addition does. */
 KV_INLINE vf butterfly(vf x)
@@ -163,5 +177,6 @@ static void fill_vectors(struct kv_kernels *table)
     table->f32_to_f16 = f32_to_f16;
     table->f16_to_f32 = f16_to_f32;
     table->hadamard = hadamard;
+    table->widen_grids = widen_grids;
     table->log_sum_exp = log_sum_exp;
 }

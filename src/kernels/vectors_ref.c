@@ -53,6 +53,16 @@ static void hadamard_ref(float *x, int n_rows, int head_dim)
     }
 }
 
+static void widen_grids_ref(const uint8_t *scale, const uint8_t *centre, int n, int bits, uint16_t *scale_f16,
+                            uint16_t *min_f16)
+{
+    for (int i = 0; i < n; i++) {
+        scale_f16[i] = (uint16_t)(scale[i] << 7);
+        int steps = (centre[i] - 128) * (1 << bits) - 32 * ((1 << bits) - 1); /* of 1/64 of the scale */
+        min_f16[i] = kv_f32_to_f16(kv_f16_to_f32(scale_f16[i]) * (float)steps * 0x1p-6f);
+    }
+}
+
 static double log_sum_exp_ref(const float *x, int64_t n)
 {
     float max = -INFINITY;
@@ -71,5 +81,6 @@ void kv_fill_vectors_ref(struct kv_kernels *table)
     table->f32_to_f16 = f32_to_f16_ref;
     table->f16_to_f32 = f16_to_f32_ref;
     table->hadamard = hadamard_ref;
+    table->widen_grids = widen_grids_ref;
     table->log_sum_exp = log_sum_exp_ref;
 }

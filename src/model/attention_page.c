@@ -16,6 +16,7 @@
 
 #include <string.h>
 
+#include "cache/kv_short.h"
 #include "kernels/code_layout.h"
 
 struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, size_t head_dim)
@@ -24,6 +25,8 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     size_t n_groups = head_dim < 32 ? 1 : head_dim / 32;
     s.q = kv_carve(c, n_rows * head_dim, sizeof *s.q);
     s.middle = kv_carve(c, head_dim, sizeof *s.middle);
+    s.scale = kv_carve(c, KV_GRIDS_MAX, sizeof *s.scale);
+    s.min = kv_carve(c, KV_GRIDS_MAX, sizeof *s.min);
     for (int half = 0; half < 2; half++) {
         s.digits[half] = kv_carve(c, n_rows * head_dim, 2);
         for (int w = 0; w < KV_WIDTHS; w++) s.delta[half][w] = kv_carve(c, n_rows, sizeof *s.delta[half][w]);
@@ -156,18 +159,22 @@ static struct kv_qk_codes qk_of(const struct kv_attn_block *b, const uint8_t *pa
     };
 }
 
+static struct kv_grids key_grids(const struct kv_attn_block *b, const uint8_t *page)
+{
+    const struct kv_page_scratch *s = &b->worker->page;
+    return kv_key_grids(b->kernels, b->plan, b->codec->layout, i_head(b), page, s->scale, s->min);
+}
+
 static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
 {
-    const struct kv_side_layout *side = &b->codec->layout->key[i_head(b)];
-    const uint16_t *scale = (const uint16_t *)(const void *)(page + side->scale),
-                   *min = (const uint16_t *)(const void *)(page + side->min);
+    struct kv_grids grids = key_grids(b, page);
     int high = b->recipe->key_scheme == KV_KEY_C32 ? 1 : 0;
     struct kv_key_class classes[KV_CLASSES_MAX];
     int n_classes = key_classes(b, classes);
     for (int half = 0; half <= high; half++) {
         struct kv_fold fold = fold_of(b, classes, n_classes, row, half);
-        fold.scale = scale + half * b->call->head_dim;
-        fold.min = min + half * b->call->head_dim;
+        fold.scale = grids.scale + half * b->call->head_dim;
+        fold.min = grids.min + half * b->call->head_dim;
         b->kernels->attn_fold(&fold);
     }
     struct kv_qk_codes qk = qk_of(b, page, classes, n_classes, row, high);
@@ -177,11 +184,11 @@ static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *pag
 
 static void scores_per_token(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
 {
-    const struct kv_side_layout *side = &b->codec->layout->key[i_head(b)];
+    struct kv_grids grids = key_grids(b, page);
     const struct kv_key_class all = { b->recipe->key_bits, b->call->head_dim };
     struct kv_qk_codes qk = qk_of(b, page, &all, 1, row, 0);
-    qk.scale = (const uint16_t *)(const void *)(page + side->scale);
-    qk.min = (const uint16_t *)(const void *)(page + side->min);
+    qk.scale = grids.scale;
+    qk.min = grids.min;
     qk.sum = b->worker->page.sum + row;
     qk.ahead = ahead;
     b->kernels->qk_codes(&qk);
@@ -242,14 +249,15 @@ static void add_values(const struct kv_attn_block *b, const uint8_t *page, int r
         return;
     }
     int n_groups = b->recipe->value_group ? head_dim / b->recipe->value_group : 1;
+    struct kv_grids grids = kv_value_grids(b->kernels, b->plan, b->codec->layout, i_head(b), page, s->scale, s->min);
     const struct kv_weigh weigh = {
         .p = p,
         .n_rows = n_rows,
         .n_groups = n_groups,
         .bits = bits,
         .n_tokens = n_tokens,
-        .scale = (const uint16_t *)(const void *)(page + side->scale),
-        .min = (const uint16_t *)(const void *)(page + side->min),
+        .scale = grids.scale,
+        .min = grids.min,
         .digits = s->p_digits,
         .delta = s->p_delta,
         .bias = s->p_bias,

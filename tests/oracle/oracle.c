@@ -36,9 +36,34 @@ static void hadamard(float *x, int n)
     for (int i = 0; i < n; i++) x[i] *= norm;
 }
 
+/* The number with 3 bits of mantissa nearest to x > 0, or the least one that is not below it. */
+static float three_bits(float x, bool up)
+{
+    int exponent;
+    frexpf(x, &exponent);
+    float unit = ldexpf(1.0f, exponent - 4 < -17 ? -17 : exponent - 4); /* below 2^-14 float16 has a fixed step */
+    return (up ? ceilf(x / unit) : floorf(x / unit + 0.5f)) * unit;
+}
+
+/* A grid as a short one stores it. True if codes are to be chosen for it. */
+static bool shorten(float *scale, float *min, int bits, bool fitted)
+{
+    float width = (float)(1 << bits), levels = width - 1, middle = *min + levels / 2 * *scale;
+    bool constant = *scale == 0.0f;
+    float stored = constant ? 0.0f : bits == 8 ? three_bits(*scale * levels / (levels - width / 16), true) : three_bits(*scale, false);
+    float least = fabsf(middle) * 64 / (127 * width - (constant ? 32 * levels : 0)); /* 127 parts of 64 a width: all that a byte has */
+    bool wider = least > stored;
+    if (wider) stored = three_bits(least, true);
+    if (constant) middle += levels / 2 * stored;
+    float part = stored > 0.0f ? fminf(fmaxf(rintf(middle / stored * (64 / width)), -127), 127) : 0.0f;
+    *scale = stored;
+    *min = to_half(stored * (part * width - 32 * levels) / 64);
+    return !fitted || wider;
+}
+
 /* x[0], x[step], ... (n of them) through codes of `bits` and back: min + code · scale, both float16. min is the largest
  * one not above all x, so that no code is below 0; a group without spread, or without bits, is one float16 number. */
-static void through_codes(float *x, int n, int step, int bits)
+static void through_codes(float *x, int n, int step, int bits, bool is_short)
 {
     float low = INFINITY, high = -INFINITY, levels = (float)((1 << bits) - 1), scale = 0.0f;
     double sum = 0;
@@ -52,6 +77,7 @@ static void through_codes(float *x, int n, int step, int bits)
         min = floorf(low / half_step(low)) * half_step(low);
         scale = to_half((high - min) / levels);
     }
+    if (is_short) shorten(&scale, &min, bits, false);
     for (int i = 0; i < n; i++) {
         float code = scale > 0.0f ? rintf((x[i * step] - min) / scale) : 0.0f;
         x[i * step] = min + scale * fminf(fmaxf(code, 0.0f), levels);
@@ -87,7 +113,7 @@ static void try_fitted(struct fitted *best, double low, double step, const doubl
 /* The same with the grid of our own recipes up to 3 bits: thresholds of the largest correlation among four parts of
  * the range and what least squares makes of the best; then scale and minimum such that the error has no mean and is
  * not along x. False, and nothing done, where float16 is too coarse for that. */
-static bool through_fitted_codes(float *x, int n, int step, int bits)
+static bool through_fitted_codes(float *x, int n, int step, int bits, bool is_short)
 {
     static const double parts[] = { 1.0, 0.85, 0.7, 0.55 };
     double y[256], mean = 0, low = INFINITY, high = -INFINITY, variance = 0, levels = (1 << bits) - 1;
@@ -110,13 +136,19 @@ static bool through_fitted_codes(float *x, int n, int step, int bits)
     double scale = variance / best.product;
     float scale16 = to_half((float)scale), min16 = to_half((float)(mean - (double)scale16 * mean_code));
     if (scale < 0x1p-14 || fabs((double)min16) * 0x1p-11 > scale / 16) return false;
-    for (int i = 0; i < n; i++) x[i * step] = min16 + scale16 * (float)fitted_code(y[i], &best, levels);
+    bool recode = is_short && shorten(&scale16, &min16, bits, true);
+    for (int i = 0; i < n; i++) {
+        float code = recode ? fminf(fmaxf(rintf((x[i * step] - min16) / scale16), 0.0f), (float)levels)
+                            : (float)fitted_code(y[i], &best, levels);
+        x[i * step] = min16 + scale16 * code;
+    }
     return true;
 }
 
-void oracle_quantize(float *x, int n, int step, int bits, bool fitted)
+void oracle_quantize(float *x, int n, int step, int bits, bool fitted, bool is_short)
 {
-    if (!fitted || bits < 2 || bits > 3 || !through_fitted_codes(x, n, step, bits)) through_codes(x, n, step, bits);
+    if (!fitted || bits < 2 || bits > 3 || !through_fitted_codes(x, n, step, bits, is_short))
+        through_codes(x, n, step, bits, is_short);
 }
 
 static void rotary(const struct oracle *o, int position, float *x /* (head_dim) */)
@@ -153,11 +185,11 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
     }
     for (int t = first; t < end; t++) {
         if (r->key_rotated) hadamard(k + t * stride, dim);
-        if (r->key_bits < 16 && !r->key_group) oracle_quantize(k + t * stride, dim, 1, r->key_bits, fitted);
+        if (r->key_bits < 16 && !r->key_group) oracle_quantize(k + t * stride, dim, 1, r->key_bits, fitted, r->key_short);
     }
     for (int t = first; t < end && r->key_group; t += r->key_group) {
         for (int d = 0; d < dim; d++) {
-            oracle_quantize(k + t * stride + d, r->key_group, stride, bits ? bits[d] : r->key_bits, fitted);
+            oracle_quantize(k + t * stride + d, r->key_group, stride, bits ? bits[d] : r->key_bits, fitted, r->key_short);
         }
     }
     for (int t = first; t < end; t++) {
@@ -171,7 +203,7 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
         int group = r->value_group ? r->value_group : dim;
         if (r->value_rotated) hadamard(v + t * stride, dim);
         for (int d = 0; d < dim; d += group)
-            oracle_quantize(v + t * stride + d, group, 1, r->value_bits, r->value_rotated);
+            oracle_quantize(v + t * stride + d, group, 1, r->value_bits, r->value_rotated, r->value_short);
         if (r->value_rotated) hadamard(v + t * stride, dim);
     }
     free(center);

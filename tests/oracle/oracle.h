@@ -29,6 +29,7 @@ struct oracle_recipe {
     int value_bits;        /* 2 3 4 8 16; always per token                                      */
     int value_group;       /* channels that share a scale: 32, or 0 = the whole head            */
     bool value_rotated;
+    bool key_short, value_short; /* scale and minimum in a byte each                            */
 };
 
 struct oracle_cache {
@@ -60,8 +61,8 @@ bool oracle_forward(const struct oracle *o, const int32_t *tokens, int n, int ro
                     char *message, size_t cap);
 
 /* x[0], x[step], ... (n of them, at most 256) through codes of `bits` and back. fitted: on the grid of kvant's own recipes
- * where it is used, up to 3 bits; otherwise between minimum and maximum. */
-void oracle_quantize(float *x, int n, int step, int bits, bool fitted);
+ * where it is used, up to 3 bits; otherwise between minimum and maximum. is_short: scale and minimum in a byte each. */
+void oracle_quantize(float *x, int n, int step, int bits, bool fitted, bool is_short);
 
 /* Comparisons that tests share, all in double. */
 double oracle_cosine(const float *a, const float *b, int n);

@@ -273,7 +273,7 @@ static void step(struct world *w, struct stream *const *streams, const int64_t *
 
 static const char *const specs[] = {
     "f16", "k8tv8", "k4tv4;sinks=0;tail=0", "k4c32v4h", "k3c64v3h", "k2c32v2g32h", "k4tmhv4", "k4c64mv2h;sinks=64;tail=5",
-    "k2.5c64xv3h", "k2.5c32xmv4g32", "k4c64v16", "k16v4h", "0:k3c32mv3,1:k4tv8h", "k8c64hv8;sinks=0;tail=300",
+    "k2.5c64xv3h", "k2.5c64xmsv3hs", "k2.5c32xsv2g32s", "k4tmhsv4hs", "k2.5c32xmv4g32", "k4c64v16", "k16v4h", "0:k3c32mv3,1:k4tv8h", "k8c64hv8;sinks=0;tail=300",
 };
 enum { N_SPECS = sizeof specs / sizeof *specs };
 

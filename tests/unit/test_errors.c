@@ -227,7 +227,7 @@ static void quantize_as_ours(double *x, int n, int stride, int bits)
         return;
     }
     for (int i = 0; i < n; i++) group[i] = (float)x[i * stride];
-    oracle_quantize(group, n, 1, bits, true);
+    oracle_quantize(group, n, 1, bits, true, false);
     for (int i = 0; i < n; i++) x[i * stride] = group[i];
 }
 

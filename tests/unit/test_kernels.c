@@ -24,7 +24,8 @@ static const char *const checked_with_attention[] = {
     "value_tile_expand", "key_tile_hadamard",
     "attn_fold", "qk_codes", "qk_center", "attn_soften", "attn_weigh", "pv_codes", "qk_half", "pv_half", /* _codes.c */
     "fit_groups",                                                                                /* _fit.c */
-    "sum_keys", "sum_values"}; /* _sums.c */
+    "sum_keys", "sum_values", /* _sums.c */
+    "widen_grids"};           /* test_kv_short.c */
 
 static void every_kernel_has_a_check(void **state)
 {

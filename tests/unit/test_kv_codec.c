@@ -134,6 +134,16 @@ static bool values_are_fitted(const struct kv_recipe *r)
     return r->value_rotated && r->value_bits <= 3;
 }
 
+/* Scale i of a side. */
+static double scale_at(const struct bench *b, const struct kv_side_layout *side, bool is_short, int i)
+{
+    return is_short ? (double)kv_f16_to_f32((uint16_t)(b->page[side->scale + (size_t)i] << 7)) : (double)f16_at(b->page, side->scale, i);
+}
+
+/* Between minimum and maximum half a step; of short scales, which are rounded by up to a sixteenth of 15 steps, with a
+ * centre that is off by up to an eighth of one, 1.2 (of 8 bits: rounded up, off by two). */
+static double steps_of(bool is_short, int bits) { return !is_short ? 0.5 : bits == 8 ? 2.5 : 1.2; }
+
 /* Half a step, of the grid that element (row, channel) was stored on; of a fitted grid (of mixed keys: a grid of 2
  * or 3 bits among others) all of it. */
 static double key_bound(const struct bench *b, int layer, int head_kv, int row, int channel, double x)
@@ -148,9 +158,9 @@ static double key_bound(const struct bench *b, int layer, int head_kv, int row, 
         for (stored = 0; ch->order[stored] != channel; stored++) {}
     }
     int i = r->key_scheme ? row / r->key_scheme * plan->head_dim + stored : row;
-    float scale = f16_at(b->page, side->scale, i);
+    double scale = scale_at(b, side, r->key_short, i);
     if (keys_are_fitted(r)) return scale * (r->key_mixed ? 7.0 : (1 << r->key_bits) - 1) + fabs(x) * 0x1p-11;
-    return scale > 0.0f ? scale / 2.0 : fabs(x) * 0x1p-11;
+    return scale > 0.0 ? scale * steps_of(r->key_short, r->key_bits) : fabs(x) * 0x1p-11;
 }
 
 static double value_bound(const struct bench *b, int layer, int head_kv, int row, int channel, double x)
@@ -158,8 +168,8 @@ static double value_bound(const struct bench *b, int layer, int head_kv, int row
     const struct kv_recipe *r = kv_plan_recipe_at(b->rig.plan, layer, head_kv);
     if (r->value_bits == 16) return fabs(x) * 0x1p-11 + 0x1p-25;
     int head_dim = b->rig.plan->head_dim, group = r->value_group ? r->value_group : head_dim;
-    double scale = f16_at(b->page, b->layout.value[layer * N_HEAD + head_kv].scale, channel / group * ROWS + row);
-    return values_are_fitted(r) ? scale * ((1 << r->value_bits) - 1) : scale / 2.0;
+    double scale = scale_at(b, &b->layout.value[layer * N_HEAD + head_kv], r->value_short, channel / group * ROWS + row);
+    return values_are_fitted(r) ? scale * ((1 << r->value_bits) - 1) : scale * steps_of(r->value_short, r->value_bits);
 }
 
 /* Float arithmetic of the transforms: a few roundings at the size of the largest term (centres up to 100, keys to
@@ -278,9 +288,11 @@ static void test_every_uniform_recipe_is_within_half_a_step(void **state)
                 for (int g = 0; g < 4; g++, n++) {
                     int head_dim = head_dims[(n + i) % 4];
                     if (head_dim % 32 && g % 2) head_dim = 64;
-                    snprintf(recipe, sizeof recipe, "k%d%s%s v%d%s", bits[i], schemes[s], transforms[t],
-                             bits[(i + g) % 4], groups[g]);
-                    check_recipe(recipe, head_dim);
+                    for (int is_short = 0; is_short < 4; is_short++) {
+                        snprintf(recipe, sizeof recipe, "k%d%s%s%s v%d%s%s", bits[i], schemes[s], transforms[t],
+                                 is_short & 1 ? "s" : "", bits[(i + g) % 4], groups[g], is_short & 2 ? "s" : "");
+                        check_recipe(recipe, head_dim);
+                    }
                 }
             }
         }
@@ -293,9 +305,9 @@ static void test_every_uniform_recipe_is_within_half_a_step(void **state)
 static void test_every_mixed_recipe_is_within_half_a_step(void **state)
 {
     (void)state;
-    static const char *const recipes[] = { "k3c64x v3h", "k3c64xm v2", "k2.5c32x v4g32", "k4c32xm v8" };
+    static const char *const recipes[] = { "k3c64x v3h", "k3c64xm v2", "k2.5c32x v4g32", "k4c32xm v8", "k3c64xs v3hs", "k4c32xms v8s" };
     static const int head_dims[] = { 8, 64, 96, 256 };
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < (int)(sizeof recipes / sizeof *recipes); i++) {
         for (int d = 0; d < 4; d++) {
             if (head_dims[d] == 8 && i == 2) continue; /* g32 */
             check_recipe(recipes[i], head_dims[d]);

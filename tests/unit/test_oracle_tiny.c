@@ -150,7 +150,7 @@ static void simulate(struct simulation *s, const struct kvant_plan *plan)
     for (size_t i = 0; i < n_heads; i++) {
         const struct kv_recipe *r = &plan->recipe[i];
         s->recipes[i] = (struct oracle_recipe){ r->key_bits, r->key_mixed, r->key_scheme, r->key_centered, r->key_rotated,
-                                                r->value_bits, r->value_group, r->value_rotated };
+                                                r->value_bits, r->value_group, r->value_rotated, r->key_short, r->value_short };
         for (size_t d = 0; r->key_centered && d < dim; d++) {
             s->center[i * dim + d] = half_to_float(plan->center[i * dim + d]);
         }
@@ -191,7 +191,7 @@ struct bound {
 static const struct bound one_layer = { 0.05, 5e-4 }, three_layers = { 0.3, 0 };
 
 static const char *const specs[] = {
-    "k8tv8", "k4tv4", "k4tv4;sinks=0;tail=0", "k4thv4h", "k4tmhv3h", "k8tmv8", "k4c64v4h", "k3c64v3h", "k2c32v2h",
+    "k8tv8", "k4tv4", "k8tsv8s", "k4tsv4g32s", "k3c64sv3hs", "k2.5c64xmsv2hs", "k4tv4;sinks=0;tail=0", "k4thv4h", "k4tmhv3h", "k8tmv8", "k4c64v4h", "k3c64v3h", "k2c32v2h",
     "k4c32v2g32h;sinks=8;tail=64", "k3c64mv4", "k4c64mhv3h", "k2c64mv16", "k16v3h", "k16v8", "k2.5c64xv4h", "k3c32xmv3h",
 };
 static const char *const layered_specs[] = { "0:k8tv8,1:k4c32v4h,2:k2c64v2h", "0:k2c32v2h,1:k8tv8,2:f16" };

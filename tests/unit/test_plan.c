@@ -486,11 +486,13 @@ static struct kv_recipe random_recipe(int head_dim)
         r.key_mixed = r.key_scheme && below(2);
         if (r.key_mixed) r.key_bits = 0, r.key_quarters = (uint8_t)(4 + below(29));
         else r.key_rotated = below(2);
+        r.key_short = below(2);
     }
     r.value_bits = bits[below(5)];
     if (r.value_bits < 16) {
         r.value_group = head_dim % 32 == 0 && below(2) ? 32 : 0;
         r.value_rotated = below(2);
+        r.value_short = below(2);
     }
     return r;
 }
