@@ -563,6 +563,9 @@ struct kvant_question {
     const kvant_token *tokens; /* (n_tokens), the whole prompt; borrowed                              */
     size_t n_tokens;
     const char *answer;        /* the right one, terminated: "72", "$1,250.50" or "#### 72"; "B"      */
+    const kvant_token *choices; /* (n_choices) of one token each, such as " A" to " E": the answer is the likeliest
+                                 * of these after the prompt, whatever else were likelier; borrowed. NULL: any text */
+    size_t n_choices;
 };
 
 struct kvant_answer {      /* borrowed during the call */
@@ -603,8 +606,10 @@ struct kvant_accuracy_options {
 
 /* Answers every question greedily under the 16-bit cache and every plan, all in one batch, and compares with
  * the right answers. What all questions begin with (the examples of a few-shot prompt) is read once per plan.
- * results: (n_plans); base: of the 16-bit cache, may be NULL. Deterministic; no plan's result depends on the
- * others. Memory as for kvant_trajectory_run. Errors: ARGUMENT (options; an empty or unknown prompt; a right
+ * A question with choices is answered by comparing their probabilities: nothing is written, and the likeliest
+ * choice is marked as if it had been. results: (n_plans); base: of the 16-bit cache, may be NULL. Deterministic;
+ * no plan's result depends on the
+ * others. Memory as for kvant_trajectory_run. Errors: ARGUMENT (options; an empty or unknown prompt or choice; a right
  * answer in which there is none, position: the question; a plan that needs calibration), MISMATCH, NUMERIC
  * (the 16-bit cache itself fails), CANCELLED, MEMORY. */
 KVANT_API kvant_status kvant_accuracy_run(const struct kvant_model *model,
