@@ -166,26 +166,41 @@ static int ask(struct question_prompts *out, const struct kvant_model *model, co
     hash_text(hash, question->final);
     if (tokens_of_text(model, text->data, text->n, KVANT_TOKENIZE_BOS, &tokens, &n_tokens, &err) != KVANT_OK)
         return fail(&err);
+    if (question->n_choices) {
+        tokens = reallocate(tokens, n_tokens + QUESTION_BRIDGE_CAP, sizeof *tokens);
+        memcpy(tokens + n_tokens, out->bridge, out->n_bridge * sizeof *tokens);
+        n_tokens += out->n_bridge;
+    }
     out->items[out->n++] = (struct kvant_question){
         tokens, n_tokens, question->final, question->n_choices ? out->letters : NULL, question->n_choices};
     return EXIT_OK;
 }
 
-/* The token that each letter is behind a prompt. */
+/* The token that each letter is behind a prompt, and what stands before it: nothing, or a token for the blank. */
 static int find_letters(struct question_prompts *out, const struct kvant_model *model)
 {
     struct kvant_error err;
     kvant_token *before = NULL, *with = NULL;
     size_t n_before = 0, n_with = 0;
-    int code = EXIT_OK;
     if (tokens_of_text(model, "Answer:", 7, 0, &before, &n_before, &err) != KVANT_OK) return fail(&err);
+    int code = EXIT_OK;
     for (int i = 0; i < QUESTION_CHOICES_CAP && code == EXIT_OK; i++) {
         char text[] = "Answer: A";
         text[8] = (char)('A' + i);
-        if (tokens_of_text(model, text, 9, 0, &with, &n_with, &err) != KVANT_OK) code = fail(&err);
-        else if (n_with != n_before + 1 || memcmp(with, before, n_before * sizeof *with) != 0)
-            code = fail_text("the letter %c is not one token of this model: choices cannot be compared", text[8]);
-        else out->letters[i] = with[n_before];
+        if (tokens_of_text(model, text, 9, 0, &with, &n_with, &err) != KVANT_OK) {
+            code = fail(&err);
+            break;
+        }
+        bool fits = n_with > n_before && n_with <= n_before + 1 + QUESTION_BRIDGE_CAP &&
+                    memcmp(with, before, n_before * sizeof *with) == 0;
+        if (fits && i == 0) {
+            out->n_bridge = n_with - n_before - 1;
+            memcpy(out->bridge, with + n_before, out->n_bridge * sizeof *with);
+        }
+        fits = fits && n_with == n_before + out->n_bridge + 1 &&
+               memcmp(with + n_before, out->bridge, out->n_bridge * sizeof *with) == 0;
+        if (fits) out->letters[i] = with[n_with - 1];
+        else code = fail_text("the letter %c is not one token of this model: choices cannot be compared", text[8]);
         free(with);
         with = NULL;
     }

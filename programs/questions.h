@@ -10,6 +10,7 @@
 
 enum question_kind { QUESTION_WORKED, QUESTION_CHOICE };
 #define QUESTION_CHOICES_CAP 26
+#define QUESTION_BRIDGE_CAP 2
 
 struct question {
     char *question, *answer; /* as in the file                                                        */
@@ -34,7 +35,9 @@ void questions_close(struct question_file *file);
 /* Prompts "Question: Q\nAnswer: A\n\n" of the shots, then "Question: Q\nAnswer:" of one item each: those of
  * lm-evaluation-harness. */
 struct question_prompts {
-    kvant_token letters[QUESTION_CHOICES_CAP]; /* " A" and so on, of choices */
+    kvant_token letters[QUESTION_CHOICES_CAP]; /* " A" and so on, of choices                            */
+    kvant_token bridge[QUESTION_BRIDGE_CAP];   /* (n_bridge) between prompt and letter: the blank alone */
+    size_t n_bridge;
     struct kvant_question *items; /* (n), their answers borrowed from the file */
     const struct question *asked; /* (n) the items                             */
     size_t n;
