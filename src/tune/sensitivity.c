@@ -8,8 +8,8 @@
  * two of them are taken as they are.
  *
  * Heads do not add up alike on both sides: on the tuning text all keys in 2 or 3 bits together cost two to three
- * times the sum of single heads, values about the sum. So each measured choice is also measured in all heads at once,
- * and the single numbers are scaled to it. Otherwise bits go to values that keys need (Qwen2.5-Coder-0.5B at 2.75
+ * times the sum of single heads, values about the sum. So each choice, also those that are read off, is measured in
+ * all heads at once, and the single numbers are scaled to it. Otherwise bits go to values that keys need (Qwen2.5-Coder-0.5B at 2.75
  * page bits: KLD .0069 / .0105 without, .0059 / .0086 with keys three times as dear).
  */
 #include "tune/sensitivity.h"
@@ -51,19 +51,14 @@ void kv_sensitivity_derive(const struct kv_choice_list *list, const double *erro
     }
 }
 
-static int count_measured(bool mixed)
+int kv_sensitivity_probes(int n_layer, int n_head_kv, bool mixed)
 {
     int n = 0;
     for (int side = 0; side < KV_SIDES; side++) {
         const struct kv_choice_list *list = kv_choices(mixed, (enum kv_side)side);
-        for (int i = 0; i < list->n; i++) n += list->choice[i].measured;
+        for (int i = 0; i < list->n; i++) n += list->choice[i].measured * n_layer * n_head_kv + 1;
     }
     return n;
-}
-
-int kv_sensitivity_probes(int n_layer, int n_head_kv, bool mixed)
-{
-    return count_measured(mixed) * (n_layer * n_head_kv + 1);
 }
 
 struct probe {
@@ -105,9 +100,7 @@ static int list_probes(const struct kv_sensitivity *s, struct probe *probes)
                     if (kv_choices(s->mixed, (enum kv_side)side)->choice[i].measured)
                         probes[n++] = (struct probe){ layer, head, i, (enum kv_side)side };
     for (int side = 0; side < KV_SIDES; side++)
-        for (int i = 0; i < s->n_choices[side]; i++)
-            if (kv_choices(s->mixed, (enum kv_side)side)->choice[i].measured)
-                probes[n++] = (struct probe){ -1, 0, i, (enum kv_side)side };
+        for (int i = 0; i < s->n_choices[side]; i++) probes[n++] = (struct probe){ -1, 0, i, (enum kv_side)side };
     return n;
 }
 
@@ -157,13 +150,16 @@ kvant_status kv_sensitivity_open(struct kv_sensitivity *s, struct kv_measure *me
     measure->progress->what = NULL;
     for (int i = 0; status == KVANT_OK && i < n; i++) {
         const struct probe *p = &probing.probes[i];
+        if (p->layer >= 0) kv_sensitivity_at(s, p->side, p->layer, p->head)[p->choice] = results[i].kld_mean;
+    }
+    if (status == KVANT_OK) derive_all(s, calibration);
+    for (int i = 0; status == KVANT_OK && i < n; i++) {
+        const struct probe *p = &probing.probes[i];
         if (p->layer < 0) scale_to(s, p->side, p->choice, results[i].kld_mean);
-        else kv_sensitivity_at(s, p->side, p->layer, p->head)[p->choice] = results[i].kld_mean;
     }
     kv_free(probing.probes);
     kv_free(results);
-    if (status == KVANT_OK) derive_all(s, calibration);
-    else kv_sensitivity_close(s);
+    if (status != KVANT_OK) kv_sensitivity_close(s);
     return status;
 }
 
