@@ -651,7 +651,7 @@ struct kvant_tune_options {
     kvant_tune_method method;
     const double *budgets;   /* (n_budgets) true bits at n_ctx tokens, 1 to 32, ascending */
     int n_budgets;           /* at most 32; 0 = the default 2.5 2.75 3 3.25 3.5 4 5, those that a plan can meet */
-    double max_kld;          /* > 0: also the cheapest plan found that keeps this mean KLD on the tuning text */
+    double max_kld;          /* > 0: also the cheapest plan found that keeps this mean KLD on the held-back text */
     int64_t n_ctx;           /* where true bits are stated; 0 = the smaller of 8192 and the model's */
     int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 1024; half of the text when that is shorter
                               * than these and the 512 that plans are measured on */

@@ -44,7 +44,6 @@ kvant_status kv_menu_add(struct kv_menu *menu, struct kvant_plan *plan, const st
     struct kvant_tune_point *point = &menu->points[menu->n++];
     *point = *like;
     point->plan = plan;
-    point->measured.n_scored = 0;
     return KVANT_OK;
 }
 
