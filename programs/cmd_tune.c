@@ -205,7 +205,8 @@ static int print_menu(const struct menu *menu, const struct tune_flags *flags)
         printf(" %c %9.3f %9.3f %9.1f %10.5f %9.4f %7.1f%% %9.4f %10s  %.40s%s%s%s\n",
                (int)i == menu->chosen ? '*' : ' ', m->true_bits, m->page_bits, m->bytes_per_token,
                m->kld_mean, m->kld_p999, m->same_top_p, m->ppl_ratio, predicted,
-               p->source == KVANT_TUNE_FROM_KVANT ? "tuned" : kvant_plan_name(p->plan), uniform ? " (uniform)" : "", right,
+               p->source == KVANT_TUNE_FROM_KVANT ? "tuned" : kvant_plan_name(p->plan),
+               uniform ? " (uniform)" : "", right,
                p->verdict.collapsed ? ", collapsed" : p->dominated ? ", dominated" : "");
     }
     printf("\n%zu plans in %.0f s%s; true bits: at %lld tokens; KLD: against the 16-bit cache, on text that the "
@@ -408,7 +409,8 @@ static int sensitivity(const struct tune_flags *flags)
 
 static int run(int argc, char **argv)
 {
-    struct tune_flags f = {.n_shots = -1, .n_limit = -1, .n_predict = -1, .max_kld = NAN, .stage = "all", .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
+    struct tune_flags f = {.n_shots = -1, .n_limit = -1, .n_predict = -1, .max_kld = NAN, .stage = "all",
+                           .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
@@ -433,8 +435,8 @@ static int run(int argc, char **argv)
          "each (default)", 0, 10000},
         {"--seed", OPTION_INT, "N", &f.seed, "of kvtuner; default 0", 0, 1e15},
         {"--questions", OPTION_NAME, "FILE.jsonl", &f.questions_path,
-         "of kvtuner: search for right answers instead of a small\nKLD; as kvant eval --task gsm8k has them. Not those of "
-         "a test",
+         "of kvtuner: search for right answers instead of a small\nKLD; as kvant eval --task gsm8k has them. Not "
+         "those of a test",
          0, 0},
         {"--shots", OPTION_INT, "N", &f.n_shots, "worked examples, the first of --questions; default 4", 0, 64},
         {"--limit", OPTION_INT, "N", &f.n_limit, "most questions; 0 = all; default 50", 0, 1e9},

@@ -38,9 +38,10 @@ static int read_choice(struct question_file *file, struct question *item)
 {
     item->n_choices = count_choices(item->question);
     if (item->n_choices < 2)
-        return fail_text("%s: line %zu: the question has no choices: lines that begin with (A), (B), ...", file->path,
-                         item->line);
-    if (strlen(item->answer) != 1 || item->answer[0] < 'A' || item->answer[0] >= (char)('A' + (int)item->n_choices))
+        return fail_text("%s: line %zu: the question has no choices: lines that begin with (A), (B), ...",
+                         file->path, item->line);
+    if (strlen(item->answer) != 1 || item->answer[0] < 'A' ||
+        item->answer[0] >= (char)('A' + (int)item->n_choices))
         return fail_text("%s: line %zu: the answer is not one letter from A to %c", file->path, item->line,
                          'A' + (int)item->n_choices - 1);
     item->final = item->answer;
@@ -66,9 +67,11 @@ static int read_line(struct question_file *file, const char *line, size_t n_byte
         code = fail_text("%s: line %zu: the answer does not end in #### and a number", file->path, number);
     if (code == EXIT_OK) {
         struct question *item = &file->items[file->n++];
-        *item = (struct question){copy(question), copy(answer), NULL, number, 0};
-        if (file->kind == QUESTION_WORKED) item->final = final_answer(item->answer);
-        else code = read_choice(file, item);
+        *item = (struct question){ copy(question), copy(answer), NULL, number, 0 };
+        if (file->kind == QUESTION_WORKED)
+            item->final = final_answer(item->answer);
+        else
+            code = read_choice(file, item);
     }
     json_decref(value);
     return code;
@@ -77,7 +80,7 @@ static int read_line(struct question_file *file, const char *line, size_t n_byte
 int questions_read(struct question_file *file, enum question_kind kind, const char *path)
 {
     size_t n_bytes, n_lines = 1, number = 0;
-    *file = (struct question_file){.path = path, .kind = kind};
+    *file = (struct question_file){ .path = path, .kind = kind };
     char *text = file_read(path, &n_bytes);
     if (!text) return EXIT_FAILED;
     for (size_t i = 0; i < n_bytes; i++) n_lines += text[i] == '\n';
@@ -171,8 +174,9 @@ static int ask(struct question_prompts *out, const struct kvant_model *model, co
         memcpy(tokens + n_tokens, out->bridge, out->n_bridge * sizeof *tokens);
         n_tokens += out->n_bridge;
     }
-    out->items[out->n++] = (struct kvant_question){
-        tokens, n_tokens, question->final, question->n_choices ? out->letters : NULL, question->n_choices};
+    out->items[out->n++] = (struct kvant_question){ tokens, n_tokens, question->final,
+                                                    question->n_choices ? out->letters : NULL,
+                                                    question->n_choices };
     return EXIT_OK;
 }
 
@@ -199,8 +203,11 @@ static int find_letters(struct question_prompts *out, const struct kvant_model *
         }
         fits = fits && n_with == n_before + out->n_bridge + 1 &&
                memcmp(with + n_before, out->bridge, out->n_bridge * sizeof *with) == 0;
-        if (fits) out->letters[i] = with[n_with - 1];
-        else code = fail_text("the letter %c is not one token of this model: choices cannot be compared", text[8]);
+        if (fits)
+            out->letters[i] = with[n_with - 1];
+        else
+            code = fail_text("the letter %c is not one token of this model: choices cannot be compared",
+                             text[8]);
         free(with);
         with = NULL;
     }

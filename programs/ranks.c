@@ -13,7 +13,7 @@
 /* A process that waits must not take the core from one that computes: MPI's own waiting spins. */
 static bool await(MPI_Request *request)
 {
-    const struct timespec pause = {0, 500000};
+    const struct timespec pause = { 0, 500000 };
     for (int done = 0;;) {
         if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
         if (done) return true;
@@ -29,7 +29,7 @@ static bool is_launched(void)
 
 int ranks_begin(struct ranks *ranks)
 {
-    *ranks = (struct ranks){false, 0, 1};
+    *ranks = (struct ranks){ false, 0, 1 };
     if (!is_launched()) return EXIT_OK;
     if (MPI_Init(NULL, NULL) != MPI_SUCCESS) return fail_text("MPI does not start");
     ranks->has_begun = true;
@@ -62,7 +62,7 @@ void ranks_end(struct ranks *ranks, int exit_code)
 
 int ranks_begin(struct ranks *ranks)
 {
-    *ranks = (struct ranks){false, 0, 1};
+    *ranks = (struct ranks){ false, 0, 1 };
     const char *count = getenv("OMPI_COMM_WORLD_SIZE");
     if (!count) count = getenv("PMI_SIZE");
     if (!count || atoi(count) < 2) return EXIT_OK;

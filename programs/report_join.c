@@ -36,7 +36,8 @@ int report_join(struct report *report, const struct report *other, const char *f
     if (why) return fail_text("%s: %s; only reports of one model and text are shown together", file, why);
     if (report->n_points + other->n_points > REPORT_POINTS_MAX)
         return fail_text("%s: more than %d plans together", file, REPORT_POINTS_MAX);
-    report->points = reallocate(report->points, report->n_points + other->n_points + 1, sizeof *report->points);
+    report->points = reallocate(report->points, report->n_points + other->n_points + 1,
+                                sizeof *report->points);
     for (size_t i = 0; i < other->n_points; i++) {
         struct report_point point = other->points[i];
         if (point.source == REPORT_UNIFORM) continue; /* these are the same */

@@ -105,8 +105,8 @@ static kvant_status prepare(struct accuracy *a, struct kvant_error *err)
         a->prompts[i] = (struct kvant_prompt){ q->tokens, q->n_tokens };
         for (size_t k = 0; k < q->n_choices; k++)
             if (q->choices[k] < 0 || q->choices[k] >= a->model->n_vocab)
-                KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "question %zu: choice %zu is token %d of %d", i, k,
-                        (int)q->choices[k], a->model->n_vocab);
+                KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "question %zu: choice %zu is token %d of %d", i,
+                        k, (int)q->choices[k], a->model->n_vocab);
         if (!kv_answer_extract(a->opt->kind, q->answer, strlen(q->answer), right))
             KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "question %zu: its answer '%.40s' holds no %s", i,
                     q->answer, a->opt->kind == KVANT_ANSWER_LETTER ? "single capital letter" : "number");

@@ -26,7 +26,7 @@
 
 #define LOGITS_BYTES ((size_t)192 << 20) /* of one step: all memory stays below 500 MB */
 #define BATCH_ROWS 512
-#define COMPANY 16
+#define COMPANY       16
 #define N_CTX_DEFAULT 2048
 
 struct eval {
@@ -144,7 +144,8 @@ static kvant_status open_sequence(struct eval *e, int i, struct kvant_error *err
 static kvant_status eval_open(struct eval *e, int64_t n_positions, struct kvant_error *err)
 {
     size_t n_seqs = (size_t)e->n_plans + 1, n_vocab = (size_t)e->model->n_vocab;
-    size_t company = n_seqs < COMPANY ? COMPANY : n_seqs, fit = LOGITS_BYTES / (n_vocab * sizeof(float) * company);
+    size_t company = n_seqs < COMPANY ? COMPANY : n_seqs,
+           fit = LOGITS_BYTES / (n_vocab * sizeof(float) * company);
     if (fit > BATCH_ROWS / company) fit = BATCH_ROWS / company;
     e->n_rows = fit < 1 ? 1 : (int)smaller((int64_t)fit, e->n_ctx);
 

@@ -43,8 +43,9 @@ int64_t kv_measure_tokens(const struct kv_measure *m, int n)
     return (int64_t)m->n_tokens * (n + n_batches);
 }
 
-kvant_status kv_measure_set_questions(struct kv_measure *m, const struct kvant_question *questions, size_t n_questions,
-                                      const struct kvant_accuracy_options *asking, struct kvant_error *err)
+kvant_status kv_measure_set_questions(struct kv_measure *m, const struct kvant_question *questions,
+                                      size_t n_questions, const struct kvant_accuracy_options *asking,
+                                      struct kvant_error *err)
 {
     struct kv_hash hash;
     char digest[KV_HASH_TEXT_CAP];
@@ -59,7 +60,8 @@ kvant_status kv_measure_set_questions(struct kv_measure *m, const struct kvant_q
         if (q->n_choices) kv_hash_add(&hash, q->choices, q->n_choices * sizeof *q->choices);
         m->n_tokens += q->n_tokens + (q->n_choices ? 1 : (size_t)asking->n_predict);
     }
-    for (int i = 0; i < asking->n_stops; i++) kv_hash_add(&hash, asking->stops[i], strlen(asking->stops[i]) + 1);
+    for (int i = 0; i < asking->n_stops; i++)
+        kv_hash_add(&hash, asking->stops[i], strlen(asking->stops[i]) + 1);
     kv_hash_end(&hash, digest);
     m->questions = questions;
     m->n_questions = n_questions;
@@ -82,7 +84,8 @@ static kvant_status answer_batch(struct kv_measure *m, const struct kvant_plan *
     m->progress->scale = 1;
     KV_TRY(kvant_accuracy_run(m->model, plans, n, m->questions, m->n_questions, &opt, answers, NULL, err));
     for (int i = 0; i < n; i++)
-        results[i] = (struct kvant_eval_result){ NAN, NAN, NAN, NAN, NAN, NAN, NAN, answers[i].accuracy,
+        results[i] = (struct kvant_eval_result){ NAN, NAN, NAN, NAN,
+                                                 NAN, NAN, NAN, answers[i].accuracy,
                                                  NAN, NAN, NAN, answers[i].n };
     return KVANT_OK;
 }
@@ -109,9 +112,10 @@ struct measured {
 static void pack(const struct measured *m, double row[ROW])
 {
     const struct kvant_eval_result *r = &m->result;
-    const double values[ROW] = { r->ppl,      r->ppl_ratio, r->kld_mean,   r->kld_median,       r->kld_p99,
-                                 r->kld_p999, r->kld_max,   r->same_top_p, r->page_bits,        r->true_bits,
-                                 r->bytes_per_token,        (double)r->n_scored, m->seconds,    1.0 };
+    const double values[ROW] = { r->ppl,       r->ppl_ratio, r->kld_mean,        r->kld_median,
+                                 r->kld_p99,   r->kld_p999,  r->kld_max,         r->same_top_p,
+                                 r->page_bits, r->true_bits, r->bytes_per_token, (double)r->n_scored,
+                                 m->seconds,   1.0 };
     memcpy(row, values, sizeof values);
 }
 
@@ -130,10 +134,10 @@ struct chunk { /* as many plans as all processes measure in a batch each */
     struct kv_measure *m;
     struct kvant_plan *const *plans; /* (n)          */
     int n;
-    char **keys;                     /* (n) owned    */
-    struct measured *measured;       /* (n)          */
-    double *rows;                    /* (n · ROW + 1) */
-    int *unknown;                    /* (n_unknown)  */
+    char **keys;               /* (n) owned    */
+    struct measured *measured; /* (n)          */
+    double *rows;              /* (n · ROW + 1) */
+    int *unknown;              /* (n_unknown)  */
     int n_unknown;
 };
 
@@ -165,8 +169,10 @@ static kvant_status keep(const struct chunk *c, int first, int end, struct kvant
     int n = 0;
     for (int k = first; k < end; k++) {
         const struct measured *m = &c->measured[c->unknown[k]];
-        trials[n++] = (struct kv_trial){ .plan = c->keys[c->unknown[k]], .objective = c->m->objective,
-                                         .result = m->result, .seconds = m->seconds };
+        trials[n++] = (struct kv_trial){ .plan = c->keys[c->unknown[k]],
+                                         .objective = c->m->objective,
+                                         .result = m->result,
+                                         .seconds = m->seconds };
         if (n < KV_MEASURE_BATCH && k + 1 < end) continue;
         if (c->m->trials) KV_TRY(kv_trials_add(c->m->trials, trials, (size_t)n, err));
         n = 0;
@@ -231,7 +237,8 @@ static kvant_status measure_chunk(struct kv_measure *m, struct kvant_plan *const
     c.unknown = kv_alloc((size_t)n, sizeof *c.unknown);
     kvant_status status = c.keys && c.measured && c.rows && c.unknown
                               ? KVANT_OK
-                              : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for measuring %d plans", n);
+                              : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for measuring %d plans",
+                                             n);
     if (status == KVANT_OK) status = look_up(&c, err);
     if (status == KVANT_OK && c.n_unknown) status = measure_unknown(&c, err);
     for (int i = 0; c.keys && i < n; i++) {
@@ -271,7 +278,8 @@ kvant_status kv_measure_made(struct kv_measure *m, kv_measure_make_fn make, void
     kvant_status status = KVANT_OK;
     for (int first = 0; status == KVANT_OK && first < n;) {
         int n_chunk = chunk_size(m, n - first);
-        for (int i = 0; status == KVANT_OK && i < n_chunk; i++) status = make(user, first + i, &plans[i], err);
+        for (int i = 0; status == KVANT_OK && i < n_chunk; i++)
+            status = make(user, first + i, &plans[i], err);
         if (status == KVANT_OK) status = kv_measure_plans(m, plans, n_chunk, results + first, err);
         for (int i = 0; i < n_chunk; i++) {
             kvant_plan_close(plans[i]);

@@ -1,6 +1,6 @@
 /*
- * Measuring plans on a text or with questions, many at a time: every number that a search reads comes through here,
- * and is written to the trial store or answered from it. With several processes each measures its part.
+ * Measuring plans on a text or with questions, many at a time: every number that a search reads comes through
+ * here, and is written to the trial store or answered from it. With several processes each measures its part.
  */
 #ifndef KV_TUNE_MEASURE_H
 #define KV_TUNE_MEASURE_H
@@ -40,10 +40,11 @@ struct kv_measure {
 void kv_measure_set(struct kv_measure *m, const struct kvant_model *model, const kvant_token *tokens,
                     size_t n_tokens, int64_t n_ctx, struct kv_trials *trials, struct kv_tune_progress *progress);
 
-/* From now on: the accuracy with these questions. It is same_top_p of a result, with n_scored questions; the KLDs
- * are NaN. */
-kvant_status kv_measure_set_questions(struct kv_measure *m, const struct kvant_question *questions, size_t n_questions,
-                                      const struct kvant_accuracy_options *asking, struct kvant_error *err);
+/* From now on: the accuracy with these questions. It is same_top_p of a result, with n_scored questions; the
+ * KLDs are NaN. */
+kvant_status kv_measure_set_questions(struct kv_measure *m, const struct kvant_question *questions,
+                                      size_t n_questions, const struct kvant_accuracy_options *asking,
+                                      struct kvant_error *err);
 
 /* What a KLD depends on beside the plan, the text and the model, for struct kv_study. */
 #define KV_MEASURE_CONDITIONS_CAP 96
@@ -57,7 +58,8 @@ kvant_status kv_measure_plans(struct kv_measure *m, struct kvant_plan *const *pl
                               struct kvant_eval_result *results, struct kvant_error *err);
 
 /* The same of plans that are made for it, few at a time: make(user, i, ...) opens plan i of n. */
-typedef kvant_status (*kv_measure_make_fn)(void *user, int i, struct kvant_plan **out, struct kvant_error *err);
+typedef kvant_status (*kv_measure_make_fn)(void *user, int i, struct kvant_plan **out,
+                                           struct kvant_error *err);
 kvant_status kv_measure_made(struct kv_measure *m, kv_measure_make_fn make, void *user, int n,
                              struct kvant_eval_result *results, struct kvant_error *err);
 

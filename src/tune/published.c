@@ -69,9 +69,9 @@ static size_t list_prompts(const struct published *p, struct kvant_prompt *promp
     for (size_t i = 0; i < m->n_questions && n < PROMPTS_MAX; i++)
         prompts[n++] = (struct kvant_prompt){ m->questions[i].tokens, m->questions[i].n_tokens };
     for (size_t at = 0; !m->questions && at < m->n_tokens && n < PROMPTS_MAX; at += PROMPT_TOKENS)
-        prompts[n++] = (struct kvant_prompt){
-            m->tokens + at, m->n_tokens - at < PROMPT_TOKENS ? m->n_tokens - at : PROMPT_TOKENS
-        };
+        prompts[n++] = (struct kvant_prompt){ m->tokens + at, m->n_tokens - at < PROMPT_TOKENS
+                                                                  ? m->n_tokens - at
+                                                                  : PROMPT_TOKENS };
     return n;
 }
 
@@ -111,8 +111,11 @@ static kvant_status add_front(const struct published *p, struct kv_menu *menu, c
 {
     for (int i = 0; i < found->n_front; i++) {
         const struct kv_kvtuner_plan *best = &found->plans[found->front[i]];
-        struct kvant_tune_point like = { .budget = NAN, .kld_predicted = NAN, .kld_tuning = p->measure->questions ? NAN : best->error,
-                                         .accuracy = p->measure->questions ? 100.0 * (1.0 - best->error) : NAN,
+        struct kvant_tune_point like = { .budget = NAN,
+                                         .kld_predicted = NAN,
+                                         .kld_tuning = p->measure->questions ? NAN : best->error,
+                                         .accuracy = p->measure->questions ? 100.0 * (1.0 - best->error)
+                                                                           : NAN,
                                          .source = KVANT_TUNE_FROM_KVTUNER };
         struct kvant_plan *plan;
         char name[KV_KVTUNER_NAME_CAP];

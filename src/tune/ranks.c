@@ -23,7 +23,8 @@ kvant_status kv_ranks_meet(const struct kv_ranks *r, kvant_status status, struct
     return kv_ranks_sum(r, values, 0, status, err);
 }
 
-kvant_status kv_ranks_agree(const struct kv_ranks *r, const char *text, kvant_status status, struct kvant_error *err)
+kvant_status kv_ranks_agree(const struct kv_ranks *r, const char *text, kvant_status status,
+                            struct kvant_error *err)
 {
     struct kv_hash hash;
     uint8_t digest[32];
@@ -38,7 +39,8 @@ kvant_status kv_ranks_agree(const struct kv_ranks *r, const char *text, kvant_st
     for (int i = 0; i < 8 && kv_ranks_count(r) > 1; i++)
         if (values[i] != own[i] * r->n)
             KV_FAIL(err, KVANT_ERR_MISMATCH, -1,
-                    "the %d processes compute different numbers: all need the same program and model file, and, on "
+                    "the %d processes compute different numbers: all need the same program and model file, "
+                    "and, on "
                     "different processors, the same --cpu level",
                     r->n);
     return KVANT_OK;

@@ -7,10 +7,10 @@
  * measured choices SLOPE is taken. A single probe on 512 tokens is good for a factor of 1.5, so slopes between
  * two of them are taken as they are.
  *
- * Heads do not add up alike on both sides: on the tuning text all keys in 2 or 3 bits together cost two to three
- * times the sum of single heads, values about the sum. So each choice, also those that are read off, is measured in
- * all heads at once, and the single numbers are scaled to it. Otherwise bits go to values that keys need (Qwen2.5-Coder-0.5B at 2.75
- * page bits: KLD .0069 / .0105 without, .0059 / .0086 with keys three times as dear).
+ * Heads need not add up alike on both sides, and which side costs more is what an allocation hangs on: with keys
+ * half as dear as they are on other text, bits go to values that keys need (Qwen2.5-Coder-0.5B at 2.75 page bits: KLD
+ * .0068 / .0106, with keys twice as dear .0064 / .0086). So each choice, also those that are read off, is measured in
+ * all heads at once, which is one plan each, and the single numbers are scaled to it.
  */
 #include "tune/sensitivity.h"
 
@@ -100,7 +100,8 @@ static int list_probes(const struct kv_sensitivity *s, struct probe *probes)
                     if (kv_choices(s->mixed, (enum kv_side)side)->choice[i].measured)
                         probes[n++] = (struct probe){ layer, head, i, (enum kv_side)side };
     for (int side = 0; side < KV_SIDES; side++)
-        for (int i = 0; i < s->n_choices[side]; i++) probes[n++] = (struct probe){ -1, 0, i, (enum kv_side)side };
+        for (int i = 0; i < s->n_choices[side]; i++)
+            probes[n++] = (struct probe){ -1, 0, i, (enum kv_side)side };
     return n;
 }
 
@@ -109,7 +110,8 @@ static void scale_to(struct kv_sensitivity *s, enum kv_side side, int choice, do
 {
     double sum = 0.0;
     for (int layer = 0; layer < s->n_layer; layer++)
-        for (int head = 0; head < s->n_head_kv; head++) sum += kv_sensitivity_at(s, side, layer, head)[choice];
+        for (int head = 0; head < s->n_head_kv; head++)
+            sum += kv_sensitivity_at(s, side, layer, head)[choice];
     if (!(joint > 0.0 && isfinite(joint) && sum > 0.0 && isfinite(sum))) return;
     for (int layer = 0; layer < s->n_layer; layer++)
         for (int head = 0; head < s->n_head_kv; head++)

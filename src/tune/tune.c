@@ -21,7 +21,7 @@
 #define TOKENS_VERIFY 512  /* held back                                                     */
 #define N_CTX_DEFAULT 8192 /* at which true bits are stated                                 */
 #define BUDGETS_MAX 32
-#define RANKS_MAX 4096
+#define RANKS_MAX      4096
 #define SINKS 4
 
 static const double budgets_default[] = { 2.5, 2.75, 3, 3.25, 3.5, 4, 5 };
@@ -114,8 +114,9 @@ static kvant_status smallest_plan(const struct tune *t, double *bits, struct kva
 static kvant_status add_budget(struct tune *t, double bits, int *choice, struct kvant_error *err)
 {
     struct kvant_plan *plan;
-    struct kvant_tune_point like = { .budget = bits, .kld_tuning = NAN, .accuracy = NAN,
-                                     .source = KVANT_TUNE_FROM_KVANT };
+    struct kvant_tune_point like = {
+        .budget = bits, .kld_tuning = NAN, .accuracy = NAN, .source = KVANT_TUNE_FROM_KVANT
+    };
     KV_TRY(plan_within(t, bits, choice, &like, &plan, err));
     return plan ? add_named(&t->result->menu, plan, &like, err) : KVANT_OK;
 }
@@ -170,8 +171,11 @@ static kvant_status add_uniform(struct tune *t, struct kvant_error *err)
 {
     for (const char *const *spec = uniform_of(t->opt); *spec; spec++) {
         struct kvant_plan *plan;
-        struct kvant_tune_point like = { .budget = NAN, .kld_predicted = NAN, .kld_tuning = NAN,
-                                         .accuracy = NAN, .source = KVANT_TUNE_FROM_UNIFORM };
+        struct kvant_tune_point like = { .budget = NAN,
+                                         .kld_predicted = NAN,
+                                         .kld_tuning = NAN,
+                                         .accuracy = NAN,
+                                         .source = KVANT_TUNE_FROM_UNIFORM };
         KV_TRY(kvant_plan_open(&plan, t->model, *spec, err));
         kvant_status status = kv_calibration_apply(&t->calibration, plan, err);
         if (status != KVANT_OK) {
@@ -199,7 +203,9 @@ static kvant_status add_bound(struct tune *t, int *choice, struct kvant_error *e
         double step = (high - low) / (BOUND_GRID - 1), first = low;
         for (int i = 0; status == KVANT_OK && i < BOUND_GRID; i++) {
             struct kvant_plan *plan;
-            struct kvant_tune_point like = { .budget = first + step * i, .kld_tuning = NAN, .accuracy = NAN,
+            struct kvant_tune_point like = { .budget = first + step * i,
+                                             .kld_tuning = NAN,
+                                             .accuracy = NAN,
                                              .source = KVANT_TUNE_FROM_KVANT };
             status = plan_within(t, like.budget, choice, &like, &plan, err);
             if (status == KVANT_OK && plan) status = add_named(&grid, plan, &like, err);
@@ -229,7 +235,9 @@ static kvant_status add_bound(struct tune *t, int *choice, struct kvant_error *e
 /* The tuning part is at most half of a text that is too short for both. */
 static void split_text(struct tune *t, size_t n_tokens, size_t n_tuning)
 {
-    t->n_tuning = n_tokens >= n_tuning + TOKENS_VERIFY ? n_tuning : n_tokens / 2 < n_tuning ? n_tokens / 2 : n_tuning;
+    t->n_tuning = n_tokens >= n_tuning + TOKENS_VERIFY ? n_tuning
+                  : n_tokens / 2 < n_tuning            ? n_tokens / 2
+                                                       : n_tuning;
     t->n_verify = n_tokens - t->n_tuning < TOKENS_VERIFY ? n_tokens - t->n_tuning : TOKENS_VERIFY;
 }
 
@@ -244,7 +252,8 @@ static struct kv_published_options published_options(const struct kvant_tune_opt
 static int64_t planned_tokens(const struct tune *t)
 {
     if (t->opt->method == KVANT_TUNE_KVTUNER) {
-        const struct kv_measure tuning = { .n_tokens = t->opt->questions ? t->answers.n_tokens : t->n_tuning },
+        const struct kv_measure tuning = { .n_tokens = t->opt->questions ? t->answers.n_tokens
+                                                                         : t->n_tuning },
                                 verify = { .n_tokens = t->n_verify };
         const struct kv_published_options opt = published_options(t->opt);
         return 2 * (int64_t)t->n_tuning + kv_measure_tokens(&tuning, kv_published_plans(&opt)) +
@@ -326,10 +335,11 @@ static kvant_status check_options(const struct kvant_tune_options *opt, struct k
         opt->rank >= (opt->n_ranks > 1 ? opt->n_ranks : 1))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "process %d of %d: 0 to %d of at most %d, with a sum", opt->rank,
                 opt->n_ranks, opt->n_ranks - 1, RANKS_MAX);
-    if (opt->questions &&
-        (opt->method != KVANT_TUNE_KVTUNER || !opt->n_questions || !opt->asking || opt->asking->n_predict < 1))
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
-                "questions are for KVANT_TUNE_KVTUNER, at least one of them, with `asking` and its n_predict");
+    if (opt->questions && (opt->method != KVANT_TUNE_KVTUNER || !opt->n_questions || !opt->asking ||
+                           opt->asking->n_predict < 1))
+        KV_FAIL(
+            err, KVANT_ERR_ARGUMENT, -1,
+            "questions are for KVANT_TUNE_KVTUNER, at least one of them, with `asking` and its n_predict");
     if (!(opt->max_kld >= 0)) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "max_kld %g: 0 or more", opt->max_kld);
     return KVANT_OK;
 }
@@ -373,7 +383,8 @@ static kvant_status judge(struct tune *t, struct kvant_error *err)
 static kvant_status find_published(struct tune *t, struct kvant_error *err)
 {
     const struct kv_published_options opt = published_options(t->opt);
-    kvant_status status = kv_published_run(&t->result->menu, t->opt->questions ? &t->answers : &t->tuning, &opt, err);
+    kvant_status status = kv_published_run(&t->result->menu, t->opt->questions ? &t->answers : &t->tuning,
+                                           &opt, err);
     if (status != KVANT_OK && status != KVANT_ERR_CANCELLED) return status;
     KV_TRY(add_uniform(t, err));
     t->progress.what = "verifying plans";
@@ -476,10 +487,14 @@ static kvant_status open_store(struct tune *t, struct kvant_error *err)
     kvant_model_get_info(t->model, &info);
     kv_measure_conditions(t->model, conditions);
     const struct kvant_tune_options *opt = t->opt;
-    snprintf(settings, sizeof settings, "method %s; n_budgets %d; n_ctx %lld; n_tokens %lld; max_kld %g%s%s%s",
+    snprintf(settings, sizeof settings,
+             "method %s; n_budgets %d; n_ctx %lld; n_tokens %lld; max_kld %g%s%s%s",
              opt->method == KVANT_TUNE_KVTUNER ? "kvtuner" : "kvant", t->n_budgets, (long long)t->n_ctx,
-             (long long)opt->n_tokens, opt->max_kld, opt->no_mix ? "; no mix" : "", opt->by_layer ? "; by layer" : "",
-             opt->refine ? "; refine" : opt->questions ? "; accuracy" : "");
+             (long long)opt->n_tokens, opt->max_kld, opt->no_mix ? "; no mix" : "",
+             opt->by_layer ? "; by layer" : "",
+             opt->refine      ? "; refine"
+             : opt->questions ? "; accuracy"
+                              : "");
     const struct kv_study study = { info.fingerprint, conditions, settings, "kvant " KVANT_VERSION };
     bool first = t->ranks.rank == 0;
     return kv_trials_open(&t->trials, first ? opt->store : NULL, &study, first && opt->resume, err);

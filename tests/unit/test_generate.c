@@ -447,7 +447,8 @@ static void an_answer_ends_before_its_stop(void **state)
     opt.user = &a;
     memset(&a, 0, sizeof a);
     for (int i = 0; i < N_PROMPTS; i++)
-        questions[i] = (struct kvant_question){ f->prompts[i].tokens, f->prompts[i].n_tokens, "#### 1", NULL, 0 };
+        questions[i] = (struct kvant_question){ f->prompts[i].tokens, f->prompts[i].n_tokens, "#### 1", NULL,
+                                                0 };
     assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, N_PROMPTS, &opt, NULL, &whole, &err), KVANT_OK);
     assert_true(strlen(a.text[0][0]) > 20);
     memcpy(stop, a.text[0][0] + 10, 3); /* three bytes out of the first answer */
@@ -492,8 +493,8 @@ static void answers_of_a_plan_that_fails_are_wrong(void **state)
 }
 
 /* The likeliest of the choices, from logits of a session of its own. */
-static char likeliest(const struct kvant_model *model, const struct kvant_plan *plan, const struct kvant_prompt *prompt,
-                      const kvant_token *choices, int n)
+static char likeliest(const struct kvant_model *model, const struct kvant_plan *plan,
+                      const struct kvant_prompt *prompt, const kvant_token *choices, int n)
 {
     struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
     struct kvant_session *session;
@@ -507,7 +508,8 @@ static char likeliest(const struct kvant_model *model, const struct kvant_plan *
     for (size_t at = 0; at < prompt->n_tokens;) {
         size_t n_piece = prompt->n_tokens - at < 128 ? prompt->n_tokens - at : 128;
         for (size_t i = 0; i < n_piece; i++)
-            entries[i] = (struct kvant_batch_entry){ seq, prompt->tokens[at + i], at + i + 1 == prompt->n_tokens };
+            entries[i] = (struct kvant_batch_entry){ seq, prompt->tokens[at + i],
+                                                     at + i + 1 == prompt->n_tokens };
         assert_int_equal(kvant_session_step(session, entries, n_piece, &err), KVANT_OK);
         at += n_piece;
     }
@@ -548,7 +550,8 @@ static void a_choice_is_the_likeliest_of_its_tokens(void **state)
     for (int plan = 0; plan < 3; plan++)
         for (int i = 0; i < N_PROMPTS; i++) {
             char right[2] = { likeliest(f->model, plan ? plans[plan - 1] : f->f16, &f->prompts[i], letters,
-                                        i == 3 ? 3 : 5), 0 };
+                                        i == 3 ? 3 : 5),
+                              0 };
             assert_string_equal(a.found[plan][i], right);
             assert_true(a.correct[plan][i] == (right[0] == 'C'));
             differs |= strcmp(a.found[plan][i], a.found[plan][0]) != 0;

@@ -148,10 +148,16 @@ static void heads_add_up_to_what_they_cost_together(void **state)
     opt.n_ctx = 4096;
     opt.n_tokens = 128;
     struct kvant_tune_result *r = tune(model, tokens, 400, &opt);
-    static const struct { const char *choice, *spec; bool key; } rows[] = {
-        { "k2c64xm", "k2c64xm v16", true }, { "k3c64xm", "k3c64xm v16", true },
-        { "v2h", "k16 v2h", false },        { "v3h", "k16 v3h", false },
-        { "k1.75c64xm", "k1.75c64xm v16", true }, { "v4h", "k16 v4h", false }, /* read off, not measured alone */
+    static const struct {
+        const char *choice, *spec;
+        bool key;
+    } rows[] = {
+        { "k2c64xm", "k2c64xm v16", true },
+        { "k3c64xm", "k3c64xm v16", true },
+        { "v2h", "k16 v2h", false },
+        { "v3h", "k16 v3h", false },
+        { "k1.75c64xm", "k1.75c64xm v16", true },
+        { "v4h", "k16 v4h", false }, /* read off, not measured alone */
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const struct kvant_tune_heads *heads = rows[i].key ? &r->keys : &r->values;
@@ -167,9 +173,11 @@ static void heads_add_up_to_what_they_cost_together(void **state)
         assert_int_equal(kvant_plan_open(&plan, model, rows[i].spec, &err), KVANT_OK);
         assert_int_equal(kvant_plan_calibrate(plan, model, tokens, 128, NULL, NULL, &err), KVANT_OK);
         eval.n_ctx = 128;
-        assert_int_equal(kvant_eval_run(model, (const struct kvant_plan *const *)&plan, 1, tokens, 128, &eval, &joint,
-                                        NULL, &err), KVANT_OK);
-        if (!(fabs(sum / joint.kld_mean - 1) < 1e-9)) fail_msg("%s: %g, together %g", rows[i].spec, sum, joint.kld_mean);
+        assert_int_equal(kvant_eval_run(model, (const struct kvant_plan *const *)&plan, 1, tokens, 128, &eval,
+                                        &joint, NULL, &err),
+                         KVANT_OK);
+        if (!(fabs(sum / joint.kld_mean - 1) < 1e-9))
+            fail_msg("%s: %g, together %g", rows[i].spec, sum, joint.kld_mean);
         kvant_plan_close(plan);
     }
     kvant_tune_close(r);
@@ -237,8 +245,10 @@ static void a_bound_on_the_kld_is_kept(void **state)
             const struct kvant_tune_point *p = &r->points[i];
             if (p->source != KVANT_TUNE_FROM_KVANT || p->measured.kld_mean > opt.max_kld) continue;
             bool is_budget = fabs(p->budget * 4 - round(p->budget * 4)) < 1e-9;
-            if (is_budget) bits = fmin(bits, p->measured.true_bits);
-            else found = fmin(found, p->measured.true_bits);
+            if (is_budget)
+                bits = fmin(bits, p->measured.true_bits);
+            else
+                found = fmin(found, p->measured.true_bits);
         }
         n_found += isfinite(found);
         assert_true(isinf(found) || found <= bits); /* cheaper than what the budgets give */

@@ -19,7 +19,7 @@
 #include "support/scratch.h"
 #include "support/tiny_gguf.h"
 
-#define N_TOKENS 400
+#define N_TOKENS  400
 #define RANKS_CAP 4
 
 struct crowd { /* a sum over threads */
@@ -96,8 +96,8 @@ static void *search(void *user)
 }
 
 /* All ranks of one search, like `opt`. */
-static void search_all(struct searcher *all, int n, const struct kvant_tune_options *opt, const kvant_token *tokens,
-                       struct crowd *crowd)
+static void search_all(struct searcher *all, int n, const struct kvant_tune_options *opt,
+                       const kvant_token *tokens, struct crowd *crowd)
 {
     crowd->n = n;
     crowd->n_here = crowd->n_calls = 0;
@@ -124,7 +124,8 @@ static void assert_same_result(const struct kvant_tune_result *a, const struct k
     }
     if (a->keys.kld)
         assert_memory_equal(a->keys.kld, b->keys.kld,
-                            (size_t)(a->keys.n_layer * a->keys.n_head_kv * a->keys.n_choices) * sizeof *a->keys.kld);
+                            (size_t)(a->keys.n_layer * a->keys.n_head_kv * a->keys.n_choices) *
+                                sizeof *a->keys.kld);
 }
 
 struct fixture {
