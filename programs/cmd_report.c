@@ -7,8 +7,12 @@
 #include "program.h"
 #include "report.h"
 
+#define INPUTS_CAP 8
+
 struct report_flags {
-    const char *input, *output, *format;
+    const char *const *inputs;
+    int n_inputs;
+    const char *output, *format;
 };
 
 static int load(struct report **out, const char *path)
@@ -44,14 +48,18 @@ static void print(const struct report *report, FILE *out, const char *format)
 
 static int execute(const struct report_flags *flags)
 {
-    struct report *report = NULL;
+    struct report *reports[INPUTS_CAP] = { NULL };
     struct output_file output = { 0 };
-    int code = flags->output && !output_check(flags->output) ? EXIT_FAILED : load(&report, flags->input);
+    int code = flags->output && !output_check(flags->output) ? EXIT_FAILED : EXIT_OK;
+    for (int i = 0; code == EXIT_OK && i < flags->n_inputs; i++) {
+        code = load(&reports[i], flags->inputs[i]);
+        if (code == EXIT_OK && i) code = report_join(reports[0], reports[i], flags->inputs[i]);
+    }
     if (code == EXIT_OK && flags->output && !output_open(&output, flags->output)) code = EXIT_FAILED;
-    if (code == EXIT_OK) print(report, flags->output ? output.stream : stdout, flags->format);
+    if (code == EXIT_OK) print(reports[0], flags->output ? output.stream : stdout, flags->format);
     if (code == EXIT_OK && flags->output) code = output_commit(&output) ? EXIT_OK : EXIT_FAILED;
     if (code == EXIT_OK && !flags->output) code = finish_output();
-    report_close(report);
+    for (int i = 0; i < flags->n_inputs; i++) report_close(reports[i]);
     return code;
 }
 
@@ -67,10 +75,11 @@ static int run(int argc, char **argv)
     };
     struct command_line line = {
         .command = "report",
-        .arguments = "FILE.json",
+        .arguments = "FILE.json [FILE.json...]",
         .about =
             "Shows what kvant tune found and how, from the JSON document that kvant tune --report writes\n"
-            "(docs/format-report.md). - is standard input.",
+            "(docs/format-report.md). - is standard input. Plans of further files, of the same model and text, are\n"
+            "shown beside those of the first: the published method's, say.",
         .examples = "  kvant report tune.json -o tune.html\n"
                     "  kvant report tune.json --format text\n"
                     "  kvant report tune.json --format csv -o tune.csv",
@@ -81,10 +90,12 @@ static int run(int argc, char **argv)
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
     if (line.positional.n == 0)
         return fail_usage("report", "no report: name the JSON file of kvant tune --report");
-    if (line.positional.n > 1)
-        return fail_usage("report", "'%s' is one argument too many", line.positional.items[1]);
-    f.input = line.positional.items[0];
-    if (!*f.input) return fail_usage("report", "the name of the report is empty");
+    if (line.positional.n > INPUTS_CAP)
+        return fail_usage("report", "%d reports are too many; at most %d", (int)line.positional.n, INPUTS_CAP);
+    for (int i = 0; i < (int)line.positional.n; i++)
+        if (!*line.positional.items[i]) return fail_usage("report", "the name of the report is empty");
+    f.inputs = (const char *const *)line.positional.items;
+    f.n_inputs = (int)line.positional.n;
     return execute(&f);
 }
 

@@ -9,6 +9,8 @@
 
 #include "plot_terminal.h"
 #include "progress.h"
+#include "questions.h"
+#include "ranks.h"
 #include "report.h"
 #include "setup.h"
 #include "tune_report.h"
@@ -27,6 +29,8 @@ struct tune_flags {
     const char *memory_text;
     const char *stage, *method, *granularity, *mode, *search;
     int64_t n_trials, seed;
+    const char *questions_path;
+    int64_t n_shots, n_limit, n_predict; /* -1: not given */
     const char *store, *report;
     bool resume;
     const char *command;  /* the command line, for the report */
@@ -36,8 +40,15 @@ struct tune_flags {
 #define MAX_KLD_DEFAULT 0.005
 #define N_CTX_DEFAULT 8192 /* as kvant_tune_options: or the model's */
 
+#define SHOTS_DEFAULT 4
+#define LIMIT_DEFAULT 50
+#define PREDICT_DEFAULT 256
+
 struct menu {
+    struct ranks ranks;
     struct kvant_model *model;
+    struct question_file questions; /* of kvtuner, if accuracy is its objective */
+    struct question_prompts prompts;
     struct kvant_tune_result *found;
     double max_kld;
     int chosen; /* index, -1: none */
@@ -46,8 +57,27 @@ struct menu {
     bool predicted;
 };
 
+static int read_questions(struct menu *menu, const struct tune_flags *flags)
+{
+    if (!flags->questions_path) return EXIT_OK;
+    int code = questions_read(&menu->questions, QUESTION_WORKED, flags->questions_path);
+    if (code != EXIT_OK) return code;
+    return questions_prompts(&menu->prompts, menu->model, &menu->questions, &menu->questions,
+                             flags->n_shots < 0 ? SHOTS_DEFAULT : (size_t)flags->n_shots,
+                             flags->n_limit < 0 ? LIMIT_DEFAULT : (size_t)flags->n_limit);
+}
+
+/* Of a process that does not talk. */
+static bool watch_quietly(void *user, const char *what, int64_t done, int64_t total)
+{
+    (void)user, (void)what, (void)done, (void)total;
+    return !interrupted();
+}
+
 static int search(struct menu *menu, const struct tune_flags *flags)
 {
+    static const char *const stops[] = {"Question:"};
+    struct kvant_accuracy_options asking = KVANT_ACCURACY_OPTIONS_INIT;
     struct kvant_error err;
     struct progress progress;
     struct kvant_tune_options options = KVANT_TUNE_OPTIONS_INIT;
@@ -82,7 +112,16 @@ static int search(struct menu *menu, const struct tune_flags *flags)
     options.seed = (uint64_t)flags->seed;
     options.store = flags->store;
     options.resume = flags->resume;
-    options.progress = progress_update;
+    asking.n_predict = flags->n_predict < 0 ? PREDICT_DEFAULT : (int)flags->n_predict;
+    asking.stops = stops;
+    asking.n_stops = 1;
+    options.questions = menu->prompts.items;
+    options.n_questions = menu->prompts.n;
+    options.asking = &asking;
+    options.rank = menu->ranks.self;
+    options.n_ranks = menu->ranks.count;
+    options.sum = ranks_sum;
+    options.progress = menu->ranks.self ? watch_quietly : progress_update;
     options.user = &progress;
 
     double started_s = clock_s();
@@ -161,10 +200,13 @@ static int print_menu(const struct menu *menu, const struct tune_flags *flags)
         char predicted[32] = "";
         if (isfinite(p->kld_predicted))
             snprintf(predicted, sizeof predicted, "%.5f", p->kld_predicted);
-        printf(" %c %9.3f %9.3f %9.1f %10.5f %9.4f %7.1f%% %9.4f %10s  %.40s%s%s\n",
+        char right[32] = "";
+        if (isfinite(p->accuracy)) snprintf(right, sizeof right, ", %.1f %% right", p->accuracy);
+        printf(" %c %9.3f %9.3f %9.1f %10.5f %9.4f %7.1f%% %9.4f %10s  %.40s%s%s%s\n",
                (int)i == menu->chosen ? '*' : ' ', m->true_bits, m->page_bits, m->bytes_per_token,
                m->kld_mean, m->kld_p999, m->same_top_p, m->ppl_ratio, predicted,
-               uniform ? kvant_plan_name(p->plan) : "tuned", uniform ? " (uniform)" : "",
+               p->source == KVANT_TUNE_FROM_KVANT ? "tuned" : kvant_plan_name(p->plan),
+               uniform ? " (uniform)" : "", right,
                p->verdict.collapsed ? ", collapsed" : p->dominated ? ", dominated" : "");
     }
     printf("\n%zu plans in %.0f s%s; true bits: at %lld tokens; KLD: against the 16-bit cache, on text that the "
@@ -308,22 +350,33 @@ static int memory_budget(const struct menu *menu, struct tune_flags *flags)
     return EXIT_OK;
 }
 
-static int execute(struct tune_flags *flags)
+/* What was found, written and shown. */
+static int finish(struct menu *menu, const struct tune_flags *flags)
 {
-    struct menu *menu = allocate(1, sizeof *menu);
-    menu->max_kld = isnan(flags->max_kld) ? MAX_KLD_DEFAULT : flags->max_kld;
-    int code = setup_model(&menu->model, &flags->model, false);
-    if (code == EXIT_OK) code = outputs_prepare(flags);
-    if (code == EXIT_OK) code = memory_budget(menu, flags);
-    if (code == EXIT_OK) code = search(menu, flags);
-    if (code == EXIT_OK) {
-        menu->chosen = choose(menu, flags);
-        code = keep(menu, flags);
-    }
+    menu->chosen = choose(menu, flags);
+    int code = keep(menu, flags);
     if (code == EXIT_OK && flags->report) code = predict(menu);
     if (code == EXIT_OK && flags->report) code = write_report(menu, flags);
     if (code == EXIT_OK && !flags->model.json) code = print_menu(menu, flags);
     if (code == EXIT_OK && flags->model.json) code = json_finish(document(menu, flags));
+    return code;
+}
+
+static int execute(struct tune_flags *flags)
+{
+    struct menu *menu = allocate(1, sizeof *menu);
+    menu->max_kld = isnan(flags->max_kld) ? MAX_KLD_DEFAULT : flags->max_kld;
+    int code = ranks_begin(&menu->ranks);
+    bool first = menu->ranks.self == 0;
+    if (code == EXIT_OK) code = setup_model(&menu->model, &flags->model, false);
+    if (code == EXIT_OK && first) code = outputs_prepare(flags);
+    if (code == EXIT_OK) code = memory_budget(menu, flags);
+    if (code == EXIT_OK) code = read_questions(menu, flags);
+    if (code == EXIT_OK) code = search(menu, flags);
+    if (code == EXIT_OK && first) code = finish(menu, flags);
+    ranks_end(&menu->ranks, code);
+    questions_prompts_close(&menu->prompts);
+    questions_close(&menu->questions);
     kvant_tune_close(menu->found);
     kvant_model_close(menu->model);
     free(menu);
@@ -356,7 +409,8 @@ static int sensitivity(const struct tune_flags *flags)
 
 static int run(int argc, char **argv)
 {
-    struct tune_flags f = {.max_kld = NAN, .stage = "all", .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
+    struct tune_flags f = {.n_shots = -1, .n_limit = -1, .n_predict = -1, .max_kld = NAN, .stage = "all",
+                           .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
@@ -380,6 +434,13 @@ static int run(int argc, char **argv)
         {"--trials", OPTION_INT, "N", &f.n_trials, "of kvtuner: plans measured below 4 bits, and below 6;\n0 = 200 "
          "each (default)", 0, 10000},
         {"--seed", OPTION_INT, "N", &f.seed, "of kvtuner; default 0", 0, 1e15},
+        {"--questions", OPTION_NAME, "FILE.jsonl", &f.questions_path,
+         "of kvtuner: search for right answers instead of a small\nKLD; as kvant eval --task gsm8k has them. Not "
+         "those of a test",
+         0, 0},
+        {"--shots", OPTION_INT, "N", &f.n_shots, "worked examples, the first of --questions; default 4", 0, 64},
+        {"--limit", OPTION_INT, "N", &f.n_limit, "most questions; 0 = all; default 50", 0, 1e9},
+        {"-n, --predict, --n-predict", OPTION_INT, "N", &f.n_predict, "most tokens of an answer; default 256", 1, 65536},
         {"--report", OPTION_NAME, "FILE", &f.report,
          "write what was found and how: FILE.html a page, any other\nname JSON for kvant report", 0, 0},
         {"--store", OPTION_NAME, "FILE", &f.store, "write every measurement to this file as it is made", 0, 0},
@@ -427,6 +488,10 @@ static int run(int argc, char **argv)
     if (f.n_tokens != 0 && (f.n_tokens < TOKENS_MIN || f.n_tokens > TOKENS_MAX))
         return fail_usage("tune", "--tokens: %lld is not 0 or a number from %d to %d", (long long)f.n_tokens,
                           TOKENS_MIN, TOKENS_MAX);
+    bool asks = f.n_shots >= 0 || f.n_limit >= 0 || f.n_predict >= 0;
+    if (asks && !f.questions_path) return fail_usage("tune", "--shots, --limit and -n need --questions");
+    if (f.questions_path && strcmp(f.method, "kvtuner") != 0)
+        return fail_usage("tune", "--questions needs --method kvtuner; kvant's own method measures KLDs");
     if (strcmp(f.stage, "sensitivity") == 0) return sensitivity(&f);
     char command[4096];
     f.command = command_text(command, sizeof command, argc, argv);

@@ -38,8 +38,9 @@ static int read_questions(struct task *t)
 {
     const struct task_flags *f = t->flags;
     t->n_shots = f->n_shots < 0 ? SHOTS_DEFAULT : (size_t)f->n_shots;
-    int code = questions_read(&t->data, f->data_path);
-    if (code == EXIT_OK && f->shots_path) code = questions_read(&t->shots, f->shots_path);
+    const enum question_kind kind = strcmp(f->name, "mcq") == 0 ? QUESTION_CHOICE : QUESTION_WORKED;
+    int code = questions_read(&t->data, kind, f->data_path);
+    if (code == EXIT_OK && f->shots_path) code = questions_read(&t->shots, kind, f->shots_path);
     if (code == EXIT_OK)
         code = questions_prompts(&t->prompts, t->model, &t->data, f->shots_path ? &t->shots : &t->data,
                                  t->n_shots, f->n_limit > 0 ? (size_t)f->n_limit : 0);
@@ -70,6 +71,7 @@ static int answer_all(struct task *t)
     struct kvant_error err;
     const struct task_flags *f = t->flags;
     struct kvant_accuracy_options options = KVANT_ACCURACY_OPTIONS_INIT;
+    if (t->data.kind == QUESTION_CHOICE) options.kind = KVANT_ANSWER_LETTER;
     options.n_predict = f->n_predict > 0 ? (int)f->n_predict : PREDICT_DEFAULT;
     options.n_sequences = f->n_sequences > 0 ? (int)f->n_sequences : 0;
     options.stops = stops;
@@ -153,9 +155,10 @@ static void print_row(const char *name, double bits, const struct kvant_accuracy
 static int report_text(const struct task *t)
 {
     const struct task_flags *f = t->flags;
-    printf("%s: %zu question%s of %s, %zu example%s of %s, greedy\nprompts %s\n\n", f->name, t->prompts.n,
+    printf("%s: %zu question%s of %s, %zu example%s of %s, %s\nprompts %s\n\n", f->name, t->prompts.n,
            t->prompts.n == 1 ? "" : "s", f->data_path, t->n_shots, t->n_shots == 1 ? "" : "s",
-           f->shots_path ? f->shots_path : f->data_path, t->prompts.hash);
+           f->shots_path ? f->shots_path : f->data_path,
+           t->data.kind == QUESTION_CHOICE ? "the likeliest letter" : "greedy", t->prompts.hash);
     printf("%-24s %9s %9s %14s %6s %9s %7s %9s\n", "kv", "page bits", "accuracy", "95 % interval", "right",
            "lost won", "p", "tokens");
     print_row("f16", 16.0, &t->base, true);

@@ -7,17 +7,18 @@
 #include "setup.h"
 
 struct task_flags {
-    const char *name; /* "gsm8k" */
+    const char *name; /* "gsm8k", "mcq" */
     const char *data_path, *shots_path, *answers_path;
     int64_t n_shots, n_limit, n_predict, n_sequences; /* -1: not given */
 };
 #define TASK_FLAGS_DEFAULT {.n_shots = -1, .n_limit = -1, .n_predict = -1, .n_sequences = -1}
 
 #define TASK_OPTIONS(f)                                                                                       \
-    {"--task", OPTION_CHOICE, "gsm8k", &(f)->name,                                                            \
-     "answer questions instead: accuracy in percent", 0, 0},                                                  \
+    {"--task", OPTION_CHOICE, "gsm8k|mcq", &(f)->name,                                                        \
+     "answer questions instead: accuracy in percent; gsm8k: by\nwriting, mcq: by the likeliest letter", 0, 0}, \
     {"--data", OPTION_NAME, "FILE.jsonl", &(f)->data_path,                                                    \
-     "with --task: one question a line, {\"question\", \"answer\"}", 0, 0},                                   \
+     "with --task: one question a line, {\"question\", \"answer\"};\nmcq: with lines \"(A) ...\", the answer a letter", \
+     0, 0},                                                                                                   \
     {"--shots", OPTION_INT, "N", &(f)->n_shots, "worked examples before each question; default 4", 0, 64},    \
     {"--shots-from", OPTION_NAME, "FILE.jsonl", &(f)->shots_path,                                             \
      "where they come from; default: the first lines of --data,\nwhich are then not asked", 0, 0},            \

@@ -179,7 +179,11 @@ bool output_check(const char *path)
     bool ok = (exists && !S_ISREG(st.st_mode) ? access(path, W_OK) : access(folder, W_OK | X_OK)) == 0;
     if (!ok) fail_text("%s: cannot be written: %s; choose another folder", path, strerror(errno));
     free(folder);
-    return ok;
+    if (!ok || (exists && !S_ISREG(st.st_mode))) return ok;
+    struct output_file trial; /* permissions do not tell all */
+    if (!output_open(&trial, path)) return false;
+    output_discard(&trial);
+    return true;
 }
 
 bool output_open(struct output_file *out, const char *path)

@@ -22,6 +22,32 @@ static const char *final_answer(const char *answer)
     return last ? last + strspn(last, " \t") : NULL;
 }
 
+/* How many lines begin with (A), (B) and so on, in order. */
+static size_t count_choices(const char *question)
+{
+    size_t n = 0;
+    for (const char *at = question; at && n < QUESTION_CHOICES_CAP; at = strchr(at, '\n')) {
+        at += *at == '\n';
+        at += strspn(at, " \t");
+        if (at[0] == '(' && at[1] == (char)('A' + (int)n) && at[2] == ')') n++;
+    }
+    return n;
+}
+
+static int read_choice(struct question_file *file, struct question *item)
+{
+    item->n_choices = count_choices(item->question);
+    if (item->n_choices < 2)
+        return fail_text("%s: line %zu: the question has no choices: lines that begin with (A), (B), ...",
+                         file->path, item->line);
+    if (strlen(item->answer) != 1 || item->answer[0] < 'A' ||
+        item->answer[0] >= (char)('A' + (int)item->n_choices))
+        return fail_text("%s: line %zu: the answer is not one letter from A to %c", file->path, item->line,
+                         'A' + (int)item->n_choices - 1);
+    item->final = item->answer;
+    return EXIT_OK;
+}
+
 /* One line that is not blank. */
 static int read_line(struct question_file *file, const char *line, size_t n_bytes, size_t number)
 {
@@ -32,24 +58,29 @@ static int read_line(struct question_file *file, const char *line, size_t n_byte
                          error.text);
     const char *question = json_string_value(json_object_get(value, "question")),
                *answer = json_string_value(json_object_get(value, "answer"));
+    if (!question) question = json_string_value(json_object_get(value, "en"));
+    if (question && strncmp(question, "Question:", 9) == 0) question += 9 + strspn(question + 9, " ");
     int code = EXIT_OK;
     if (!question || !answer)
         code = fail_text("%s: line %zu: needs the strings \"question\" and \"answer\"", file->path, number);
-    else if (!final_answer(answer) || !*final_answer(answer))
+    else if (file->kind == QUESTION_WORKED && (!final_answer(answer) || !*final_answer(answer)))
         code = fail_text("%s: line %zu: the answer does not end in #### and a number", file->path, number);
     if (code == EXIT_OK) {
         struct question *item = &file->items[file->n++];
-        *item = (struct question){copy(question), copy(answer), NULL, number};
-        item->final = final_answer(item->answer);
+        *item = (struct question){ copy(question), copy(answer), NULL, number, 0 };
+        if (file->kind == QUESTION_WORKED)
+            item->final = final_answer(item->answer);
+        else
+            code = read_choice(file, item);
     }
     json_decref(value);
     return code;
 }
 
-int questions_read(struct question_file *file, const char *path)
+int questions_read(struct question_file *file, enum question_kind kind, const char *path)
 {
     size_t n_bytes, n_lines = 1, number = 0;
-    *file = (struct question_file){.path = path};
+    *file = (struct question_file){ .path = path, .kind = kind };
     char *text = file_read(path, &n_bytes);
     if (!text) return EXIT_FAILED;
     for (size_t i = 0; i < n_bytes; i++) n_lines += text[i] == '\n';
@@ -138,8 +169,50 @@ static int ask(struct question_prompts *out, const struct kvant_model *model, co
     hash_text(hash, question->final);
     if (tokens_of_text(model, text->data, text->n, KVANT_TOKENIZE_BOS, &tokens, &n_tokens, &err) != KVANT_OK)
         return fail(&err);
-    out->items[out->n++] = (struct kvant_question){tokens, n_tokens, question->final};
+    if (question->n_choices) {
+        tokens = reallocate(tokens, n_tokens + QUESTION_BRIDGE_CAP, sizeof *tokens);
+        memcpy(tokens + n_tokens, out->bridge, out->n_bridge * sizeof *tokens);
+        n_tokens += out->n_bridge;
+    }
+    out->items[out->n++] = (struct kvant_question){ tokens, n_tokens, question->final,
+                                                    question->n_choices ? out->letters : NULL,
+                                                    question->n_choices };
     return EXIT_OK;
+}
+
+/* The token that each letter is behind a prompt, and what stands before it: nothing, or a token for the blank. */
+static int find_letters(struct question_prompts *out, const struct kvant_model *model)
+{
+    struct kvant_error err;
+    kvant_token *before = NULL, *with = NULL;
+    size_t n_before = 0, n_with = 0;
+    if (tokens_of_text(model, "Answer:", 7, 0, &before, &n_before, &err) != KVANT_OK) return fail(&err);
+    int code = EXIT_OK;
+    for (int i = 0; i < QUESTION_CHOICES_CAP && code == EXIT_OK; i++) {
+        char text[] = "Answer: A";
+        text[8] = (char)('A' + i);
+        if (tokens_of_text(model, text, 9, 0, &with, &n_with, &err) != KVANT_OK) {
+            code = fail(&err);
+            break;
+        }
+        bool fits = n_with > n_before && n_with <= n_before + 1 + QUESTION_BRIDGE_CAP &&
+                    memcmp(with, before, n_before * sizeof *with) == 0;
+        if (fits && i == 0) {
+            out->n_bridge = n_with - n_before - 1;
+            memcpy(out->bridge, with + n_before, out->n_bridge * sizeof *with);
+        }
+        fits = fits && n_with == n_before + out->n_bridge + 1 &&
+               memcmp(with + n_before, out->bridge, out->n_bridge * sizeof *with) == 0;
+        if (fits)
+            out->letters[i] = with[n_with - 1];
+        else
+            code = fail_text("the letter %c is not one token of this model: choices cannot be compared",
+                             text[8]);
+        free(with);
+        with = NULL;
+    }
+    free(before);
+    return code;
 }
 
 int questions_prompts(struct question_prompts *out, const struct kvant_model *model,
@@ -154,6 +227,7 @@ int questions_prompts(struct question_prompts *out, const struct kvant_model *mo
     size_t n = data->n - first;
     if (n_limit > 0 && n > n_limit) n = n_limit;
     int code = refuse_overlap(data, first, n, shots, n_shots);
+    if (code == EXIT_OK && data->kind == QUESTION_CHOICE) code = find_letters(out, model);
     if (code != EXIT_OK) return code;
 
     struct text text = {0};

@@ -1,32 +1,43 @@
 /*
- * Questions with worked answers, as GSM8K has them, and the few-shot prompts that ask them. One JSON object a
- * line: {"question": "...", "answer": "... #### 42"}.
+ * Questions with known answers and the few-shot prompts that ask them. One JSON object a line: a worked answer,
+ * as GSM8K has them, {"question": "...", "answer": "... #### 42"}; or a choice, as CommonsenseQA has them,
+ * {"question": "...\nChoices:\n(A) ...\n(B) ...", "answer": "A"}.
  */
 #ifndef QUESTIONS_H
 #define QUESTIONS_H
 
 #include "program.h"
 
+enum question_kind { QUESTION_WORKED, QUESTION_CHOICE };
+#define QUESTION_CHOICES_CAP 26
+#define QUESTION_BRIDGE_CAP 2
+
 struct question {
-    char *question, *answer; /* as in the file                                    */
-    const char *final;       /* what stands behind the last "####" of the answer   */
-    size_t line;             /* 1-based                                            */
+    char *question, *answer; /* as in the file                                                        */
+    const char *final;       /* what stands behind the last "####" of the answer; the letter of a choice */
+    size_t line;             /* 1-based                                                               */
+    size_t n_choices;        /* (A) to so many; 0 of a worked answer                                   */
 };
 
 struct question_file {
     const char *path;
+    enum question_kind kind;
     struct question *items;
     size_t n;
 };
 
-/* Every line of the file; blank ones are passed over. EXIT_FAILED after a message that names file and line:
- * no JSON, a key that is missing, no "####", no line at all. */
-int questions_read(struct question_file *file, const char *path);
+/* Every line of the file; blank ones are passed over. The key "en" stands for "question", too, and a leading
+ * "Question:" is dropped: the prompt has its own. EXIT_FAILED after a message that names file and line: no
+ * JSON, a key that is missing, no "####", fewer than two choices, an answer that is none of them, no line at all. */
+int questions_read(struct question_file *file, enum question_kind kind, const char *path);
 void questions_close(struct question_file *file);
 
 /* Prompts "Question: Q\nAnswer: A\n\n" of the shots, then "Question: Q\nAnswer:" of one item each: those of
  * lm-evaluation-harness. */
 struct question_prompts {
+    kvant_token letters[QUESTION_CHOICES_CAP]; /* " A" and so on, of choices                            */
+    kvant_token bridge[QUESTION_BRIDGE_CAP];   /* (n_bridge) between prompt and letter: the blank alone */
+    size_t n_bridge;
     struct kvant_question *items; /* (n), their answers borrowed from the file */
     const struct question *asked; /* (n) the items                             */
     size_t n;

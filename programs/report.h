@@ -129,6 +129,10 @@ struct report {
 kvant_status report_open(struct report **out, json_t *root, const char *file, struct kvant_error *err);
 void report_close(struct report *report);
 
+/* Puts the plans of another search beside those of `report`, without the uniform ones; `other` must outlive
+ * it. EXIT_FAILED after a message that names `file`: another model, context or text. */
+int report_join(struct report *report, const struct report *other, const char *file);
+
 /* The recipe of one (layer, KV head) of a point; NULL when the document has no layers for it. */
 const char *report_recipe(const struct report_point *point, int64_t layer, int64_t head);
 

@@ -82,7 +82,7 @@ static int make_prompt(struct collecting *c, const struct question *q)
     if (code != EXIT_OK) return code;
     ids = reallocate(ids, n + begin->n, sizeof *ids);
     memcpy(ids + n, begin->ids, begin->n * sizeof *ids);
-    c->prompts[c->n++] = (struct kvant_question){ids, n + begin->n, q->final};
+    c->prompts[c->n++] = (struct kvant_question){ids, n + begin->n, q->final, NULL, 0};
     return EXIT_OK;
 }
 
@@ -127,7 +127,7 @@ int router_collect(struct router_work *w)
     struct question_file file = {0};
     struct collecting c = {.w = w};
     const struct router_flags *f = w->flags;
-    int code = questions_read(&file, f->data_path);
+    int code = questions_read(&file, QUESTION_WORKED, f->data_path);
     if (code == EXIT_OK) code = collected_read(&w->data, f->out_path, true);
     if (code == EXIT_OK && *w->data.modes && strcmp(w->data.modes, w->modes.name) != 0)
         code = fail_text("%s holds answers with the modes %s; name another file", f->out_path, w->data.modes);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "model/model.h"
 #include "tune/answer.h"
 #include "tune/generate.h"
 
@@ -45,11 +46,25 @@ static kvant_status detokenize(struct accuracy *a, const kvant_token *tokens, si
     }
 }
 
-/* Has the last token completed a stop string? */
+/* Texts are questions, over and over. */
+static const struct kvant_question *question_of(const struct accuracy *a, size_t text)
+{
+    return &a->questions[text % a->n_questions];
+}
+
+static const kvant_token *among(void *user, size_t i, size_t *n)
+{
+    const struct kvant_question *q = question_of(user, i);
+    *n = q->n_choices;
+    return q->n_choices ? q->choices : NULL;
+}
+
+/* Has the last token completed a stop string? A choice is one token. */
 static bool stop(void *user, size_t i, const struct kv_generation *text)
 {
-    (void)i;
     struct accuracy *a = user;
+    if (question_of(a, i)->n_choices) return true;
+    if (!a->opt->n_stops) return false;
     size_t n = text->n < STOP_TOKENS ? text->n : STOP_TOKENS, n_bytes;
     kvant_status status = detokenize(a, text->tokens + text->n - n, n, &n_bytes, NULL);
     if (status != KVANT_OK) a->stop_status = status;
@@ -88,6 +103,10 @@ static kvant_status prepare(struct accuracy *a, struct kvant_error *err)
         const struct kvant_question *q = &a->questions[i];
         char right[KV_ANSWER_CAP];
         a->prompts[i] = (struct kvant_prompt){ q->tokens, q->n_tokens };
+        for (size_t k = 0; k < q->n_choices; k++)
+            if (q->choices[k] < 0 || q->choices[k] >= a->model->n_vocab)
+                KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "question %zu: choice %zu is token %d of %d", i,
+                        k, (int)q->choices[k], a->model->n_vocab);
         if (!kv_answer_extract(a->opt->kind, q->answer, strlen(q->answer), right))
             KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "question %zu: its answer '%.40s' holds no %s", i,
                     q->answer, a->opt->kind == KVANT_ANSWER_LETTER ? "single capital letter" : "number");
@@ -144,8 +163,9 @@ static kvant_status run(struct accuracy *a, const struct kvant_plan *const *plan
         .what = "answering questions",
         .progress = a->opt->progress,
         .user = a->opt->user,
-        .stop = a->opt->n_stops > 0 ? stop : NULL,
-        .stop_user = a,
+        .stop = stop,
+        .among = among,
+        .hook_user = a,
     };
     struct kvant_accuracy_result own;
     struct kv_plan_texts t;

@@ -8,6 +8,9 @@
  *
  *   rows of a step:  base: t … t+r−1 | plan 0: t … t+r−1 | plan 1: …        r is what LOGITS_BYTES allows
  *
+ * Sums differ in their last bits with r, and a quantized cache makes 1e-4 of a KLD of that. So r is the same for up
+ * to COMPANY sequences: what is measured of a plan does not depend on the plans beside it.
+ *
  * Plans that begin with the same layers (tables included) share the work of these layers: a plan enters the
  * pass at its first layer of its own, from the rows of the plan it shares most layers with. The numbers are
  * the same bit by bit. Single-layer probes cost half a pass in this way.
@@ -23,6 +26,7 @@
 
 #define LOGITS_BYTES ((size_t)192 << 20) /* of one step: all memory stays below 500 MB */
 #define BATCH_ROWS 512
+#define COMPANY       16
 #define N_CTX_DEFAULT 2048
 
 struct eval {
@@ -140,8 +144,9 @@ static kvant_status open_sequence(struct eval *e, int i, struct kvant_error *err
 static kvant_status eval_open(struct eval *e, int64_t n_positions, struct kvant_error *err)
 {
     size_t n_seqs = (size_t)e->n_plans + 1, n_vocab = (size_t)e->model->n_vocab;
-    size_t fit = LOGITS_BYTES / (n_vocab * sizeof(float) * n_seqs);
-    if (fit > BATCH_ROWS / n_seqs) fit = BATCH_ROWS / n_seqs;
+    size_t company = n_seqs < COMPANY ? COMPANY : n_seqs,
+           fit = LOGITS_BYTES / (n_vocab * sizeof(float) * company);
+    if (fit > BATCH_ROWS / company) fit = BATCH_ROWS / company;
     e->n_rows = fit < 1 ? 1 : (int)smaller((int64_t)fit, e->n_ctx);
 
     struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;

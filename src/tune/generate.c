@@ -159,6 +159,15 @@ static kvant_token choose(const struct generate *g, const struct kv_generation *
 {
     int n_vocab = g->model->n_vocab;
     if (!isfinite(g->model->kernels.log_sum_exp(logits, n_vocab))) return -1;
+    size_t n = 0;
+    const kvant_token *among = g->opt->among ? g->opt->among(g->opt->hook_user, (size_t)(text - g->texts), &n)
+                                             : NULL;
+    if (among) {
+        kvant_token best = among[0];
+        for (size_t i = 1; i < n; i++)
+            if (logits[among[i]] > logits[best]) best = among[i];
+        return best;
+    }
     if (text->sampler) return kvant_sampler_next(text->sampler, logits, NULL);
     return (kvant_token)kv_logits_top(logits, n_vocab);
 }
@@ -185,7 +194,7 @@ static void extend(struct generate *g, struct slot *slot)
         return;
     }
     text->tokens[text->n++] = id;
-    if (g->opt->stop && g->opt->stop(g->opt->stop_user, (size_t)(text - g->texts), text))
+    if (g->opt->stop && g->opt->stop(g->opt->hook_user, (size_t)(text - g->texts), text))
         end(g, slot, KV_GENERATION_STOPPED);
     else if (text->n == text->n_predict) end(g, slot, KV_GENERATION_CUT);
 }

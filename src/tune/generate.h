@@ -40,8 +40,10 @@ struct kv_generate_options {
     kvant_progress_fn progress;
     void *user;
     /* Asked after each token: has text i ended? May be NULL. */
-    bool (*stop)(void *stop_user, size_t i, const struct kv_generation *text);
-    void *stop_user;
+    bool (*stop)(void *hook_user, size_t i, const struct kv_generation *text);
+    /* The (*n) tokens, at least 1, that text i is chosen from; NULL = from all. May be NULL. */
+    const kvant_token *(*among)(void *hook_user, size_t i, size_t *n);
+    void *hook_user; /* of both */
 };
 #define KV_GENERATE_SEQUENCES 16
 

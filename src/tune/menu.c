@@ -44,7 +44,6 @@ kvant_status kv_menu_add(struct kv_menu *menu, struct kvant_plan *plan, const st
     struct kvant_tune_point *point = &menu->points[menu->n++];
     *point = *like;
     point->plan = plan;
-    point->measured.n_scored = 0;
     return KVANT_OK;
 }
 
@@ -67,10 +66,11 @@ static void record(struct kvant_tune_point *point, int64_t n_ctx, bool own_text,
 kvant_status kv_menu_measure(struct kv_menu *menu, size_t first, struct kv_measure *measure, int64_t n_ctx,
                              bool own_text, struct kvant_error *err)
 {
+    const size_t most = (size_t)KV_MEASURE_BATCH; /* what is measured stays when a later batch is cancelled */
     while (first < menu->n) {
         struct kvant_plan *plans[KV_MEASURE_BATCH];
         struct kvant_eval_result results[KV_MEASURE_BATCH];
-        int n = menu->n - first < KV_MEASURE_BATCH ? (int)(menu->n - first) : KV_MEASURE_BATCH;
+        int n = (int)(menu->n - first < most ? menu->n - first : most);
         for (int i = 0; i < n; i++) plans[i] = menu->points[first + (size_t)i].plan;
         KV_TRY(kv_measure_plans(measure, plans, n, results, err));
         for (int i = 0; i < n; i++, first++) {

@@ -37,32 +37,42 @@ static kvant_status open_plan(const struct published *p, const uint8_t *assignme
     return kv_plan_check(plan, err);
 }
 
-static kvant_status measure_batch(const struct published *p, const uint8_t *assignment, int n, double *error,
-                                  struct kvant_error *err)
+struct assignments {
+    const struct published *p;
+    const uint8_t *rows; /* (n, n_layer) */
+};
+
+static kvant_status open_assigned(void *user, int i, struct kvant_plan **out, struct kvant_error *err)
 {
-    struct kvant_plan *plans[KV_MEASURE_BATCH] = { NULL };
-    struct kvant_eval_result results[KV_MEASURE_BATCH];
-    int n_layer = p->measure->model->hp.n_layer;
-    kvant_status status = KVANT_OK;
+    const struct assignments *a = user;
+    return open_plan(a->p, a->rows + (size_t)i * (size_t)a->p->measure->model->hp.n_layer, out, err);
+}
+
+static kvant_status evaluate(void *user, const uint8_t *rows, int n, double *error, struct kvant_error *err)
+{
+    const struct published *p = user;
+    struct assignments assignments = { p, rows };
+    struct kvant_eval_result *results = kv_alloc((size_t)n, sizeof *results);
+    if (!results) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for measuring %d plans", n);
+    kvant_status status = kv_measure_made(p->measure, open_assigned, &assignments, n, results, err);
     for (int i = 0; status == KVANT_OK && i < n; i++)
-        status = open_plan(p, assignment + (size_t)i * (size_t)n_layer, &plans[i], err);
-    if (status == KVANT_OK) status = kv_measure_plans(p->measure, plans, n, results, err);
-    for (int i = 0; i < n; i++) {
-        if (status == KVANT_OK) error[i] = results[i].kld_mean;
-        kvant_plan_close(plans[i]);
-    }
+        error[i] = p->measure->questions ? 1.0 - results[i].same_top_p / 100.0 : results[i].kld_mean;
+    kv_free(results);
     return status;
 }
 
-static kvant_status evaluate(void *user, const uint8_t *assignment, int n, double *error, struct kvant_error *err)
+/* What the errors of layers are measured on: the questions, or pieces of the text. */
+static size_t list_prompts(const struct published *p, struct kvant_prompt *prompts)
 {
-    const struct published *p = user;
-    size_t n_layer = (size_t)p->measure->model->hp.n_layer;
-    for (int first = 0; first < n; first += KV_MEASURE_BATCH) {
-        int n_batch = n - first < KV_MEASURE_BATCH ? n - first : KV_MEASURE_BATCH;
-        KV_TRY(measure_batch(p, assignment + (size_t)first * n_layer, n_batch, error + first, err));
-    }
-    return KVANT_OK;
+    const struct kv_measure *m = p->measure;
+    size_t n = 0;
+    for (size_t i = 0; i < m->n_questions && n < PROMPTS_MAX; i++)
+        prompts[n++] = (struct kvant_prompt){ m->questions[i].tokens, m->questions[i].n_tokens };
+    for (size_t at = 0; !m->questions && at < m->n_tokens && n < PROMPTS_MAX; at += PROMPT_TOKENS)
+        prompts[n++] = (struct kvant_prompt){ m->tokens + at, m->n_tokens - at < PROMPT_TOKENS
+                                                                  ? m->n_tokens - at
+                                                                  : PROMPT_TOKENS };
+    return n;
 }
 
 /* e_o of each layer and pair, as in the paper: queries of greedy answers, no error handed on between layers. */
@@ -75,13 +85,12 @@ static kvant_status layer_errors(const struct published *p, double *error, struc
     struct kvant_sensitivity *s;
     kvant_sensitivity_mode mode = p->opt->mode == KV_PRESET_KIVI ? KVANT_SENSITIVITY_KIVI
                                                                  : KVANT_SENSITIVITY_PER_TOKEN;
+    opt.progress = kv_tune_progress_step;
+    opt.user = m->progress;
+    m->progress->scale = 0;
     double *table = kv_alloc((size_t)m->model->hp.n_layer * 9, sizeof *table); /* by key bits, value bits */
     if (!table) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the errors of layers");
-    size_t n_prompts = 0;
-    for (size_t at = 0; at < m->n_tokens && n_prompts < PROMPTS_MAX; at += PROMPT_TOKENS)
-        prompts[n_prompts++] = (struct kvant_prompt){
-            m->tokens + at, m->n_tokens - at < PROMPT_TOKENS ? m->n_tokens - at : PROMPT_TOKENS
-        };
+    size_t n_prompts = list_prompts(p, prompts);
     opt.modes = 1u << mode;
     kvant_status status = kvant_sensitivity_run(&s, m->model, prompts, n_prompts, &opt, err);
     if (status == KVANT_OK) {
@@ -102,7 +111,11 @@ static kvant_status add_front(const struct published *p, struct kv_menu *menu, c
 {
     for (int i = 0; i < found->n_front; i++) {
         const struct kv_kvtuner_plan *best = &found->plans[found->front[i]];
-        struct kvant_tune_point like = { .budget = NAN, .kld_predicted = NAN, .kld_tuning = best->error,
+        struct kvant_tune_point like = { .budget = NAN,
+                                         .kld_predicted = NAN,
+                                         .kld_tuning = p->measure->questions ? NAN : best->error,
+                                         .accuracy = p->measure->questions ? 100.0 * (1.0 - best->error)
+                                                                           : NAN,
                                          .source = KVANT_TUNE_FROM_KVTUNER };
         struct kvant_plan *plan;
         char name[KV_KVTUNER_NAME_CAP];
@@ -125,7 +138,7 @@ kvant_status kv_published_run(struct kv_menu *menu, struct kv_measure *measure,
     int n_layer = measure->model->hp.n_layer;
     double *error = kv_alloc((size_t)n_layer * (size_t)p.n_pairs, sizeof *error);
     if (!error) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the errors of %d layers", n_layer);
-    kvant_status status = layer_errors(&p, error, err);
+    kvant_status status = kv_ranks_meet(&measure->ranks, layer_errors(&p, error, err), err);
     if (status == KVANT_OK) {
         struct kv_kvtuner found;
         const struct kv_kvtuner_options search = { .n_layer = n_layer, .error = error, .method = opt->search,

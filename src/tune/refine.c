@@ -116,19 +116,18 @@ static int *add_candidate(struct round *r, const int *choice)
     return own;
 }
 
+static kvant_status open_candidate(void *user, int i, struct kvant_plan **out, struct kvant_error *err)
+{
+    const struct round *r = user;
+    return kv_search_plan(r->s, r->choices + (size_t)i * (size_t)r->s->n_items, out, err);
+}
+
 static kvant_status measure_round(struct round *r, double *kld, struct kvant_error *err)
 {
-    struct kvant_plan *plans[KV_MEASURE_BATCH] = { NULL };
     struct kvant_eval_result results[KV_MEASURE_BATCH];
-    kvant_status status = KVANT_OK;
-    for (int i = 0; status == KVANT_OK && i < r->n; i++)
-        status = kv_search_plan(r->s, r->choices + (size_t)i * (size_t)r->s->n_items, &plans[i], err);
-    if (status == KVANT_OK) status = kv_measure_plans(r->measure, plans, r->n, results, err);
-    for (int i = 0; i < r->n; i++) {
-        if (status == KVANT_OK) kld[i] = results[i].kld_mean;
-        kvant_plan_close(plans[i]);
-    }
-    return status;
+    KV_TRY(kv_measure_made(r->measure, open_candidate, r, r->n, results, err));
+    for (int i = 0; i < r->n; i++) kld[i] = results[i].kld_mean;
+    return KVANT_OK;
 }
 
 struct refine_memory {
@@ -146,7 +145,7 @@ static kvant_status refine(const struct kv_search *s, struct kv_measure *measure
     for (int i = 0; i < s->n_items; i++) budget += option(s, i, choice[i])->cost;
     for (int k = 0; k < KV_REFINE_ROUNDS; k++) {
         struct round r = { s, measure, m->choices, 0 };
-        double kld[KV_MEASURE_BATCH];
+        double kld[KV_MEASURE_BATCH] = { 0 };
         bool together = n_good > 1, itself = k == 0;
         if (itself) add_candidate(&r, choice);
         if (together) {

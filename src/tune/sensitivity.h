@@ -1,6 +1,7 @@
 /*
  * What each choice costs in one KV head: the KLD at the logits with this head's keys (or values) stored so,
- * and everything else in 16 bits.
+ * and everything else in 16 bits; scaled so that the heads of one side add up to what all of them cost
+ * together.
  */
 #ifndef KV_TUNE_SENSITIVITY_H
 #define KV_TUNE_SENSITIVITY_H

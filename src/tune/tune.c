@@ -21,6 +21,7 @@
 #define TOKENS_VERIFY 512  /* held back                                                     */
 #define N_CTX_DEFAULT 8192 /* at which true bits are stated                                 */
 #define BUDGETS_MAX 32
+#define RANKS_MAX      4096
 #define SINKS 4
 
 static const double budgets_default[] = { 2.5, 2.75, 3, 3.25, 3.5, 4, 5 };
@@ -48,7 +49,8 @@ struct tune {
     int64_t n_ctx;
     struct kv_calibration calibration;
     struct kv_search search;
-    struct kv_measure tuning, verify;
+    struct kv_measure tuning, verify, answers; /* answers: with questions */
+    struct kv_ranks ranks;
     struct kv_tune_progress progress;
     struct kv_trials *trials;
     struct result *result;
@@ -112,7 +114,9 @@ static kvant_status smallest_plan(const struct tune *t, double *bits, struct kva
 static kvant_status add_budget(struct tune *t, double bits, int *choice, struct kvant_error *err)
 {
     struct kvant_plan *plan;
-    struct kvant_tune_point like = { .budget = bits, .kld_tuning = NAN, .source = KVANT_TUNE_FROM_KVANT };
+    struct kvant_tune_point like = {
+        .budget = bits, .kld_tuning = NAN, .accuracy = NAN, .source = KVANT_TUNE_FROM_KVANT
+    };
     KV_TRY(plan_within(t, bits, choice, &like, &plan, err));
     return plan ? add_named(&t->result->menu, plan, &like, err) : KVANT_OK;
 }
@@ -122,7 +126,7 @@ static kvant_status add_refined(struct tune *t, double bits, int *choice, struct
                                 struct kvant_error *err)
 {
     struct kvant_plan *plan;
-    struct kvant_tune_point like = { .budget = bits, .source = KVANT_TUNE_FROM_KVANT };
+    struct kvant_tune_point like = { .budget = bits, .accuracy = NAN, .source = KVANT_TUNE_FROM_KVANT };
     KV_TRY(plan_within(t, bits, choice, &like, &plan, err));
     if (!plan) return KVANT_OK;
     kvant_plan_close(plan);
@@ -167,7 +171,10 @@ static kvant_status add_uniform(struct tune *t, struct kvant_error *err)
 {
     for (const char *const *spec = uniform_of(t->opt); *spec; spec++) {
         struct kvant_plan *plan;
-        struct kvant_tune_point like = { .budget = NAN, .kld_predicted = NAN, .kld_tuning = NAN,
+        struct kvant_tune_point like = { .budget = NAN,
+                                         .kld_predicted = NAN,
+                                         .kld_tuning = NAN,
+                                         .accuracy = NAN,
                                          .source = KVANT_TUNE_FROM_UNIFORM };
         KV_TRY(kvant_plan_open(&plan, t->model, *spec, err));
         kvant_status status = kv_calibration_apply(&t->calibration, plan, err);
@@ -196,7 +203,9 @@ static kvant_status add_bound(struct tune *t, int *choice, struct kvant_error *e
         double step = (high - low) / (BOUND_GRID - 1), first = low;
         for (int i = 0; status == KVANT_OK && i < BOUND_GRID; i++) {
             struct kvant_plan *plan;
-            struct kvant_tune_point like = { .budget = first + step * i, .kld_tuning = NAN,
+            struct kvant_tune_point like = { .budget = first + step * i,
+                                             .kld_tuning = NAN,
+                                             .accuracy = NAN,
                                              .source = KVANT_TUNE_FROM_KVANT };
             status = plan_within(t, like.budget, choice, &like, &plan, err);
             if (status == KVANT_OK && plan) status = add_named(&grid, plan, &like, err);
@@ -223,10 +232,12 @@ static kvant_status add_bound(struct tune *t, int *choice, struct kvant_error *e
 
 /* ------------------------------------------------------------------------------------------------- run -- */
 
-/* The tuning part is at most half of the text. */
+/* The tuning part is at most half of a text that is too short for both. */
 static void split_text(struct tune *t, size_t n_tokens, size_t n_tuning)
 {
-    t->n_tuning = n_tokens >= 2 * n_tuning ? n_tuning : n_tokens / 2;
+    t->n_tuning = n_tokens >= n_tuning + TOKENS_VERIFY ? n_tuning
+                  : n_tokens / 2 < n_tuning            ? n_tokens / 2
+                                                       : n_tuning;
     t->n_verify = n_tokens - t->n_tuning < TOKENS_VERIFY ? n_tokens - t->n_tuning : TOKENS_VERIFY;
 }
 
@@ -241,7 +252,9 @@ static struct kv_published_options published_options(const struct kvant_tune_opt
 static int64_t planned_tokens(const struct tune *t)
 {
     if (t->opt->method == KVANT_TUNE_KVTUNER) {
-        const struct kv_measure tuning = { .n_tokens = t->n_tuning }, verify = { .n_tokens = t->n_verify };
+        const struct kv_measure tuning = { .n_tokens = t->opt->questions ? t->answers.n_tokens
+                                                                         : t->n_tuning },
+                                verify = { .n_tokens = t->n_verify };
         const struct kv_published_options opt = published_options(t->opt);
         return 2 * (int64_t)t->n_tuning + kv_measure_tokens(&tuning, kv_published_plans(&opt)) +
                kv_measure_tokens(&verify, 4 * KV_MEASURE_BATCH);
@@ -287,6 +300,14 @@ static kvant_status prepare_text(struct tune *t, const kvant_token *tokens, size
     return KVANT_OK;
 }
 
+static kvant_status prepare_questions(struct tune *t, struct kvant_error *err)
+{
+    const struct kvant_tune_options *opt = t->opt;
+    if (!opt->questions) return KVANT_OK;
+    kv_measure_set(&t->answers, t->model, NULL, 0, 0, t->trials, &t->progress);
+    return kv_measure_set_questions(&t->answers, opt->questions, opt->n_questions, opt->asking, err);
+}
+
 static kvant_status check_options(const struct kvant_tune_options *opt, struct kvant_error *err)
 {
     if (opt->size != sizeof *opt)
@@ -310,6 +331,15 @@ static kvant_status check_options(const struct kvant_tune_options *opt, struct k
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "there is no tuning method %d", (int)opt->method);
     if (opt->n_trials < 0 || opt->n_trials > KV_EVOLVE_TRIALS_MAX)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_trials %d: 1 to %d, or 0", opt->n_trials, KV_EVOLVE_TRIALS_MAX);
+    if (opt->n_ranks < 0 || opt->n_ranks > RANKS_MAX || (opt->n_ranks > 1 && !opt->sum) || opt->rank < 0 ||
+        opt->rank >= (opt->n_ranks > 1 ? opt->n_ranks : 1))
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "process %d of %d: 0 to %d of at most %d, with a sum", opt->rank,
+                opt->n_ranks, opt->n_ranks - 1, RANKS_MAX);
+    if (opt->questions && (opt->method != KVANT_TUNE_KVTUNER || !opt->n_questions || !opt->asking ||
+                           opt->asking->n_predict < 1))
+        KV_FAIL(
+            err, KVANT_ERR_ARGUMENT, -1,
+            "questions are for KVANT_TUNE_KVTUNER, at least one of them, with `asking` and its n_predict");
     if (!(opt->max_kld >= 0)) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "max_kld %g: 0 or more", opt->max_kld);
     return KVANT_OK;
 }
@@ -353,7 +383,8 @@ static kvant_status judge(struct tune *t, struct kvant_error *err)
 static kvant_status find_published(struct tune *t, struct kvant_error *err)
 {
     const struct kv_published_options opt = published_options(t->opt);
-    kvant_status status = kv_published_run(&t->result->menu, &t->tuning, &opt, err);
+    kvant_status status = kv_published_run(&t->result->menu, t->opt->questions ? &t->answers : &t->tuning,
+                                           &opt, err);
     if (status != KVANT_OK && status != KVANT_ERR_CANCELLED) return status;
     KV_TRY(add_uniform(t, err));
     t->progress.what = "verifying plans";
@@ -363,16 +394,37 @@ static kvant_status find_published(struct tune *t, struct kvant_error *err)
     return stopped ? status : judge(t, err);
 }
 
-static kvant_status find_plans(struct tune *t, struct kvant_error *err)
+/* Do all processes compute the same? Text, means and channel orders hang on every product of the model. */
+static kvant_status agree(const struct tune *t, kvant_status status, struct kvant_error *err)
+{
+    struct kvant_plan *plan = NULL;
+    char *key = NULL;
+    if (kv_ranks_count(&t->ranks) == 1) return status;
+    if (status == KVANT_OK) status = kvant_plan_open(&plan, t->model, uniform_mixed[0], err);
+    if (status == KVANT_OK) status = kv_calibration_apply(&t->calibration, plan, err);
+    if (status == KVANT_OK) status = kv_plan_key(plan, &key, err);
+    status = kv_ranks_agree(&t->ranks, key ? key : "", status, err);
+    kv_free(key);
+    kvant_plan_close(plan);
+    return status;
+}
+
+static kvant_status calibrate(struct tune *t, struct kvant_error *err)
 {
     t->progress.scale = 1;
     KV_TRY(kv_calibration_open(&t->calibration, t->model, t->tokens, t->n_tuning, SINKS,
                                kv_tune_progress_step, &t->progress, err));
     t->progress.done += (int64_t)t->n_tuning;
+    return KVANT_OK;
+}
+
+static kvant_status find_plans(struct tune *t, struct kvant_error *err)
+{
     kv_measure_set(&t->tuning, t->model, t->tokens, t->n_tuning, t->calibration.chunk_tokens, t->trials,
                    &t->progress);
     kv_measure_set(&t->verify, t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify, t->trials,
                    &t->progress);
+    t->tuning.ranks = t->verify.ranks = t->answers.ranks = t->ranks;
     if (t->opt->method == KVANT_TUNE_KVTUNER) return find_published(t, err);
     KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix, err));
     KV_TRY(kv_search_open(&t->search, t->model, &t->calibration, &t->result->sensitivity, t->opt->by_layer, 16.0,
@@ -415,8 +467,8 @@ static void set_view(struct tune *t)
     r->view.n_ctx = t->n_ctx;
     r->view.n_tokens = (int64_t)t->n_tuning;
     r->view.n_tokens_verify = (int64_t)t->n_verify;
-    r->view.n_measured = t->tuning.n_measured + t->verify.n_measured;
-    r->view.n_known = t->tuning.n_known + t->verify.n_known;
+    r->view.n_measured = t->tuning.n_measured + t->verify.n_measured + t->answers.n_measured;
+    r->view.n_known = t->tuning.n_known + t->verify.n_known + t->answers.n_known;
 }
 
 void kvant_tune_close(struct kvant_tune_result *result)
@@ -435,12 +487,17 @@ static kvant_status open_store(struct tune *t, struct kvant_error *err)
     kvant_model_get_info(t->model, &info);
     kv_measure_conditions(t->model, conditions);
     const struct kvant_tune_options *opt = t->opt;
-    snprintf(settings, sizeof settings, "method %s; n_budgets %d; n_ctx %lld; n_tokens %lld; max_kld %g%s%s%s",
+    snprintf(settings, sizeof settings,
+             "method %s; n_budgets %d; n_ctx %lld; n_tokens %lld; max_kld %g%s%s%s",
              opt->method == KVANT_TUNE_KVTUNER ? "kvtuner" : "kvant", t->n_budgets, (long long)t->n_ctx,
-             (long long)opt->n_tokens, opt->max_kld, opt->no_mix ? "; no mix" : "", opt->by_layer ? "; by layer" : "",
-             opt->refine ? "; refine" : "");
+             (long long)opt->n_tokens, opt->max_kld, opt->no_mix ? "; no mix" : "",
+             opt->by_layer ? "; by layer" : "",
+             opt->refine      ? "; refine"
+             : opt->questions ? "; accuracy"
+                              : "");
     const struct kv_study study = { info.fingerprint, conditions, settings, "kvant " KVANT_VERSION };
-    return kv_trials_open(&t->trials, opt->store, &study, opt->resume, err);
+    bool first = t->ranks.rank == 0;
+    return kv_trials_open(&t->trials, first ? opt->store : NULL, &study, first && opt->resume, err);
 }
 
 /* How the run ended, for people who look into the store. A failure to write that is not worth losing a result. */
@@ -471,13 +528,19 @@ kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *
     t.n_ctx = opt->n_ctx                              ? opt->n_ctx
               : N_CTX_DEFAULT < model->hp.n_ctx_train ? N_CTX_DEFAULT
                                                       : model->hp.n_ctx_train;
+    t.ranks = (struct kv_ranks){ opt->rank, opt->n_ranks, opt->sum, opt->sum_user };
     t.progress = (struct kv_tune_progress){ opt->progress, opt->user, 0, 0, 1, NULL };
     t.result = kv_alloc(1, sizeof *t.result);
     if (!t.result) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a search");
 
     kvant_token *own = NULL;
-    kvant_status status = open_store(&t, err);
-    if (status == KVANT_OK) status = prepare_text(&t, tokens, n_tokens, &own, err);
+    kvant_status status = kv_ranks_meet(&t.ranks, open_store(&t, err), err);
+    if (status == KVANT_OK) {
+        status = prepare_questions(&t, err);
+        if (status == KVANT_OK) status = prepare_text(&t, tokens, n_tokens, &own, err);
+        if (status == KVANT_OK) status = calibrate(&t, err);
+        status = agree(&t, status, err);
+    }
     if (status == KVANT_OK) status = stop_early(&t, find_plans(&t, err));
     close_store(&t, status);
     if (status == KVANT_OK) {

@@ -209,7 +209,7 @@ static void texts_end_in_each_way(void **state)
                                            .sampler = sampler[i], .n_predict = i == 1 ? 2 : LONG, .tokens = tokens[i] };
     }
     struct stopper stopper = { .after = 3 };
-    const struct kv_generate_options opt = { .what = "writing", .stop = stop_after, .stop_user = &stopper };
+    const struct kv_generate_options opt = { .what = "writing", .stop = stop_after, .hook_user = &stopper };
     assert_int_equal(kv_generate(f->model, texts, N, &opt, NULL), KVANT_OK);
     assert_int_equal(texts[0].end, KV_GENERATION_ENDED);
     assert_true(texts[0].n < LONG && texts[0].n_cached == 40 + texts[0].n);
@@ -390,7 +390,7 @@ static void answers_are_counted_in_pairs(void **state)
     opt.user = &a;
     memset(&a, 0, sizeof a);
     for (int i = 0; i < N_PROMPTS; i++)
-        questions[i] = (struct kvant_question){ f->prompts[i].tokens, f->prompts[i].n_tokens, "1" };
+        questions[i] = (struct kvant_question){ f->prompts[i].tokens, f->prompts[i].n_tokens, "1", NULL, 0 };
     if (kvant_accuracy_run(f->model, plans, 3, questions, N_PROMPTS, &opt, r, &base, &err) != KVANT_OK)
         fail_msg("%s", err.message);
     int n_answered = 0;
@@ -447,7 +447,8 @@ static void an_answer_ends_before_its_stop(void **state)
     opt.user = &a;
     memset(&a, 0, sizeof a);
     for (int i = 0; i < N_PROMPTS; i++)
-        questions[i] = (struct kvant_question){ f->prompts[i].tokens, f->prompts[i].n_tokens, "#### 1" };
+        questions[i] = (struct kvant_question){ f->prompts[i].tokens, f->prompts[i].n_tokens, "#### 1", NULL,
+                                                0 };
     assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, N_PROMPTS, &opt, NULL, &whole, &err), KVANT_OK);
     assert_true(strlen(a.text[0][0]) > 20);
     memcpy(stop, a.text[0][0] + 10, 3); /* three bytes out of the first answer */
@@ -485,10 +486,84 @@ static void answers_of_a_plan_that_fails_are_wrong(void **state)
 {
     const struct fixture *f = *state;
     const struct kvant_plan *plans[] = { f->broken };
-    const struct kvant_question q = { f->prompts[0].tokens, f->prompts[0].n_tokens, "1" };
+    const struct kvant_question q = { f->prompts[0].tokens, f->prompts[0].n_tokens, "1", NULL, 0 };
     struct kvant_accuracy_result r;
     assert_int_equal(kvant_accuracy_run(f->model, plans, 1, &q, 1, NULL, &r, NULL, NULL), KVANT_OK);
     assert_true(r.n_failed == 1 && r.n_correct == 0 && r.n == 1);
+}
+
+/* The likeliest of the choices, from logits of a session of its own. */
+static char likeliest(const struct kvant_model *model, const struct kvant_plan *plan,
+                      const struct kvant_prompt *prompt, const kvant_token *choices, int n)
+{
+    struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
+    struct kvant_session *session;
+    struct kvant_batch_entry entries[TOKENS_CAP];
+    struct kvant_error err = { 0 };
+    int seq, best = 0;
+    opt.n_batch = TOKENS_CAP;
+    if (kvant_session_open(&session, model, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    assert_int_equal(kvant_sequence_open(session, plan, TOKENS_CAP, &seq, &err), KVANT_OK);
+    /* in pieces of 128 tokens, as a quantized cache reads what is before a piece */
+    for (size_t at = 0; at < prompt->n_tokens;) {
+        size_t n_piece = prompt->n_tokens - at < 128 ? prompt->n_tokens - at : 128;
+        for (size_t i = 0; i < n_piece; i++)
+            entries[i] = (struct kvant_batch_entry){ seq, prompt->tokens[at + i],
+                                                     at + i + 1 == prompt->n_tokens };
+        assert_int_equal(kvant_session_step(session, entries, n_piece, &err), KVANT_OK);
+        at += n_piece;
+    }
+    const float *logits = kvant_session_logits(session, 0);
+    for (int i = 1; i < n; i++)
+        if (logits[choices[i]] > logits[choices[best]]) best = i;
+    kvant_session_close(session);
+    return (char)('A' + best);
+}
+
+static void a_choice_is_the_likeliest_of_its_tokens(void **state)
+{
+    const struct fixture *f = *state;
+    const struct kvant_plan *plans[] = { f->k3, f->k2 };
+    struct kvant_question questions[N_PROMPTS];
+    struct kvant_accuracy_options opt = KVANT_ACCURACY_OPTIONS_INIT;
+    struct kvant_accuracy_result r[2], base;
+    struct kvant_error err = { 0 };
+    static struct answers a;
+    kvant_token letters[5];
+    size_t n;
+    bool differs = false;
+    for (int i = 0; i < 5; i++) {
+        char text[2] = { (char)('A' + i), 0 };
+        assert_int_equal(kvant_tokenize(f->model, text, 1, 0, &letters[i], 1, &n, &err), KVANT_OK);
+        assert_int_equal(n, 1);
+    }
+    for (int i = 0; i < N_PROMPTS; i++)
+        questions[i] = (struct kvant_question){ f->prompts[i].tokens, f->prompts[i].n_tokens, "C", letters,
+                                                i == 3 ? 3 : 5 };
+    memset(&a, 0, sizeof a);
+    opt.kind = KVANT_ANSWER_LETTER;
+    opt.on_answer = keep_answer;
+    opt.user = &a;
+    if (kvant_accuracy_run(f->model, plans, 2, questions, N_PROMPTS, &opt, r, &base, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
+    assert_true(base.n_tokens == N_PROMPTS && base.n_unanswered == 0);
+    for (int plan = 0; plan < 3; plan++)
+        for (int i = 0; i < N_PROMPTS; i++) {
+            char right[2] = { likeliest(f->model, plan ? plans[plan - 1] : f->f16, &f->prompts[i], letters,
+                                        i == 3 ? 3 : 5),
+                              0 };
+            assert_string_equal(a.found[plan][i], right);
+            assert_true(a.correct[plan][i] == (right[0] == 'C'));
+            differs |= strcmp(a.found[plan][i], a.found[plan][0]) != 0;
+        }
+    assert_true(differs); /* or nothing was tested */
+
+    const kvant_token unknown[] = { letters[0], 1 << 20 };
+    questions[2].choices = unknown;
+    questions[2].n_choices = 2;
+    assert_int_equal(kvant_accuracy_run(f->model, plans, 2, questions, N_PROMPTS, &opt, r, &base, &err),
+                     KVANT_ERR_ARGUMENT);
+    assert_true(err.position == 2 && strstr(err.message, "choice 1 is token 1048576"));
 }
 
 /* --------------------------------------------------------------------------------------------------- gate -- */
@@ -542,6 +617,7 @@ int main(void)
         cmocka_unit_test(answers_are_counted_in_pairs),
         cmocka_unit_test(an_answer_ends_before_its_stop),
         cmocka_unit_test(answers_of_a_plan_that_fails_are_wrong),
+        cmocka_unit_test(a_choice_is_the_likeliest_of_its_tokens),
         cmocka_unit_test(the_gate_gives_its_reason),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
