@@ -37,7 +37,7 @@ KV_INLINE void quantize_block(const float *x, float max, int n_digits, int digit
         if (n_digits == 2) vi_store_bytes(out->low + at, digits == 2 ? vi_low_digit(q, high) : vi_zero());
         sum[i * LANES / KV_WEIGHT_GROUP] += vi_sum(q);
     }
-    out->scale[b] = scale;
+    out->scale[b] = out->two ? scale * KV_ACT_DIGIT : scale;
     out->sum[2 * b] = scale * (float)(sum[0] * unit);
     out->sum[2 * b + 1] = scale * (float)(sum[1] * unit);
 }

@@ -80,7 +80,6 @@ static void turn_rows(const uint8_t *rows, size_t row_bytes, int n_rows, int lan
 struct tile {
     const struct panel *panel;
     const int8_t *digit[2];  /* (n, k) each, at the slab: the high or only one, then the low one or NULL */
-    const uint8_t *two;      /* (n, k / 32), at the slab: blocks with a low digit; NULL: all    */
     const float *xs, *sum;   /* (n, k / 32), (n, k / 16), at the slab                     */
     int64_t k;
     int n_codes;
@@ -121,11 +120,6 @@ KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int co
     if (digits == 1) return;
     for (int p = 0; p < panels; p++)
         for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
-    if (t->two) { /* nothing is added where no activation has a low digit */
-        int any = 0;
-        for (int a = 0; a < acts; a++) any |= t->two[(a * t->k + column) / KV_ACT_BLOCK];
-        if (!any) return;
-    }
     dot_digit(dot, t, t->digit[1], column, panels, acts, group, wide);
 }
 
@@ -238,12 +232,91 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
         t.digit[0] += acts * t.k;
         if (t.digit[1]) t.digit[1] += acts * t.k;
         t.ahead = 0;
-        if (t.two) t.two += acts * (t.k / KV_ACT_BLOCK);
         t.xs += acts * (t.k / KV_ACT_BLOCK);
         t.sum += acts * (t.k / KV_WEIGHT_GROUP);
         t.y += acts * t.ldy;
         n -= acts;
     }
+}
+
+/* y += Σ code·low of a block of 32 columns, for `acts` rows of the list. */
+KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int panels, int acts, int group,
+                       bool wide)
+{
+    vf acc[PANELS][ACTS_MAX];
+    for (int p = 0; p < panels; p++)
+        for (int a = 0; a < acts; a++)
+            acc[p][a] = load_rows(t->y + row[a] * t->ldy + p * LANES, t->n_rows - p * LANES);
+    for (int at = column; at < column + KV_ACT_BLOCK; at += group) {
+        vi dot[PANELS][ACTS_MAX];
+        for (int p = 0; p < panels; p++)
+            for (int a = 0; a < acts; a++) dot[p][a] = vi_zero();
+#pragma GCC unroll 4
+        for (int i = at; i < at + group; i += 4) {
+            vi code[PANELS];
+            for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + i * LANES);
+            for (int a = 0; a < acts; a++) {
+                vi x = vi_set4(t->digit[1] + row[a] * t->k + i);
+                for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
+            }
+        }
+        for (int a = 0; a < acts; a++) {
+            vf xs = vf_set(t->xs[(row[a] * t->k + column) / KV_ACT_BLOCK] * (1.0f / KV_ACT_DIGIT));
+            for (int p = 0; p < panels; p++) {
+                vf scale = vf_mul(vf_load(t->panel[p].scale + at / group * LANES), xs);
+                acc[p][a] = vf_fma(vf_from_int(dot[p][a]), scale, acc[p][a]);
+            }
+        }
+    }
+    for (int p = 0; p < panels; p++)
+        for (int a = 0; a < acts; a++) {
+            float *y = t->y + row[a] * t->ldy + p * LANES;
+            if (t->n_rows - p * LANES >= LANES) vf_store(y, acc[p][a]);
+            else vf_store_n(y, acc[p][a], t->n_rows - p * LANES);
+        }
+}
+
+KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels,
+                          int acts)
+{
+    if (f->group == 32 && !f->wide) low_run(t, row, column, panels, acts, 32, false);
+    else if (f->group == 32) low_run(t, row, column, panels, acts, 32, true);
+    else if (!f->wide) low_run(t, row, column, panels, acts, 16, false);
+    else low_run(t, row, column, panels, acts, 16, true);
+}
+
+static void low_many(const struct tile *t, const struct format *f, const int32_t *row, int column)
+{
+    low_shapes(t, f, row, column, PANELS, ACTS_MAX);
+}
+
+static void low_one(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels)
+{
+    if (panels == 1) low_shapes(t, f, row, column, 1, 1);
+    else low_shapes(t, f, row, column, PANELS, 1);
+}
+
+/* The low digits of mixed rows in a slab, block by block: after the high ones, for every n. */
+static void slab_times_low(const struct tile *t, const struct format *f, int panels, const struct kv_act_int *x,
+                           int64_t slab)
+{
+    for (int column = 0; column < t->n_codes; column += KV_ACT_BLOCK) {
+        const int32_t *first = x->low_first + (slab + column) / KV_ACT_BLOCK;
+        int32_t i = first[0];
+        for (; panels == PANELS && i + ACTS_MAX <= first[1]; i += ACTS_MAX) low_many(t, f, x->low_row + i, column);
+        for (; i < first[1]; i++) low_one(t, f, x->low_row + i, column, panels);
+    }
+}
+
+static void add_bias(const struct kv_matmul *mm, int64_t row_begin, int64_t row_end)
+{
+    for (int64_t j = 0; j < mm->n; j++)
+        for (int64_t row = row_begin; row < row_end; row += LANES) {
+            float *y = mm->y + j * mm->ldy + row;
+            vf out = vf_add(load_rows(y, row_end - row), load_rows(mm->bias + row, row_end - row));
+            if (row_end - row >= LANES) vf_store(y, out);
+            else vf_store_n(y, out, row_end - row);
+        }
 }
 
 /* Where turned weights begin: of row `row`, a multiple of LANES, from a slab on. */
@@ -286,6 +359,7 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
 {
     const struct format *f = &formats[mm->code_format];
     const struct kv_act_int *x = mm->x_int;
+    bool mixed = x->two != NULL;
     int slab_codes = slab_columns(f, mm->k);
     int64_t step = mm->n < ACTS_MAX ? LANES : PANELS * LANES;
     for (int64_t row = row_begin; row < row_end; row += step) {
@@ -297,8 +371,7 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
             size_t row_slab_bytes = mm->row_bytes * (size_t)n_codes / (size_t)mm->k;
             struct tile t = {
                 .panel = work->panel,
-                .digit = { x->high + slab, x->low ? x->low + slab : NULL },
-                .two = x->two ? x->two + slab / KV_ACT_BLOCK : NULL,
+                .digit = { x->high + slab, x->low && !mixed ? x->low + slab : NULL },
                 .xs = x->scale + slab / KV_ACT_BLOCK,
                 .sum = x->sum + slab / KV_WEIGHT_GROUP,
                 .k = mm->k,
@@ -306,13 +379,18 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
                 .y = mm->y + row,
                 .ldy = mm->ldy,
                 .n_rows = n_rows,
-                .bias = last && mm->bias ? mm->bias + row : NULL,
+                .bias = last && mm->bias && !mixed ? mm->bias + row : NULL,
                 .ahead = mm->turned ? ahead_of(mm, last ? row + step : row, last ? 0 : slab + n_codes) : 0,
                 .ahead_stride = kv_turned_row_bytes(mm->row_bytes) * LANES,
                 .ahead_bytes = (int)(row_slab_bytes * LANES / (size_t)(n_codes / f->group)),
                 .first_slab = slab == 0,
             };
-            slab_times_acts(t, f, (int)((n_rows + LANES - 1) / LANES), mm->n);
+            int panels = (int)((n_rows + LANES - 1) / LANES);
+            slab_times_acts(t, f, panels, mm->n);
+            if (!mixed) continue;
+            t.digit[1] = x->low + slab;
+            slab_times_low(&t, f, panels, x, slab);
         }
+        if (mixed && mm->bias) add_bias(mm, row, row + n_rows);
     }
 }

@@ -20,7 +20,10 @@ static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
     size_t n = (size_t)a->n, k = (size_t)a->k;
     a->i.k = a->k;
     a->i.high = kv_carve(&c, n * k, sizeof *a->i.high);
-    a->i.two = n_digits == KV_DIGITS_MIXED ? kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.two) : NULL;
+    bool mixed = n_digits == KV_DIGITS_MIXED;
+    a->i.two = mixed ? kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.two) : NULL;
+    a->i.low_first = mixed ? kv_carve(&c, k / KV_ACT_BLOCK + 1, sizeof *a->i.low_first) : NULL;
+    a->i.low_row = mixed ? kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.low_row) : NULL;
     a->i.low = n_digits > 1 ? kv_carve(&c, n * k, sizeof *a->i.low) : NULL;
     a->i.scale = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.scale);
     a->i.sum = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum);
@@ -65,6 +68,7 @@ void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const st
     place_digits(a, int_memory, n_digits);
     struct quantize_job job = { a, kernels, 1 + QUANTIZE_ELEMENTS / k };
     kv_pool_for(pool, (n + job.rows_per_item - 1) / job.rows_per_item, quantize_item, &job);
+    if (a->i.two) kv_act_list_low(&a->i, n);
 }
 
 struct products_job {

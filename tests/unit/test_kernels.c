@@ -68,12 +68,20 @@ static struct kv_act_int act_alloc(int64_t n, int64_t k, int n_digits)
     return (struct kv_act_int){kv_alloc((size_t)(n * k), 1), n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
                                kv_alloc((size_t)(n * k / KV_ACT_BLOCK), sizeof(float)),
                                kv_alloc((size_t)(n * k / KV_WEIGHT_GROUP), sizeof(float)), k,
-                               n_digits == MIXED ? kv_alloc((size_t)(n * k / KV_ACT_BLOCK), 1) : NULL};
+                               n_digits == MIXED ? kv_alloc((size_t)(n * k / KV_ACT_BLOCK), 1) : NULL,
+                               n_digits == MIXED ? kv_alloc((size_t)(k / KV_ACT_BLOCK + 1), sizeof(int32_t)) : NULL,
+                               n_digits == MIXED ? kv_alloc((size_t)(n * k / KV_ACT_BLOCK), sizeof(int32_t)) : NULL};
 }
 
 static int act_value(const struct kv_act_int *a, int64_t i)
 {
     return a->low ? a->high[i] * KV_ACT_DIGIT + a->low[i] : a->high[i];
+}
+
+/* of q */
+static float act_scale(const struct kv_act_int *a, int64_t b)
+{
+    return a->two ? a->scale[b] / KV_ACT_DIGIT : a->scale[b];
 }
 
 static void act_free(struct kv_act_int *a)
@@ -83,6 +91,8 @@ static void act_free(struct kv_act_int *a)
     kv_free(a->scale);
     kv_free(a->sum);
     kv_free(a->two);
+    kv_free(a->low_first);
+    kv_free(a->low_row);
 }
 
 static void check_quantized(const struct check_random *r, const float *x, int64_t n, const struct kv_act_int *a)
@@ -98,15 +108,15 @@ static void check_quantized(const struct check_random *r, const float *x, int64_
             int q = act_value(a, at);
             sum[i / 16] += q;
             /* beside the half step: q·EPS for the rounding of x·inverse and of scale */
-            double error = fabs((double)a->scale[b] * q - (double)x[at]);
-            CHECK(error <= (double)a->scale[b] * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
+            double error = fabs((double)act_scale(a, b) * q - (double)x[at]);
+            CHECK(error <= (double)act_scale(a, b) * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
                   (double)x[at], q);
             CHECK(q <= largest && q >= -largest && a->high[at] >= -127, r, "code %d", q);
             if (one) CHECK(a->low[at] == 0, r, "low digit %d of a block with one", a->low[at]);
             if (a->low) CHECK(a->low[at] >= -64 && a->low[at] <= 63, r, "low digit %d", a->low[at]);
         }
-        CHECK(fabs((double)a->scale[b] - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
-        for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == a->scale[b] * (float)sum[h], r, "sum of half %d", h);
+        CHECK(fabs((double)act_scale(a, b) - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
+        for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == act_scale(a, b) * (float)sum[h], r, "sum of half %d", h);
     }
 }
 
@@ -223,6 +233,7 @@ static void product_open(struct product *p, struct check_random *r, const struct
     for (int d = 0; d < 3; d++) {
         p->act[d] = act_alloc(n, k, d + 1);
         ref->act_quantize(p->x.p, n, &p->act[d]);
+        if (d + 1 == MIXED) kv_act_list_low(&p->act[d], n);
     }
 }
 
@@ -260,7 +271,7 @@ static double exact_output(const struct product *p, const struct kv_kernels *ref
         for (int64_t g = 0; g < n_groups; g++) {
             int dot = 0;
             for (int64_t i = g * 16; i < g * 16 + 16; i++) dot += code[i] * act_value(mm->x_int, j * mm->k + i);
-            double a = (double)scale[g] * (double)mm->x_int->scale[(j * n_groups + g) / 2] * dot;
+            double a = (double)scale[g] * (double)act_scale(mm->x_int, (j * n_groups + g) / 2) * dot;
             double b = (double)min[g] * (double)mm->x_int->sum[j * n_groups + g];
             y += a + b;
             size += fabs(a) + fabs(b);
@@ -301,13 +312,19 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
     int64_t one_row = begin + check_random_below(p->r, end - begin);
     for (int64_t j = 0; j < mm->n; j++) {
         float single[256];
+        int32_t low_first[8192 / KV_ACT_BLOCK + 1], low_row[8192 / KV_ACT_BLOCK];
         struct kv_act_int act;
         struct kv_matmul one = *mm;
         if (mm->x_int) {
             act = *mm->x_int;
             act.high += j * mm->k;
             if (act.low) act.low += j * mm->k;
-            if (act.two) act.two += j * (mm->k / KV_ACT_BLOCK);
+            if (act.two) {
+                act.two += j * (mm->k / KV_ACT_BLOCK);
+                act.low_first = low_first;
+                act.low_row = low_row;
+                kv_act_list_low(&act, 1);
+            }
             act.scale += j * (mm->k / KV_ACT_BLOCK);
             act.sum += j * (mm->k / KV_WEIGHT_GROUP);
             one.x_int = &act;
