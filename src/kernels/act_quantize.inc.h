@@ -28,18 +28,24 @@ KV_INLINE void quantize_block(const float *x, float max, int n_digits, int digit
         scale = max / (largest * (float)unit);
         inverse = largest / max;
     }
-    int sum[2] = { 0, 0 };
+    vi sum[2] = { vi_zero(), vi_zero() }, sum_high[2] = { vi_zero(), vi_zero() };
     for (int i = 0; i < BLOCK_VECTORS; i++) {
         vi q = max == max ? vf_to_int(vf_mul(vf_load(x + i * LANES), vf_set(inverse))) : vi_zero();
         vi high = digits == 2 ? vi_high_digit(q) : q;
         int64_t at = b * KV_ACT_BLOCK + i * LANES;
+        int half = i * LANES / KV_WEIGHT_GROUP;
         vi_store_bytes(out->high + at, high);
         if (n_digits == 2) vi_store_bytes(out->low + at, digits == 2 ? vi_low_digit(q, high) : vi_zero());
-        sum[i * LANES / KV_WEIGHT_GROUP] += vi_sum(q);
+        sum[half] = vi_add(sum[half], q);
+        sum_high[half] = vi_add(sum_high[half], high);
     }
     out->scale[b] = out->two ? scale * KV_ACT_DIGIT : scale;
-    out->sum[2 * b] = scale * (float)(sum[0] * unit);
-    out->sum[2 * b + 1] = scale * (float)(sum[1] * unit);
+    for (int half = 0; half < 2; half++) {
+        int all = vi_sum(sum[half]), high = digits == 2 && out->two ? vi_sum(sum_high[half]) : all;
+        out->sum[2 * b + half] = scale * (float)(all * unit);
+        out->sum_q[2 * b + half] = out->two ? high : all;
+        if (out->two) out->sum_low[2 * b + half] = all * unit - high * KV_ACT_DIGIT;
+    }
 }
 
 static void quantize_mixed(const float *x, int64_t n, struct kv_act_int *out)

@@ -50,8 +50,10 @@ struct kv_act_int {
     int8_t *low;  /* (n, k) in -64 .. 63, or NULL: one digit                    */
     float *scale; /* (n, k / 32): of a step of q; mixed: of a step of the high digit, 128 of q */
     float *sum;   /* (n, k / 16): Σ of the 16 x, as quantized; multiplies minima */
+    int32_t *sum_q; /* (n, k / 16): Σ of the 16 q; mixed: of their high digits   */
     int64_t k;    /* multiple of 32                                             */
     uint8_t *two; /* (n, k / 32): 1 where a block has a low digit; NULL: all do, or none. Not NULL: mixed */
+    int32_t *sum_low; /* mixed: (n, k / 16): Σ of the low digits                 */
     /* Mixed: rows with a low digit in block b are low_row[low_first[b]] to low_row[low_first[b + 1] - 1], ascending */
     int32_t *low_first; /* (k / 32 + 1) */
     int32_t *low_row;   /* (n · k / 32) */

@@ -8,6 +8,10 @@
  *     dot[row]  = Σ over the group of code·q, q = 128·high + low          (int32, exact)
  *     y[row]    = fma(min, sum, fma(float(dot), scale·xs, y[row]))        group after group, slab after slab
  *
+ * Formats without minima, whose codes are 2^zero above the values, begin dot with −2^zero·Σq instead of adding
+ * min·sum: a group of 32 then takes 10 of the multipliers' turns and not 11 (8 are dot products).
+ * Mixed activations: the same with the high digits, then the low digits block by block (slab_times_low).
+ *
  * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding
  * (n = 1) and prefill (n = 512) are bit-equal. Between slabs the sums rest in y. With n = 1 unpacking is most
  * of the work, and must take less time than memory needs to deliver the weights; with many activations all of
@@ -81,6 +85,8 @@ struct tile {
     const struct panel *panel;
     const int8_t *digit[2];  /* (n, k) each, at the slab: the high or only one, then the low one or NULL */
     const float *xs, *sum;   /* (n, k / 32), (n, k / 16), at the slab                     */
+    const int32_t *sum_q;    /* (n, k / 16), likewise                                     */
+    int zero;                /* of the format                                             */
     int64_t k;
     int n_codes;
     float *y;                /* (n, ldy), at the first row                                */
@@ -109,29 +115,50 @@ KV_INLINE void dot_digit(vi dot[PANELS][ACTS_MAX], const struct tile *t, const i
     }
 }
 
+/* −2^zero · Σq of a group, that of Σ (code − 2^zero)·q which needs no code; 0 with minima */
+KV_INLINE vi zero_sum(const struct tile *t, const int32_t *sum_q, int group, bool minima)
+{
+    if (minima) return vi_zero();
+    return vi_set(-((group == KV_WEIGHT_GROUP ? sum_q[0] : sum_q[0] + sum_q[1]) * (1 << t->zero)));
+}
+
 /* Σ code·q of one group. The digits follow each other in the same sums, which are shifted between them: a
  * second digit costs a second pass over the group's codes in the first-level cache, and no register. */
 KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int column, int panels, int acts,
-                          int group, int digits, bool wide)
+                          int group, int digits, bool wide, bool minima)
 {
-    for (int p = 0; p < panels; p++)
-        for (int a = 0; a < acts; a++) dot[p][a] = vi_zero();
+    const int32_t *sum_q = t->sum_q + column / KV_WEIGHT_GROUP;
+    for (int a = 0; a < acts; a++) {
+        vi start = digits == 1 ? zero_sum(t, sum_q + a * (t->k / KV_WEIGHT_GROUP), group, minima) : vi_zero();
+        for (int p = 0; p < panels; p++) dot[p][a] = start;
+    }
     dot_digit(dot, t, t->digit[0], column, panels, acts, group, wide);
     if (digits == 1) return;
-    for (int p = 0; p < panels; p++)
-        for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
+    for (int a = 0; a < acts; a++) {
+        vi zero = zero_sum(t, sum_q + a * (t->k / KV_WEIGHT_GROUP), group, minima);
+        for (int p = 0; p < panels; p++) {
+            dot[p][a] = vi_shift_digit(dot[p][a]);
+            if (!minima) dot[p][a] = vi_add(dot[p][a], zero);
+        }
+    }
     dot_digit(dot, t, t->digit[1], column, panels, acts, group, wide);
 }
 
 /* The same for few activations, which would wait for the one sum: as two that do not depend on each other, of
  * the digits or of every other step. */
 KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int column, int panels, int acts,
-                         int group, int digits, bool wide)
+                         int group, int digits, bool wide, bool minima)
 {
     vi second[PANELS][FEW_ACTS];
     bool two = digits == 2;
-    for (int p = 0; p < panels; p++)
-        for (int a = 0; a < acts; a++) dot[p][a] = second[p][a] = vi_zero();
+    for (int a = 0; a < acts; a++) {
+        int64_t at = (a * t->k + column) / KV_WEIGHT_GROUP;
+        vi start = zero_sum(t, t->sum_q + at, group, minima);
+        for (int p = 0; p < panels; p++) {
+            dot[p][a] = vi_zero();
+            second[p][a] = start;
+        }
+    }
     for (int i = 0; i < group; i += 4) {
         vi code[PANELS];
         for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (column + i) * LANES);
@@ -149,8 +176,8 @@ KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int col
             dot[p][a] = vi_add(two ? vi_shift_digit(dot[p][a]) : dot[p][a], second[p][a]);
 }
 
-/* panels, acts, group, digits and wide are constants at every call: the arrays become registers. */
-KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide)
+/* All but t are constants at every call: the arrays become registers. */
+KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide, bool minima)
 {
     vf acc[PANELS][ACTS_MAX];
     for (int p = 0; p < panels; p++)
@@ -164,9 +191,9 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
             for (int i = g * t->ahead_bytes; i < (g + 1) * t->ahead_bytes; i += KV_ALIGN)
                 __builtin_prefetch((const void *)(t->ahead + (size_t)p * t->ahead_stride + (size_t)i));
         if (acts < ACTS_MAX || (digits > 1 && acts <= FEW_ACTS))
-            group_few(dot, t, g * group, panels, acts, group, digits, wide);
+            group_few(dot, t, g * group, panels, acts, group, digits, wide, minima);
         else
-            group_many(dot, t, g * group, panels, acts, group, digits, wide);
+            group_many(dot, t, g * group, panels, acts, group, digits, wide, minima);
         for (int a = 0; a < acts; a++) {
             const float *s = t->sum + a * (t->k / KV_WEIGHT_GROUP) + g * group / KV_WEIGHT_GROUP;
             vf xs = vf_set(t->xs[a * (t->k / KV_ACT_BLOCK) + g * group / KV_ACT_BLOCK]);
@@ -174,7 +201,7 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
             for (int p = 0; p < panels; p++) {
                 vf scale = vf_mul(vf_load(t->panel[p].scale + g * LANES), xs);
                 acc[p][a] = vf_fma(vf_from_int(dot[p][a]), scale, acc[p][a]);
-                acc[p][a] = vf_fma(vf_load(t->panel[p].min + g * LANES), sum, acc[p][a]);
+                if (minima) acc[p][a] = vf_fma(vf_load(t->panel[p].min + g * LANES), sum, acc[p][a]);
             }
         }
     }
@@ -190,18 +217,20 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
     }
 }
 
-KV_INLINE void tile_digits(const struct tile *t, int panels, int acts, int group, bool wide)
+KV_INLINE void tile_digits(const struct tile *t, int panels, int acts, int group, bool wide, bool minima)
 {
-    if (t->digit[1]) tile_run(t, panels, acts, group, 2, wide);
-    else tile_run(t, panels, acts, group, 1, wide);
+    if (t->digit[1]) tile_run(t, panels, acts, group, 2, wide, minima);
+    else tile_run(t, panels, acts, group, 1, wide, minima);
 }
 
 KV_INLINE void tile_shapes(const struct tile *t, const struct format *f, int panels, int acts)
 {
-    if (f->group == 32 && !f->wide) tile_digits(t, panels, acts, 32, false);
-    else if (f->group == 32) tile_digits(t, panels, acts, 32, true);
-    else if (!f->wide) tile_digits(t, panels, acts, 16, false);
-    else tile_digits(t, panels, acts, 16, true);
+    bool minima = f->zero < 0;
+    if (f->wide) tile_digits(t, panels, acts, 32, true, false);
+    else if (f->group == 32 && minima) tile_digits(t, panels, acts, 32, false, true);
+    else if (f->group == 32) tile_digits(t, panels, acts, 32, false, false);
+    else if (minima) tile_digits(t, panels, acts, 16, false, true);
+    else tile_digits(t, panels, acts, 16, false, false);
 }
 
 static void tile_many(const struct tile *t, const struct format *f, int panels)
@@ -234,6 +263,7 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
         t.ahead = 0;
         t.xs += acts * (t.k / KV_ACT_BLOCK);
         t.sum += acts * (t.k / KV_WEIGHT_GROUP);
+        t.sum_q += acts * (t.k / KV_WEIGHT_GROUP);
         t.y += acts * t.ldy;
         n -= acts;
     }
@@ -241,7 +271,7 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
 
 /* y += Σ code·low of a block of 32 columns, for `acts` rows of the list. */
 KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int panels, int acts, int group,
-                       bool wide)
+                       bool wide, bool minima)
 {
     vf acc[PANELS][ACTS_MAX];
     for (int p = 0; p < panels; p++)
@@ -249,8 +279,10 @@ KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int
             acc[p][a] = load_rows(t->y + row[a] * t->ldy + p * LANES, t->n_rows - p * LANES);
     for (int at = column; at < column + KV_ACT_BLOCK; at += group) {
         vi dot[PANELS][ACTS_MAX];
-        for (int p = 0; p < panels; p++)
-            for (int a = 0; a < acts; a++) dot[p][a] = vi_zero();
+        for (int a = 0; a < acts; a++) {
+            vi start = zero_sum(t, t->sum_q + (row[a] * t->k + at) / KV_WEIGHT_GROUP, group, minima);
+            for (int p = 0; p < panels; p++) dot[p][a] = start;
+        }
 #pragma GCC unroll 4
         for (int i = at; i < at + group; i += 4) {
             vi code[PANELS];
@@ -279,15 +311,20 @@ KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int
 KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels,
                           int acts)
 {
-    if (f->group == 32 && !f->wide) low_run(t, row, column, panels, acts, 32, false);
-    else if (f->group == 32) low_run(t, row, column, panels, acts, 32, true);
-    else if (!f->wide) low_run(t, row, column, panels, acts, 16, false);
-    else low_run(t, row, column, panels, acts, 16, true);
+    bool minima = f->zero < 0; /* their sums have both digits */
+    if (f->wide) low_run(t, row, column, panels, acts, 32, true, false);
+    else if (f->group == 32 && minima) low_run(t, row, column, panels, acts, 32, false, true);
+    else if (f->group == 32) low_run(t, row, column, panels, acts, 32, false, false);
+    else if (minima) low_run(t, row, column, panels, acts, 16, false, true);
+    else low_run(t, row, column, panels, acts, 16, false, false);
 }
 
-static void low_many(const struct tile *t, const struct format *f, const int32_t *row, int column)
+/* n ≥ 1 rows; fewer than ACTS_MAX with the last one repeated, whose result is then written more than once. */
+static void low_many(const struct tile *t, const struct format *f, const int32_t *row, int n, int column)
 {
-    low_shapes(t, f, row, column, PANELS, ACTS_MAX);
+    int32_t filled[ACTS_MAX];
+    for (int a = 0; n < ACTS_MAX && a < ACTS_MAX; a++) filled[a] = row[a < n ? a : n - 1];
+    low_shapes(t, f, n < ACTS_MAX ? filled : row, column, PANELS, ACTS_MAX);
 }
 
 static void low_one(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels)
@@ -302,8 +339,9 @@ static void slab_times_low(const struct tile *t, const struct format *f, int pan
 {
     for (int column = 0; column < t->n_codes; column += KV_ACT_BLOCK) {
         const int32_t *first = x->low_first + (slab + column) / KV_ACT_BLOCK;
-        int32_t i = first[0];
-        for (; panels == PANELS && i + ACTS_MAX <= first[1]; i += ACTS_MAX) low_many(t, f, x->low_row + i, column);
+        int32_t i = first[0], left;
+        for (; panels == PANELS && (left = first[1] - i) > 1; i += left < ACTS_MAX ? left : ACTS_MAX)
+            low_many(t, f, x->low_row + i, left, column);
         for (; i < first[1]; i++) low_one(t, f, x->low_row + i, column, panels);
     }
 }
@@ -374,6 +412,8 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
                 .digit = { x->high + slab, x->low && !mixed ? x->low + slab : NULL },
                 .xs = x->scale + slab / KV_ACT_BLOCK,
                 .sum = x->sum + slab / KV_WEIGHT_GROUP,
+                .sum_q = x->sum_q + slab / KV_WEIGHT_GROUP,
+                .zero = f->zero,
                 .k = mm->k,
                 .n_codes = n_codes,
                 .y = mm->y + row,
@@ -389,6 +429,7 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
             slab_times_acts(t, f, panels, mm->n);
             if (!mixed) continue;
             t.digit[1] = x->low + slab;
+            t.sum_q = x->sum_low + slab / KV_WEIGHT_GROUP;
             slab_times_low(&t, f, panels, x, slab);
         }
         if (mixed && mm->bias) add_bias(mm, row, row + n_rows);

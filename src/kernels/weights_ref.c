@@ -36,15 +36,18 @@ static void quantize_block(const float *x, float max, int n_digits, int digits, 
         inverse = largest / max;
     }
     for (int half = 0; half < 2; half++) {
-        int sum = 0;
+        int sum = 0, sum_high = 0;
         for (int i = half * 16; i < half * 16 + 16; i++) {
             int q = isnan(max) ? 0 : (int)rintf(x[i] * inverse);
             int high = digits == 2 ? (q + KV_ACT_DIGIT / 2) >> 7 : q; /* leaves low in -64 .. 63 */
             out->high[b * KV_ACT_BLOCK + i] = (int8_t)high;
             if (out->low) out->low[b * KV_ACT_BLOCK + i] = (int8_t)(digits == 2 ? q - high * KV_ACT_DIGIT : 0);
             sum += q * unit;
+            sum_high += high;
         }
         out->sum[2 * b + half] = scale * (float)sum;
+        out->sum_q[2 * b + half] = out->two ? sum_high : sum;
+        if (out->two) out->sum_low[2 * b + half] = sum - sum_high * KV_ACT_DIGIT;
     }
     out->scale[b] = out->two ? scale * KV_ACT_DIGIT : scale;
 }

@@ -27,6 +27,8 @@ static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
     a->i.low = n_digits > 1 ? kv_carve(&c, n * k, sizeof *a->i.low) : NULL;
     a->i.scale = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.scale);
     a->i.sum = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum);
+    a->i.sum_q = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum_q);
+    a->i.sum_low = mixed ? kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum_low) : NULL;
     return c.used;
 }
 
@@ -53,6 +55,8 @@ static void quantize_item(void *user, int64_t i_item, int i_thread)
         .low = a->i.low ? a->i.low + first * a->k : NULL,
         .scale = a->i.scale + first * (a->k / KV_ACT_BLOCK),
         .sum = a->i.sum + first * (a->k / KV_WEIGHT_GROUP),
+        .sum_q = a->i.sum_q + first * (a->k / KV_WEIGHT_GROUP),
+        .sum_low = a->i.sum_low ? a->i.sum_low + first * (a->k / KV_WEIGHT_GROUP) : NULL,
         .k = a->k,
         .two = a->i.two ? a->i.two + first * (a->k / KV_ACT_BLOCK) : NULL,
     };

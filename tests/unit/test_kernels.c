@@ -65,12 +65,18 @@ static void every_level_of_this_cpu_is_built(void **state)
 
 static struct kv_act_int act_alloc(int64_t n, int64_t k, int n_digits)
 {
-    return (struct kv_act_int){kv_alloc((size_t)(n * k), 1), n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
-                               kv_alloc((size_t)(n * k / KV_ACT_BLOCK), sizeof(float)),
-                               kv_alloc((size_t)(n * k / KV_WEIGHT_GROUP), sizeof(float)), k,
-                               n_digits == MIXED ? kv_alloc((size_t)(n * k / KV_ACT_BLOCK), 1) : NULL,
-                               n_digits == MIXED ? kv_alloc((size_t)(k / KV_ACT_BLOCK + 1), sizeof(int32_t)) : NULL,
-                               n_digits == MIXED ? kv_alloc((size_t)(n * k / KV_ACT_BLOCK), sizeof(int32_t)) : NULL};
+    size_t n_blocks = (size_t)(n * k / KV_ACT_BLOCK), n_groups = (size_t)(n * k / KV_WEIGHT_GROUP);
+    bool mixed = n_digits == MIXED;
+    return (struct kv_act_int){.high = kv_alloc((size_t)(n * k), 1),
+                               .low = n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
+                               .scale = kv_alloc(n_blocks, sizeof(float)),
+                               .sum = kv_alloc(n_groups, sizeof(float)),
+                               .sum_q = kv_alloc(n_groups, sizeof(int32_t)),
+                               .k = k,
+                               .two = mixed ? kv_alloc(n_blocks, 1) : NULL,
+                               .sum_low = mixed ? kv_alloc(n_groups, sizeof(int32_t)) : NULL,
+                               .low_first = mixed ? kv_alloc((size_t)(k / KV_ACT_BLOCK + 1), sizeof(int32_t)) : NULL,
+                               .low_row = mixed ? kv_alloc(n_blocks, sizeof(int32_t)) : NULL};
 }
 
 static int act_value(const struct kv_act_int *a, int64_t i)
@@ -90,6 +96,8 @@ static void act_free(struct kv_act_int *a)
     kv_free(a->low);
     kv_free(a->scale);
     kv_free(a->sum);
+    kv_free(a->sum_q);
+    kv_free(a->sum_low);
     kv_free(a->two);
     kv_free(a->low_first);
     kv_free(a->low_row);
@@ -101,12 +109,13 @@ static void check_quantized(const struct check_random *r, const float *x, int64_
         bool one = a->two && !a->two[b];
         int largest = !a->low ? KV_ACT_MAX1 : one ? KV_ACT_MAX1 * KV_ACT_DIGIT : KV_ACT_MAX2;
         double max = 0.0, step = one ? KV_ACT_DIGIT : 1.0;
-        int sum[2] = {0, 0};
+        int sum[2] = {0, 0}, sum_high[2] = {0, 0};
         for (int i = 0; i < KV_ACT_BLOCK; i++) {
             int64_t at = b * KV_ACT_BLOCK + i;
             max = fmax(max, fabs((double)x[at]));
             int q = act_value(a, at);
             sum[i / 16] += q;
+            sum_high[i / 16] += a->high[at];
             /* beside the half step: q·EPS for the rounding of x·inverse and of scale */
             double error = fabs((double)act_scale(a, b) * q - (double)x[at]);
             CHECK(error <= (double)act_scale(a, b) * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
@@ -117,6 +126,11 @@ static void check_quantized(const struct check_random *r, const float *x, int64_
         }
         CHECK(fabs((double)act_scale(a, b) - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
         for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == act_scale(a, b) * (float)sum[h], r, "sum of half %d", h);
+        for (int h = 0; h < 2; h++) {
+            CHECK(a->sum_q[2 * b + h] == (a->two ? sum_high[h] : sum[h]), r, "integer sum of half %d", h);
+            if (!a->two) continue;
+            CHECK(a->sum_low[2 * b + h] == sum[h] - sum_high[h] * KV_ACT_DIGIT, r, "low sum of half %d", h);
+        }
     }
 }
 
@@ -167,6 +181,9 @@ static void quantized_activations(void **state)
             if (n_digits > 1) assert_memory_equal(got.low, ref.low, (size_t)(n * k));
             assert_memory_equal(got.scale, ref.scale, (size_t)(n * k / KV_ACT_BLOCK) * sizeof(float));
             assert_memory_equal(got.sum, ref.sum, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(float));
+            assert_memory_equal(got.sum_q, ref.sum_q, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
+            if (n_digits == MIXED)
+                assert_memory_equal(got.sum_low, ref.sum_low, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
         }
         act_free(&ref);
         act_free(&got);
@@ -321,12 +338,14 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
             if (act.low) act.low += j * mm->k;
             if (act.two) {
                 act.two += j * (mm->k / KV_ACT_BLOCK);
+                act.sum_low += j * (mm->k / KV_WEIGHT_GROUP);
                 act.low_first = low_first;
                 act.low_row = low_row;
                 kv_act_list_low(&act, 1);
             }
             act.scale += j * (mm->k / KV_ACT_BLOCK);
             act.sum += j * (mm->k / KV_WEIGHT_GROUP);
+            act.sum_q += j * (mm->k / KV_WEIGHT_GROUP);
             one.x_int = &act;
         } else {
             one.x_f32 += j * mm->k;
