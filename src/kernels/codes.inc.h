@@ -530,8 +530,8 @@ KV_INLINE void pv_rows(const struct kv_pv_codes *a, int bits)
         for (; c + LANES <= end; c += LANES)
             FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, false, c, g, &ahead))
     }
-    if (columns_end < a->head_dim)
-        FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, true, columns_end, 0, &ahead))
+    for (int c = columns_end; c < a->head_dim; c += LANES)
+        FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, true, c, 0, &ahead))
 }
 
 static void pv_codes(const struct kv_pv_codes *a)

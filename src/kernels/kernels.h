@@ -99,6 +99,7 @@ kvant_status kv_kernels_open(struct kv_kernels *table, const char *wanted, struc
 #define KV_KERNEL_AREAS(X) X(weights) X(vectors) X(codes) X(attention) X(fit) X(sums)
 #define X(area)                                            \
     void kv_fill_##area##_ref(struct kv_kernels *table);    \
+    bool kv_fill_##area##_neon(struct kv_kernels *table);   \
     bool kv_fill_##area##_avx2(struct kv_kernels *table);   \
     bool kv_fill_##area##_avx512(struct kv_kernels *table);
 KV_KERNEL_AREAS(X)

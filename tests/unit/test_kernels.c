@@ -50,9 +50,13 @@ static void every_level_of_this_cpu_is_built(void **state)
     (void)state;
     struct kv_kernels table;
     kv_kernels_select(&table, KV_CPU_SCALAR);
+#if defined(__aarch64__)
+#define X(area) if (!kv_fill_##area##_neon(&table)) fail_msg("no NEON: " #area);
+#else
 #define X(area)                                                                                                      \
     if (kv_cpu_detect() >= KV_CPU_AVX2 && !kv_fill_##area##_avx2(&table)) fail_msg("no AVX2: " #area);               \
     if (kv_cpu_detect() >= KV_CPU_AVX512 && !kv_fill_##area##_avx512(&table)) fail_msg("no AVX-512: " #area);
+#endif
     KV_KERNEL_AREAS(X)
 #undef X
     kv_kernels_select(&table, kv_cpu_detect());
