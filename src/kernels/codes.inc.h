@@ -372,10 +372,10 @@ static void attn_soften(const struct kv_soften *a)
         float *score = a->score + i * KV_TILE, *max = a->max + i, *sum = a->sum + i, *keep = a->keep + i;
         switch (whole) {
         case 0: *keep = soften(score, 0, KV_TILE, a->first[i], a->last[i], max, sum); break;
-        case 1: soften_rows(score, 1, max, sum, keep); break;
-        case 2: soften_rows(score, 2, max, sum, keep); break;
-        case 3: soften_rows(score, 3, max, sum, keep); break;
-        default: soften_rows(score, BLOCK_ROWS, max, sum, keep);
+        case 1: soften_rows(score, 1, false, max, sum, keep); break;
+        case 2: soften_rows(score, 2, false, max, sum, keep); break;
+        case 3: soften_rows(score, 3, false, max, sum, keep); break;
+        default: soften_rows(score, BLOCK_ROWS, false, max, sum, keep);
         }
         i += whole ? whole : 1;
     }
