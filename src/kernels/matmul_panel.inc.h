@@ -21,6 +21,7 @@
  */
 
 #define PANELS 2   /* that share each broadcast; ACTS_MAX is chosen for as many                 */
+#define LOW_FEW (ACTS_MAX / 2) /* rows of a short list of low digits */
 #define FEW_ACTS 2 /* up to as many, there are registers for two sums of each                   */
 /* Turned weights are asked for so many bytes, two pages, before they are used: blocks of 256 columns are not
  * read in order, and the hardware follows no stream across pages. One thread, one activation, GB/s of weights:
@@ -319,12 +320,16 @@ KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const in
     else low_run(t, row, column, panels, acts, 16, false, false);
 }
 
-/* n ≥ 1 rows; fewer than ACTS_MAX with the last one repeated, whose result is then written more than once. */
+/* 2 to ACTS_MAX rows; where they don't fill a tile, with the last one repeated, whose result is then written more than
+ * once. */
 static void low_many(const struct tile *t, const struct format *f, const int32_t *row, int n, int column)
 {
     int32_t filled[ACTS_MAX];
-    for (int a = 0; n < ACTS_MAX && a < ACTS_MAX; a++) filled[a] = row[a < n ? a : n - 1];
-    low_shapes(t, f, n < ACTS_MAX ? filled : row, column, PANELS, ACTS_MAX);
+    int acts = n <= LOW_FEW ? LOW_FEW : ACTS_MAX;
+    for (int a = 0; n < acts && a < acts; a++) filled[a] = row[a < n ? a : n - 1];
+    if (n < acts) row = filled;
+    if (acts == ACTS_MAX) low_shapes(t, f, row, column, PANELS, ACTS_MAX);
+    else low_shapes(t, f, row, column, PANELS, LOW_FEW);
 }
 
 static void low_one(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels)
