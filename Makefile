@@ -114,7 +114,7 @@ endif
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
-.PHONY: check-emulated results bench-kernels bench-recipes bench-throughput bench-tuner bench-peers bench-serve install install-files uninstall clean
+.PHONY: check-emulated check-neon results bench-kernels bench-recipes bench-throughput bench-tuner bench-peers bench-serve install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
@@ -127,6 +127,7 @@ help:
 	@echo 'make check-quick           no network, no model, below a minute'
 	@echo 'make config=asan check-quick    the same under AddressSanitizer and UBSan (also config=debug)'
 	@echo 'make check-emulated        the kernels of AVX-512 on a CPU with AVX2 (needs libsimde-dev; part of make check)'
+	@echo 'make check-neon            the kernels of AArch64 under qemu (needs gcc-aarch64-linux-gnu and qemu-user; part of make check)'
 	@echo 'make tools examples        build/tools/make_tiny_model, build/examples/generate'
 	@echo 'make fuzz                  every reader for 60 seconds with libFuzzer (needs clang; FUZZ_SECONDS=)'
 	@echo 'make bench-kernels         every kernel at every CPU level'
@@ -140,7 +141,7 @@ help:
 	@echo 'make bench-serve           the server under 16 clients for ten minutes, its first tokens, and with LLAMA_SERVER= a'
 	@echo '                           llama-server beside it (15 minutes; SERVE_FLAGS="--seconds 60" is shorter)'
 	@echo 'make install PREFIX=/usr/local DESTDIR=    (and make uninstall)'
-	@echo 'make clean                 remove build, build-asan, build-tsan, build-debug, build-fuzz, build-emulated'
+	@echo 'make clean                 remove build, build-asan, build-tsan, build-debug, build-fuzz, build-emulated, build-neon'
 	@echo 'V=1 shows the commands; CC=clang works as well'
 
 lib: $(STATIC_LIBRARY) $(BUILD)/libkvant.so
@@ -273,6 +274,10 @@ check-quick:
 check-emulated:
 	@tests/run --emulated
 
+# Skipped, visibly, without the cross compiler and qemu; so in `make check` as well.
+check-neon:
+	@tests/neon/run
+
 deps:
 	@tools/install-deps
 
@@ -340,4 +345,4 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/kvant $(patsubst docs/man/%,$(DESTDIR)$(PREFIX)/share/man/man1/%,$(MANUALS))
 
 clean:
-	rm -rf build build-asan build-tsan build-debug build-fuzz build-emulated
+	rm -rf build build-asan build-tsan build-debug build-fuzz build-emulated build-neon

@@ -91,11 +91,12 @@ struct kvant_model;
 
 typedef enum kvant_act {
     KVANT_ACT_INT16 = 0, /* activations as 15-bit integers per block of 32 (two int8 digits) before each
-                          * matrix product: the default. KLD to float32 about 1e-6 */
-    KVANT_ACT_INT8 = 1,  /* 8-bit integers, as llama.cpp does: faster prompts, at a KLD of 1e-3 to 6e-3 */
+                          * matrix product. KLD to float32 about 1e-6 */
+    KVANT_ACT_INT8 = 1,  /* 8-bit integers, as llama.cpp does: the fastest prompts, at a KLD of 6e-4 to 3e-3 */
     KVANT_ACT_F32 = 2,   /* float32 throughout: slow and exact, for checking */
-    KVANT_ACT_MIXED = 3  /* 15 bits for the blocks with the largest values of a row, 8 bits for the others: nearly
-                          * the speed of INT8, at a KLD below 1e-3 on the models it was measured on */
+    KVANT_ACT_MIXED = 3  /* the default: 8 bits, and 15 for blocks that are large beside their row (one in 15 to 30)
+                          * and in the output head. Nearly the speed of INT8, at a KLD of 2e-4 to 8e-4 on the models
+                          * it was measured on. Which blocks those are depends on their own row alone */
 } kvant_act;
 
 /* "int16", "int8", "f32", "mixed". Never NULL. Any thread. */
@@ -111,9 +112,10 @@ typedef enum kvant_attn {
 struct kvant_model_options {
     size_t size;        /* set by the initialiser */
     int n_threads;      /* threads, the caller included; 0 = all cores this process may use; at most 256 */
-    const char *cpu;    /* highest kernel level: "scalar", "avx2", "avx512"; NULL = KVANT_CPU of the
+    const char *cpu;    /* highest kernel level: "scalar", "avx2", "avx512" or "neon"; NULL = KVANT_CPU of the
                          * environment, or the best this CPU has                                         */
-    kvant_act act;      /* arithmetic of the matrix products                                             */
+    kvant_act act;      /* arithmetic of the matrix products. In each of them what a token gets is the same to
+                         * the bit whatever else is in the step and however many threads there are       */
     bool vocab_only;    /* load the tokenizer and metadata only; files without weights are then accepted */
     kvant_attn attn;    /* arithmetic of attention                                                       */
     bool no_repack;     /* keep to the mapped file. By default quantized matrices are copied once, at open and
@@ -125,7 +127,7 @@ struct kvant_model_options {
                           * 0 = n_threads; at most 256                                                   */
 };
 #define KVANT_MODEL_OPTIONS_INIT \
-    { sizeof(struct kvant_model_options), 0, NULL, KVANT_ACT_INT16, false, KVANT_ATTN_CODES, false, 0 }
+    { sizeof(struct kvant_model_options), 0, NULL, KVANT_ACT_MIXED, false, KVANT_ATTN_CODES, false, 0 }
 
 /* Opens a GGUF file (version 2 or 3). The file is mapped, and its quantized matrices are repacked (unless
  * no_repack says otherwise); it must not change while the model is open. `path` is copied. On success `*out` is owned by the caller.
@@ -729,8 +731,7 @@ struct kvant_tune_result {
  * that part. KVANT_TUNE_KVTUNER instead measures the errors e_o of each layer, prunes and groups, searches twice
  * (below 4 and below 6 equivalent bits) for plans of least KLD on the tuning text, or of most right answers
  * to questions, and lists its front; budgets and max_kld do not apply. Equal plans are listed once. tokens: at
- * least 136; NULL: text of the model's own making,
- * n_tokens + 512 of them. A model that was opened with KVANT_ACT_INT8 is tuned in KVANT_ACT_INT16: the noise of
+ * least 136; NULL: text of the model's own making, n_tokens + 512 of them. A model that was opened with KVANT_ACT_MIXED or _INT8 is tuned in KVANT_ACT_INT16: the noise of
  * 8 bits is larger than what most heads cost. `*out` is owned by the caller, NULL on failure.
  * Errors: ARGUMENT (a budget below the smallest plan names it), CANCELLED, NUMERIC (the 16-bit cache itself
  * fails), MEMORY; with several processes: IO (they cannot be reached), MISMATCH (they compute different

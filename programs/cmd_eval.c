@@ -233,7 +233,8 @@ static int run(int argc, char **argv)
         .arguments = "MODEL --text FILE|--task gsm8k|mcq --data FILE",
         .about = "Compares plans with the 16-bit cache on the same tokens; every position reads the "
                  "quantized cache\n"
-                 "of the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.\n\n"
+                 "of the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.\n"
+                 "Products are taken in int16 unless --act says otherwise.\n\n"
                  "--task gsm8k answers questions greedily after worked examples, as lm-evaluation-harness does\n"
                  "(flexible-extract); --task mcq takes the likeliest letter of multiple choices. Both compare\n"
                  "accuracy question by question.",
@@ -249,6 +250,7 @@ static int run(int argc, char **argv)
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
     int code = setup_model_path(&line, &f.model, 0);
     if (code != EXIT_OK) return code;
+    if (!f.model.act) f.model.act = "int16"; /* the noise of 8 bits is larger than what good plans cost */
     if (f.task.name) {
         if (f.text_path || f.logits_path || f.gate || f.n_ctx || f.n_chunks)
             return fail_usage("eval",

@@ -33,7 +33,7 @@ int setup_model(struct kvant_model **out, const struct model_flags *flags, bool 
     options.n_threads_batch = (int)flags->n_threads_batch;
     options.cpu = flags->cpu;
     if (flags->act && strcmp(flags->act, "f32") == 0) options.act = KVANT_ACT_F32;
-    if (flags->act && strcmp(flags->act, "mixed") == 0) options.act = KVANT_ACT_MIXED;
+    if (flags->act && strcmp(flags->act, "int16") == 0) options.act = KVANT_ACT_INT16;
     if (flags->act && strcmp(flags->act, "int8") == 0) options.act = KVANT_ACT_INT8;
     if (flags->attn && strcmp(flags->attn, "f32") == 0) options.attn = KVANT_ATTN_F32;
     options.vocab_only = vocab_only;

@@ -18,10 +18,10 @@ struct model_flags {
     {"-t, --threads", OPTION_INT, "N", &(f)->n_threads, "worker threads; 0 = all cores (default)", 0, 256},      \
     {"-tb, --threads-batch", OPTION_INT, "N", &(f)->n_threads_batch,                                            \
      "threads of prompts and of many sequences at once;\n0 = as -t (default)", 0, 256},                          \
-    {"--cpu", OPTION_CHOICE, "scalar|avx2|avx512", &(f)->cpu,                                                    \
+    {"--cpu", OPTION_CHOICE, "scalar|avx2|avx512|neon", &(f)->cpu,                                               \
      "highest kernel level; default: the best of this CPU\n(also KVANT_CPU in the environment)", 0, 0},          \
     {"--act", OPTION_CHOICE, "int16|mixed|int8|f32", &(f)->act,                                                  \
-     "activations in matrix products: int16 (default), mixed and\nint8 (prompts faster, less exact), or f32 (slow)", 0, 0},                           \
+     "activations in matrix products: mixed (default), int16\n(nearly exact, prompts slower), int8 or f32 (slow)", 0, 0},                           \
     {"--attn", OPTION_CHOICE, "codes|f32", &(f)->attn,                                                                \
      "attention over the codes of the cache (default), or over\nkeys and values expanded to float32 (slow, for checking)", 0, 0},          \
     {"--no-repack", OPTION_FLAG, NULL, &(f)->no_repack,                                                               \

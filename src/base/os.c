@@ -298,7 +298,11 @@ int kv_cpu_count(void)
 
 /* --- CPU features --- */
 
+#if defined(__aarch64__)
+static const char *const level_names[] = { "scalar", "neon" };
+#else
 static const char *const level_names[] = { "scalar", "avx2", "avx512" };
+#endif
 
 #if defined(__x86_64__)
 
@@ -340,6 +344,13 @@ enum kv_cpu_level kv_cpu_detect(void)
     return avx512 ? KV_CPU_AVX512 : KV_CPU_AVX2;
 }
 
+#elif defined(__aarch64__)
+
+enum kv_cpu_level kv_cpu_detect(void)
+{
+    return KV_CPU_NEON; /* of every AArch64 processor */
+}
+
 #else
 
 enum kv_cpu_level kv_cpu_detect(void)
@@ -351,7 +362,7 @@ enum kv_cpu_level kv_cpu_detect(void)
 
 int kv_cpu_level_parse(const char *name)
 {
-    for (int i = 0; i <= KV_CPU_AVX512; i++)
+    for (int i = 0; i <= KV_CPU_BEST; i++)
         if (strcmp(name, level_names[i]) == 0) return i;
     return -1;
 }
@@ -359,5 +370,14 @@ int kv_cpu_level_parse(const char *name)
 const char *kv_cpu_level_name(enum kv_cpu_level level)
 {
     unsigned i = (unsigned)level;
-    return i <= KV_CPU_AVX512 ? level_names[i] : "unknown";
+    return i <= KV_CPU_BEST ? level_names[i] : "unknown";
+}
+
+const char *kv_cpu_level_names(void)
+{
+#if defined(__aarch64__)
+    return "scalar, neon";
+#else
+    return "scalar, avx2, avx512";
+#endif
 }

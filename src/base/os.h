@@ -40,10 +40,16 @@ int kv_cpu_count(void);
 
 /* Highest kernel level that CPU and operating system support. AVX2 means AVX2 + FMA + F16C + BMI2;
  * AVX512 means F, BW, DQ, VL, VNNI, VBMI and BF16 besides. */
-enum kv_cpu_level { KV_CPU_SCALAR = 0, KV_CPU_AVX2 = 1, KV_CPU_AVX512 = 2 };
+#if defined(__aarch64__)
+enum kv_cpu_level { KV_CPU_SCALAR = 0, KV_CPU_NEON = 1, KV_CPU_BEST = KV_CPU_NEON };
+#else
+enum kv_cpu_level { KV_CPU_SCALAR = 0, KV_CPU_AVX2 = 1, KV_CPU_AVX512 = 2, KV_CPU_BEST = KV_CPU_AVX512 };
+#endif
 enum kv_cpu_level kv_cpu_detect(void);
-/* "scalar" | "avx2" | "avx512" -> level, -1 for anything else. */
+/* "scalar" | "avx2" | "avx512" (on AArch64 "scalar" | "neon") -> level, -1 for anything else. */
 int kv_cpu_level_parse(const char *name);
 const char *kv_cpu_level_name(enum kv_cpu_level level);
+/* All names of this architecture, with commas. */
+const char *kv_cpu_level_names(void);
 
 #endif

@@ -1,20 +1,44 @@
 /*
  * Activations to integers, bit-equal to the plain C definition: the maximum is exact, scale and codes come
  * from the same two divisions and one rounding, the sums are integers.
+ *
+ * A row at a time, in passes that leave no long chain across the lanes to every block: maxima of four blocks at
+ * once, codes, sums as dot products of the codes with ones.
  */
+#include "kernels/row_blocks.h"
+#include "kernels/rows4.h"
+
 #define BLOCK_VECTORS (KV_ACT_BLOCK / LANES)
 
-/* max|x|, or NaN when an element is not finite */
-KV_INLINE float block_max(const float *x)
+KV_INLINE vf block_largest(const float *x, vf *not_finite)
 {
-    vf largest = vf_zero(), not_finite = vf_zero();
+    vf largest = vf_zero();
     for (int i = 0; i < BLOCK_VECTORS; i++) {
         vf v = vf_load(x + i * LANES);
         largest = vf_max(vf_abs(v), largest);
-        not_finite = vf_fma(v, vf_zero(), not_finite); /* 0, or NaN once any element is NaN or infinite */
+        *not_finite = vf_fma(v, vf_zero(), *not_finite); /* 0, or NaN once any element is NaN or infinite */
     }
-    float nan = vf_sum(not_finite);
-    return nan == 0.0f ? vf_largest(largest) : nan;
+    return largest;
+}
+
+/* max|x| of each block, or NaN when an element is not finite */
+static void row_maxima(const float *x, int64_t n_blocks, float *max)
+{
+    vf not_finite = vf_zero();
+    int64_t b = 0;
+    for (; b + 4 <= n_blocks; b += 4) {
+        vf largest[4];
+        for (int i = 0; i < 4; i++) largest[i] = block_largest(x + (b + i) * KV_ACT_BLOCK, &not_finite);
+        v4_store(max + b, four_largest(largest[0], largest[1], largest[2], largest[3]));
+    }
+    for (; b < n_blocks; b++) max[b] = vf_largest(block_largest(x + b * KV_ACT_BLOCK, &not_finite));
+    if (vf_sum(not_finite) == 0.0f) return;
+    for (b = 0; b < n_blocks; b++) {
+        vf bad = vf_zero();
+        block_largest(x + b * KV_ACT_BLOCK, &bad);
+        float nan = vf_sum(bad);
+        if (nan != 0.0f) max[b] = nan;
+    }
 }
 
 /* digits: that the block has; n_digits: of the row. Constants. */
@@ -28,48 +52,71 @@ KV_INLINE void quantize_block(const float *x, float max, int n_digits, int digit
         scale = max / (largest * (float)unit);
         inverse = largest / max;
     }
-    int sum[2] = { 0, 0 };
     for (int i = 0; i < BLOCK_VECTORS; i++) {
         vi q = max == max ? vf_to_int(vf_mul(vf_load(x + i * LANES), vf_set(inverse))) : vi_zero();
         vi high = digits == 2 ? vi_high_digit(q) : q;
         int64_t at = b * KV_ACT_BLOCK + i * LANES;
         vi_store_bytes(out->high + at, high);
         if (n_digits == 2) vi_store_bytes(out->low + at, digits == 2 ? vi_low_digit(q, high) : vi_zero());
-        sum[i * LANES / KV_WEIGHT_GROUP] += vi_sum(q);
     }
-    out->scale[b] = scale;
-    out->sum[2 * b] = scale * (float)(sum[0] * unit);
-    out->sum[2 * b + 1] = scale * (float)(sum[1] * unit);
+    out->scale[b] = out->two ? scale * KV_ACT_DIGIT : scale;
 }
 
-static void quantize_mixed(const float *x, int64_t n, struct kv_act_int *out)
+/* Σ of each 16 of k digits */
+KV_INLINE void digit_sums(const int8_t *digit, int64_t k, int32_t *sum)
 {
-    int64_t row_blocks = out->k / KV_ACT_BLOCK;
-    for (int64_t row = 0; row < n; row++) {
-        int64_t first = row * row_blocks;
-        float *max = out->scale + first; /* the scales take their places */
-        for (int64_t b = 0; b < row_blocks; b++) max[b] = block_max(x + (first + b) * KV_ACT_BLOCK);
-        float threshold = kv_act_threshold(max, row_blocks);
-        for (int64_t b = 0; b < row_blocks; b++) {
-            bool both = max[b] * max[b] >= threshold;
-            const float *block = x + (first + b) * KV_ACT_BLOCK;
-            out->two[first + b] = both;
-            if (both) quantize_block(block, max[b], 2, 2, out, first + b);
-            else quantize_block(block, max[b], 2, 1, out, first + b);
-        }
+    for (int64_t at = 0; at < k; at += (int64_t)sizeof(vi)) {
+        int64_t n = k - at < (int64_t)sizeof(vi) ? k - at : (int64_t)sizeof(vi);
+        int32_t four[LANES];
+        vi_store(four, vi_dot4(vi_zero(), vi_set_bytes(1), vi_load_bytes(digit + at, (size_t)n), false));
+        for (int64_t i = 0; i < n / KV_WEIGHT_GROUP; i++, sum++)
+            *sum = four[4 * i] + four[4 * i + 1] + four[4 * i + 2] + four[4 * i + 3];
+    }
+}
+
+/* Sums of a row with one digit, and of a mixed row as if it had no low ones. */
+static void row_sums(struct kv_act_int *out, int64_t row)
+{
+    int64_t at = row * out->k, first = at / KV_WEIGHT_GROUP, n_groups = out->k / KV_WEIGHT_GROUP;
+    const float *scale = out->scale + at / KV_ACT_BLOCK;
+    float *sum = out->sum + first;
+    int32_t *sum_q = out->sum_q + first;
+    digit_sums(out->high + at, out->k, sum_q);
+    for (int64_t g = 0; g < n_groups; g++) sum[g] = scale[g / 2] * (float)sum_q[g];
+    for (int64_t g = 0; out->two && g < n_groups; g++) out->sum_low[first + g] = 0;
+}
+
+/* Adds the low digits of block b to its sums. */
+static void low_sums(struct kv_act_int *out, int64_t b)
+{
+    int32_t low[2];
+    digit_sums(out->low + b * KV_ACT_BLOCK, KV_ACT_BLOCK, low);
+    for (int64_t g = 2 * b; g < 2 * b + 2; g++) {
+        int32_t both = out->sum_q[g] * KV_ACT_DIGIT + low[g - 2 * b];
+        out->sum[g] = (out->two ? out->scale[b] * (1.0f / KV_ACT_DIGIT) : out->scale[b]) * (float)both;
+        if (out->two) out->sum_low[g] = low[g - 2 * b];
+        else out->sum_q[g] = both;
     }
 }
 
 static void act_quantize(const float *x, int64_t n, struct kv_act_int *out)
 {
-    if (out->two) {
-        quantize_mixed(x, n, out);
-        return;
-    }
-    int64_t n_blocks = n * out->k / KV_ACT_BLOCK;
-    for (int64_t b = 0; b < n_blocks; b++, x += KV_ACT_BLOCK) {
-        float max = block_max(x);
-        if (out->low) quantize_block(x, max, 2, 2, out, b);
-        else quantize_block(x, max, 1, 1, out, b);
+    int64_t row_blocks = out->k / KV_ACT_BLOCK;
+    for (int64_t row = 0; row < n; row++, x += out->k) {
+        int64_t first = row * row_blocks;
+        float *max = out->scale + first; /* the scales take their places */
+        row_maxima(x, row_blocks, max);
+        float threshold = out->two ? kv_act_threshold(max, row_blocks) : 0.0f;
+        for (int64_t b = 0; b < row_blocks; b++) {
+            const float *block = x + b * KV_ACT_BLOCK;
+            bool both = out->low && (!out->two || max[b] * max[b] >= threshold);
+            if (out->two) out->two[first + b] = both;
+            if (both) quantize_block(block, max[b], 2, 2, out, first + b);
+            else if (out->low) quantize_block(block, max[b], 2, 1, out, first + b);
+            else quantize_block(block, max[b], 1, 1, out, first + b);
+        }
+        row_sums(out, row);
+        for (int64_t b = first; out->low && b < first + row_blocks; b++)
+            if (!out->two || out->two[b]) low_sums(out, b);
     }
 }

@@ -65,6 +65,12 @@ static void panel_multiply(const struct panel *p, int rows, int n_columns)
     }
 }
 
+/* Of rows that see the whole tile; what a row gets does not depend on the others. */
+static void soften_whole(float *score, int n_rows, float *max, float *sum, float *keep)
+{
+    FOR_ROW_BLOCKS(n_rows, soften_rows(score + row * KV_TILE, n, true, max + row, sum + row, keep + row))
+}
+
 /* Queries [i, i + rows), each of which sees something. */
 static void attend_block(const struct kv_attn_tile *a, int i, int rows)
 {
@@ -79,9 +85,15 @@ static void attend_block(const struct kv_attn_tile *a, int i, int rows)
     const struct panel qk = { a->q + (size_t)i * head_dim, a->kt + begin, score + begin,
                               head_dim, KV_TILE, KV_TILE, a->head_dim, NULL };
     panel_multiply(&qk, rows, end - begin);
-    for (int r = 0; r < rows; r++)
-        keep[r] = soften(score + r * KV_TILE, begin, end, a->first[i + r], a->last[i + r], &a->max[i + r],
-                         &a->sum[i + r]);
+    for (int r = 0; r < rows;) {
+        int whole = 0; /* rows that see the whole tile, in a row */
+        while (r + whole < rows && a->first[i + r + whole] == 0 && a->last[i + r + whole] == KV_TILE) whole++;
+        if (whole) soften_whole(score + r * KV_TILE, whole, &a->max[i + r], &a->sum[i + r], keep + r);
+        else
+            keep[r] = soften(score + r * KV_TILE, begin, end, a->first[i + r], a->last[i + r], &a->max[i + r],
+                             &a->sum[i + r]);
+        r += whole ? whole : 1;
+    }
     const struct panel pv = { score + lo, a->v + (size_t)lo * head_dim, a->out + (size_t)i * head_dim,
                               KV_TILE, head_dim, head_dim, hi - lo, keep };
     panel_multiply(&pv, rows, a->head_dim);

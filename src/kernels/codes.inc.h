@@ -363,10 +363,10 @@ static void attn_soften(const struct kv_soften *a)
         float *score = a->score + i * KV_TILE, *max = a->max + i, *sum = a->sum + i, *keep = a->keep + i;
         switch (whole) {
         case 0: *keep = soften(score, 0, KV_TILE, a->first[i], a->last[i], max, sum); break;
-        case 1: soften_rows(score, 1, max, sum, keep); break;
-        case 2: soften_rows(score, 2, max, sum, keep); break;
-        case 3: soften_rows(score, 3, max, sum, keep); break;
-        default: soften_rows(score, BLOCK_ROWS, max, sum, keep);
+        case 1: soften_rows(score, 1, false, max, sum, keep); break;
+        case 2: soften_rows(score, 2, false, max, sum, keep); break;
+        case 3: soften_rows(score, 3, false, max, sum, keep); break;
+        default: soften_rows(score, BLOCK_ROWS, false, max, sum, keep);
         }
         i += whole ? whole : 1;
     }
@@ -521,8 +521,8 @@ KV_INLINE void pv_rows(const struct kv_pv_codes *a, int bits)
         for (; c + LANES <= end; c += LANES)
             FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, false, c, g, &ahead))
     }
-    if (columns_end < a->head_dim)
-        FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, true, columns_end, 0, &ahead))
+    for (int c = columns_end; c < a->head_dim; c += LANES)
+        FOR_ROW_BLOCKS(a->n_rows, pv_block(a, bits, n, row, 1, true, c, 0, &ahead))
 }
 
 static void pv_codes(const struct kv_pv_codes *a)

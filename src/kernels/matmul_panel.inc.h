@@ -8,6 +8,10 @@
  *     dot[row]  = Σ over the group of code·q, q = 128·high + low          (int32, exact)
  *     y[row]    = fma(min, sum, fma(float(dot), scale·xs, y[row]))        group after group, slab after slab
  *
+ * Formats without minima, whose codes are 2^zero above the values, begin dot with −2^zero·Σq instead of adding
+ * min·sum: a group of 32 then takes 10 of the multipliers' turns and not 11 (8 are dot products).
+ * Mixed activations: the same with the high digits, then the low digits block by block (slab_times_low).
+ *
  * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding
  * (n = 1) and prefill (n = 512) are bit-equal. Between slabs the sums rest in y. With n = 1 unpacking is most
  * of the work, and must take less time than memory needs to deliver the weights; with many activations all of
@@ -17,6 +21,7 @@
  */
 
 #define PANELS 2   /* that share each broadcast; ACTS_MAX is chosen for as many                 */
+#define LOW_FEW (ACTS_MAX / 2) /* rows of a short list of low digits */
 #define FEW_ACTS 2 /* up to as many, there are registers for two sums of each                   */
 /* Turned weights are asked for so many bytes, two pages, before they are used: blocks of 256 columns are not
  * read in order, and the hardware follows no stream across pages. One thread, one activation, GB/s of weights:
@@ -80,8 +85,9 @@ static void turn_rows(const uint8_t *rows, size_t row_bytes, int n_rows, int lan
 struct tile {
     const struct panel *panel;
     const int8_t *digit[2];  /* (n, k) each, at the slab: the high or only one, then the low one or NULL */
-    const uint8_t *two;      /* (n, k / 32), at the slab: blocks with a low digit; NULL: all    */
     const float *xs, *sum;   /* (n, k / 32), (n, k / 16), at the slab                     */
+    const int32_t *sum_q;    /* (n, k / 16), likewise                                     */
+    int zero;                /* of the format                                             */
     int64_t k;
     int n_codes;
     float *y;                /* (n, ldy), at the first row                                */
@@ -110,21 +116,31 @@ KV_INLINE void dot_digit(vi dot[PANELS][ACTS_MAX], const struct tile *t, const i
     }
 }
 
+/* −2^zero · Σq of a group, that of Σ (code − 2^zero)·q which needs no code; 0 with minima */
+KV_INLINE vi zero_sum(const struct tile *t, const int32_t *sum_q, int group, bool minima)
+{
+    if (minima) return vi_zero();
+    return vi_set(-((group == KV_WEIGHT_GROUP ? sum_q[0] : sum_q[0] + sum_q[1]) * (1 << t->zero)));
+}
+
 /* Σ code·q of one group. The digits follow each other in the same sums, which are shifted between them: a
  * second digit costs a second pass over the group's codes in the first-level cache, and no register. */
 KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int column, int panels, int acts,
-                          int group, int digits, bool wide)
+                          int group, int digits, bool wide, bool minima)
 {
-    for (int p = 0; p < panels; p++)
-        for (int a = 0; a < acts; a++) dot[p][a] = vi_zero();
+    const int32_t *sum_q = t->sum_q + column / KV_WEIGHT_GROUP;
+    for (int a = 0; a < acts; a++) {
+        vi start = digits == 1 ? zero_sum(t, sum_q + a * (t->k / KV_WEIGHT_GROUP), group, minima) : vi_zero();
+        for (int p = 0; p < panels; p++) dot[p][a] = start;
+    }
     dot_digit(dot, t, t->digit[0], column, panels, acts, group, wide);
     if (digits == 1) return;
-    for (int p = 0; p < panels; p++)
-        for (int a = 0; a < acts; a++) dot[p][a] = vi_shift_digit(dot[p][a]);
-    if (t->two) { /* nothing is added where no activation has a low digit */
-        int any = 0;
-        for (int a = 0; a < acts; a++) any |= t->two[(a * t->k + column) / KV_ACT_BLOCK];
-        if (!any) return;
+    for (int a = 0; a < acts; a++) {
+        vi zero = zero_sum(t, sum_q + a * (t->k / KV_WEIGHT_GROUP), group, minima);
+        for (int p = 0; p < panels; p++) {
+            dot[p][a] = vi_shift_digit(dot[p][a]);
+            if (!minima) dot[p][a] = vi_add(dot[p][a], zero);
+        }
     }
     dot_digit(dot, t, t->digit[1], column, panels, acts, group, wide);
 }
@@ -132,12 +148,18 @@ KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int co
 /* The same for few activations, which would wait for the one sum: as two that do not depend on each other, of
  * the digits or of every other step. */
 KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int column, int panels, int acts,
-                         int group, int digits, bool wide)
+                         int group, int digits, bool wide, bool minima)
 {
     vi second[PANELS][FEW_ACTS];
     bool two = digits == 2;
-    for (int p = 0; p < panels; p++)
-        for (int a = 0; a < acts; a++) dot[p][a] = second[p][a] = vi_zero();
+    for (int a = 0; a < acts; a++) {
+        int64_t at = (a * t->k + column) / KV_WEIGHT_GROUP;
+        vi start = zero_sum(t, t->sum_q + at, group, minima);
+        for (int p = 0; p < panels; p++) {
+            dot[p][a] = vi_zero();
+            second[p][a] = start;
+        }
+    }
     for (int i = 0; i < group; i += 4) {
         vi code[PANELS];
         for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (column + i) * LANES);
@@ -155,8 +177,8 @@ KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int col
             dot[p][a] = vi_add(two ? vi_shift_digit(dot[p][a]) : dot[p][a], second[p][a]);
 }
 
-/* panels, acts, group, digits and wide are constants at every call: the arrays become registers. */
-KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide)
+/* All but t are constants at every call: the arrays become registers. */
+KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide, bool minima)
 {
     vf acc[PANELS][ACTS_MAX];
     for (int p = 0; p < panels; p++)
@@ -170,9 +192,9 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
             for (int i = g * t->ahead_bytes; i < (g + 1) * t->ahead_bytes; i += KV_ALIGN)
                 __builtin_prefetch((const void *)(t->ahead + (size_t)p * t->ahead_stride + (size_t)i));
         if (acts < ACTS_MAX || (digits > 1 && acts <= FEW_ACTS))
-            group_few(dot, t, g * group, panels, acts, group, digits, wide);
+            group_few(dot, t, g * group, panels, acts, group, digits, wide, minima);
         else
-            group_many(dot, t, g * group, panels, acts, group, digits, wide);
+            group_many(dot, t, g * group, panels, acts, group, digits, wide, minima);
         for (int a = 0; a < acts; a++) {
             const float *s = t->sum + a * (t->k / KV_WEIGHT_GROUP) + g * group / KV_WEIGHT_GROUP;
             vf xs = vf_set(t->xs[a * (t->k / KV_ACT_BLOCK) + g * group / KV_ACT_BLOCK]);
@@ -180,7 +202,7 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
             for (int p = 0; p < panels; p++) {
                 vf scale = vf_mul(vf_load(t->panel[p].scale + g * LANES), xs);
                 acc[p][a] = vf_fma(vf_from_int(dot[p][a]), scale, acc[p][a]);
-                acc[p][a] = vf_fma(vf_load(t->panel[p].min + g * LANES), sum, acc[p][a]);
+                if (minima) acc[p][a] = vf_fma(vf_load(t->panel[p].min + g * LANES), sum, acc[p][a]);
             }
         }
     }
@@ -196,18 +218,20 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
     }
 }
 
-KV_INLINE void tile_digits(const struct tile *t, int panels, int acts, int group, bool wide)
+KV_INLINE void tile_digits(const struct tile *t, int panels, int acts, int group, bool wide, bool minima)
 {
-    if (t->digit[1]) tile_run(t, panels, acts, group, 2, wide);
-    else tile_run(t, panels, acts, group, 1, wide);
+    if (t->digit[1]) tile_run(t, panels, acts, group, 2, wide, minima);
+    else tile_run(t, panels, acts, group, 1, wide, minima);
 }
 
 KV_INLINE void tile_shapes(const struct tile *t, const struct format *f, int panels, int acts)
 {
-    if (f->group == 32 && !f->wide) tile_digits(t, panels, acts, 32, false);
-    else if (f->group == 32) tile_digits(t, panels, acts, 32, true);
-    else if (!f->wide) tile_digits(t, panels, acts, 16, false);
-    else tile_digits(t, panels, acts, 16, true);
+    bool minima = f->zero < 0;
+    if (f->wide) tile_digits(t, panels, acts, 32, true, false);
+    else if (f->group == 32 && minima) tile_digits(t, panels, acts, 32, false, true);
+    else if (f->group == 32) tile_digits(t, panels, acts, 32, false, false);
+    else if (minima) tile_digits(t, panels, acts, 16, false, true);
+    else tile_digits(t, panels, acts, 16, false, false);
 }
 
 static void tile_many(const struct tile *t, const struct format *f, int panels)
@@ -238,12 +262,104 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
         t.digit[0] += acts * t.k;
         if (t.digit[1]) t.digit[1] += acts * t.k;
         t.ahead = 0;
-        if (t.two) t.two += acts * (t.k / KV_ACT_BLOCK);
         t.xs += acts * (t.k / KV_ACT_BLOCK);
         t.sum += acts * (t.k / KV_WEIGHT_GROUP);
+        t.sum_q += acts * (t.k / KV_WEIGHT_GROUP);
         t.y += acts * t.ldy;
         n -= acts;
     }
+}
+
+/* y += Σ code·low of a block of 32 columns, for `acts` rows of the list. */
+KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int panels, int acts, int group,
+                       bool wide, bool minima)
+{
+    vf acc[PANELS][ACTS_MAX];
+    for (int p = 0; p < panels; p++)
+        for (int a = 0; a < acts; a++)
+            acc[p][a] = load_rows(t->y + row[a] * t->ldy + p * LANES, t->n_rows - p * LANES);
+    for (int at = column; at < column + KV_ACT_BLOCK; at += group) {
+        vi dot[PANELS][ACTS_MAX];
+        for (int a = 0; a < acts; a++) {
+            vi start = zero_sum(t, t->sum_q + (row[a] * t->k + at) / KV_WEIGHT_GROUP, group, minima);
+            for (int p = 0; p < panels; p++) dot[p][a] = start;
+        }
+#pragma GCC unroll 4
+        for (int i = at; i < at + group; i += 4) {
+            vi code[PANELS];
+            for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + i * LANES);
+            for (int a = 0; a < acts; a++) {
+                vi x = vi_set4(t->digit[1] + row[a] * t->k + i);
+                for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
+            }
+        }
+        for (int a = 0; a < acts; a++) {
+            vf xs = vf_set(t->xs[(row[a] * t->k + column) / KV_ACT_BLOCK] * (1.0f / KV_ACT_DIGIT));
+            for (int p = 0; p < panels; p++) {
+                vf scale = vf_mul(vf_load(t->panel[p].scale + at / group * LANES), xs);
+                acc[p][a] = vf_fma(vf_from_int(dot[p][a]), scale, acc[p][a]);
+            }
+        }
+    }
+    for (int p = 0; p < panels; p++)
+        for (int a = 0; a < acts; a++) {
+            float *y = t->y + row[a] * t->ldy + p * LANES;
+            if (t->n_rows - p * LANES >= LANES) vf_store(y, acc[p][a]);
+            else vf_store_n(y, acc[p][a], t->n_rows - p * LANES);
+        }
+}
+
+KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels,
+                          int acts)
+{
+    bool minima = f->zero < 0; /* their sums have both digits */
+    if (f->wide) low_run(t, row, column, panels, acts, 32, true, false);
+    else if (f->group == 32 && minima) low_run(t, row, column, panels, acts, 32, false, true);
+    else if (f->group == 32) low_run(t, row, column, panels, acts, 32, false, false);
+    else if (minima) low_run(t, row, column, panels, acts, 16, false, true);
+    else low_run(t, row, column, panels, acts, 16, false, false);
+}
+
+/* 2 to ACTS_MAX rows; where they don't fill a tile, with the last one repeated, whose result is then written more than
+ * once. */
+static void low_many(const struct tile *t, const struct format *f, const int32_t *row, int n, int column)
+{
+    int32_t filled[ACTS_MAX];
+    int acts = n <= LOW_FEW ? LOW_FEW : ACTS_MAX;
+    for (int a = 0; n < acts && a < acts; a++) filled[a] = row[a < n ? a : n - 1];
+    if (n < acts) row = filled;
+    if (acts == ACTS_MAX) low_shapes(t, f, row, column, PANELS, ACTS_MAX);
+    else low_shapes(t, f, row, column, PANELS, LOW_FEW);
+}
+
+static void low_one(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels)
+{
+    if (panels == 1) low_shapes(t, f, row, column, 1, 1);
+    else low_shapes(t, f, row, column, PANELS, 1);
+}
+
+/* The low digits of mixed rows in a slab, block by block: after the high ones, for every n. */
+static void slab_times_low(const struct tile *t, const struct format *f, int panels, const struct kv_act_int *x,
+                           int64_t slab)
+{
+    for (int column = 0; column < t->n_codes; column += KV_ACT_BLOCK) {
+        const int32_t *first = x->low_first + (slab + column) / KV_ACT_BLOCK;
+        int32_t i = first[0], left;
+        for (; panels == PANELS && (left = first[1] - i) > 1; i += left < ACTS_MAX ? left : ACTS_MAX)
+            low_many(t, f, x->low_row + i, left, column);
+        for (; i < first[1]; i++) low_one(t, f, x->low_row + i, column, panels);
+    }
+}
+
+static void add_bias(const struct kv_matmul *mm, int64_t row_begin, int64_t row_end)
+{
+    for (int64_t j = 0; j < mm->n; j++)
+        for (int64_t row = row_begin; row < row_end; row += LANES) {
+            float *y = mm->y + j * mm->ldy + row;
+            vf out = vf_add(load_rows(y, row_end - row), load_rows(mm->bias + row, row_end - row));
+            if (row_end - row >= LANES) vf_store(y, out);
+            else vf_store_n(y, out, row_end - row);
+        }
 }
 
 /* Where turned weights begin: of row `row`, a multiple of LANES, from a slab on. */
@@ -286,6 +402,7 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
 {
     const struct format *f = &formats[mm->code_format];
     const struct kv_act_int *x = mm->x_int;
+    bool mixed = x->two != NULL;
     int slab_codes = slab_columns(f, mm->k);
     int64_t step = mm->n < ACTS_MAX ? LANES : PANELS * LANES;
     for (int64_t row = row_begin; row < row_end; row += step) {
@@ -297,22 +414,29 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
             size_t row_slab_bytes = mm->row_bytes * (size_t)n_codes / (size_t)mm->k;
             struct tile t = {
                 .panel = work->panel,
-                .digit = { x->high + slab, x->low ? x->low + slab : NULL },
-                .two = x->two ? x->two + slab / KV_ACT_BLOCK : NULL,
+                .digit = { x->high + slab, x->low && !mixed ? x->low + slab : NULL },
                 .xs = x->scale + slab / KV_ACT_BLOCK,
                 .sum = x->sum + slab / KV_WEIGHT_GROUP,
+                .sum_q = x->sum_q + slab / KV_WEIGHT_GROUP,
+                .zero = f->zero,
                 .k = mm->k,
                 .n_codes = n_codes,
                 .y = mm->y + row,
                 .ldy = mm->ldy,
                 .n_rows = n_rows,
-                .bias = last && mm->bias ? mm->bias + row : NULL,
+                .bias = last && mm->bias && !mixed ? mm->bias + row : NULL,
                 .ahead = mm->turned ? ahead_of(mm, last ? row + step : row, last ? 0 : slab + n_codes) : 0,
                 .ahead_stride = kv_turned_row_bytes(mm->row_bytes) * LANES,
                 .ahead_bytes = (int)(row_slab_bytes * LANES / (size_t)(n_codes / f->group)),
                 .first_slab = slab == 0,
             };
-            slab_times_acts(t, f, (int)((n_rows + LANES - 1) / LANES), mm->n);
+            int panels = (int)((n_rows + LANES - 1) / LANES);
+            slab_times_acts(t, f, panels, mm->n);
+            if (!mixed) continue;
+            t.digit[1] = x->low + slab;
+            t.sum_q = x->sum_low + slab / KV_WEIGHT_GROUP;
+            slab_times_low(&t, f, panels, x, slab);
         }
+        if (mixed && mm->bias) add_bias(mm, row, row + n_rows);
     }
 }

@@ -16,7 +16,7 @@
 struct panel {
     _Alignas(KV_ALIGN) uint8_t code[KV_SLAB * LANES]; /* (KV_SLAB / 4, LANES, 4) */
     float scale[GROUPS_MAX * LANES];                  /* (groups, LANES)         */
-    float min[GROUPS_MAX * LANES];
+    float min[GROUPS_MAX * LANES];                    /* of formats with minima  */
 };
 
 /* One block: where its turned words begin, and where its panel part goes. */
@@ -63,14 +63,13 @@ KV_INLINE vi high_nibbles(vi x) { return low_nibbles(vi_right(x, 4)); }
 KV_INLINE vi bits_at(vi x, int shift, int mask) { return vi_and(vi_right(x, shift), vi_set_bytes(mask)); }
 KV_INLINE vi bits_up(vi x, int shift, int mask) { return vi_and(vi_left(x, shift), vi_set_bytes(mask)); }
 
-KV_INLINE void put_symmetric(const struct block *b, vf scale, float zero)
-{
-    put_scale(b, 0, scale, vf_mul(scale, vf_set(-zero)));
-}
+/* Formats without minima of their own: what their codes are above the values, a power of 2, stands in the table
+ * below, and products begin their integer sums with it. */
+KV_INLINE void put_symmetric(const struct block *b, int group, vf scale) { vf_store(b->scale + group * LANES, scale); }
 
 KV_INLINE void block_q8_0(const struct block *b)
 {
-    put_symmetric(b, half_at(b, 0), 128.0f);
+    put_symmetric(b, 0, half_at(b, 0));
     for (int i = 0; i < 32; i += 4) put_code(b, i, vi_xor(word(b, 2 + i), vi_set_bytes(-128)));
 }
 
@@ -85,7 +84,7 @@ KV_INLINE void put_nibbles(const struct block *b, int byte)
 
 KV_INLINE void block_q4_0(const struct block *b)
 {
-    put_symmetric(b, half_at(b, 0), 8.0f);
+    put_symmetric(b, 0, half_at(b, 0));
     put_nibbles(b, 2);
 }
 
@@ -107,7 +106,7 @@ KV_INLINE void put_nibbles_and_fifth(const struct block *b, int byte_high, int b
 
 KV_INLINE void block_q5_0(const struct block *b)
 {
-    put_symmetric(b, half_at(b, 0), 16.0f);
+    put_symmetric(b, 0, half_at(b, 0));
     put_nibbles_and_fifth(b, 2, 6);
 }
 
@@ -128,7 +127,7 @@ KV_INLINE void put_iq4(const struct block *b, int column, int byte)
 
 KV_INLINE void block_iq4_nl(const struct block *b)
 {
-    put_symmetric(b, half_at(b, 0), 128.0f);
+    put_symmetric(b, 0, half_at(b, 0));
     put_iq4(b, 0, 2);
 }
 
@@ -141,8 +140,7 @@ KV_INLINE void block_iq4_xs(const struct block *b)
     for (int g = 0; g < 8; g++) {
         vi sub = vi_or(vi_right(vi_left(low, 28 - 4 * g), 28),
                        vi_left(vi_right(vi_left(upper, 14 - 2 * g), 30), 4));
-        vf scale = vf_mul(d, vf_sub(vf_from_int(sub), vf_set(32.0f)));
-        put_scale(b, g, scale, vf_mul(scale, vf_set(-128.0f)));
+        put_symmetric(b, g, vf_mul(d, vf_sub(vf_from_int(sub), vf_set(32.0f))));
         put_iq4(b, 32 * g, 8 + 16 * g);
     }
 }
@@ -170,8 +168,7 @@ KV_INLINE void block_q3_k(const struct block *b)
     for (int g = 0; g < 16; g++) {
         vi s = word(b, 96 + g % 8 / 4 * 4), low = g < 8 ? low_nibbles(s) : high_nibbles(s);
         vi sub = vi_or(low, vi_left(bits_at(upper, g / 4 * 2, 3), 4));
-        vf scale = vf_mul(d, vf_sub(byte_of(sub, g % 4), vf_set(32.0f)));
-        put_scale(b, g, scale, vf_mul(scale, vf_set(-4.0f)));
+        put_symmetric(b, g, vf_mul(d, vf_sub(byte_of(sub, g % 4), vf_set(32.0f))));
     }
 #pragma GCC unroll 8
     for (int run = 0; run < 8; run++)
@@ -228,8 +225,7 @@ KV_INLINE void block_q6_k(const struct block *b)
     vf d = half_at(b, 208);
 #pragma GCC unroll 16
     for (int g = 0; g < 16; g++) {
-        vf scale = vf_mul(d, signed_byte_of(word(b, 192 + g / 4 * 4), g % 4));
-        put_scale(b, g, scale, vf_mul(scale, vf_set(-32.0f)));
+        put_symmetric(b, g, vf_mul(d, signed_byte_of(word(b, 192 + g / 4 * 4), g % 4)));
     }
     for (int h = 0; h < 2; h++)
         for (int i = 0; i < 32; i += 4) {
@@ -259,22 +255,23 @@ KV_INLINE void block_q6_k(const struct block *b)
         }                                                                                                  \
     }
 
-/* Rows: name, columns of a block, its bytes, columns per scale, codes above 127 */
-#define PANEL_FORMATS(X)                          \
-    X(Q8_0, q8_0, 32, 34, 32, true)               \
-    X(Q4_0, q4_0, 32, 18, 32, false)              \
-    X(Q4_1, q4_1, 32, 20, 32, false)              \
-    X(Q5_0, q5_0, 32, 22, 32, false)              \
-    X(Q5_1, q5_1, 32, 24, 32, false)              \
-    X(Q2_K, q2_k, 256, 84, 16, false)             \
-    X(Q3_K, q3_k, 256, 110, 16, false)            \
-    X(Q4_K, q4_k, 256, 144, 32, false)            \
-    X(Q5_K, q5_k, 256, 176, 32, false)            \
-    X(Q6_K, q6_k, 256, 210, 16, false)            \
-    X(IQ4_NL, iq4_nl, 32, 18, 32, true)           \
-    X(IQ4_XS, iq4_xs, 256, 136, 32, true)
+/* Rows: name, columns of a block, its bytes, columns per scale, codes above 127, log2 of what a code is above its
+ * value (−1: the format has minima) */
+#define PANEL_FORMATS(X)                              \
+    X(Q8_0, q8_0, 32, 34, 32, true, 7)                \
+    X(Q4_0, q4_0, 32, 18, 32, false, 3)               \
+    X(Q4_1, q4_1, 32, 20, 32, false, -1)              \
+    X(Q5_0, q5_0, 32, 22, 32, false, 4)               \
+    X(Q5_1, q5_1, 32, 24, 32, false, -1)              \
+    X(Q2_K, q2_k, 256, 84, 16, false, -1)             \
+    X(Q3_K, q3_k, 256, 110, 16, false, 2)             \
+    X(Q4_K, q4_k, 256, 144, 32, false, -1)            \
+    X(Q5_K, q5_k, 256, 176, 32, false, -1)            \
+    X(Q6_K, q6_k, 256, 210, 16, false, 5)             \
+    X(IQ4_NL, iq4_nl, 32, 18, 32, true, 7)            \
+    X(IQ4_XS, iq4_xs, 256, 136, 32, true, 7)
 
-#define X(NAME, name, columns, bytes, group, wide) PANEL(name, columns, bytes, group)
+#define X(NAME, name, columns, bytes, group, wide, zero) PANEL(name, columns, bytes, group)
 PANEL_FORMATS(X)
 #undef X
 
@@ -282,11 +279,12 @@ struct format {
     void (*unpack)(const uint8_t *raw /* (words, LANES) */, int n_codes, struct panel *p);
     int block; /* slabs are multiples of this: a block of 256, or a pair of 32 */
     int group; /* columns per scale: 16 or 32                                 */
-    bool wide; /* codes above 127 occur                                       */
+    bool wide; /* codes above 127 occur; in groups of 32 only                 */
+    int zero;  /* a value is (code - 2^zero) · scale; -1: code · scale + min  */
 };
 static const struct format formats[KV_CODES_COUNT] = {
-#define X(NAME, name, columns, bytes, group, wide) \
-    [KV_CODES_##NAME] = { panel_##name, (columns) < 64 ? 64 : (columns), group, wide },
+#define X(NAME, name, columns, bytes, group, wide, zero) \
+    [KV_CODES_##NAME] = { panel_##name, (columns) < 64 ? 64 : (columns), group, wide, zero },
     PANEL_FORMATS(X)
 #undef X
 };

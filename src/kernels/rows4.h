@@ -10,6 +10,7 @@
 
 #include "kernels/row_blocks.h"
 
+#ifndef KV_V4 /* simd_neon.h has its own */
 KV_INLINE v4 v4_zero(void) { return _mm_setzero_ps(); }
 KV_INLINE v4 v4_set(float x) { return _mm_set1_ps(x); }
 KV_INLINE void v4_store(float p[BLOCK_ROWS], v4 x) { _mm_storeu_ps(p, x); }
@@ -30,6 +31,9 @@ KV_INLINE void v4_store_n(float *p, v4 x, int n)
 
 /* 0 for −∞ */
 KV_INLINE v4 v4_or_zero(v4 x) { return _mm_and_ps(x, _mm_cmpneq_ps(x, v4_set(-INFINITY))); }
+/* a > b ? x : 0 */
+KV_INLINE v4 v4_where_larger(v4 a, v4 b, v4 x) { return _mm_and_ps(x, _mm_cmpgt_ps(a, b)); }
+#endif
 
 KV_INLINE v4 rows_sum(const vf *x, int rows)
 {
@@ -44,7 +48,7 @@ KV_INLINE v4 rows_largest(const vf *x, int rows)
 /* kv_digits_per_unit of four maxima */
 KV_INLINE v4 digits_per_unit(int largest, v4 m)
 {
-    return _mm_and_ps(v4_div(v4_set((float)largest), m), _mm_cmpgt_ps(m, v4_set(0x1p-100f)));
+    return v4_where_larger(m, v4_set(0x1p-100f), v4_div(v4_set((float)largest), m));
 }
 
 #endif

@@ -39,8 +39,9 @@ KV_INLINE vf exp_in_page(vf x)
 
 #define PAGE_VECTORS (KV_TILE / LANES)
 
-/* `rows` rows that see the whole page; what is one number a row is worked out for all of them at once. */
-KV_INLINE void soften_rows(float *score, int rows, float *max, float *sum, float *keep)
+/* `rows` rows that see the whole page; what is one number a row is worked out for all of them at once. to_zero: what
+ * is far below the maximum becomes 0 and not e^EXP_LOWEST. */
+KV_INLINE void soften_rows(float *score, int rows, bool to_zero, float *max, float *sum, float *keep)
 {
     vf top[BLOCK_ROWS], total[BLOCK_ROWS];
     for (int r = 0; r < rows; r++) {
@@ -59,7 +60,7 @@ KV_INLINE void soften_rows(float *score, int rows, float *max, float *sum, float
 #pragma GCC unroll 8
         for (int i = 0; i < PAGE_VECTORS; i++) {
             float *s = score + r * KV_TILE + i * LANES;
-            vf e = exp_in_page(vf_sub(vf_load(s), by));
+            vf d = vf_sub(vf_load(s), by), e = to_zero ? exp_nonpositive(d) : exp_in_page(d);
             vf_store(s, e);
             total[r] = vf_add(total[r], e);
         }

@@ -36,17 +36,34 @@ static void quantize_block(const float *x, float max, int n_digits, int digits, 
         inverse = largest / max;
     }
     for (int half = 0; half < 2; half++) {
-        int sum = 0;
+        int sum = 0, sum_high = 0;
         for (int i = half * 16; i < half * 16 + 16; i++) {
             int q = isnan(max) ? 0 : (int)rintf(x[i] * inverse);
             int high = digits == 2 ? (q + KV_ACT_DIGIT / 2) >> 7 : q; /* leaves low in -64 .. 63 */
             out->high[b * KV_ACT_BLOCK + i] = (int8_t)high;
             if (out->low) out->low[b * KV_ACT_BLOCK + i] = (int8_t)(digits == 2 ? q - high * KV_ACT_DIGIT : 0);
             sum += q * unit;
+            sum_high += high;
         }
         out->sum[2 * b + half] = scale * (float)sum;
+        out->sum_q[2 * b + half] = out->two ? sum_high : sum;
+        if (out->two) out->sum_low[2 * b + half] = sum - sum_high * KV_ACT_DIGIT;
     }
-    out->scale[b] = scale;
+    out->scale[b] = out->two ? scale * KV_ACT_DIGIT : scale;
+}
+
+void kv_act_list_low(struct kv_act_int *x, int64_t n)
+{
+    int64_t n_blocks = x->k / KV_ACT_BLOCK;
+    int32_t *first = x->low_first;
+    for (int64_t b = 0; b <= n_blocks; b++) first[b] = 0;
+    for (int64_t row = 0; row < n; row++)
+        for (int64_t b = 0; b < n_blocks; b++) first[b] += x->two[row * n_blocks + b];
+    int32_t end = 0;
+    for (int64_t b = 0; b <= n_blocks; b++) first[b] = end += first[b]; /* each block's end, filled from behind */
+    for (int64_t row = n; row-- > 0;)
+        for (int64_t b = 0; b < n_blocks; b++)
+            if (x->two[row * n_blocks + b]) x->low_row[--first[b]] = (int32_t)row;
 }
 
 static void act_quantize_ref(const float *x, int64_t n, struct kv_act_int *out)
@@ -75,12 +92,12 @@ static void row_times_int(const struct kv_matmul *mm, int64_t row, const uint8_t
     for (int64_t j = 0; j < mm->n; j++) {
         const int8_t *high = x->high + j * mm->k, *low = x->low ? x->low + j * mm->k : NULL;
         const float *xs = x->scale + j * (mm->k / KV_ACT_BLOCK), *sum = x->sum + j * n_groups;
-        float y = 0.0f;
+        float y = 0.0f, unit = x->two ? 1.0f / KV_ACT_DIGIT : 1.0f;
         for (int64_t g = 0; g < n_groups; g++) {
             int32_t dot = 0;
             for (int64_t i = g * KV_WEIGHT_GROUP; i < (g + 1) * KV_WEIGHT_GROUP; i++)
                 dot += code[i] * (low ? high[i] * KV_ACT_DIGIT + low[i] : high[i]);
-            y += scale[g] * xs[g / 2] * (float)dot;
+            y += scale[g] * (xs[g / 2] * unit) * (float)dot;
             y += min[g] * sum[g];
         }
         mm->y[j * mm->ldy + row] = mm->bias ? y + mm->bias[row] : y;

@@ -20,10 +20,15 @@ static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
     size_t n = (size_t)a->n, k = (size_t)a->k;
     a->i.k = a->k;
     a->i.high = kv_carve(&c, n * k, sizeof *a->i.high);
-    a->i.two = n_digits == KV_DIGITS_MIXED ? kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.two) : NULL;
+    bool mixed = n_digits == KV_DIGITS_MIXED;
+    a->i.two = mixed ? kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.two) : NULL;
+    a->i.low_first = mixed ? kv_carve(&c, k / KV_ACT_BLOCK + 1, sizeof *a->i.low_first) : NULL;
+    a->i.low_row = mixed ? kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.low_row) : NULL;
     a->i.low = n_digits > 1 ? kv_carve(&c, n * k, sizeof *a->i.low) : NULL;
     a->i.scale = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.scale);
     a->i.sum = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum);
+    a->i.sum_q = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum_q);
+    a->i.sum_low = mixed ? kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum_low) : NULL;
     return c.used;
 }
 
@@ -50,6 +55,8 @@ static void quantize_item(void *user, int64_t i_item, int i_thread)
         .low = a->i.low ? a->i.low + first * a->k : NULL,
         .scale = a->i.scale + first * (a->k / KV_ACT_BLOCK),
         .sum = a->i.sum + first * (a->k / KV_WEIGHT_GROUP),
+        .sum_q = a->i.sum_q + first * (a->k / KV_WEIGHT_GROUP),
+        .sum_low = a->i.sum_low ? a->i.sum_low + first * (a->k / KV_WEIGHT_GROUP) : NULL,
         .k = a->k,
         .two = a->i.two ? a->i.two + first * (a->k / KV_ACT_BLOCK) : NULL,
     };
@@ -65,6 +72,7 @@ void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const st
     place_digits(a, int_memory, n_digits);
     struct quantize_job job = { a, kernels, 1 + QUANTIZE_ELEMENTS / k };
     kv_pool_for(pool, (n + job.rows_per_item - 1) / job.rows_per_item, quantize_item, &job);
+    if (a->i.two) kv_act_list_low(&a->i, n);
 }
 
 struct products_job {

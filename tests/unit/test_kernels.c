@@ -51,9 +51,13 @@ static void every_level_of_this_cpu_is_built(void **state)
     (void)state;
     struct kv_kernels table;
     kv_kernels_select(&table, KV_CPU_SCALAR);
+#if defined(__aarch64__)
+#define X(area) if (!kv_fill_##area##_neon(&table)) fail_msg("no NEON: " #area);
+#else
 #define X(area)                                                                                                      \
     if (kv_cpu_detect() >= KV_CPU_AVX2 && !kv_fill_##area##_avx2(&table)) fail_msg("no AVX2: " #area);               \
     if (kv_cpu_detect() >= KV_CPU_AVX512 && !kv_fill_##area##_avx512(&table)) fail_msg("no AVX-512: " #area);
+#endif
     KV_KERNEL_AREAS(X)
 #undef X
     kv_kernels_select(&table, kv_cpu_detect());
@@ -66,15 +70,29 @@ static void every_level_of_this_cpu_is_built(void **state)
 
 static struct kv_act_int act_alloc(int64_t n, int64_t k, int n_digits)
 {
-    return (struct kv_act_int){kv_alloc((size_t)(n * k), 1), n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
-                               kv_alloc((size_t)(n * k / KV_ACT_BLOCK), sizeof(float)),
-                               kv_alloc((size_t)(n * k / KV_WEIGHT_GROUP), sizeof(float)), k,
-                               n_digits == MIXED ? kv_alloc((size_t)(n * k / KV_ACT_BLOCK), 1) : NULL};
+    size_t n_blocks = (size_t)(n * k / KV_ACT_BLOCK), n_groups = (size_t)(n * k / KV_WEIGHT_GROUP);
+    bool mixed = n_digits == MIXED;
+    return (struct kv_act_int){.high = kv_alloc((size_t)(n * k), 1),
+                               .low = n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
+                               .scale = kv_alloc(n_blocks, sizeof(float)),
+                               .sum = kv_alloc(n_groups, sizeof(float)),
+                               .sum_q = kv_alloc(n_groups, sizeof(int32_t)),
+                               .k = k,
+                               .two = mixed ? kv_alloc(n_blocks, 1) : NULL,
+                               .sum_low = mixed ? kv_alloc(n_groups, sizeof(int32_t)) : NULL,
+                               .low_first = mixed ? kv_alloc((size_t)(k / KV_ACT_BLOCK + 1), sizeof(int32_t)) : NULL,
+                               .low_row = mixed ? kv_alloc(n_blocks, sizeof(int32_t)) : NULL};
 }
 
 static int act_value(const struct kv_act_int *a, int64_t i)
 {
     return a->low ? a->high[i] * KV_ACT_DIGIT + a->low[i] : a->high[i];
+}
+
+/* of q */
+static float act_scale(const struct kv_act_int *a, int64_t b)
+{
+    return a->two ? a->scale[b] / KV_ACT_DIGIT : a->scale[b];
 }
 
 static void act_free(struct kv_act_int *a)
@@ -83,7 +101,11 @@ static void act_free(struct kv_act_int *a)
     kv_free(a->low);
     kv_free(a->scale);
     kv_free(a->sum);
+    kv_free(a->sum_q);
+    kv_free(a->sum_low);
     kv_free(a->two);
+    kv_free(a->low_first);
+    kv_free(a->low_row);
 }
 
 static void check_quantized(const struct check_random *r, const float *x, int64_t n, const struct kv_act_int *a)
@@ -92,22 +114,28 @@ static void check_quantized(const struct check_random *r, const float *x, int64_
         bool one = a->two && !a->two[b];
         int largest = !a->low ? KV_ACT_MAX1 : one ? KV_ACT_MAX1 * KV_ACT_DIGIT : KV_ACT_MAX2;
         double max = 0.0, step = one ? KV_ACT_DIGIT : 1.0;
-        int sum[2] = {0, 0};
+        int sum[2] = {0, 0}, sum_high[2] = {0, 0};
         for (int i = 0; i < KV_ACT_BLOCK; i++) {
             int64_t at = b * KV_ACT_BLOCK + i;
             max = fmax(max, fabs((double)x[at]));
             int q = act_value(a, at);
             sum[i / 16] += q;
+            sum_high[i / 16] += a->high[at];
             /* beside the half step: q·EPS for the rounding of x·inverse and of scale */
-            double error = fabs((double)a->scale[b] * q - (double)x[at]);
-            CHECK(error <= (double)a->scale[b] * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
+            double error = fabs((double)act_scale(a, b) * q - (double)x[at]);
+            CHECK(error <= (double)act_scale(a, b) * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
                   (double)x[at], q);
             CHECK(q <= largest && q >= -largest && a->high[at] >= -127, r, "code %d", q);
             if (one) CHECK(a->low[at] == 0, r, "low digit %d of a block with one", a->low[at]);
             if (a->low) CHECK(a->low[at] >= -64 && a->low[at] <= 63, r, "low digit %d", a->low[at]);
         }
-        CHECK(fabs((double)a->scale[b] - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
-        for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == a->scale[b] * (float)sum[h], r, "sum of half %d", h);
+        CHECK(fabs((double)act_scale(a, b) - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
+        for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == act_scale(a, b) * (float)sum[h], r, "sum of half %d", h);
+        for (int h = 0; h < 2; h++) {
+            CHECK(a->sum_q[2 * b + h] == (a->two ? sum_high[h] : sum[h]), r, "integer sum of half %d", h);
+            if (!a->two) continue;
+            CHECK(a->sum_low[2 * b + h] == sum[h] - sum_high[h] * KV_ACT_DIGIT, r, "low sum of half %d", h);
+        }
     }
 }
 
@@ -158,6 +186,9 @@ static void quantized_activations(void **state)
             if (n_digits > 1) assert_memory_equal(got.low, ref.low, (size_t)(n * k));
             assert_memory_equal(got.scale, ref.scale, (size_t)(n * k / KV_ACT_BLOCK) * sizeof(float));
             assert_memory_equal(got.sum, ref.sum, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(float));
+            assert_memory_equal(got.sum_q, ref.sum_q, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
+            if (n_digits == MIXED)
+                assert_memory_equal(got.sum_low, ref.sum_low, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
         }
         act_free(&ref);
         act_free(&got);
@@ -224,6 +255,7 @@ static void product_open(struct product *p, struct check_random *r, const struct
     for (int d = 0; d < 3; d++) {
         p->act[d] = act_alloc(n, k, d + 1);
         ref->act_quantize(p->x.p, n, &p->act[d]);
+        if (d + 1 == MIXED) kv_act_list_low(&p->act[d], n);
     }
 }
 
@@ -261,7 +293,7 @@ static double exact_output(const struct product *p, const struct kv_kernels *ref
         for (int64_t g = 0; g < n_groups; g++) {
             int dot = 0;
             for (int64_t i = g * 16; i < g * 16 + 16; i++) dot += code[i] * act_value(mm->x_int, j * mm->k + i);
-            double a = (double)scale[g] * (double)mm->x_int->scale[(j * n_groups + g) / 2] * dot;
+            double a = (double)scale[g] * (double)act_scale(mm->x_int, (j * n_groups + g) / 2) * dot;
             double b = (double)min[g] * (double)mm->x_int->sum[j * n_groups + g];
             y += a + b;
             size += fabs(a) + fabs(b);
@@ -302,15 +334,23 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
     int64_t one_row = begin + check_random_below(p->r, end - begin);
     for (int64_t j = 0; j < mm->n; j++) {
         float single[256];
+        int32_t low_first[8192 / KV_ACT_BLOCK + 1], low_row[8192 / KV_ACT_BLOCK];
         struct kv_act_int act;
         struct kv_matmul one = *mm;
         if (mm->x_int) {
             act = *mm->x_int;
             act.high += j * mm->k;
             if (act.low) act.low += j * mm->k;
-            if (act.two) act.two += j * (mm->k / KV_ACT_BLOCK);
+            if (act.two) {
+                act.two += j * (mm->k / KV_ACT_BLOCK);
+                act.sum_low += j * (mm->k / KV_WEIGHT_GROUP);
+                act.low_first = low_first;
+                act.low_row = low_row;
+                kv_act_list_low(&act, 1);
+            }
             act.scale += j * (mm->k / KV_ACT_BLOCK);
             act.sum += j * (mm->k / KV_WEIGHT_GROUP);
+            act.sum_q += j * (mm->k / KV_WEIGHT_GROUP);
             one.x_int = &act;
         } else {
             one.x_f32 += j * mm->k;
