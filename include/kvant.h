@@ -556,8 +556,19 @@ KVANT_API kvant_status kvant_trajectory_run(const struct kvant_model *model,
 typedef enum kvant_answer_kind {
     KVANT_ANSWER_NUMBER = 0, /* the last number of the text, as "flexible-extract" of lm-evaluation-harness
                               * finds it ($ and "," dropped), compared as a number: 18.0 is 18 */
-    KVANT_ANSWER_LETTER = 1  /* the first capital letter A to Z that stands alone, as in " B" or "(B)" */
+    KVANT_ANSWER_LETTER = 1, /* the first capital letter A to Z that stands alone, as in " B" or "(B)" */
+    KVANT_ANSWER_CHOICE = 2, /* of a text that argues: the first such letter behind the last "answer is" or "answer:", in
+                              * whatever case; without one of these the last such letter; never I, nor an article A */
+    KVANT_ANSWER_AUTO = 3    /* CHOICE where the right answer is one capital letter, else NUMBER */
 } kvant_answer_kind;
+
+#define KVANT_ANSWER_CAP 64
+
+/* The answer in text[0, n) by the rule of its kind, and whether it is the right one (terminated; an answer of that
+ * kind is looked for in it too). found: (KVANT_ANSWER_CAP) what was found in one form for equal answers, "" for none;
+ * may be NULL. False too when `right` holds no answer. Threads: any. */
+KVANT_API bool kvant_answer_check(kvant_answer_kind kind, const char *text, size_t n, const char *right,
+                                  char *found);
 
 struct kvant_question {
     const kvant_token *tokens; /* (n_tokens), the whole prompt; borrowed                              */

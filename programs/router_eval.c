@@ -131,34 +131,6 @@ static int prompt_lengths(struct evaluation *e)
 
 /* ---------------------------------------------------------------------------------------------- online -- */
 
-/* The last number of a text against the right one, as `collect` compares: through the library's own reader of answers,
- * which is not public, so by its rule: digits, thousands' commas left out. */
-static bool same_number(const char *text, const char *right)
-{
-    const char *last = NULL;
-    for (const char *c = text; *c; c++)
-        if (*c >= '0' && *c <= '9' &&
-            (c == text || !((c[-1] >= '0' && c[-1] <= '9') || c[-1] == ',' || c[-1] == '.')))
-            last = c;
-    if (!last) return false;
-    double found[2];
-    const char *sources[2] = {last, right};
-    for (int k = 0; k < 2; k++) {
-        char digits[64];
-        size_t n = 0;
-        const char *c = sources[k];
-        while (k == 1 && *c && !(*c >= '0' && *c <= '9') && *c != '-') c++;
-        if (k == 0 && last > text && last[-1] == '-') digits[n++] = '-';
-        for (; n < sizeof digits - 1 &&
-               ((*c >= '0' && *c <= '9') || *c == ',' || *c == '.' || (k == 1 && n == 0 && *c == '-'));
-             c++)
-            if (*c != ',') digits[n++] = *c;
-        digits[n] = '\0';
-        found[k] = strtod(digits, NULL);
-    }
-    return found[0] == found[1];
-}
-
 struct online {
     double right, tokens, kept, discarded, forced, second, slow, turned, truncated, checks, check_s, total_s;
     FILE *rows;
@@ -183,7 +155,7 @@ static int answer_online(struct evaluation *e, size_t i, struct online *sum)
     }
     free(ids);
     if (code == EXIT_OK) {
-        bool right = same_number(answer.text, q->final);
+        bool right = modes_answer_check(&e->w->modes, a.first, answer.text, answer.n_bytes, q->final, NULL);
         int64_t generated = a.n_kept + a.n_discarded + a.n_second;
         sum->right += right;
         sum->tokens += (double)generated;
