@@ -992,6 +992,7 @@ struct kvant_router_info {
     int n_input, n_hidden, window, layer_first, n_layers;
     const char *modes, *fingerprint; /* borrowed; modes: which templates it was trained with */
     bool hidden;                     /* on hidden states: for comparison only */
+    size_t bytes, watch_bytes;       /* memory of the router; of each kvant_router_watch besides */
 };
 KVANT_API void kvant_router_get_info(const struct kvant_router *router, struct kvant_router_info *out);
 /* How its input is pooled: the options that kvant_embed_prompts takes to make features. */
@@ -1000,13 +1001,16 @@ KVANT_API void kvant_router_get_embed_options(const struct kvant_router *router,
 /* d of (n_input) features, not clamped; NaN when one of them is. Any thread. */
 KVANT_API double kvant_router_score(const struct kvant_router *router, const float *features);
 
+/* Adds to every d from now on, so that a threshold which was found to be good lies where it is looked for. */
+KVANT_API void kvant_router_add(struct kvant_router *router, double by);
+
 enum { KVANT_ROUTER_TRAIN = 0, KVANT_ROUTER_VALIDATION = 1, KVANT_ROUTER_TEST = 2 };
 struct kvant_router_options {
     size_t size;
     struct kvant_embed_options pooling; /* source, part, heads, layer_first, layer_last, before_rope, by_side */
     int window;          /* tokens that features were pooled over: the last so many, or all of a shorter prompt */
     int n_hidden;        /* 0 = 512                                                                            */
-    int n_epochs;        /* most; 0 = 500. Training ends 40 epochs after the least validation error             */
+    int n_epochs;        /* most; 0 = 500. Training ends 150 epochs after the least validation error             */
     uint64_t seed;
     const char *modes;   /* a name of at most 31 characters without blanks, kept in the file; NULL: "-"         */
     kvant_progress_fn progress;

@@ -44,7 +44,7 @@ static int take_verb(struct command_line *line, int *verb)
 
 static int run(int argc, char **argv)
 {
-    struct router_flags f = {.think = THINK_FLAGS_DEFAULT, .n_sequences = 16, .limit = 128, .window = 32, .seed = 1};
+    struct router_flags f = {.think = THINK_FLAGS_DEFAULT, .n_sequences = 16, .limit = 128, .window = 32, .seed = 1, .max_loss = 1};
     f.think.most[MODE_FAST] = 256;
     f.think.most[MODE_SLOW] = 1024;
     const struct option options[] = {
@@ -60,6 +60,10 @@ static int run(int argc, char **argv)
         {"--fast-predict", OPTION_INT, "N", &f.think.most[MODE_FAST], "most tokens of a fast answer; default 256", 1, 65536},
         {"--slow-predict", OPTION_INT, "N", &f.think.most[MODE_SLOW], "most tokens of a slow answer; default 1024", 1, 65536},
         {"--label-limit", OPTION_INT, "N", &f.limit, "a right fast answer is labelled 0 below so many tokens, else\n25; default 128", 1, 65536},
+        {"--labels", OPTION_CHOICE, "paper|net", &f.labels,
+         "train: 0, 25, 75, 100 (default), or what thinking gains:\n0 fast alone right, 50 no difference, 100 slow alone", 0, 0},
+        {"--max-loss", OPTION_NUMBER, "P", &f.max_loss,
+         "train: points of accuracy that may be lost against always\nslow when 50 is laid where d divides; default 1", 0, 100},
         {"--window", OPTION_INT, "N", &f.window, "train: pool the last N tokens of a prompt; default 32", 1, 65536},
         {"--hidden-units", OPTION_INT, "N", &f.n_hidden, "train: of the network; 0 = 512 (default)", 0, 8192},
         {"--epochs", OPTION_INT, "N", &f.n_epochs, "train: most; 0 = 500 (default)", 0, 100000},

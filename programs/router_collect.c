@@ -156,7 +156,7 @@ int router_collect(struct router_work *w)
     collected_close(&w->data);
     code = collected_read(&w->data, f->out_path, false);
     if (code != EXIT_OK) return code;
-    size_t counts[4] = {0}, dropped = collected_label(&w->data, f->limit);
+    size_t counts[4] = {0}, dropped = collected_label(&w->data, f->limit, LABELS_PAPER);
     for (size_t i = 0; i < w->data.n; i++)
         counts[w->data.items[i].label < 50   ? w->data.items[i].label > 0
                : w->data.items[i].label > 80 ? 3

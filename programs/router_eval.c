@@ -21,7 +21,7 @@ struct evaluation {
     size_t n;
     double *d, *d_hidden, *length; /* (n) */
     struct outcome rows[9];
-    int n_rows;
+    int n_rows, i_slow, i_oracle; /* rows; which are these */
 };
 
 static void wilson(double k, double n, double *low, double *high)
@@ -105,9 +105,9 @@ static int score_test(const struct evaluation *e, const struct kvant_router *rou
     float *features = NULL;
     size_t dim;
     kvant_router_get_embed_options(router, &opt);
-    int code = router_features(e->w, &opt, &features, &dim);
+    int code = router_features(e->w, &opt, e->test, e->n, &features, &dim);
     for (size_t i = 0; code == EXIT_OK && i < e->n; i++) {
-        d[i] = kvant_router_score(router, features + e->test[i] * dim);
+        d[i] = kvant_router_score(router, features + i * dim);
         if (!isfinite(d[i]))
             code = fail_text("the router's decision on question %zu is not a finite number", e->test[i] + 1);
     }
@@ -231,21 +231,32 @@ static int add_online(struct evaluation *e)
 
 /* ----------------------------------------------------------------------------------------------- table -- */
 
+/* Of what the oracle saves against always slow: 1 = all of it. NaN where there is nothing to save. */
+static double oracle_share(const struct evaluation *e, const struct outcome *o)
+{
+    const struct outcome *slow = &e->rows[e->i_slow], *oracle = &e->rows[e->i_oracle];
+    double saved = slow->tokens - oracle->tokens;
+    return saved > 0 ? (slow->tokens - o->tokens) / saved : NAN;
+}
+
 static int print_table(const struct evaluation *e)
 {
     printf("%zu test questions of %s; threshold %g; cache %s\n\n", e->n, e->w->flags->data_path,
            e->w->flags->think.threshold, e->w->kv);
-    printf("%-28s %8s %15s %8s %6s %7s %6s %7s %6s %7s\n", "", "accuracy", "95 %", "tokens", "slow", "turned",
-           "cut", "kept", "forced", "second");
+    printf("%-28s %8s %15s %8s %7s %6s %7s %6s %7s %9s %6s %7s\n", "", "accuracy", "95 %", "tokens", "saving", "slow",
+           "turned", "cut", "kept", "discarded", "forced", "second");
     for (int i = 0; i < e->n_rows; i++) {
         const struct outcome *o = &e->rows[i];
-        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f %5.0f%% %6.0f%% %5.0f%% %7.1f %6.1f %7.1f\n", o->name,
-               100 * o->accuracy, 100 * o->low, 100 * o->high, o->tokens, 100 * o->slow_share,
-               100 * o->turned, 100 * o->truncated, o->kept, o->forced, o->second);
+        double share = oracle_share(e, o);
+        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f ", o->name, 100 * o->accuracy, 100 * o->low, 100 * o->high, o->tokens);
+        if (isnan(share)) printf("%7s", "-");
+        else printf("%5.0f %%", 100 * share);
+        printf(" %5.0f%% %6.0f%% %5.0f%% %7.1f %9.1f %6.1f %7.1f\n", 100 * o->slow_share, 100 * o->turned,
+               100 * o->truncated, o->kept, o->discarded, o->forced, o->second);
     }
-    puts(
-        "\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer turns where it is\n"
-        "looked at. slow: share that begins slow. cut: a cap was met. random, length: expected, at the router's share");
+    puts("\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer turns where it is\n"
+         "looked at. saving: of the oracle's, against always slow. slow: share that begins slow. cut: a cap was met. random,\n"
+         "length: expected, at the router's share");
     return finish_output();
 }
 
@@ -255,9 +266,10 @@ static int print_json(const struct evaluation *e)
     for (int i = 0; i < e->n_rows; i++) {
         const struct outcome *o = &e->rows[i];
         json_array_append_new(
-            rows, json_pack("{s:s, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+            rows, json_pack("{s:s, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
                             o->name, "accuracy", json_number(o->accuracy), "accuracy_95", json_number(o->low),
-                            json_number(o->high), "tokens", json_number(o->tokens), "slow_share",
+                            json_number(o->high), "tokens", json_number(o->tokens), "oracle_saving",
+                            json_number(oracle_share(e, o)), "slow_share",
                             json_number(o->slow_share), "turned", json_number(o->turned), "truncated",
                             json_number(o->truncated), "kept", json_number(o->kept), "discarded",
                             json_number(o->discarded), "forced", json_number(o->forced), "second",
@@ -279,6 +291,7 @@ static int compare(struct evaluation *e)
         add_outcome(e, "always fast", part); /* allocate gives zeros */
         for (size_t i = 0; i < e->n; i++) part[i] = 1;
         add_outcome(e, "always slow", part);
+        e->i_slow = e->n_rows - 1;
         add_threshold(e, "one-step router", e->d, threshold);
         double share = e->rows[e->n_rows - 1].slow_share;
         for (size_t i = 0; i < e->n; i++) part[i] = share;
@@ -286,6 +299,7 @@ static int compare(struct evaluation *e)
         add_largest(e, "prompt length, same share", e->length, share);
         if (e->hidden) add_threshold(e, "hidden states, one-step", e->d_hidden, threshold);
         add_oracle(e);
+        e->i_oracle = e->n_rows - 1;
     }
     free(part);
     if (code == EXIT_OK && e->w->flags->online) code = add_online(e);
@@ -315,7 +329,7 @@ int router_eval(struct router_work *w)
     struct evaluation e = {.w = w};
     int code = collected_read(&w->data, w->flags->data_path, false);
     if (code != EXIT_OK) return code;
-    collected_label(&w->data, w->flags->limit);
+    collected_label(&w->data, w->flags->limit, LABELS_PAPER);
     size_t cap = w->data.n ? w->data.n : 1;
     e.test = allocate(cap, sizeof *e.test);
     e.d = allocate(cap, sizeof *e.d);

@@ -14,6 +14,19 @@
 #define READ_AT_ONCE  64   /* tokens                                            */
 #define REBUILD_EVERY 1024 /* tokens: then the sum is made anew, so that its rounding does not grow */
 
+struct kvant_router_watch {
+    const struct kvant_router *router;
+    struct kvant_session *session;
+    int seq;
+    struct kv_pooling pooling;
+    float *ring;    /* (window, n_input): row of token t at t % window */
+    float *rows;    /* (READ_AT_ONCE, n_input)                          */
+    float *mean;    /* (n_input)                                        */
+    double *sum;    /* (n_input)                                        */
+    int64_t n_read; /* tokens of the sequence that the ring has seen     */
+    int64_t n_since_rebuild;
+};
+
 double kvant_router_score(const struct kvant_router *r, const float *x)
 {
     double d = (double)r->b2;
@@ -36,10 +49,27 @@ double kvant_router_score(const struct kvant_router *r, const float *x)
     return d;
 }
 
+void kvant_router_add(struct kvant_router *r, double by)
+{
+    r->b2 = (float)((double)r->b2 + by);
+}
+
 void kvant_router_get_info(const struct kvant_router *r, struct kvant_router_info *out)
 {
-    *out = (struct kvant_router_info){ r->n_input,  r->n_hidden, r->window,      r->layer_first,
-                                       r->n_layers, r->modes,    r->fingerprint, r->hidden };
+    size_t n = (size_t)r->n_input, m = (size_t)r->n_hidden;
+    *out = (struct kvant_router_info){
+        .n_input = r->n_input,
+        .n_hidden = r->n_hidden,
+        .window = r->window,
+        .layer_first = r->layer_first,
+        .n_layers = r->n_layers,
+        .modes = r->modes,
+        .fingerprint = r->fingerprint,
+        .hidden = r->hidden,
+        .bytes = sizeof *r + (2 * n + m * n + 2 * m) * sizeof(float),
+        .watch_bytes = sizeof(struct kvant_router_watch) + n * sizeof(double) +
+                       ((size_t)r->window + READ_AT_ONCE + 1) * n * sizeof(float),
+    };
 }
 
 void kvant_router_get_embed_options(const struct kvant_router *r, struct kvant_embed_options *out)
@@ -57,19 +87,6 @@ void kvant_router_get_embed_options(const struct kvant_router *r, struct kvant_e
 }
 
 /* ------------------------------------------------------------------------------------ following a text -- */
-
-struct kvant_router_watch {
-    const struct kvant_router *router;
-    struct kvant_session *session;
-    int seq;
-    struct kv_pooling pooling;
-    float *ring;    /* (window, n_input): row of token t at t % window */
-    float *rows;    /* (READ_AT_ONCE, n_input)                          */
-    float *mean;    /* (n_input)                                        */
-    double *sum;    /* (n_input)                                        */
-    int64_t n_read; /* tokens of the sequence that the ring has seen     */
-    int64_t n_since_rebuild;
-};
 
 kvant_status kvant_router_watch_open(struct kvant_router_watch **out, const struct kvant_router *router,
                                      struct kvant_session *session, int seq, struct kvant_error *err)
