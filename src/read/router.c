@@ -11,6 +11,7 @@
 #include "model/model.h"
 #include "read/pool.h"
 
+#define INPUTS_AT_ONCE 512
 #define READ_AT_ONCE  64   /* tokens                                            */
 #define REBUILD_EVERY 1024 /* tokens: then the sum is made anew, so that its rounding does not grow */
 
@@ -27,24 +28,32 @@ struct kvant_router_watch {
     int64_t n_since_rebuild;
 };
 
+static float dot(const float *w, const float *x, size_t n)
+{
+    float acc[8] = { 0 };
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (size_t l = 0; l < 8; l++) acc[l] += w[i + l] * x[i + l];
+    for (; i < n; i++) acc[0] += w[i] * x[i];
+    return ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7]));
+}
+
+/* Inputs are standardized once, not for each hidden unit, and some at a time, so that no memory is needed. */
 double kvant_router_score(const struct kvant_router *r, const float *x)
 {
-    double d = (double)r->b2;
+    float sum[KV_ROUTER_HIDDEN_MAX], z[INPUTS_AT_ONCE];
     size_t n = (size_t)r->n_input;
+    double d = (double)r->b2;
+    memset(sum, 0, (size_t)r->n_hidden * sizeof *sum);
+    for (size_t begin = 0; begin < n; begin += INPUTS_AT_ONCE) {
+        size_t n_part = n - begin < INPUTS_AT_ONCE ? n - begin : INPUTS_AT_ONCE;
+        for (size_t i = 0; i < n_part; i++) z[i] = (x[begin + i] - r->mean[begin + i]) * r->inverse[begin + i];
+        for (int h = 0; h < r->n_hidden; h++) sum[h] += dot(r->w1 + (size_t)h * n + begin, z, n_part);
+    }
     for (int h = 0; h < r->n_hidden; h++) {
-        const float *w = r->w1 + (size_t)h * n;
-        float acc[8] = { 0 };
-        size_t i = 0;
-        for (; i + 8 <= n; i += 8)
-            for (size_t l = 0; l < 8; l++)
-                acc[l] += w[i + l] * (x[i + l] - r->mean[i + l]) * r->inverse[i + l];
-        for (; i < n; i++) acc[0] += w[i] * (x[i] - r->mean[i]) * r->inverse[i];
-        float sum = ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7])) +
-                    r->b1[h];
-        if (sum > 0)
-            d += (double)r->w2[h] * (double)sum;
-        else if (isnan(sum))
-            return NAN;
+        float unit = sum[h] + r->b1[h];
+        if (isnan(unit)) return NAN;
+        if (unit > 0) d += (double)r->w2[h] * (double)unit;
     }
     return d;
 }
