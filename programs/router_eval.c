@@ -241,7 +241,7 @@ static double oracle_share(const struct evaluation *e, const struct outcome *o)
 
 static int print_table(const struct evaluation *e)
 {
-    printf("%zu test questions of %s; threshold %g; cache %s\n\n", e->n, e->w->flags->data_path,
+    printf("%zu %squestions of %s; threshold %g; cache %s\n\n", e->n, e->router ? "test " : "", e->w->flags->data_path,
            e->w->flags->think.threshold, e->w->kv);
     printf("%-28s %8s %15s %8s %7s %6s %7s %6s %7s %9s %6s %7s\n", "", "accuracy", "95 %", "tokens", "saving", "slow",
            "turned", "cut", "kept", "discarded", "forced", "second");
@@ -280,11 +280,11 @@ static int print_json(const struct evaluation *e)
                                  "kv", e->w->kv, "rows", rows));
 }
 
-static int compare(struct evaluation *e)
+static int compare(struct evaluation *e, const struct kvant_embed_options *pooling)
 {
     double threshold = e->w->flags->think.threshold;
     double *part = allocate(e->n, sizeof *part);
-    int code = score_test(e, e->router, e->d);
+    int code = e->router ? score_test(e, e->router, e->d) : router_cross(e->w, pooling, e->d);
     if (code == EXIT_OK && e->hidden) code = score_test(e, e->hidden, e->d_hidden);
     if (code == EXIT_OK) code = prompt_lengths(e);
     if (code == EXIT_OK) {
@@ -324,24 +324,27 @@ static int open_routers(struct evaluation *e)
                                                                                         : fail(&err);
 }
 
-int router_eval(struct router_work *w)
+int router_eval(struct router_work *w, const struct kvant_embed_options *pooling)
 {
     struct evaluation e = {.w = w};
     int code = collected_read(&w->data, w->flags->data_path, false);
     if (code != EXIT_OK) return code;
-    collected_label(&w->data, w->flags->limit, LABELS_PAPER);
+    collected_label(&w->data, w->flags->limit, router_labels(w->flags));
     size_t cap = w->data.n ? w->data.n : 1;
     e.test = allocate(cap, sizeof *e.test);
     e.d = allocate(cap, sizeof *e.d);
     e.d_hidden = allocate(cap, sizeof *e.d_hidden);
     e.length = allocate(cap, sizeof *e.length);
     for (size_t i = 0; i < w->data.n; i++)
-        if (collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST) e.test[e.n++] = i;
+        if (!w->flags->router_path || collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST) e.test[e.n++] = i;
     if (e.n == 0)
         code = fail_text("%s: no question of the test split has an answer in both modes",
                          w->flags->data_path);
-    if (code == EXIT_OK) code = open_routers(&e);
-    if (code == EXIT_OK) code = compare(&e);
+    if (code == EXIT_OK && !w->flags->router_path && strcmp(w->data.modes, w->modes.name) != 0)
+        code = fail_text("%s holds answers with the modes %s; give --modes %s", w->flags->data_path, w->data.modes,
+                         w->data.modes);
+    if (code == EXIT_OK && w->flags->router_path) code = open_routers(&e);
+    if (code == EXIT_OK) code = compare(&e, pooling);
     kvant_router_close(e.router);
     kvant_router_close(e.hidden);
     free(e.test);

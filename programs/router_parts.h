@@ -41,9 +41,15 @@ int router_features(struct router_work *w, const struct kvant_embed_options *poo
 /* A line on stderr when the last call met prompts shorter than the window. */
 void router_note_window(const struct router_work *w);
 
+enum labels router_labels(const struct router_flags *flags);
+/* (data.n) d of every question, each by a router that was trained on the other four fifths, moved so that the threshold
+ * that these four fifths gave lies at --think-threshold. Prints what fails. */
+int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *d);
+
 int router_collect(struct router_work *w);
 int router_train(struct router_work *w, const struct kvant_embed_options *pooling);
-int router_eval(struct router_work *w);
+/* Without --router: on all questions, by router_cross. */
+int router_eval(struct router_work *w, const struct kvant_embed_options *pooling);
 int router_decide(struct router_work *w);
 
 #endif

@@ -146,15 +146,22 @@ static int by_d(const void *a, const void *b)
     return x->d != y->d ? (x->d < y->d ? -1 : 1) : (x->i > y->i) - (x->i < y->i);
 }
 
-/* Where d divides: as many questions to fast as lose no more than --max-loss points against always slow. */
-static double find_threshold(const struct training *t)
+struct division { /* of the questions that took part */
+    double threshold, slow_share, accuracy, accuracy_slow, tokens, tokens_slow; /* shares of 1, means */
+    size_t n;
+};
+
+/* Where d divides: as many questions to fast as lose no more than --max-loss points against always slow. Without the
+ * questions of one fold (-1: all that have a d). */
+static struct division find_threshold(const struct training *t, int without)
 {
     struct place *order = allocate(t->n, sizeof *order);
+    struct division v = {0};
     size_t n = 0, n_fast = 0;
     for (size_t i = 0; i < t->n; i++)
-        if (t->split[i] != KVANT_ROUTER_TEST) order[n++] = (struct place){t->d[i], i};
+        if (t->split[i] != KVANT_ROUTER_TEST && t->fold[i] != without) order[n++] = (struct place){t->d[i], i};
     qsort(order, n, sizeof *order, by_d);
-    double lost = 0, may_lose = t->w->flags->max_loss / 100 * (double)n, tokens[3] = {0}, right[2] = {0};
+    double lost = 0, may_lose = t->w->flags->max_loss / 100 * (double)n;
     for (size_t i = 0; i < n; i++) {
         const struct collected_answer *a = t->w->data.items[order[i].i].answers;
         lost += (double)a[MODE_SLOW].is_correct - (double)a[MODE_FAST].is_correct;
@@ -163,22 +170,23 @@ static double find_threshold(const struct training *t)
     for (size_t i = 0; i < n; i++) {
         const struct collected_answer *a = t->w->data.items[order[i].i].answers;
         int mode = i < n_fast ? MODE_FAST : MODE_SLOW;
-        tokens[0] += (double)a[MODE_SLOW].n_tokens / (double)n;
-        tokens[1] += (double)a[mode].n_tokens / (double)n;
-        right[0] += (double)a[MODE_SLOW].is_correct / (double)n;
-        right[1] += (double)a[mode].is_correct / (double)n;
+        v.tokens_slow += (double)a[MODE_SLOW].n_tokens / (double)n;
+        v.tokens += (double)a[mode].n_tokens / (double)n;
+        v.accuracy_slow += (double)a[MODE_SLOW].is_correct / (double)n;
+        v.accuracy += (double)a[mode].is_correct / (double)n;
     }
-    double threshold = n_fast == 0   ? order[0].d - 1
-                       : n_fast == n ? order[n - 1].d + 1
-                                     : 0.5 * (order[n_fast - 1].d + order[n_fast].d);
-    printf("%zu questions that their router had not seen (%d-fold): %.0f %% slow; accuracy %.1f %% of always slow's %.1f %%, "
-           "tokens %.1f of %.1f\n",
-           n, FOLDS, 100.0 * (double)(n - n_fast) / (double)n, 100 * right[1], 100 * right[0], tokens[1], tokens[0]);
+    v.n = n;
+    v.slow_share = n ? (double)(n - n_fast) / (double)n : 1;
+    v.threshold = n == 0        ? 50
+                  : n_fast == 0 ? order[0].d - 1
+                  : n_fast == n ? order[n - 1].d + 1
+                                : 0.5 * (order[n_fast - 1].d + order[n_fast].d);
     free(order);
-    return threshold;
+    return v;
 }
 
-static void prepare(struct training *t)
+/* all: no question is kept for a test, each is in a fold. */
+static void prepare(struct training *t, bool all)
 {
     const struct router_flags *f = t->w->flags;
     t->labels = allocate(t->n, sizeof *t->labels);
@@ -187,7 +195,7 @@ static void prepare(struct training *t)
     t->d = allocate(t->n, sizeof *t->d);
     for (size_t i = 0, n = 0; i < t->n; i++) {
         t->labels[i] = t->w->data.items[i].label;
-        t->split[i] = (uint8_t)collected_split(t->w->data.items[i].question);
+        t->split[i] = (uint8_t)(all ? KVANT_ROUTER_TRAIN : collected_split(t->w->data.items[i].question));
         t->fold[i] = t->split[i] == KVANT_ROUTER_TEST ? FOLDS : (uint8_t)(n++ % FOLDS);
         t->d[i] = NAN;
     }
@@ -198,6 +206,14 @@ static void prepare(struct training *t)
     t->options.modes = t->w->modes.name;
     t->options.progress = progress_update;
     t->options.user = &t->progress;
+}
+
+static void training_close(struct training *t)
+{
+    free(t->labels);
+    free(t->split);
+    free(t->fold);
+    free(t->d);
 }
 
 static int report(const struct training *t, const struct kvant_router_training *r)
@@ -218,28 +234,65 @@ static int train(struct router_work *w, const struct kvant_embed_options *poolin
     struct training t = {.w = w, .features = features, .n = w->data.n, .dim = dim};
     t.options = (struct kvant_router_options)KVANT_ROUTER_OPTIONS_INIT;
     t.options.pooling = *pooling;
-    prepare(&t);
+    prepare(&t, false);
     interrupt_catch();
     progress_begin(&t.progress);
     int code = train_one(&t, t.split, &router, &result);
     if (code == EXIT_OK) code = cross_validate(&t);
     progress_end(&t.progress);
     if (code == EXIT_OK) code = report(&t, &result);
-    if (code == EXIT_OK) kvant_router_add(router, w->flags->think.threshold - find_threshold(&t));
+    if (code == EXIT_OK) {
+        struct division v = find_threshold(&t, -1);
+        printf("%zu questions that their router had not seen (%d-fold): %.0f %% slow; accuracy %.1f %% of always slow's %.1f %%, "
+               "tokens %.1f of %.1f\n",
+               v.n, FOLDS, 100 * v.slow_share, 100 * v.accuracy, 100 * v.accuracy_slow, v.tokens, v.tokens_slow);
+        kvant_router_add(router, w->flags->think.threshold - v.threshold);
+    }
     if (code == EXIT_OK && kvant_router_save(router, w->flags->out_path, &err) != KVANT_OK) code = fail(&err);
     if (code == EXIT_OK) printf("%s written\n", w->flags->out_path);
     kvant_router_close(router);
-    free(t.labels);
-    free(t.split);
-    free(t.fold);
-    free(t.d);
+    training_close(&t);
     return code == EXIT_OK ? finish_output() : code;
+}
+
+static void pooling_of(const struct router_flags *f, const struct kvant_embed_options *pooling, struct kvant_embed_options *out)
+{
+    *out = *pooling;
+    out->token_first = -f->window;
+    out->not_normalized = true;
+}
+
+int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *d)
+{
+    struct training t = {.w = w, .n = w->data.n};
+    float *features = NULL;
+    t.options = (struct kvant_router_options)KVANT_ROUTER_OPTIONS_INIT;
+    pooling_of(w->flags, pooling, &t.options.pooling);
+    int code = router_features(w, &t.options.pooling, NULL, t.n, &features, &t.dim);
+    if (code == EXIT_OK) {
+        t.features = features;
+        prepare(&t, true);
+        progress_begin(&t.progress);
+        code = cross_validate(&t);
+        progress_end(&t.progress);
+    }
+    double thresholds[FOLDS];
+    for (int f = 0; f < FOLDS && code == EXIT_OK; f++) thresholds[f] = find_threshold(&t, f).threshold;
+    for (size_t i = 0; i < t.n && code == EXIT_OK; i++) d[i] = t.d[i] - thresholds[t.fold[i]] + w->flags->think.threshold;
+    free(features);
+    training_close(&t);
+    return code;
+}
+
+enum labels router_labels(const struct router_flags *f)
+{
+    return f->labels && strcmp(f->labels, "net") == 0 ? LABELS_NET : LABELS_PAPER;
 }
 
 int router_train(struct router_work *w, const struct kvant_embed_options *pooling)
 {
     const struct router_flags *f = w->flags;
-    struct kvant_embed_options opt = *pooling;
+    struct kvant_embed_options opt;
     float *features = NULL;
     size_t dim;
     if (!output_check(f->out_path)) return EXIT_FAILED;
@@ -248,11 +301,10 @@ int router_train(struct router_work *w, const struct kvant_embed_options *poolin
     if (strcmp(w->data.modes, w->modes.name) != 0)
         return fail_text("%s holds answers with the modes %s; give --modes %s", f->data_path, w->data.modes,
                          w->data.modes);
-    size_t dropped = collected_label(&w->data, f->limit, f->labels && strcmp(f->labels, "net") == 0 ? LABELS_NET : LABELS_PAPER);
+    size_t dropped = collected_label(&w->data, f->limit, router_labels(f));
     if (dropped) fprintf(stderr, "%zu questions have an answer in one mode only and are left out\n", dropped);
     if (w->data.n == 0) return fail_text("%s: no question has an answer in both modes", f->data_path);
-    opt.token_first = -f->window;
-    opt.not_normalized = true;
+    pooling_of(f, pooling, &opt);
     code = router_features(w, &opt, NULL, w->data.n, &features, &dim);
     if (code == EXIT_OK) code = train(w, &opt, features, dim);
     if (code == EXIT_OK) router_note_window(w);
