@@ -26,9 +26,9 @@ static void run_fold(const struct kv_kernels *k, const struct page *p)
 {
     const struct kv_key_class all = { p->bits, p->head_dim };
     k->attn_fold(&(struct kv_fold){ .q = p->q, .q_stride = (size_t)p->head_dim, .n_rows = p->n_rows,
-                                    .n_classes = 1, .classes = &all, .scale = p->scale, .min = p->min,
+                                    .n_classes = 1, .classes = &all, .middle = p->q, .scale = p->scale, .min = p->min,
                                     .digits = p->digits, .digits_stride = 2 * (size_t)p->head_dim,
-                                    .delta = { p->delta, p->delta }, .bias = p->bias });
+                                    .delta = { p->delta, p->sum }, .bias = p->bias });
 }
 
 static void run_qk(const struct kv_kernels *k, const struct page *p)

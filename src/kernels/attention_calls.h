@@ -70,6 +70,21 @@ struct kv_key_class {
 };
 #define KV_CLASSES_MAX 5
 
+/* Channels [0, wide) meet 15 bits, [wide, coded) 8, [coded, all) have no codes. */
+struct kv_key_widths {
+    int wide, coded, all;
+};
+static inline struct kv_key_widths kv_key_widths(const struct kv_key_class *classes, int n_classes)
+{
+    struct kv_key_widths n = { 0, 0, 0 };
+    for (int k = 0; k < n_classes; k++) {
+        n.all += classes[k].n_channels;
+        if (classes[k].bits) n.coded = n.all;
+        if (kv_keys_are_wide(classes[k].bits)) n.wide = n.all;
+    }
+    return n;
+}
+
 /* Classes of one width of digits, narrow or wide, share a δ: channels get their bits so that q · scale is of one
  * size in all of them. Their products then add up in one int32. */
 enum { KV_NARROW, KV_WIDE, KV_WIDTHS };
@@ -80,9 +95,9 @@ struct kv_fold {
     size_t q_stride;
     int n_rows, n_classes;
     const struct kv_key_class *classes;
+    const float *middle;         /* (channels) of their codes; 0 where there are none                        */
     const uint16_t *scale, *min; /* f16 (channels); NULL, both: 1 and 0 (keys per token)                     */
-    void *digits;                /* rows digits_stride bytes apart; a class whose first stored channel is c
-                                  * begins at byte 2 · c: int8 or int16 (n_channels)                         */
+    void *digits;                /* rows digits_stride bytes apart: int16 of the wide channels, then int8    */
     size_t digits_stride;
     float *delta[KV_WIDTHS];     /* (n_rows)                                                                 */
     float *bias;                 /* (n_rows)                                                                 */

@@ -22,13 +22,13 @@ KV_INLINE void qk_class(const struct kv_qk_codes *a, int bits, int n_channels, c
                         const char *const digits[2], bool same, int rows, int group, vi total[BLOCK_ROWS][GROUPS],
                         struct stride_ahead *ahead)
 {
-    bool wide = kv_keys_are_wide(bits);
-    int n_units = n_channels / KV_KEY_UNIT, span = wide ? n_units : KEY_SPAN(bits) / 2;
+    bool wide = kv_keys_are_wide(bits), add_in_words = !wide && KEY_SPAN(bits) < KV_HEAD_DIM_MAX;
+    int n_units = n_channels / KV_KEY_UNIT, span = add_in_words ? KEY_SPAN(bits) / 2 : n_units;
     for (int u = 0; u < n_units;) {
         int end = n_units - u < span ? n_units : u + span;
         vi acc[BLOCK_ROWS][GROUPS];
         for (int r = 0; r < rows; r++)
-            for (int g = 0; g < GROUPS; g++) acc[r][g] = wide ? total[r][g] : vi_zero();
+            for (int g = 0; g < GROUPS; g++) acc[r][g] = add_in_words ? vi_zero() : total[r][g];
         for (; u < end; u++, unit += bits * KV_LINE) {
             ahead_step(ahead);
 #pragma GCC unroll 2
@@ -61,7 +61,7 @@ KV_INLINE void qk_class(const struct kv_qk_codes *a, int bits, int n_channels, c
         }
         for (int r = 0; r < rows; r++)
             for (int g = 0; g < GROUPS; g++)
-                total[r][g] = wide ? acc[r][g] : vi_add(total[r][g], vi_widen(acc[r][g]));
+                total[r][g] = add_in_words ? vi_add(total[r][g], vi_widen(acc[r][g])) : acc[r][g];
     }
 }
 
@@ -116,7 +116,7 @@ KV_INLINE void qk_block(const struct kv_qk_codes *a, bool same, int rows, int ro
             default: break; /* of 0 bits: all is in the bias */
             }
             codes += n * 8 * bits;
-            for (int h = 0; h < 2; h++) digits[h] += 2 * n;
+            for (int h = 0; h < 2; h++) digits[h] += width == KV_WIDE ? 2 * n : n;
         }
         add_totals(a, width, first, rows, row, part, group, total);
         first = false;
@@ -130,8 +130,8 @@ KV_INLINE void qk_rows(const struct kv_qk_codes *a, bool same)
     for (int k = 0; k < a->n_classes; k++) n_units += a->classes[k].bits ? a->classes[k].n_channels / KV_KEY_UNIT : 0;
     struct stride_ahead ahead = ahead_in_steps(&a->ahead, n_units * PARTS * (4 / GROUPS));
     for (int part = 0; part < PARTS; part++) { /* the groups are written out: planes are constants then */
-        FOR_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, 0, &ahead))
-        if (GROUPS < 4) FOR_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, 2, &ahead))
+        FOR_EQUAL_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, 0, &ahead))
+        if (GROUPS < 4) FOR_EQUAL_ROW_BLOCKS(a->n_rows, qk_block(a, same, n, row, part, 2, &ahead))
     }
 }
 
@@ -144,76 +144,65 @@ static void qk_codes(const struct kv_qk_codes *a)
 /* ------------------------------------------------------------------------------------------------- fold -- */
 
 /* What the rows of a block need to know of a = q · scale before and after rounding. The rest that rounding leaves is
- * taken as a difference of sums, mid · Σ a − δ · mid · Σ Q: Q is summed as integers, exactly. */
+ * taken as a difference of sums, Σ mid · a − δ · Σ mid · Q; a sum of products of whole numbers and halves is exact, or
+ * beside 15 bits nearly. */
 struct fold_sums {
     vf max[KV_WIDTHS][BLOCK_ROWS], minima[BLOCK_ROWS], q[BLOCK_ROWS];
-    vf before[BLOCK_ROWS];           /* Σ over classes of mid · a */
-    vf after[KV_WIDTHS][BLOCK_ROWS]; /* and of mid · Q            */
+    vf before[BLOCK_ROWS];           /* Σ mid · a */
+    vf after[KV_WIDTHS][BLOCK_ROWS]; /* Σ mid · Q */
 };
 
 KV_INLINE int part_of(int n, int c) { return n - c < LANES ? n - c : LANES; }
 
-/* n channels from c on, of `rows` rows. */
+/* n channels from c on, of `rows` rows, all of one width or without codes. */
 KV_INLINE void fold_part(const struct kv_fold *f, const float *q, int rows, int c, int n, float *a, vf max[BLOCK_ROWS],
-                         vf sum[BLOCK_ROWS], struct fold_sums *sums)
+                         struct fold_sums *sums)
 {
-    bool whole = n == LANES;
-    vf scale = vf_zero(), min = scale;
+    vf scale = vf_zero(), min = scale, middle = vf_load_part(f->middle + c, n);
     if (f->scale) {
-        scale = whole ? vf_load_f16(f->scale + c) : vf_load_f16_part(f->scale + c, n);
-        min = whole ? vf_load_f16(f->min + c) : vf_load_f16_part(f->min + c, n);
+        scale = vf_load_f16_part(f->scale + c, n);
+        min = vf_load_f16_part(f->min + c, n);
     }
     for (int r = 0; r < rows; r++) {
         const float *from = q + (size_t)r * f->q_stride + c;
         float *to = a + r * KV_HEAD_DIM_MAX + c;
-        vf x = whole ? vf_load(from) : vf_load_part(from, n), y = f->scale ? vf_mul(x, scale) : x;
-        if (whole) vf_store(to, y);
-        else vf_store_part(to, y, n);
+        vf x = vf_load_part(from, n), y = f->scale ? vf_mul(x, scale) : x;
+        vf_store_part(to, y, n);
         sums->minima[r] = vf_fma(x, min, sums->minima[r]);
         if (f->sum) sums->q[r] = vf_add(sums->q[r], x);
         max[r] = vf_max(vf_abs(y), max[r]);
-        sum[r] = vf_add(y, sum[r]);
+        sums->before[r] = vf_fma(y, middle, sums->before[r]);
     }
 }
 
-/* The first pass over one class. */
-KV_INLINE void fold_class(const struct kv_fold *f, const float *q, int rows, const struct kv_key_class *class,
-                          int first, float *a, struct fold_sums *sums)
+/* The first pass over channels [c, end). */
+KV_INLINE void fold_channels(const struct kv_fold *f, const float *q, int rows, int c, int end, float *a,
+                             vf max[BLOCK_ROWS], struct fold_sums *sums)
 {
-    int end = first + class->n_channels, width = kv_keys_are_wide(class->bits), c = first;
-    vf max[BLOCK_ROWS], sum[BLOCK_ROWS], middle = vf_set(class->bits ? kv_codes_middle(class->bits) : 0.0f);
-    for (int r = 0; r < rows; r++) max[r] = sum[r] = vf_zero();
-    for (; c + LANES <= end; c += LANES) fold_part(f, q, rows, c, LANES, a, max, sum, sums);
-    if (c < end) fold_part(f, q, rows, c, end - c, a, max, sum, sums);
-    for (int r = 0; r < rows; r++) {
-        sums->before[r] = vf_fma(sum[r], middle, sums->before[r]);
-        if (class->bits) sums->max[width][r] = vf_max(max[r], sums->max[width][r]);
-    }
+    for (; c + LANES <= end; c += LANES) fold_part(f, q, rows, c, LANES, a, max, sums);
+    if (c < end) fold_part(f, q, rows, c, end - c, a, max, sums);
 }
 
-/* The second. */
-KV_INLINE void round_class(const struct kv_fold *f, int rows, const struct kv_key_class *class, bool wide,
-                           const float *a, const float inverse[BLOCK_ROWS], char *digits, struct fold_sums *sums)
+KV_INLINE vf round_part(const struct kv_fold *f, bool wide, const float *a, vf unit, char *digits, int c, int n, vf after)
 {
-    vf middle = vf_set(kv_codes_middle(class->bits));
+    vi x = vi_to_digits(vf_load_part(a + c, n), unit);
+    if (wide) vi_store_wide_part((int16_t *)(void *)digits, x, n);
+    else vi_store_bytes_part((int8_t *)digits, x, n);
+    return vf_fma(vf_from_int(x), vf_load_part(f->middle + c, n), after);
+}
+
+/* The second, over channels of one width. digits: at the first of them. */
+KV_INLINE void round_channels(const struct kv_fold *f, int rows, int first, int end, bool wide, const float *a,
+                              const float inverse[BLOCK_ROWS], char *digits, struct fold_sums *sums)
+{
     for (int r = 0; r < rows; r++, a += KV_HEAD_DIM_MAX, digits += f->digits_stride) {
-        vf unit = vf_set(inverse[r]);
-        vi sum = vi_zero();
-        for (int c = 0; c < class->n_channels; c += LANES) {
-            int n = part_of(class->n_channels, c);
-            vi x = vi_to_digits(n == LANES ? vf_load(a + c) : vf_load_part(a + c, n), unit);
-            sum = vi_add(sum, x);
-            int16_t *words = (int16_t *)(void *)digits + c;
-            int8_t *bytes = (int8_t *)digits + c;
-            if (n < LANES) {
-                if (wide) vi_store_wide_part(words, x, n);
-                else vi_store_bytes_part(bytes, x, n);
-            } else {
-                if (wide) vi_store_wide(words, x);
-                else vi_store_bytes(bytes, x);
-            }
-        }
-        sums->after[wide][r] = vf_fma(vf_from_int(sum), middle, sums->after[wide][r]);
+        vf unit = vf_set(inverse[r]), after = vf_zero();
+        char *to = digits;
+        int c = first;
+        for (; c + LANES <= end; c += LANES, to += LANES * (wide ? 2 : 1))
+            after = round_part(f, wide, a, unit, to, c, LANES, after);
+        if (c < end) after = round_part(f, wide, a, unit, to, c, end - c, after);
+        sums->after[wide][r] = after;
     }
 }
 
@@ -222,30 +211,32 @@ KV_INLINE void fold_rows(const struct kv_fold *f, int rows, int row)
     const float *q = f->q + (size_t)row * f->q_stride;
     char *digits = (char *)f->digits + (size_t)row * f->digits_stride;
     float a[BLOCK_ROWS * KV_HEAD_DIM_MAX], inverse[KV_WIDTHS][BLOCK_ROWS];
+    struct kv_key_widths n = kv_key_widths(f->classes, f->n_classes);
     struct fold_sums sums;
+    vf none[BLOCK_ROWS]; /* the largest of channels without codes: not used */
     for (int r = 0; r < rows; r++) {
-        sums.minima[r] = sums.q[r] = sums.before[r] = vf_zero();
-        for (int w = 0; w < KV_WIDTHS; w++) sums.max[w][r] = sums.after[w][r] = vf_zero();
+        sums.minima[r] = sums.q[r] = sums.before[r] = none[r] = vf_zero();
+        for (int w = 0; w < KV_WIDTHS; w++) sums.max[w][r] = vf_zero();
     }
-    bool used[KV_WIDTHS] = { false, false };
-    for (int k = 0, c = 0; k < f->n_classes; c += f->classes[k++].n_channels) {
-        fold_class(f, q, rows, &f->classes[k], c, a, &sums);
-        if (f->classes[k].bits) used[kv_keys_are_wide(f->classes[k].bits)] = true;
-    }
+    if (n.wide) fold_channels(f, q, rows, 0, n.wide, a, sums.max[KV_WIDE], &sums);
+    fold_channels(f, q, rows, n.wide, n.coded, a, sums.max[KV_NARROW], &sums);
+    if (n.coded < n.all) fold_channels(f, q, rows, n.coded, n.all, a, none, &sums);
+    bool used[KV_WIDTHS] = { [KV_NARROW] = n.coded > n.wide, [KV_WIDE] = n.wide > 0 };
     v4 delta[KV_WIDTHS];
     for (int w = 0; w < KV_WIDTHS; w++) {
-        v4 m = used[w] ? rows_largest(sums.max[w], rows) : v4_zero();
+        if (!used[w]) {
+            v4_store_n(f->delta[w] + row, v4_zero(), rows);
+            continue;
+        }
+        v4 m = rows_largest(sums.max[w], rows);
         int largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW;
         delta[w] = v4_div(m, v4_set((float)largest));
         v4_store_n(f->delta[w] + row, delta[w], rows);
         v4_store(inverse[w], digits_per_unit(largest, m));
     }
-    for (int k = 0, c = 0; k < f->n_classes; c += f->classes[k++].n_channels) {
-        if (!f->classes[k].bits) continue;
-        if (kv_keys_are_wide(f->classes[k].bits))
-            round_class(f, rows, &f->classes[k], true, a + c, inverse[KV_WIDE], digits + 2 * c, &sums);
-        else round_class(f, rows, &f->classes[k], false, a + c, inverse[KV_NARROW], digits + 2 * c, &sums);
-    }
+    if (used[KV_WIDE]) round_channels(f, rows, 0, n.wide, true, a, inverse[KV_WIDE], digits, &sums);
+    if (used[KV_NARROW])
+        round_channels(f, rows, n.wide, n.coded, false, a, inverse[KV_NARROW], digits + 2 * n.wide, &sums);
     for (int r = 0; r < rows; r++) sums.before[r] = vf_add(sums.before[r], sums.minima[r]);
     v4 bias = rows_sum(sums.before, rows);
     for (int w = 0; w < KV_WIDTHS; w++)
@@ -256,7 +247,7 @@ KV_INLINE void fold_rows(const struct kv_fold *f, int rows, int row)
 
 static void attn_fold(const struct kv_fold *f)
 {
-    FOR_ROW_BLOCKS(f->n_rows, fold_rows(f, n, row))
+    FOR_EQUAL_ROW_BLOCKS(f->n_rows, fold_rows(f, n, row))
 }
 
 /* ----------------------------------------------------------------------------------------------- centres -- */
@@ -434,8 +425,8 @@ static void attn_weigh(const struct kv_weigh *a)
     }
     for (int g = 0; g < a->n_groups; g++) {
         const float *s = scale + g * KV_TILE, *m = min + g * KV_TILE;
-        if (wide) FOR_ROW_BLOCKS(a->n_rows, weigh_rows(a, n, row, g, true, s, m))
-        else FOR_ROW_BLOCKS(a->n_rows, weigh_rows(a, n, row, g, false, s, m))
+        if (wide) FOR_EQUAL_ROW_BLOCKS(a->n_rows, weigh_rows(a, n, row, g, true, s, m))
+        else FOR_EQUAL_ROW_BLOCKS(a->n_rows, weigh_rows(a, n, row, g, false, s, m))
     }
 }
 

@@ -35,29 +35,26 @@ static void fold_row(const struct kv_fold *f, int row)
 {
     const float *q = f->q + (size_t)row * f->q_stride;
     char *digits = (char *)f->digits + (size_t)row * f->digits_stride;
+    struct kv_key_widths n = kv_key_widths(f->classes, f->n_classes);
     float a[KV_HEAD_DIM_MAX], max[KV_WIDTHS] = { 0.0f }, inverse[KV_WIDTHS], bias = 0.0f, sum = 0.0f;
-    for (int k = 0, first = 0; k < f->n_classes; first += f->classes[k++].n_channels) {
-        int width = kv_keys_are_wide(f->classes[k].bits);
-        for (int c = first; c < first + f->classes[k].n_channels; c++) {
-            a[c] = f->scale ? q[c] * kv_f16_to_f32(f->scale[c]) : q[c];
-            if (f->classes[k].bits && fabsf(a[c]) > max[width]) max[width] = fabsf(a[c]);
-            if (f->min) bias += q[c] * kv_f16_to_f32(f->min[c]);
-            sum += q[c];
-        }
+    for (int c = 0; c < n.all; c++) {
+        int width = c < n.wide ? KV_WIDE : KV_NARROW;
+        a[c] = f->scale ? q[c] * kv_f16_to_f32(f->scale[c]) : q[c];
+        if (c < n.coded && fabsf(a[c]) > max[width]) max[width] = fabsf(a[c]);
+        if (f->min) bias += q[c] * kv_f16_to_f32(f->min[c]);
+        sum += q[c];
     }
     for (int w = 0; w < KV_WIDTHS; w++) {
         int largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW;
         f->delta[w][row] = max[w] / (float)largest;
         inverse[w] = kv_digits_per_unit(largest, max[w]);
     }
-    for (int k = 0, first = 0; k < f->n_classes; first += f->classes[k++].n_channels) {
-        int bits = f->classes[k].bits, width = kv_keys_are_wide(bits);
-        for (int i = 0; bits && i < f->classes[k].n_channels; i++) {
-            float x = a[first + i];
-            int digit = round_within(x * inverse[width], width == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW);
-            put_digit(digits + 2 * first, width == KV_WIDE, true, i, digit);
-            bias += kv_codes_middle(bits) * (x - f->delta[width][row] * (float)digit);
-        }
+    for (int c = 0; c < n.coded; c++) {
+        int width = c < n.wide ? KV_WIDE : KV_NARROW;
+        int digit = round_within(a[c] * inverse[width], width == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW);
+        if (width == KV_WIDE) put_digit(digits, true, true, c, digit);
+        else put_digit(digits + 2 * n.wide, false, true, c - n.wide, digit);
+        bias += f->middle[c] * (a[c] - f->delta[width][row] * (float)digit);
     }
     f->bias[row] = bias;
     if (f->sum) f->sum[row] = sum;
@@ -78,7 +75,7 @@ static float score_of(const struct kv_qk_codes *a, int row, int j)
         for (int c = 0; bits && c < a->classes[k].n_channels; c++)
             dot[width] += get_digit(digits, width == KV_WIDE, true, c) *
                           (int)kv_code_get(codes, bits, kv_key_place(bits, c, j));
-        digits += 2 * a->classes[k].n_channels;
+        digits += a->classes[k].n_channels * (width == KV_WIDE ? 2 : 1);
         codes += a->classes[k].n_channels * 8 * bits;
     }
     float s = a->bias[j / 32][row];

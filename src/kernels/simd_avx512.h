@@ -227,10 +227,22 @@ KV_INLINE vi vi_lookup(const uint8_t table[16], vi code)
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), code);
 }
 
-/* as the _n forms, n == LANES included */
-KV_INLINE vf vf_load_part(const float *p, int n) { return vf_load_n(p, n); }
-KV_INLINE void vf_store_part(float *p, vf x, int n) { vf_store_n(p, x, n); }
-KV_INLINE vf vf_load_f16_part(const uint16_t *p, int n) { return vf_load_f16_n(p, n); }
+/* A whole vector or 8 of it: n is LANES or 8. Not with a mask: one that reaches over into memory that nobody has
+ * touched yet takes a hundred cycles, though no lane is there. */
+KV_INLINE vf vf_load_part(const float *p, int n)
+{
+    return n == LANES ? vf_load(p) : _mm512_zextps256_ps512(_mm256_loadu_ps(p));
+}
+KV_INLINE void vf_store_part(float *p, vf x, int n)
+{
+    if (n == LANES) vf_store(p, x);
+    else _mm256_storeu_ps(p, _mm512_castps512_ps256(x));
+}
+KV_INLINE vf vf_load_f16_part(const uint16_t *p, int n)
+{
+    if (n == LANES) return vf_load_f16(p);
+    return _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
 
 /* p · 2^n for e^x, x >= EXP_LOWEST or the result is 0 */
 #define EXP_LOWEST -128.0f /* e^-128 is 0 in float; keeps infinity out of the remainder */
@@ -280,7 +292,8 @@ KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of k
 }
 KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
 {
-    _mm_mask_storeu_epi8(p, lanes_below(n), _mm512_cvtepi32_epi8(x));
+    if (n == LANES) vi_store_bytes(p, x);
+    else _mm_storel_epi64((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
 }
 KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
 {
@@ -288,7 +301,12 @@ KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
 }
 KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
 {
-    _mm256_mask_storeu_epi16(p, lanes_below(n), _mm512_cvtepi32_epi16(_mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8)));
+    if (n == LANES) {
+        vi_store_wide(p, x);
+        return;
+    }
+    __m256i words = _mm512_cvtepi32_epi16(_mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8));
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(words));
 }
 
 #endif

@@ -24,6 +24,7 @@ struct kv_partial {
 /* What attention over codes needs for a block of n rows. */
 struct kv_page_scratch {
     float *q;                  /* (n, head_dim): rotated, or in the order in which a page stores channels       */
+    float *middle;             /* (head_dim) of the codes of each stored channel                                */
     char *digits[2];           /* (n, 2 · head_dim) of both halves of a page: of q, and                         */
     float *delta[2][KV_WIDTHS]; /* (n) their scales                                                             */
     float *bias[2], *sum;      /* (n)                                                                           */

@@ -23,6 +23,7 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     struct kv_page_scratch s;
     size_t n_groups = head_dim < 32 ? 1 : head_dim / 32;
     s.q = kv_carve(c, n_rows * head_dim, sizeof *s.q);
+    s.middle = kv_carve(c, head_dim, sizeof *s.middle);
     for (int half = 0; half < 2; half++) {
         s.digits[half] = kv_carve(c, n_rows * head_dim, 2);
         for (int w = 0; w < KV_WIDTHS; w++) s.delta[half][w] = kv_carve(c, n_rows, sizeof *s.delta[half][w]);
@@ -92,6 +93,7 @@ static struct kv_fold fold_of(const struct kv_attn_block *b, const struct kv_key
         .n_rows = b->n_rows - row,
         .n_classes = n_classes,
         .classes = classes,
+        .middle = s->middle,
         .digits = s->digits[half] + first * 2 * head_dim,
         .digits_stride = 2 * head_dim,
         .delta = { s->delta[half][KV_NARROW] + row, s->delta[half][KV_WIDE] + row },
@@ -122,9 +124,14 @@ void kv_block_prepare_pages(const struct kv_attn_block *b)
             s->still[row] = kv_centers_project(b->codec->centers, b->codec->rope, mean, b->worker->q + row * head_dim,
                                                s->cos_part + (size_t)row * half, s->sin_part + (size_t)row * half);
     }
-    if (r->key_bits == 16 || r->key_scheme != KV_KEY_TOKEN) return;
-    const struct kv_key_class all = { r->key_bits, head_dim };
-    struct kv_fold fold = fold_of(b, &all, 1, 0, 0);
+    if (r->key_bits == 16) return;
+    struct kv_key_class classes[KV_CLASSES_MAX];
+    int n_classes = key_classes(b, classes);
+    for (int k = 0, c = 0; k < n_classes; k++)
+        for (int i = 0; i < classes[k].n_channels; i++)
+            s->middle[c++] = classes[k].bits ? kv_codes_middle(classes[k].bits) : 0.0f;
+    if (r->key_scheme != KV_KEY_TOKEN) return;
+    struct kv_fold fold = fold_of(b, classes, n_classes, 0, 0);
     fold.sum = s->sum;
     b->kernels->attn_fold(&fold);
 }

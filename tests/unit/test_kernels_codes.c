@@ -75,6 +75,9 @@ static int make_classes(int bits, int head_dim, struct kv_key_class out[KV_CLASS
     return n;
 }
 
+/* Of a row's digits. */
+static int class_bytes(const struct kv_key_class *class) { return class->n_channels * (class->bits > 3 ? 2 : 1); }
+
 /* All of a fold's outputs. */
 struct folded {
     struct check_buffer digits, delta[KV_WIDTHS], bias, sum;
@@ -109,10 +112,10 @@ static void check_folded(const struct kv_fold *call, const struct folded *f, int
 {
     double max[KV_WIDTHS] = { 0 }, bias = 0, sum = 0, size = 0;
     const float *q = call->q + (size_t)row * call->q_stride;
+    const char *digits = (char *)f->digits.p + (size_t)row * call->digits_stride;
     for (int k = 0, first = 0; k < call->n_classes; first += call->classes[k++].n_channels) {
         int bits = call->classes[k].bits, wide = bits > 3;
         double delta = (double)((float *)f->delta[wide].p)[row], middle = bits ? 0.5 * ((1 << bits) - 1) : 0;
-        const char *digits = (char *)f->digits.p + (size_t)row * call->digits_stride + 2 * first;
         for (int c = first; c < first + call->classes[k].n_channels; c++) {
             double scale = call->scale ? (double)kv_f16_to_f32(call->scale[c]) : 1, a = (double)((float)((double)q[c] * scale));
             sum += (double)q[c];
@@ -124,6 +127,7 @@ static void check_folded(const struct kv_fold *call, const struct folded *f, int
             CHECK(fabs(a - delta * digit) <= delta * (0.5 + 3e-7 * abs(digit)) + 1e-30, &rnd, "channel %d: digit %d of %g, level %d", c, digit, a, level);
             bias += middle * (a - delta * digit);
         }
+        digits += class_bytes(&call->classes[k]);
     }
     for (int w = 0; w < KV_WIDTHS; w++)
         CHECK_CLOSE(((float *)f->delta[w].p)[row], max[w] / (w ? 16383 : 127), 1e-6, max[w], "delta %d of row %d, level %d", w, row, level);
@@ -156,12 +160,17 @@ static void queries_fold_into_digits(void **state)
                 int n_classes = make_classes(bits[b], n, classes);
                 struct check_buffer q = check_floats(&rnd, (size_t)(n_rows * n), -3, 3);
                 struct check_buffer scale = check_halves(&rnd, (size_t)n, 0, 0.5f), min = check_halves(&rnd, (size_t)n, -2, 2);
+                struct check_buffer middle = check_buffer_open((size_t)n * 4, false);
+                for (int k = 0, c = 0; k < n_classes; k++)
+                    for (int i = 0; i < classes[k].n_channels; i++)
+                        ((float *)middle.p)[c++] = classes[k].bits ? 0.5f * (float)((1 << classes[k].bits) - 1) : 0.0f;
                 if (below(4) == 0) memset(q.p, 0, q.n_bytes);
                 else if (below(4) == 0)
                     for (int i = 0; i < n * n_rows; i++) ((float *)q.p)[i] *= 1e-37f; /* 16383 steps are beyond a float */
                 check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)n, .n_rows = n_rows, .n_classes = n_classes, .classes = classes,
-                    .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)n });
+                    .middle = middle.p, .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)n });
                 check_buffer_close(&q);
+                check_buffer_close(&middle);
                 check_buffer_close(&scale);
                 check_buffer_close(&min);
             }
@@ -192,10 +201,10 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
     for (int h = 0; h < 2; h++) {
         digits[h] = check_bytes(&rnd, stride * (size_t)n_rows);
         for (int row = 0; row < n_rows; row++)
-            for (int k = 0, first = 0; k < n_classes; first += classes[k++].n_channels) {
+            for (int k = 0, at = 0; k < n_classes; at += class_bytes(&classes[k++])) {
                 bool wide = classes[k].bits > 3;
                 struct check_buffer own = random_digits((size_t)classes[k].n_channels, wide, true);
-                memcpy((char *)digits[h].p + (size_t)row * stride + 2 * first, own.p, own.n_bytes);
+                memcpy((char *)digits[h].p + (size_t)row * stride + at, own.p, own.n_bytes);
                 check_buffer_close(&own);
             }
         delta[h][KV_NARROW] = check_floats(&rnd, (size_t)n_rows, 0, 1e-3f);
@@ -224,7 +233,7 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
                 double term = (double)((float *)delta[h][classes[k].bits > 3].p)[row] * (double)dot;
                 s += term;
                 size += fabs(term);
-                q += 2 * classes[k].n_channels;
+                q += class_bytes(&classes[k]);
                 unit += classes[k].n_channels * 8 * classes[k].bits;
             }
             if (per_token) {
