@@ -12,14 +12,14 @@
 #include "json.h"
 #include "progress.h"
 
-#define WINDOW      32 /* of the router: the setting of docs/router.md */
-#define LAYERS      8
-#define MADE_UP     16 /* questions; what a router answers does not change its cost */
-#define TOKENS_CAP  4096
+#define WINDOW     32 /* of the router: the setting of docs/router.md */
+#define LAYERS     8
+#define MADE_UP    16 /* questions; what a router answers does not change its cost */
+#define TOKENS_CAP 4096
 
 enum { READER_ROUTER, READER_CONFIDENCE, READER_SCORE, READER_EMBED, READERS };
-static const char *const reader_names[READERS] = {"router, each token", "confidence, each token", "kv-coe, once at the end",
-                                                  "embedding, once at the end"};
+static const char *const reader_names[READERS] = { "router, each token", "confidence, each token",
+                                                   "kv-coe, once at the end", "embedding, once at the end" };
 
 struct cost {
     double plain_s, read_s; /* medians of a token without, and with what is read after it */
@@ -61,18 +61,21 @@ static kvant_status make_router(struct readers_bench *b, struct kvant_error *err
         labels[i] = i % 2 ? 100.0f : 0.0f;
         split[i] = (uint8_t)(i % 4 == 3 ? KVANT_ROUTER_VALIDATION : KVANT_ROUTER_TRAIN);
     }
-    status = kvant_router_train(&b->router, b->model, features, labels, split, MADE_UP, &options, &report, err);
+    status = kvant_router_train(&b->router, b->model, features, labels, split, MADE_UP, &options, &report,
+                                err);
     free(features);
     return status;
 }
 
-static kvant_status read_once(struct readers_bench *b, int reader, int seq, double *seconds, struct kvant_error *err)
+static kvant_status read_once(struct readers_bench *b, int reader, int seq, double *seconds,
+                              struct kvant_error *err)
 {
     struct kvant_coe over_tokens, over_layers;
     kvant_status status;
     double started_s = clock_s();
     if (reader == READER_SCORE) {
-        status = kvant_score_sequence(b->feeder.session, seq, -b->flags->n_generate, 0, NULL, &over_tokens, &over_layers, err);
+        status = kvant_score_sequence(b->feeder.session, seq, -b->flags->n_generate, 0, NULL, &over_tokens,
+                                      &over_layers, err);
     } else {
         size_t dim, n_out;
         status = kvant_embed_dim(b->model, NULL, &dim, err);
@@ -98,10 +101,10 @@ static kvant_status read_token(struct readers_bench *b, int reader, struct kvant
 }
 
 /* n tokens of both forks in turns. */
-static kvant_status take_turns(struct readers_bench *b, int reader, int plain, int with, struct kvant_router_watch *watch,
-                               struct kvant_error *err)
+static kvant_status take_turns(struct readers_bench *b, int reader, int plain, int with,
+                               struct kvant_router_watch *watch, struct kvant_error *err)
 {
-    struct kvant_confidence sums = {0};
+    struct kvant_confidence sums = { 0 };
     kvant_status status = KVANT_OK;
     for (int64_t i = 0; i < b->flags->n_generate && status == KVANT_OK; i++) {
         for (int turn = 0; turn < 2 && status == KVANT_OK; turn++) {
@@ -133,7 +136,8 @@ static kvant_status measure(struct readers_bench *b, int reader, struct kvant_er
         int64_t n_window;
         struct kvant_router_info info;
         status = kvant_router_watch_open(&watch, b->router, b->feeder.session, with, err);
-        if (status == KVANT_OK) status = kvant_router_watch_next(watch, &d, &n_window, err); /* the prompt's window */
+        if (status == KVANT_OK)
+            status = kvant_router_watch_next(watch, &d, &n_window, err); /* the prompt's window */
         kvant_router_get_info(b->router, &info);
         cost->bytes = info.bytes + info.watch_bytes;
     }
@@ -157,28 +161,29 @@ static json_t *plan_json(const struct readers_bench *b, const char *kv)
     json_t *rows = json_array();
     for (int r = 0; r < READERS; r++) {
         const struct cost *c = &b->costs[r];
-        json_array_append_new(rows, json_pack("{s:s, s:b, s:o, s:o, s:o, s:o, s:I}", "reader", reader_names[r], "once",
-                                              (int)c->once, "token_ms", json_number(1e3 * c->plain_s), "token_read_ms",
-                                              json_number(1e3 * c->read_s), "reading_ms", json_number(1e3 * c->alone_s),
-                                              "added", json_number(c->read_s / c->plain_s - 1), "bytes",
-                                              (json_int_t)c->bytes));
+        json_array_append_new(
+            rows, json_pack("{s:s, s:b, s:o, s:o, s:o, s:o, s:I}", "reader", reader_names[r], "once",
+                            (int)c->once, "token_ms", json_number(1e3 * c->plain_s), "token_read_ms",
+                            json_number(1e3 * c->read_s), "reading_ms", json_number(1e3 * c->alone_s),
+                            "added", json_number(c->read_s / c->plain_s - 1), "bytes", (json_int_t)c->bytes));
     }
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:o}", "kv", kv, "depth", (json_int_t)b->flags->depth, "tokens",
-                     (json_int_t)b->flags->n_generate, "cache_bytes", (json_int_t)b->cache_bytes, "weights_bytes",
-                     (json_int_t)b->info.weights_bytes, "readers", rows);
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:o}", "kv", kv, "depth", (json_int_t)b->flags->depth,
+                     "tokens", (json_int_t)b->flags->n_generate, "cache_bytes", (json_int_t)b->cache_bytes,
+                     "weights_bytes", (json_int_t)b->info.weights_bytes, "readers", rows);
 }
 
 static void print_plan(const struct readers_bench *b, const char *kv)
 {
     printf("cache %s, %lld tokens of %.1f MB, answers of %lld tokens\n\n", kv, (long long)b->flags->depth,
            1e-6 * (double)b->cache_bytes, (long long)b->flags->n_generate);
-    printf("| %-26s | %8s | %9s | %10s | %8s | %13s |\n", "reader", "token ms", "with ms", "reading us", "adds", "memory adds");
-    printf("| %.26s | %.7s: | %.8s: | %.9s: | %.7s: | %.12s: |\n", "--------------------------", "--------", "--------",
-           "----------", "--------", "-------------");
+    printf("| %-26s | %8s | %9s | %10s | %8s | %13s |\n", "reader", "token ms", "with ms", "reading us",
+           "adds", "memory adds");
+    printf("| %.26s | %.7s: | %.8s: | %.9s: | %.7s: | %.12s: |\n", "--------------------------", "--------",
+           "--------", "----------", "--------", "-------------");
     for (int r = 0; r < READERS; r++) {
         const struct cost *c = &b->costs[r];
-        printf("| %-26s | %8.3f | %9.3f | %10.1f | %6.2f %% | %11.3f %% |\n", reader_names[r], 1e3 * c->plain_s,
-               1e3 * c->read_s, 1e6 * c->alone_s, 100 * (c->read_s / c->plain_s - 1),
+        printf("| %-26s | %8.3f | %9.3f | %10.1f | %6.2f %% | %11.3f %% |\n", reader_names[r],
+               1e3 * c->plain_s, 1e3 * c->read_s, 1e6 * c->alone_s, 100 * (c->read_s / c->plain_s - 1),
                100 * (double)c->bytes / (double)(b->cache_bytes + b->info.weights_bytes));
     }
     putchar('\n');
@@ -188,7 +193,8 @@ static kvant_status fill(struct readers_bench *b, const struct kvant_plan *plan,
 {
     struct kvant_sequence_stats stats;
     int64_t n = b->flags->depth;
-    kvant_status status = kvant_sequence_open(b->feeder.session, plan, n + b->flags->n_generate, &b->filled, err);
+    kvant_status status = kvant_sequence_open(b->feeder.session, plan, n + b->flags->n_generate, &b->filled,
+                                              err);
     for (int64_t i = 0; i < n && status == KVANT_OK; i += PASS_TOKENS)
         status = feed_prompts(&b->feeder, &b->filled, n, i, n - i < PASS_TOKENS ? n - i : PASS_TOKENS, err);
     if (status == KVANT_OK && kvant_sequence_get_stats(b->feeder.session, b->filled, &stats) == KVANT_OK)
@@ -210,15 +216,17 @@ static int bench_plan(struct readers_bench *b, int i, struct own_text *text, jso
     kvant_plan_close(plan);
     if (status == KVANT_ERR_CANCELLED) return fail_text("interrupted");
     if (status != KVANT_OK) return fail(&err);
-    if (list) json_array_append_new(list, plan_json(b, name));
-    else print_plan(b, name);
+    if (list)
+        json_array_append_new(list, plan_json(b, name));
+    else
+        print_plan(b, name);
     return EXIT_OK;
 }
 
 static int bench_plans(struct readers_bench *b)
 {
     struct kvant_error err;
-    struct own_text text = {0};
+    struct own_text text = { 0 };
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
     json_t *list = b->flags->model->json ? json_array() : NULL;
     int n_plans = b->flags->kv->n ? b->flags->kv->n : 1, code = EXIT_OK;
@@ -238,14 +246,14 @@ static int bench_plans(struct readers_bench *b)
         return code;
     }
     if (list)
-        return json_finish(json_pack("{s:s, s:i, s:s, s:o}", "model", b->flags->model->path, "threads", b->info.n_threads,
-                                     "cpu", b->info.cpu, "results", list));
+        return json_finish(json_pack("{s:s, s:i, s:s, s:o}", "model", b->flags->model->path, "threads",
+                                     b->info.n_threads, "cpu", b->info.cpu, "results", list));
     return finish_output();
 }
 
 int bench_readers(const struct readers_flags *flags)
 {
-    struct readers_bench b = {.flags = flags, .feeder = {.random = 1}};
+    struct readers_bench b = { .flags = flags, .feeder = { .random = 1 } };
     if (flags->n_generate > TOKENS_CAP) return fail_usage("bench", "--readers: -n is at most %d", TOKENS_CAP);
     int code = setup_model(&b.model, flags->model, false);
     if (code != EXIT_OK) return code;

@@ -19,8 +19,8 @@ struct sum_four {
 };
 
 /* LANES tokens from `at` on, of which those in [first, last) count; codes: of 4 channels each. */
-KV_INLINE void sum_four_add(struct sum_four *f, const struct kv_sum_keys *a, vi codes, const float *const w[4], int i,
-                            int at, int first, int last)
+KV_INLINE void sum_four_add(struct sum_four *f, const struct kv_sum_keys *a, vi codes,
+                            const float *const w[4], int i, int at, int first, int last)
 {
     bool whole = first <= at && at + LANES <= last;
     vi low_byte = vi_right(vi_set_bytes(-1), 24);
@@ -39,7 +39,8 @@ KV_INLINE void sum_four_add(struct sum_four *f, const struct kv_sum_keys *a, vi 
     }
 }
 
-KV_INLINE void sum_four_keys(const struct kv_sum_keys *a, int bits, const uint8_t *unit, int half, int channel)
+KV_INLINE void sum_four_keys(const struct kv_sum_keys *a, int bits, const uint8_t *unit, int half,
+                             int channel)
 {
     int n_groups = a->group ? KV_TILE / a->group : 1, n_planes = KV_TILE / 16 / n_groups;
     const float *w[4];
@@ -55,7 +56,8 @@ KV_INLINE void sum_four_keys(const struct kv_sum_keys *a, int bits, const uint8_
         for (int plane = 0; plane < KV_TILE / 16; plane++) {
             if (plane < g * n_planes || plane >= (g + 1) * n_planes) continue;
             for (int i = 0; i < PART; i++) {
-                vi codes = bits ? unit_plane(bits, unit + i * 4 * LANES, KV_LINE, false, 4 * half + plane) : vi_zero();
+                vi codes = bits ? unit_plane(bits, unit + i * 4 * LANES, KV_LINE, false, 4 * half + plane)
+                                : vi_zero();
                 sum_four_add(&f, a, codes, w, i, 16 * plane + i * LANES, first, last);
             }
         }
@@ -70,7 +72,8 @@ KV_INLINE void sum_four_keys(const struct kv_sum_keys *a, int bits, const uint8_
     _mm_storeu_ps(a->out + channel, sum);
 }
 
-KV_INLINE void sum_key_units(const struct kv_sum_keys *a, int bits, const uint8_t *unit, int n_units, int channel)
+KV_INLINE void sum_key_units(const struct kv_sum_keys *a, int bits, const uint8_t *unit, int n_units,
+                             int channel)
 {
     for (int u = 0; u < n_units; u++, unit += bits * KV_LINE, channel += KV_KEY_UNIT) {
         sum_four_keys(a, bits, unit, 0, channel);
