@@ -1,6 +1,7 @@
 /*
- * Readers beside generation: two forks of one filled sequence take turns, token by token, one of them read after each of
- * its tokens. So whatever else the machine does meets both, and the medians' ratio is what reading costs.
+ * Readers beside generation: two forks of one filled sequence take turns, token by token, one of them read
+ * after each of its tokens. So whatever else the machine does meets both, and the medians' ratio is what
+ * reading costs.
  */
 #include "bench_readers.h"
 

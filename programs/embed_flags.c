@@ -43,7 +43,8 @@ bool embed_command_begin(struct command_line *line, int argc, char **argv, struc
 {
     enum options_result result = options_parse(line, argc, argv);
     if (result != OPTIONS_RUN) *code = result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
-    else if ((*code = setup_model_path(line, model, 0)) == EXIT_OK) *code = embed_flags_set(flags, line->command, out);
+    else if ((*code = setup_model_path(line, model, 0)) == EXIT_OK)
+        *code = embed_flags_set(flags, line->command, out);
     return result == OPTIONS_RUN && *code == EXIT_OK;
 }
 

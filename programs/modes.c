@@ -90,7 +90,8 @@ void modes_close(struct modes *m)
     *m = (struct modes){0};
 }
 
-bool modes_answer_check(const struct modes *m, int mode, const char *text, size_t n_bytes, const char *right, char *found)
+bool modes_answer_check(const struct modes *m, int mode, const char *text, size_t n_bytes, const char *right,
+                        char *found)
 {
     size_t n_begin = strlen(m->begin[mode].text);
     char *whole = allocate(n_begin + n_bytes + 1, 1);

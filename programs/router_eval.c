@@ -241,21 +241,24 @@ static double oracle_share(const struct evaluation *e, const struct outcome *o)
 
 static int print_table(const struct evaluation *e)
 {
-    printf("%zu %squestions of %s; threshold %g; cache %s\n\n", e->n, e->router ? "test " : "", e->w->flags->data_path,
-           e->w->flags->think.threshold, e->w->kv);
-    printf("%-28s %8s %15s %8s %7s %6s %7s %6s %7s %9s %6s %7s\n", "", "accuracy", "95 %", "tokens", "saving", "slow",
-           "turned", "cut", "kept", "discarded", "forced", "second");
+    printf("%zu %squestions of %s; threshold %g; cache %s\n\n", e->n, e->router ? "test " : "",
+           e->w->flags->data_path, e->w->flags->think.threshold, e->w->kv);
+    printf("%-28s %8s %15s %8s %7s %6s %7s %6s %7s %9s %6s %7s\n", "", "accuracy", "95 %", "tokens", "saving",
+           "slow", "turned", "cut", "kept", "discarded", "forced", "second");
     for (int i = 0; i < e->n_rows; i++) {
         const struct outcome *o = &e->rows[i];
         double share = oracle_share(e, o);
-        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f ", o->name, 100 * o->accuracy, 100 * o->low, 100 * o->high, o->tokens);
+        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f ", o->name, 100 * o->accuracy, 100 * o->low,
+               100 * o->high, o->tokens);
         if (isnan(share)) printf("%7s", "-");
         else printf("%5.0f %%", 100 * share);
         printf(" %5.0f%% %6.0f%% %5.0f%% %7.1f %9.1f %6.1f %7.1f\n", 100 * o->slow_share, 100 * o->turned,
                100 * o->truncated, o->kept, o->discarded, o->forced, o->second);
     }
-    puts("\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer turns where it is\n"
-         "looked at. saving: of the oracle's, against always slow. slow: share that begins slow. cut: a cap was met. random,\n"
+    puts("\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer "
+         "turns where it is\n"
+         "looked at. saving: of the oracle's, against always slow. slow: share that begins slow. cut: a cap "
+         "was met. random,\n"
          "length: expected, at the router's share");
     return finish_output();
 }
@@ -336,13 +339,14 @@ int router_eval(struct router_work *w, const struct kvant_embed_options *pooling
     e.d_hidden = allocate(cap, sizeof *e.d_hidden);
     e.length = allocate(cap, sizeof *e.length);
     for (size_t i = 0; i < w->data.n; i++)
-        if (!w->flags->router_path || collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST) e.test[e.n++] = i;
+        if (!w->flags->router_path || collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST)
+            e.test[e.n++] = i;
     if (e.n == 0)
         code = fail_text("%s: no question of the test split has an answer in both modes",
                          w->flags->data_path);
     if (code == EXIT_OK && !w->flags->router_path && strcmp(w->data.modes, w->modes.name) != 0)
-        code = fail_text("%s holds answers with the modes %s; give --modes %s", w->flags->data_path, w->data.modes,
-                         w->data.modes);
+        code = fail_text("%s holds answers with the modes %s; give --modes %s", w->flags->data_path,
+                         w->data.modes, w->data.modes);
     if (code == EXIT_OK && w->flags->router_path) code = open_routers(&e);
     if (code == EXIT_OK) code = compare(&e, pooling);
     kvant_router_close(e.router);

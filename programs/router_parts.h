@@ -35,15 +35,16 @@ struct router_work {
 int router_work_open(struct router_work *w, const struct router_flags *flags);
 void router_work_close(struct router_work *w);
 
-/* (n, dim) features of the questions at `places` (NULL: of the first n) under `pooling`; free() them. Prints what fails. */
-int router_features(struct router_work *w, const struct kvant_embed_options *pooling, const size_t *places, size_t n,
-                    float **features, size_t *dim);
+/* (n, dim) features of the questions at `places` (NULL: of the first n) under `pooling`; free() them. Prints
+ * what fails. */
+int router_features(struct router_work *w, const struct kvant_embed_options *pooling, const size_t *places,
+                    size_t n, float **features, size_t *dim);
 /* A line on stderr when the last call met prompts shorter than the window. */
 void router_note_window(const struct router_work *w);
 
 enum labels router_labels(const struct router_flags *flags);
-/* (data.n) d of every question, each by a router that was trained on the other four fifths, moved so that the threshold
- * that these four fifths gave lies at --think-threshold. Prints what fails. */
+/* (data.n) d of every question, each by a router that was trained on the other four fifths, moved so that the
+ * threshold that these four fifths gave lies at --think-threshold. Prints what fails. */
 int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *d);
 
 int router_collect(struct router_work *w);

@@ -26,7 +26,8 @@ void router_work_close(struct router_work *w)
 }
 
 static int embed_questions(const struct router_work *w, const struct kvant_embed_options *pooling,
-                           const struct kvant_prompt *prompts, size_t n, float *rows, size_t n_rows, int *window_short)
+                           const struct kvant_prompt *prompts, size_t n, float *rows, size_t n_rows,
+                           int *window_short)
 {
     struct kvant_error err;
     struct kvant_session *session;
@@ -50,11 +51,12 @@ static int embed_questions(const struct router_work *w, const struct kvant_embed
 
 void router_note_window(const struct router_work *w)
 {
-    if (w->n_short) fprintf(stderr, "%d prompts are shorter than the window: all of each is used\n", w->n_short);
+    if (w->n_short)
+        fprintf(stderr, "%d prompts are shorter than the window: all of each is used\n", w->n_short);
 }
 
-int router_features(struct router_work *w, const struct kvant_embed_options *pooling, const size_t *places, size_t n,
-                    float **features, size_t *dim)
+int router_features(struct router_work *w, const struct kvant_embed_options *pooling, const size_t *places,
+                    size_t n, float **features, size_t *dim)
 {
     struct kvant_error err;
     if (kvant_embed_dim(w->model, pooling, dim, &err) != KVANT_OK) return fail(&err);
@@ -65,7 +67,8 @@ int router_features(struct router_work *w, const struct kvant_embed_options *poo
     for (; n_read < n && code == EXIT_OK; n_read++) {
         kvant_token *ids = NULL;
         const char *question = w->data.items[places ? places[n_read] : n_read].question;
-        code = prompt_tokens(w->model, NULL, NULL, question, strlen(question), false, &ids, &prompts[n_read].n_tokens);
+        code = prompt_tokens(w->model, NULL, NULL, question, strlen(question), false, &ids,
+                             &prompts[n_read].n_tokens);
         prompts[n_read].tokens = ids;
     }
     if (code == EXIT_OK) code = embed_questions(w, pooling, prompts, n, *features, n * *dim, &n_short);
@@ -109,12 +112,14 @@ static int train_one(struct training *t, const uint8_t *split, struct kvant_rout
                      struct kvant_router_training *report)
 {
     struct kvant_error err;
-    return kvant_router_train(router, t->w->model, t->features, t->labels, split, t->n, &t->options, report, &err) == KVANT_OK
+    return kvant_router_train(router, t->w->model, t->features, t->labels, split, t->n, &t->options, report,
+                              &err) == KVANT_OK
                ? EXIT_OK
                : fail(&err);
 }
 
-/* d of each question that is no test question, by a router that has not seen it: questions in fives by another hash. */
+/* d of each question that is no test question, by a router that has not seen it: questions in fives by
+ * another hash. */
 static int cross_validate(struct training *t)
 {
     uint8_t *split = allocate(t->n, 1);
@@ -151,15 +156,16 @@ struct division { /* of the questions that took part */
     size_t n;
 };
 
-/* Where d divides: as many questions to fast as lose no more than --max-loss points against always slow. Without the
- * questions of one fold (-1: all that have a d). */
+/* Where d divides: as many questions to fast as lose no more than --max-loss points against always slow.
+ * Without the questions of one fold (-1: all that have a d). */
 static struct division find_threshold(const struct training *t, int without)
 {
     struct place *order = allocate(t->n, sizeof *order);
     struct division v = {0};
     size_t n = 0, n_fast = 0;
     for (size_t i = 0; i < t->n; i++)
-        if (t->split[i] != KVANT_ROUTER_TEST && t->fold[i] != without) order[n++] = (struct place){t->d[i], i};
+        if (t->split[i] != KVANT_ROUTER_TEST && t->fold[i] != without)
+            order[n++] = (struct place){t->d[i], i};
     qsort(order, n, sizeof *order, by_d);
     double lost = 0, may_lose = t->w->flags->max_loss / 100 * (double)n;
     for (size_t i = 0; i < n; i++) {
@@ -219,14 +225,16 @@ static void training_close(struct training *t)
 static int report(const struct training *t, const struct kvant_router_training *r)
 {
     print_splits(&t->w->data, t->split);
-    printf("best of %d epochs: %d; mean squared error: train %.1f, validation %.1f (of the mean label: %.1f)\n", r->n_epochs,
-           r->best_epoch, r->train_error, r->validation_error, r->validation_error_of_mean);
+    printf(
+        "best of %d epochs: %d; mean squared error: train %.1f, validation %.1f (of the mean label: %.1f)\n",
+        r->n_epochs, r->best_epoch, r->train_error, r->validation_error, r->validation_error_of_mean);
     if (!(r->validation_error < r->validation_error_of_mean))
         fprintf(stderr, "kvant: this router is no better than the mean label: collect more questions\n");
     return finish_output();
 }
 
-static int train(struct router_work *w, const struct kvant_embed_options *pooling, const float *features, size_t dim)
+static int train(struct router_work *w, const struct kvant_embed_options *pooling, const float *features,
+                 size_t dim)
 {
     struct kvant_error err;
     struct kvant_router *router = NULL;
@@ -243,9 +251,11 @@ static int train(struct router_work *w, const struct kvant_embed_options *poolin
     if (code == EXIT_OK) code = report(&t, &result);
     if (code == EXIT_OK) {
         struct division v = find_threshold(&t, -1);
-        printf("%zu questions that their router had not seen (%d-fold): %.0f %% slow; accuracy %.1f %% of always slow's %.1f %%, "
+        printf("%zu questions that their router had not seen (%d-fold): %.0f %% slow; accuracy %.1f %% of "
+               "always slow's %.1f %%, "
                "tokens %.1f of %.1f\n",
-               v.n, FOLDS, 100 * v.slow_share, 100 * v.accuracy, 100 * v.accuracy_slow, v.tokens, v.tokens_slow);
+               v.n, FOLDS, 100 * v.slow_share, 100 * v.accuracy, 100 * v.accuracy_slow, v.tokens,
+               v.tokens_slow);
         kvant_router_add(router, w->flags->think.threshold - v.threshold);
     }
     if (code == EXIT_OK && kvant_router_save(router, w->flags->out_path, &err) != KVANT_OK) code = fail(&err);
@@ -255,7 +265,8 @@ static int train(struct router_work *w, const struct kvant_embed_options *poolin
     return code == EXIT_OK ? finish_output() : code;
 }
 
-static void pooling_of(const struct router_flags *f, const struct kvant_embed_options *pooling, struct kvant_embed_options *out)
+static void pooling_of(const struct router_flags *f, const struct kvant_embed_options *pooling,
+                       struct kvant_embed_options *out)
 {
     *out = *pooling;
     out->token_first = -f->window;
@@ -278,7 +289,8 @@ int router_cross(struct router_work *w, const struct kvant_embed_options *poolin
     }
     double thresholds[FOLDS];
     for (int f = 0; f < FOLDS && code == EXIT_OK; f++) thresholds[f] = find_threshold(&t, f).threshold;
-    for (size_t i = 0; i < t.n && code == EXIT_OK; i++) d[i] = t.d[i] - thresholds[t.fold[i]] + w->flags->think.threshold;
+    for (size_t i = 0; i < t.n && code == EXIT_OK; i++)
+        d[i] = t.d[i] - thresholds[t.fold[i]] + w->flags->think.threshold;
     free(features);
     training_close(&t);
     return code;

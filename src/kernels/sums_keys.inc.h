@@ -1,9 +1,10 @@
 /*
- * Sums over codes of keys in the vocabulary of an instruction set: the same operations in the same order as sums_ref.c.
+ * Sums over codes of keys in the vocabulary of an instruction set: the same operations in the same order as
+ * sums_ref.c.
  *
- * A plane holds 16 tokens of 4 channels, a token's 4 codes in one lane of 32 bits. So a shift and a mask give 16 tokens of
- * one channel as integers in their lanes, which meet the channel's row of weights; the sums of four channels are then
- * added across their lanes at once.
+ * A plane holds 16 tokens of 4 channels, a token's 4 codes in one lane of 32 bits. So a shift and a mask give
+ * 16 tokens of one channel as integers in their lanes, which meet the channel's row of weights; the sums of
+ * four channels are then added across their lanes at once.
  */
 #include "kernels/code_plane.inc.h"
 

@@ -1,6 +1,7 @@
 /*
- * Sums over codes in plain C: their definition. Sums of floats run in SUM_LANES lanes, token by token modulo 16, which are
- * then added as a tree: sums_keys.inc.h does the same in vectors, and all levels give the same bits.
+ * Sums over codes in plain C: their definition. Sums of floats run in SUM_LANES lanes, token by token modulo
+ * 16, which are then added as a tree: sums_keys.inc.h does the same in vectors, and all levels give the same
+ * bits.
  */
 #include "kernels/kernels.h"
 
@@ -18,7 +19,8 @@ static float sum_product(const float *restrict x, const float *restrict y)
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
-/* ------------------------------------------------------------------------------------------------- keys -- */
+/* ------------------------------------------------------------------------------------------------- keys --
+ */
 
 /* The 64 codes of channel c of a unit, as floats. */
 static void sum_channel(const uint8_t *planes, int c, float *restrict x)
@@ -28,7 +30,8 @@ static void sum_channel(const uint8_t *planes, int c, float *restrict x)
 }
 
 /* Weights of one channel within [first, last) of the tokens. */
-static void sum_weights(const struct kv_sum_keys *a, const float *weight, int first, int last, float *restrict w)
+static void sum_weights(const struct kv_sum_keys *a, const float *weight, int first, int last,
+                        float *restrict w)
 {
     if (first < a->first) first = a->first;
     if (last > a->last) last = a->last;

@@ -47,7 +47,8 @@ double kvant_router_score(const struct kvant_router *r, const float *x)
     memset(sum, 0, (size_t)r->n_hidden * sizeof *sum);
     for (size_t begin = 0; begin < n; begin += INPUTS_AT_ONCE) {
         size_t n_part = n - begin < INPUTS_AT_ONCE ? n - begin : INPUTS_AT_ONCE;
-        for (size_t i = 0; i < n_part; i++) z[i] = (x[begin + i] - r->mean[begin + i]) * r->inverse[begin + i];
+        for (size_t i = 0; i < n_part; i++)
+            z[i] = (x[begin + i] - r->mean[begin + i]) * r->inverse[begin + i];
         for (int h = 0; h < r->n_hidden; h++) sum[h] += dot(r->w1 + (size_t)h * n + begin, z, n_part);
     }
     for (int h = 0; h < r->n_hidden; h++) {

@@ -233,8 +233,9 @@ static void trainer_close(struct trainer *t)
     }
 }
 
-/* The mean label to begin with, exactly: what is random lies behind a w2 of 0. (A random w2 makes the first error several
- * times that of the mean, and early stopping ends before it is unlearned.) W1: uniform within ±1/sqrt(inputs). */
+/* The mean label to begin with, exactly: what is random lies behind a w2 of 0. (A random w2 makes the first
+ * error several times that of the mean, and early stopping ends before it is unlearned.) W1: uniform within
+ * ±1/sqrt(inputs). */
 static void initialize(struct trainer *t, struct kv_random *random)
 {
     struct kvant_router *r = t->router;

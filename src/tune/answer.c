@@ -137,7 +137,9 @@ kvant_answer_kind kv_answer_kind_of(kvant_answer_kind kind, const char *right)
 {
     if (kind != KVANT_ANSWER_AUTO) return kind;
     size_t n = strlen(right);
-    while (n > 0 && (right[n - 1] == ' ' || right[n - 1] == '\t' || right[n - 1] == '\r' || right[n - 1] == '\n')) n--;
+    while (n > 0 &&
+           (right[n - 1] == ' ' || right[n - 1] == '\t' || right[n - 1] == '\r' || right[n - 1] == '\n'))
+        n--;
     return n == 1 && right[0] >= 'A' && right[0] <= 'Z' ? KVANT_ANSWER_CHOICE : KVANT_ANSWER_NUMBER;
 }
 

@@ -143,8 +143,9 @@ static void training_generalizes_and_repeats(void **state)
     free(d);
 }
 
-/* Few questions, many inputs, and labels that follow from nothing: training begins with the mean label itself, so what is
- * kept cannot be worse. (It began with random outputs once, and few questions never made up for them.) */
+/* Few questions, many inputs, and labels that follow from nothing: training begins with the mean label
+ * itself, so what is kept cannot be worse. (It began with random outputs once, and few questions never made
+ * up for them.) */
 static void noise_is_never_worse_than_the_mean(void **state)
 {
     struct fixture *f = *state;
