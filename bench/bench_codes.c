@@ -102,6 +102,17 @@ static void run_sum_keys(const struct kv_kernels *k, const struct page *p)
                                        .n_channels = p->head_dim, .out = p->out });
 }
 
+/* With a row of weights for each channel, as keys before RoPE are read (twice: cosines and sines). */
+static void run_sum_weighted(const struct kv_kernels *k, const struct page *p)
+{
+    const struct kv_key_class all = { p->bits, p->head_dim };
+    const float *weight[KV_HEAD_DIM_MAX];
+    for (int c = 0; c < p->head_dim; c++) weight[c] = p->q + c % (p->head_dim / 2) * KV_TILE;
+    k->sum_keys(&(struct kv_sum_keys){ .codes = p->codes, .n_classes = 1, .classes = &all, .scale = p->scale,
+                                       .min = p->min, .group = KV_TILE, .first = 0, .last = KV_TILE,
+                                       .n_channels = p->head_dim, .weight = weight, .out = p->out });
+}
+
 static void run_sum_values(const struct kv_kernels *k, const struct page *p)
 {
     k->sum_values(&(struct kv_sum_values){ .codes = p->codes, .scale = p->scale, .min = p->min, .bits = p->bits,
@@ -124,6 +135,7 @@ static const struct row {
     { "pv_half", run_pv_half, true, true, false },
     { "fit_groups", run_fit, false, false, true },
     { "sum_keys", run_sum_keys, false, true, false },
+    { "sum_weighted", run_sum_weighted, false, true, false },
     { "sum_values", run_sum_values, false, true, false },
 };
 

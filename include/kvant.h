@@ -558,8 +558,19 @@ KVANT_API kvant_status kvant_trajectory_run(const struct kvant_model *model,
 typedef enum kvant_answer_kind {
     KVANT_ANSWER_NUMBER = 0, /* the last number of the text, as "flexible-extract" of lm-evaluation-harness
                               * finds it ($ and "," dropped), compared as a number: 18.0 is 18 */
-    KVANT_ANSWER_LETTER = 1  /* the first capital letter A to Z that stands alone, as in " B" or "(B)" */
+    KVANT_ANSWER_LETTER = 1, /* the first capital letter A to Z that stands alone, as in " B" or "(B)" */
+    KVANT_ANSWER_CHOICE = 2, /* of a text that argues: the first such letter behind the last "answer is" or "answer:", in
+                              * whatever case; without one of these the last such letter; never I, nor an article A */
+    KVANT_ANSWER_AUTO = 3    /* CHOICE where the right answer is one capital letter, else NUMBER */
 } kvant_answer_kind;
+
+#define KVANT_ANSWER_CAP 64
+
+/* The answer in text[0, n) by the rule of its kind, and whether it is the right one (terminated; an answer of that
+ * kind is looked for in it too). found: (KVANT_ANSWER_CAP) what was found in one form for equal answers, "" for none;
+ * may be NULL. False too when `right` holds no answer. Threads: any. */
+KVANT_API bool kvant_answer_check(kvant_answer_kind kind, const char *text, size_t n, const char *right,
+                                  char *found);
 
 struct kvant_question {
     const kvant_token *tokens; /* (n_tokens), the whole prompt; borrowed                              */
@@ -1005,6 +1016,7 @@ struct kvant_router_info {
     int n_input, n_hidden, window, layer_first, n_layers;
     const char *modes, *fingerprint; /* borrowed; modes: which templates it was trained with */
     bool hidden;                     /* on hidden states: for comparison only */
+    size_t bytes, watch_bytes;       /* memory of the router; of each kvant_router_watch besides */
 };
 KVANT_API void kvant_router_get_info(const struct kvant_router *router, struct kvant_router_info *out);
 /* How its input is pooled: the options that kvant_embed_prompts takes to make features. */
@@ -1013,13 +1025,16 @@ KVANT_API void kvant_router_get_embed_options(const struct kvant_router *router,
 /* d of (n_input) features, not clamped; NaN when one of them is. Any thread. */
 KVANT_API double kvant_router_score(const struct kvant_router *router, const float *features);
 
+/* Adds to every d from now on, so that a threshold which was found to be good lies where it is looked for. */
+KVANT_API void kvant_router_add(struct kvant_router *router, double by);
+
 enum { KVANT_ROUTER_TRAIN = 0, KVANT_ROUTER_VALIDATION = 1, KVANT_ROUTER_TEST = 2 };
 struct kvant_router_options {
     size_t size;
     struct kvant_embed_options pooling; /* source, part, heads, layer_first, layer_last, before_rope, by_side */
     int window;          /* tokens that features were pooled over: the last so many, or all of a shorter prompt */
     int n_hidden;        /* 0 = 512                                                                            */
-    int n_epochs;        /* most; 0 = 500. Training ends 40 epochs after the least validation error             */
+    int n_epochs;        /* most; 0 = 500. Training ends 150 epochs after the least validation error             */
     uint64_t seed;
     const char *modes;   /* a name of at most 31 characters without blanks, kept in the file; NULL: "-"         */
     kvant_progress_fn progress;

@@ -7,6 +7,7 @@
 #include "bench_end_to_end.h"
 #include "bench_feed.h"
 #include "bench_predict.h"
+#include "bench_readers.h"
 #include "json.h"
 #include "progress.h"
 #include "setup.h"
@@ -21,7 +22,7 @@ struct bench_flags {
     double depths[DEPTHS_CAP];
     int n_depths;
     int64_t n_prompt, n_generate, n_repetitions, n_batch; /* -1: not given */
-    bool attention_alone, end_to_end, predict;
+    bool attention_alone, end_to_end, predict, readers;
     struct attention_flags attention;
 };
 
@@ -257,6 +258,20 @@ static int run_predict(const struct bench_flags *f)
     return bench_predict(&flags);
 }
 
+static int run_readers(const struct bench_flags *f)
+{
+    const struct readers_flags flags = {.n_generate = f->n_generate > 0 ? f->n_generate : 128,
+                                        .depth = f->n_depths == 1 ? (int64_t)f->depths[0] : 1024,
+                                        .kv = &f->kv,
+                                        .plan = &f->plan,
+                                        .model = &f->model};
+    if (f->n_prompt >= 0 || f->n_batch >= 0 || f->n_repetitions >= 0)
+        return fail_usage("bench", "-p, -r and --batch have no meaning with --readers");
+    if (f->depths_text && (f->n_depths != 1 || f->depths[0] < 1))
+        return fail_usage("bench", "--readers takes one depth of at least 1, such as -d 1024");
+    return bench_readers(&flags);
+}
+
 static int run(int argc, char **argv)
 {
     struct bench_flags f = {.n_prompt = -1, .n_generate = -1, .n_repetitions = -1, .n_batch = -1};
@@ -279,6 +294,8 @@ static int run(int argc, char **argv)
         {"--predict", OPTION_FLAG, NULL, &f.predict,
          "no filled caches: generation at each depth of -d,\ndefault 4096,16384,32768, from times of its parts", 0,
          0},
+        {"--readers", OPTION_FLAG, NULL, &f.readers,
+         "what router, confidence and embedding add to a generated\ntoken; -d one depth, default 1024, -n 128", 0, 0},
         {"--attention", OPTION_FLAG, NULL, &f.attention_alone, "one layer's attention alone; no MODEL", 0, 0},
         {"--heads", OPTION_INT, "N", &f.attention.n_heads,
          "with --attention: query heads, default 32", 1, 1024},
@@ -303,6 +320,8 @@ static int run(int argc, char **argv)
             "Tokens per second are those of all prompts and answers, over the seconds of both.\n\n"
             "--predict: half a minute for any number of plans and depths; a token at depth 0, and attention\n"
             "of each width alone, are measured and added up.\n\n"
+            "--readers: two copies of a sequence generate in turns, token by token, one of them read after\n"
+            "each token or once at the end; medians.\n\n"
             "--attention: milliseconds of one layer's attention over random rows, for one token (decode)\n"
             "and for the last 512 tokens of a prompt (prefill). `bytes`: of the cache, each read once.",
         .examples = "  kvant bench model.gguf --kv f16 --kv k8v8 --kv k3c64v2h\n"
@@ -310,14 +329,15 @@ static int run(int argc, char **argv)
                     "  kvant bench model.gguf -p 0 --batch 4 -d 1024 --kv k8v8 --kv k3c64v2h\n"
                     "  kvant bench model.gguf --end-to-end --batch 8 -p 256 -n 32 --kv k8v8 --kv k4v4\n"
                     "  kvant bench model.gguf --predict --kv f16 --kv k3c64v2h\n"
+                    "  kvant bench model.gguf --readers -d 1024 --kv f16 --kv k3c64v2h\n"
                     "  kvant bench --attention --tokens 4096 --kv f16 --kv k4v4",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
     enum options_result result = options_parse(&line, argc, argv);
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
-    if (f.attention_alone + f.end_to_end + f.predict > 1)
-        return fail_usage("bench", "--attention, --end-to-end and --predict are three modes; give one of them");
+    if (f.attention_alone + f.end_to_end + f.predict + f.readers > 1)
+        return fail_usage("bench", "--attention, --end-to-end, --predict and --readers are modes; give one of them");
     if (f.attention_alone) return run_attention(&f, line.positional.n > 0);
     if (f.attention.n_heads || f.attention.n_kv_heads || f.attention.head_dim || f.attention.tokens_text ||
         f.attention.quick)
@@ -325,6 +345,8 @@ static int run(int argc, char **argv)
     int code = setup_model_path(&line, &f.model, 0);
     if (code != EXIT_OK) return code;
     if (f.predict) return run_predict(&f);
+    if (f.readers && f.depths_text) f.n_depths = numbers_parse(f.depths_text, 0, 1e7, f.depths, DEPTHS_CAP);
+    if (f.readers) return run_readers(&f);
     if (f.n_prompt < 0) f.n_prompt = 512;
     if (f.n_generate < 0) f.n_generate = 32;
     if (f.n_repetitions < 0) f.n_repetitions = f.end_to_end ? 1 : 3;

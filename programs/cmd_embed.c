@@ -254,13 +254,10 @@ static int run(int argc, char **argv)
         .n_options = sizeof options / sizeof *options,
     };
     struct kvant_embed_options embed_options;
-    enum options_result result = options_parse(&line, argc, argv);
-    if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
-    int code = setup_model_path(&line, &f.model, 0);
-    if (code != EXIT_OK) return code;
+    int code;
+    if (!embed_command_begin(&line, argc, argv, &f.model, &f.embed, &embed_options, &code)) return code;
     if (!f.text == !f.path) return fail_usage("embed", "give either -p TEXT or -f FILE");
-    code = embed_flags_set(&f.embed, "embed", &embed_options);
-    return code == EXIT_OK ? execute(&f, &embed_options) : code;
+    return execute(&f, &embed_options);
 }
 
 const struct command command_embed = {"embed", "texts to vectors, from the cache", run};

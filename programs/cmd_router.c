@@ -11,8 +11,9 @@ static int check_needs(int verb, const struct router_flags *f)
 {
     if (verb != DECIDE && !f->data_path) return fail_usage("router", "%s needs --data FILE.jsonl", verbs[verb]);
     if ((verb == COLLECT || verb == TRAIN) && !f->out_path) return fail_usage("router", "%s needs -o FILE", verbs[verb]);
-    if ((verb == EVAL || verb == DECIDE) && !f->router_path)
-        return fail_usage("router", "%s needs --router FILE", verbs[verb]);
+    if (verb == DECIDE && !f->router_path) return fail_usage("router", "decide needs --router FILE");
+    if (verb == EVAL && !f->router_path && (f->online || f->hidden_path))
+        return fail_usage("router", "--online and --hidden-router need --router FILE");
     if (verb == DECIDE && !f->text) return fail_usage("router", "decide needs -p TEXT");
     if (f->rows_path && !f->online) return fail_usage("router", "--rows keeps what --online did; give it too");
     return EXIT_OK;
@@ -24,7 +25,7 @@ static int execute(int verb, const struct router_flags *flags, const struct kvan
     int code = router_work_open(&w, flags);
     if (code == EXIT_OK && verb == COLLECT) code = router_collect(&w);
     if (code == EXIT_OK && verb == TRAIN) code = router_train(&w, pooling);
-    if (code == EXIT_OK && verb == EVAL) code = router_eval(&w);
+    if (code == EXIT_OK && verb == EVAL) code = router_eval(&w, pooling);
     if (code == EXIT_OK && verb == DECIDE) code = router_decide(&w);
     router_work_close(&w);
     return code;
@@ -44,7 +45,7 @@ static int take_verb(struct command_line *line, int *verb)
 
 static int run(int argc, char **argv)
 {
-    struct router_flags f = {.think = THINK_FLAGS_DEFAULT, .n_sequences = 16, .limit = 128, .window = 32, .seed = 1};
+    struct router_flags f = {.think = THINK_FLAGS_DEFAULT, .n_sequences = 16, .limit = 128, .window = 32, .seed = 1, .max_loss = 1};
     f.think.most[MODE_FAST] = 256;
     f.think.most[MODE_SLOW] = 1024;
     const struct option options[] = {
@@ -52,7 +53,7 @@ static int run(int argc, char **argv)
         {"--data", OPTION_NAME, "FILE.jsonl", &f.data_path,
          "collect: questions, {\"question\", \"answer\": \"... #### 42\"};\ntrain, eval: what collect wrote", 0, 0},
         {"-o, --output", OPTION_NAME, "FILE", &f.out_path, "collect: the answers, an object a line; train: the router", 0, 0},
-        {"--router", OPTION_NAME, "FILE", &f.router_path, "eval, decide: what train wrote", 0, 0},
+        {"--router", OPTION_NAME, "FILE", &f.router_path, "eval, decide: what train wrote; eval without it trains five,\neach asked about the fifth of the questions it has not seen", 0, 0},
         {"--hidden-router", OPTION_NAME, "FILE", &f.hidden_path, "eval: one that was trained with --source hidden, beside it", 0, 0},
         {"-p, --prompt", OPTION_TEXT, "TEXT", &f.text, "decide: the question", 0, 0},
         {"--limit", OPTION_INT, "N", &f.n_most, "collect: most questions; 0 = all (default)", 0, 1e9},
@@ -60,6 +61,10 @@ static int run(int argc, char **argv)
         {"--fast-predict", OPTION_INT, "N", &f.think.most[MODE_FAST], "most tokens of a fast answer; default 256", 1, 65536},
         {"--slow-predict", OPTION_INT, "N", &f.think.most[MODE_SLOW], "most tokens of a slow answer; default 1024", 1, 65536},
         {"--label-limit", OPTION_INT, "N", &f.limit, "a right fast answer is labelled 0 below so many tokens, else\n25; default 128", 1, 65536},
+        {"--labels", OPTION_CHOICE, "paper|net", &f.labels,
+         "train, eval: 0, 25, 75, 100 (default), or what thinking gains:\n0 fast alone right, 50 no difference, 100 slow alone", 0, 0},
+        {"--max-loss", OPTION_NUMBER, "P", &f.max_loss,
+         "train, eval: points of accuracy that may be lost against always\nslow when 50 is laid where d divides; default 1", 0, 100},
         {"--window", OPTION_INT, "N", &f.window, "train: pool the last N tokens of a prompt; default 32", 1, 65536},
         {"--hidden-units", OPTION_INT, "N", &f.n_hidden, "train: of the network; 0 = 512 (default)", 0, 8192},
         {"--epochs", OPTION_INT, "N", &f.n_epochs, "train: most; 0 = 500 (default)", 0, 100000},
@@ -80,6 +85,7 @@ static int run(int argc, char **argv)
         .examples = "  kvant router collect model.gguf --data train.jsonl -o asked.jsonl --slow-predict 512\n"
                     "  kvant router train model.gguf --data collected.jsonl -o model.kvrouter --last-layers 2\n"
                     "  kvant router eval model.gguf --data collected.jsonl --router model.kvrouter\n"
+                    "  kvant router eval model.gguf --data collected.jsonl --labels net --last-layers 2\n"
                     "  kvant router decide model.gguf --router model.kvrouter -p 'What is 17 * 3?'",
         .options = options,
         .n_options = sizeof options / sizeof *options,

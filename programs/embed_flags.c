@@ -38,6 +38,16 @@ int embed_flags_set(const struct embed_flags *f, const char *command, struct kva
     return EXIT_OK;
 }
 
+bool embed_command_begin(struct command_line *line, int argc, char **argv, struct model_flags *model,
+                         const struct embed_flags *flags, struct kvant_embed_options *out, int *code)
+{
+    enum options_result result = options_parse(line, argc, argv);
+    if (result != OPTIONS_RUN) *code = result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
+    else if ((*code = setup_model_path(line, model, 0)) == EXIT_OK)
+        *code = embed_flags_set(flags, line->command, out);
+    return result == OPTIONS_RUN && *code == EXIT_OK;
+}
+
 json_t *embed_options_json(const struct kvant_embed_options *opt, const struct kvant_model_info *info,
                            const char *kv)
 {

@@ -8,6 +8,7 @@
 
 #include "options.h"
 #include "program.h"
+#include "setup.h"
 
 struct embed_flags {
     const char *source, *part, *tokens, *heads, *layers, *keys, *layout;
@@ -39,6 +40,11 @@ struct embed_flags {
 
 /* EXIT_USAGE after a message: two ways to name layers. */
 int embed_flags_set(const struct embed_flags *flags, const char *command, struct kvant_embed_options *out);
+
+/* What embed and score begin with: the arguments, the model's name, how is pooled. False: the command ends with *code, for
+ * help or after a message. */
+bool embed_command_begin(struct command_line *line, int argc, char **argv, struct model_flags *model,
+                         const struct embed_flags *flags, struct kvant_embed_options *out, int *code);
 
 /* Every choice, for the head of a file: an embedding is comparable with another only where all of them are equal. */
 json_t *embed_options_json(const struct kvant_embed_options *opt, const struct kvant_model_info *info, const char *kv);

@@ -21,6 +21,8 @@ static const struct texts built_in[] = {
 static int tokenize(struct mode_tokens *out, const struct kvant_model *model, const char *text)
 {
     struct kvant_error err;
+    size_t n = strlen(text) + 1;
+    out->text = memcpy(allocate(n, 1), text, n);
     return tokens_of_text(model, text, strlen(text), KVANT_TOKENIZE_SPECIAL, &out->ids, &out->n, &err) ==
                    KVANT_OK
                ? EXIT_OK
@@ -82,8 +84,22 @@ void modes_close(struct modes *m)
     for (int i = 0; i < MODES; i++) {
         free(m->begin[i].ids);
         free(m->turn[i].ids);
+        free(m->begin[i].text);
+        free(m->turn[i].text);
     }
     *m = (struct modes){0};
+}
+
+bool modes_answer_check(const struct modes *m, int mode, const char *text, size_t n_bytes, const char *right,
+                        char *found)
+{
+    size_t n_begin = strlen(m->begin[mode].text);
+    char *whole = allocate(n_begin + n_bytes + 1, 1);
+    memcpy(whole, m->begin[mode].text, n_begin);
+    memcpy(whole + n_begin, text, n_bytes);
+    bool is_right = kvant_answer_check(KVANT_ANSWER_AUTO, whole, n_begin + n_bytes, right, found);
+    free(whole);
+    return is_right;
 }
 
 int64_t modes_tokens(const struct modes *m)

@@ -64,7 +64,7 @@ static int read_line(struct question_file *file, const char *line, size_t n_byte
     if (!question || !answer)
         code = fail_text("%s: line %zu: needs the strings \"question\" and \"answer\"", file->path, number);
     else if (file->kind == QUESTION_WORKED && (!final_answer(answer) || !*final_answer(answer)))
-        code = fail_text("%s: line %zu: the answer does not end in #### and a number", file->path, number);
+        code = fail_text("%s: line %zu: the answer does not end in #### and a number or letter", file->path, number);
     if (code == EXIT_OK) {
         struct question *item = &file->items[file->n++];
         *item = (struct question){ copy(question), copy(answer), NULL, number, 0 };

@@ -10,7 +10,7 @@
 #include "questions.h"
 #include "router_parts.h"
 
-#define SEQUENCES_DEFAULT 16
+#define BATCH_PER_SEQUENCE 4 /* questions: so that places of answers that end early are filled again */
 
 struct collecting {
     struct router_work *w;
@@ -36,6 +36,8 @@ static void keep_answer(void *user, int plan, size_t i, const struct kvant_answe
     const struct question *q = c->asked[i];
     struct kvant_error err;
     size_t n = 0;
+    char found[KVANT_ANSWER_CAP];
+    bool is_right = modes_answer_check(&c->w->modes, c->mode, answer->text, answer->n_bytes, q->final, found);
     const kvant_token *ids = c->prompts[i].tokens + c->n_bos; /* tokenizing the text again puts it back */
     size_t n_ids = c->prompts[i].n_tokens - c->n_bos;
     kvant_detokenize(c->w->model, ids, n_ids, true, NULL, 0, &n, &err);
@@ -45,8 +47,7 @@ static void keep_answer(void *user, int plan, size_t i, const struct kvant_answe
     json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:o, s:b, s:o, s:s, s:b, s:I, s:b, s:s}", "question",
                             q->question, "right", q->final, "mode", mode_names[c->mode], "modes",
                             c->w->modes.name, "prompt", json_text(prompt, n), "raw", 1, "answer",
-                            json_text(answer->text, answer->n_bytes), "found", answer->extracted, "correct",
-                            (int)answer->is_correct, "tokens", (json_int_t)answer->n_tokens, "truncated",
+                            json_text(answer->text, answer->n_bytes), "found", found, "correct", (int)is_right, "tokens", (json_int_t)answer->n_tokens, "truncated",
                             (int)(answer->n_tokens >= c->w->flags->think.most[c->mode]), "kv", c->w->kv);
     free(prompt);
     c->failed |= !row || json_dumpf(row, c->out, JSON_COMPACT) != 0 || fputc('\n', c->out) == EOF;
@@ -61,6 +62,7 @@ static int run_mode(struct collecting *c)
     struct kvant_accuracy_options options = KVANT_ACCURACY_OPTIONS_INIT;
     options.n_predict = (int)c->w->flags->think.most[c->mode];
     options.n_sequences = (int)c->w->flags->n_sequences;
+    options.kind = KVANT_ANSWER_AUTO;
     options.no_base = true;
     options.progress = watch;
     options.user = c;
@@ -139,7 +141,7 @@ int router_collect(struct router_work *w)
         code = fail(&err);
     free(bos);
     size_t n = f->n_most > 0 && (size_t)f->n_most < file.n ? (size_t)f->n_most : file.n,
-           step = (size_t)f->n_sequences;
+           step = BATCH_PER_SEQUENCE * (size_t)f->n_sequences;
     interrupt_catch();
     progress_begin(&c.progress);
     for (size_t i = 0; i < n && code == EXIT_OK; i += step) {
@@ -154,7 +156,7 @@ int router_collect(struct router_work *w)
     collected_close(&w->data);
     code = collected_read(&w->data, f->out_path, false);
     if (code != EXIT_OK) return code;
-    size_t counts[4] = {0}, dropped = collected_label(&w->data, f->limit);
+    size_t counts[4] = {0}, dropped = collected_label(&w->data, f->limit, LABELS_PAPER);
     for (size_t i = 0; i < w->data.n; i++)
         counts[w->data.items[i].label < 50   ? w->data.items[i].label > 0
                : w->data.items[i].label > 80 ? 3

@@ -80,7 +80,7 @@ int collected_read(struct collected *c, const char *path, bool may_be_absent)
     return code;
 }
 
-size_t collected_label(struct collected *c, int64_t limit)
+size_t collected_label(struct collected *c, int64_t limit, enum labels labels)
 {
     size_t n = 0, n_dropped = 0;
     for (size_t i = 0; i < c->n; i++) {
@@ -93,6 +93,7 @@ size_t collected_label(struct collected *c, int64_t limit)
         }
         bool fast = q.answers[MODE_FAST].is_correct, slow = q.answers[MODE_SLOW].is_correct;
         q.label = fast ? (q.answers[MODE_FAST].n_tokens < limit ? 0.0f : 25.0f) : slow ? 75.0f : 100.0f;
+        if (labels == LABELS_NET) q.label = 50.0f + 50.0f * (float)((int)slow - (int)fast);
         c->items[n++] = q;
     }
     c->n = n;

@@ -30,9 +30,11 @@ struct collected {
 int collected_read(struct collected *out, const char *path, bool may_be_absent);
 /* The question's place; added if it is new. */
 size_t collected_find(struct collected *c, const char *question, const char *final);
-/* 0, 25, 75, 100 by the paper's rule: fast right in fewer than `limit` tokens; right; slow alone right; neither. Questions
- * with one answer only are dropped; how many. */
-size_t collected_label(struct collected *c, int64_t limit);
+/* LABELS_PAPER: 0, 25, 75, 100 by the paper's rule: fast right in fewer than `limit` tokens; right; slow
+ * alone right; neither. LABELS_NET: what thinking gains: 0 fast alone right, 50 both or neither, 100 slow
+ * alone right. Questions with one answer only are dropped; how many. */
+enum labels { LABELS_PAPER, LABELS_NET };
+size_t collected_label(struct collected *c, int64_t limit, enum labels labels);
 void collected_close(struct collected *c);
 
 /* Which split a question is in, by a hash of its text: 60 % train, 20 % validation, 20 % test. The same question is

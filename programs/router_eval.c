@@ -21,7 +21,7 @@ struct evaluation {
     size_t n;
     double *d, *d_hidden, *length; /* (n) */
     struct outcome rows[9];
-    int n_rows;
+    int n_rows, i_slow, i_oracle; /* rows; which are these */
 };
 
 static void wilson(double k, double n, double *low, double *high)
@@ -105,9 +105,9 @@ static int score_test(const struct evaluation *e, const struct kvant_router *rou
     float *features = NULL;
     size_t dim;
     kvant_router_get_embed_options(router, &opt);
-    int code = router_features(e->w, &opt, &features, &dim);
+    int code = router_features(e->w, &opt, e->test, e->n, &features, &dim);
     for (size_t i = 0; code == EXIT_OK && i < e->n; i++) {
-        d[i] = kvant_router_score(router, features + e->test[i] * dim);
+        d[i] = kvant_router_score(router, features + i * dim);
         if (!isfinite(d[i]))
             code = fail_text("the router's decision on question %zu is not a finite number", e->test[i] + 1);
     }
@@ -130,34 +130,6 @@ static int prompt_lengths(struct evaluation *e)
 }
 
 /* ---------------------------------------------------------------------------------------------- online -- */
-
-/* The last number of a text against the right one, as `collect` compares: through the library's own reader of answers,
- * which is not public, so by its rule: digits, thousands' commas left out. */
-static bool same_number(const char *text, const char *right)
-{
-    const char *last = NULL;
-    for (const char *c = text; *c; c++)
-        if (*c >= '0' && *c <= '9' &&
-            (c == text || !((c[-1] >= '0' && c[-1] <= '9') || c[-1] == ',' || c[-1] == '.')))
-            last = c;
-    if (!last) return false;
-    double found[2];
-    const char *sources[2] = {last, right};
-    for (int k = 0; k < 2; k++) {
-        char digits[64];
-        size_t n = 0;
-        const char *c = sources[k];
-        while (k == 1 && *c && !(*c >= '0' && *c <= '9') && *c != '-') c++;
-        if (k == 0 && last > text && last[-1] == '-') digits[n++] = '-';
-        for (; n < sizeof digits - 1 &&
-               ((*c >= '0' && *c <= '9') || *c == ',' || *c == '.' || (k == 1 && n == 0 && *c == '-'));
-             c++)
-            if (*c != ',') digits[n++] = *c;
-        digits[n] = '\0';
-        found[k] = strtod(digits, NULL);
-    }
-    return found[0] == found[1];
-}
 
 struct online {
     double right, tokens, kept, discarded, forced, second, slow, turned, truncated, checks, check_s, total_s;
@@ -183,7 +155,7 @@ static int answer_online(struct evaluation *e, size_t i, struct online *sum)
     }
     free(ids);
     if (code == EXIT_OK) {
-        bool right = same_number(answer.text, q->final);
+        bool right = modes_answer_check(&e->w->modes, a.first, answer.text, answer.n_bytes, q->final, NULL);
         int64_t generated = a.n_kept + a.n_discarded + a.n_second;
         sum->right += right;
         sum->tokens += (double)generated;
@@ -259,21 +231,35 @@ static int add_online(struct evaluation *e)
 
 /* ----------------------------------------------------------------------------------------------- table -- */
 
+/* Of what the oracle saves against always slow: 1 = all of it. NaN where there is nothing to save. */
+static double oracle_share(const struct evaluation *e, const struct outcome *o)
+{
+    const struct outcome *slow = &e->rows[e->i_slow], *oracle = &e->rows[e->i_oracle];
+    double saved = slow->tokens - oracle->tokens;
+    return saved > 0 ? (slow->tokens - o->tokens) / saved : NAN;
+}
+
 static int print_table(const struct evaluation *e)
 {
-    printf("%zu test questions of %s; threshold %g; cache %s\n\n", e->n, e->w->flags->data_path,
-           e->w->flags->think.threshold, e->w->kv);
-    printf("%-28s %8s %15s %8s %6s %7s %6s %7s %6s %7s\n", "", "accuracy", "95 %", "tokens", "slow", "turned",
-           "cut", "kept", "forced", "second");
+    printf("%zu %squestions of %s; threshold %g; cache %s\n\n", e->n, e->router ? "test " : "",
+           e->w->flags->data_path, e->w->flags->think.threshold, e->w->kv);
+    printf("%-28s %8s %15s %8s %7s %6s %7s %6s %7s %9s %6s %7s\n", "", "accuracy", "95 %", "tokens", "saving",
+           "slow", "turned", "cut", "kept", "discarded", "forced", "second");
     for (int i = 0; i < e->n_rows; i++) {
         const struct outcome *o = &e->rows[i];
-        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f %5.0f%% %6.0f%% %5.0f%% %7.1f %6.1f %7.1f\n", o->name,
-               100 * o->accuracy, 100 * o->low, 100 * o->high, o->tokens, 100 * o->slow_share,
-               100 * o->turned, 100 * o->truncated, o->kept, o->forced, o->second);
+        double share = oracle_share(e, o);
+        printf("%-28s %7.1f%% %5.1f to %4.1f %% %8.1f ", o->name, 100 * o->accuracy, 100 * o->low,
+               100 * o->high, o->tokens);
+        if (isnan(share)) printf("%7s", "-");
+        else printf("%5.0f %%", 100 * share);
+        printf(" %5.0f%% %6.0f%% %5.0f%% %7.1f %9.1f %6.1f %7.1f\n", 100 * o->slow_share, 100 * o->turned,
+               100 * o->truncated, o->kept, o->discarded, o->forced, o->second);
     }
-    puts(
-        "\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer turns where it is\n"
-        "looked at. slow: share that begins slow. cut: a cap was met. random, length: expected, at the router's share");
+    puts("\ntokens: all that were generated, kept + discarded + second; none is discarded, as an answer "
+         "turns where it is\n"
+         "looked at. saving: of the oracle's, against always slow. slow: share that begins slow. cut: a cap "
+         "was met. random,\n"
+         "length: expected, at the router's share");
     return finish_output();
 }
 
@@ -283,9 +269,10 @@ static int print_json(const struct evaluation *e)
     for (int i = 0; i < e->n_rows; i++) {
         const struct outcome *o = &e->rows[i];
         json_array_append_new(
-            rows, json_pack("{s:s, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+            rows, json_pack("{s:s, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
                             o->name, "accuracy", json_number(o->accuracy), "accuracy_95", json_number(o->low),
-                            json_number(o->high), "tokens", json_number(o->tokens), "slow_share",
+                            json_number(o->high), "tokens", json_number(o->tokens), "oracle_saving",
+                            json_number(oracle_share(e, o)), "slow_share",
                             json_number(o->slow_share), "turned", json_number(o->turned), "truncated",
                             json_number(o->truncated), "kept", json_number(o->kept), "discarded",
                             json_number(o->discarded), "forced", json_number(o->forced), "second",
@@ -296,17 +283,18 @@ static int print_json(const struct evaluation *e)
                                  "kv", e->w->kv, "rows", rows));
 }
 
-static int compare(struct evaluation *e)
+static int compare(struct evaluation *e, const struct kvant_embed_options *pooling)
 {
     double threshold = e->w->flags->think.threshold;
     double *part = allocate(e->n, sizeof *part);
-    int code = score_test(e, e->router, e->d);
+    int code = e->router ? score_test(e, e->router, e->d) : router_cross(e->w, pooling, e->d);
     if (code == EXIT_OK && e->hidden) code = score_test(e, e->hidden, e->d_hidden);
     if (code == EXIT_OK) code = prompt_lengths(e);
     if (code == EXIT_OK) {
         add_outcome(e, "always fast", part); /* allocate gives zeros */
         for (size_t i = 0; i < e->n; i++) part[i] = 1;
         add_outcome(e, "always slow", part);
+        e->i_slow = e->n_rows - 1;
         add_threshold(e, "one-step router", e->d, threshold);
         double share = e->rows[e->n_rows - 1].slow_share;
         for (size_t i = 0; i < e->n; i++) part[i] = share;
@@ -314,6 +302,7 @@ static int compare(struct evaluation *e)
         add_largest(e, "prompt length, same share", e->length, share);
         if (e->hidden) add_threshold(e, "hidden states, one-step", e->d_hidden, threshold);
         add_oracle(e);
+        e->i_oracle = e->n_rows - 1;
     }
     free(part);
     if (code == EXIT_OK && e->w->flags->online) code = add_online(e);
@@ -338,24 +327,28 @@ static int open_routers(struct evaluation *e)
                                                                                         : fail(&err);
 }
 
-int router_eval(struct router_work *w)
+int router_eval(struct router_work *w, const struct kvant_embed_options *pooling)
 {
     struct evaluation e = {.w = w};
     int code = collected_read(&w->data, w->flags->data_path, false);
     if (code != EXIT_OK) return code;
-    collected_label(&w->data, w->flags->limit);
+    collected_label(&w->data, w->flags->limit, router_labels(w->flags));
     size_t cap = w->data.n ? w->data.n : 1;
     e.test = allocate(cap, sizeof *e.test);
     e.d = allocate(cap, sizeof *e.d);
     e.d_hidden = allocate(cap, sizeof *e.d_hidden);
     e.length = allocate(cap, sizeof *e.length);
     for (size_t i = 0; i < w->data.n; i++)
-        if (collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST) e.test[e.n++] = i;
+        if (!w->flags->router_path || collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST)
+            e.test[e.n++] = i;
     if (e.n == 0)
         code = fail_text("%s: no question of the test split has an answer in both modes",
                          w->flags->data_path);
-    if (code == EXIT_OK) code = open_routers(&e);
-    if (code == EXIT_OK) code = compare(&e);
+    if (code == EXIT_OK && !w->flags->router_path && strcmp(w->data.modes, w->modes.name) != 0)
+        code = fail_text("%s holds answers with the modes %s; give --modes %s", w->flags->data_path,
+                         w->data.modes, w->data.modes);
+    if (code == EXIT_OK && w->flags->router_path) code = open_routers(&e);
+    if (code == EXIT_OK) code = compare(&e, pooling);
     kvant_router_close(e.router);
     kvant_router_close(e.hidden);
     free(e.test);

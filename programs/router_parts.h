@@ -15,8 +15,9 @@ struct router_flags {
     struct plan_flags plan;
     struct embed_flags embed;
     struct think_flags think;
-    const char *data_path, *router_path, *hidden_path, *out_path, *rows_path, *text;
+    const char *data_path, *router_path, *hidden_path, *out_path, *rows_path, *text, *labels;
     int64_t n_most, n_sequences, limit, window, n_hidden, n_epochs, seed, n_ctx;
+    double max_loss; /* points of accuracy */
     bool online;
 };
 
@@ -34,14 +35,22 @@ struct router_work {
 int router_work_open(struct router_work *w, const struct router_flags *flags);
 void router_work_close(struct router_work *w);
 
-/* (n, dim) features of the questions under `pooling`; free() them. Prints what fails. */
-int router_features(struct router_work *w, const struct kvant_embed_options *pooling, float **features, size_t *dim);
+/* (n, dim) features of the questions at `places` (NULL: of the first n) under `pooling`; free() them. Prints
+ * what fails. */
+int router_features(struct router_work *w, const struct kvant_embed_options *pooling, const size_t *places,
+                    size_t n, float **features, size_t *dim);
 /* A line on stderr when the last call met prompts shorter than the window. */
 void router_note_window(const struct router_work *w);
 
+enum labels router_labels(const struct router_flags *flags);
+/* (data.n) d of every question, each by a router that was trained on the other four fifths, moved so that the
+ * threshold that these four fifths gave lies at --think-threshold. Prints what fails. */
+int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *d);
+
 int router_collect(struct router_work *w);
 int router_train(struct router_work *w, const struct kvant_embed_options *pooling);
-int router_eval(struct router_work *w);
+/* Without --router: on all questions, by router_cross. */
+int router_eval(struct router_work *w, const struct kvant_embed_options *pooling);
 int router_decide(struct router_work *w);
 
 #endif

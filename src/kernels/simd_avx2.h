@@ -49,6 +49,20 @@ typedef __m128 v4;
     return _mm_##f##_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps(u, 1))
 KV_INLINE v4 four_sums(vf a, vf b, vf c, vf d) { KV_ACROSS(add, a, b, c, d); }
 KV_INLINE v4 four_largest(vf a, vf b, vf c, vf d) { KV_ACROSS(max, a, b, c, d); }
+/* The same of four times 16 floats, in an order that all levels share: within each 4 neighbours (0 + 2) + (1 + 3), then
+ * these four sums likewise. */
+KV_INLINE vf block_sums(vf x[4][2], int i)
+{
+    vf t0 = vf_add(_mm256_unpacklo_ps(x[0][i], x[1][i]), _mm256_unpackhi_ps(x[0][i], x[1][i])),
+       t1 = vf_add(_mm256_unpacklo_ps(x[2][i], x[3][i]), _mm256_unpackhi_ps(x[2][i], x[3][i]));
+    __m256d u0 = _mm256_castps_pd(t0), u1 = _mm256_castps_pd(t1);
+    return vf_add(_mm256_castpd_ps(_mm256_unpacklo_pd(u0, u1)), _mm256_castpd_ps(_mm256_unpackhi_pd(u0, u1)));
+}
+KV_INLINE v4 four_sums_of_16(vf x[4][2])
+{
+    vf u = vf_add(block_sums(x, 0), block_sums(x, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps(u, 1));
+}
 KV_INLINE v4 v4_of(vf x) { return _mm256_castps256_ps128(x); }
 KV_INLINE vf vf_of(v4 x) { return _mm256_set_m128(x, x); } /* twice */
 KV_INLINE vf vf_from_int(vi x) { return _mm256_cvtepi32_ps(x); }

@@ -63,6 +63,9 @@ typedef __m128 v4;
     return _mm_##f##_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1))
 KV_INLINE v4 four_sums(vf a, vf b, vf c, vf d) { KV_ACROSS(add, a, b, c, d); }
 KV_INLINE v4 four_largest(vf a, vf b, vf c, vf d) { KV_ACROSS(max, a, b, c, d); }
+/* The same of four times 16 floats, in an order that all levels share: within each 4 neighbours (0 + 2) + (1 + 3), then
+ * these four sums likewise. */
+KV_INLINE v4 four_sums_of_16(vf x[4][1]) { return four_sums(x[0][0], x[1][0], x[2][0], x[3][0]); }
 KV_INLINE v4 v4_of(vf x) { return _mm512_castps512_ps128(x); }
 KV_INLINE vf vf_of(v4 x) { return _mm512_broadcast_f32x4(x); } /* four times */
 KV_INLINE vf vf_from_int(vi x) { return _mm512_cvtepi32_ps(x); }

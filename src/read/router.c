@@ -11,35 +11,75 @@
 #include "model/model.h"
 #include "read/pool.h"
 
+#define INPUTS_AT_ONCE 512
 #define READ_AT_ONCE  64   /* tokens                                            */
 #define REBUILD_EVERY 1024 /* tokens: then the sum is made anew, so that its rounding does not grow */
 
+struct kvant_router_watch {
+    const struct kvant_router *router;
+    struct kvant_session *session;
+    int seq;
+    struct kv_pooling pooling;
+    float *ring;    /* (window, n_input): row of token t at t % window */
+    float *rows;    /* (READ_AT_ONCE, n_input)                          */
+    float *mean;    /* (n_input)                                        */
+    double *sum;    /* (n_input)                                        */
+    int64_t n_read; /* tokens of the sequence that the ring has seen     */
+    int64_t n_since_rebuild;
+};
+
+static float dot(const float *w, const float *x, size_t n)
+{
+    float acc[8] = { 0 };
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (size_t l = 0; l < 8; l++) acc[l] += w[i + l] * x[i + l];
+    for (; i < n; i++) acc[0] += w[i] * x[i];
+    return ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7]));
+}
+
+/* Inputs are standardized once, not for each hidden unit, and some at a time, so that no memory is needed. */
 double kvant_router_score(const struct kvant_router *r, const float *x)
 {
-    double d = (double)r->b2;
+    float sum[KV_ROUTER_HIDDEN_MAX], z[INPUTS_AT_ONCE];
     size_t n = (size_t)r->n_input;
+    double d = (double)r->b2;
+    memset(sum, 0, (size_t)r->n_hidden * sizeof *sum);
+    for (size_t begin = 0; begin < n; begin += INPUTS_AT_ONCE) {
+        size_t n_part = n - begin < INPUTS_AT_ONCE ? n - begin : INPUTS_AT_ONCE;
+        for (size_t i = 0; i < n_part; i++)
+            z[i] = (x[begin + i] - r->mean[begin + i]) * r->inverse[begin + i];
+        for (int h = 0; h < r->n_hidden; h++) sum[h] += dot(r->w1 + (size_t)h * n + begin, z, n_part);
+    }
     for (int h = 0; h < r->n_hidden; h++) {
-        const float *w = r->w1 + (size_t)h * n;
-        float acc[8] = { 0 };
-        size_t i = 0;
-        for (; i + 8 <= n; i += 8)
-            for (size_t l = 0; l < 8; l++)
-                acc[l] += w[i + l] * (x[i + l] - r->mean[i + l]) * r->inverse[i + l];
-        for (; i < n; i++) acc[0] += w[i] * (x[i] - r->mean[i]) * r->inverse[i];
-        float sum = ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7])) +
-                    r->b1[h];
-        if (sum > 0)
-            d += (double)r->w2[h] * (double)sum;
-        else if (isnan(sum))
-            return NAN;
+        float unit = sum[h] + r->b1[h];
+        if (isnan(unit)) return NAN;
+        if (unit > 0) d += (double)r->w2[h] * (double)unit;
     }
     return d;
 }
 
+void kvant_router_add(struct kvant_router *r, double by)
+{
+    r->b2 = (float)((double)r->b2 + by);
+}
+
 void kvant_router_get_info(const struct kvant_router *r, struct kvant_router_info *out)
 {
-    *out = (struct kvant_router_info){ r->n_input,  r->n_hidden, r->window,      r->layer_first,
-                                       r->n_layers, r->modes,    r->fingerprint, r->hidden };
+    size_t n = (size_t)r->n_input, m = (size_t)r->n_hidden;
+    *out = (struct kvant_router_info){
+        .n_input = r->n_input,
+        .n_hidden = r->n_hidden,
+        .window = r->window,
+        .layer_first = r->layer_first,
+        .n_layers = r->n_layers,
+        .modes = r->modes,
+        .fingerprint = r->fingerprint,
+        .hidden = r->hidden,
+        .bytes = sizeof *r + (2 * n + m * n + 2 * m) * sizeof(float),
+        .watch_bytes = sizeof(struct kvant_router_watch) + n * sizeof(double) +
+                       ((size_t)r->window + READ_AT_ONCE + 1) * n * sizeof(float),
+    };
 }
 
 void kvant_router_get_embed_options(const struct kvant_router *r, struct kvant_embed_options *out)
@@ -57,19 +97,6 @@ void kvant_router_get_embed_options(const struct kvant_router *r, struct kvant_e
 }
 
 /* ------------------------------------------------------------------------------------ following a text -- */
-
-struct kvant_router_watch {
-    const struct kvant_router *router;
-    struct kvant_session *session;
-    int seq;
-    struct kv_pooling pooling;
-    float *ring;    /* (window, n_input): row of token t at t % window */
-    float *rows;    /* (READ_AT_ONCE, n_input)                          */
-    float *mean;    /* (n_input)                                        */
-    double *sum;    /* (n_input)                                        */
-    int64_t n_read; /* tokens of the sequence that the ring has seen     */
-    int64_t n_since_rebuild;
-};
 
 kvant_status kvant_router_watch_open(struct kvant_router_watch **out, const struct kvant_router *router,
                                      struct kvant_session *session, int seq, struct kvant_error *err)

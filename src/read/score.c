@@ -14,6 +14,7 @@
 #include "read/pool.h"
 
 #define LEAST          -104.0f /* logits below the largest one: e^-104 is no float, and 0 times infinity no number */
+#define SPREAD_ROWS    16
 #define ROWS_AT_A_TIME 128 /* tokens whose pooled rows are held */
 
 static const struct kvant_embed_options defaults = KVANT_EMBED_OPTIONS_INIT;
@@ -93,33 +94,55 @@ kvant_status kvant_score_sequence(struct kvant_session *session, int seq, int64_
 
 /* ------------------------------------------------------------------------------------------ the logits -- */
 
-/* log Σ exp(x_i − max) and Σ p_i (x_i − max), by tiles of 64 through the kernel of softmax. */
+/* log Σ exp(x_i − max) and Σ p_i (x_i − max), through the kernel of softmax, which takes rows of 64. */
 static void spread_of(const struct kv_kernels *kernels, const float *logits, int n, float max,
                       double *log_sum, double *mean_below)
 {
     double total = 0, product = 0;
-    for (int i = 0; i < n; i += KV_TILE) {
-        float tile[KV_TILE] = { 0 }, sum = 0, keep;
-        int first = 0, last = n - i < KV_TILE ? n - i : KV_TILE;
-        memcpy(tile, logits + i, (size_t)last * sizeof *tile);
-        kernels->attn_soften(&(struct kv_soften){ tile, 1, &first, &last, &max, &sum, &keep });
-        float part[8] = { 0 };
-        for (int j = 0; j < KV_TILE; j += 8)
-            for (int l = 0; l < 8; l++)
-                part[l] += j + l < last ? tile[j + l] * fmaxf(logits[i + j + l] - max, LEAST) : 0.0f;
+    for (int i = 0; i < n; i += SPREAD_ROWS * KV_TILE) {
+        float tile[SPREAD_ROWS * KV_TILE], below[SPREAD_ROWS * KV_TILE], part[8] = { 0 };
+        float sum[SPREAD_ROWS] = { 0 }, keep[SPREAD_ROWS], top[SPREAD_ROWS];
+        int first[SPREAD_ROWS] = { 0 }, last[SPREAD_ROWS];
+        int held = n - i < SPREAD_ROWS * KV_TILE ? n - i : SPREAD_ROWS * KV_TILE;
+        int n_rows = (held + KV_TILE - 1) / KV_TILE;
+        memcpy(tile, logits + i, (size_t)held * sizeof *tile);
+        for (int j = held; j < n_rows * KV_TILE; j++) tile[j] = -INFINITY;
+        for (int j = 0; j < n_rows * KV_TILE; j++) { /* no fmaxf, which is a call each */
+            float x = tile[j] - max;
+            below[j] = x > LEAST ? x : LEAST;
+        }
+        for (int r = 0; r < n_rows; r++) {
+            top[r] = max;
+            last[r] = held - r * KV_TILE < KV_TILE ? held - r * KV_TILE : KV_TILE;
+        }
+        kernels->attn_soften(&(struct kv_soften){ tile, n_rows, first, last, top, sum, keep });
+        for (int j = 0; j < n_rows * KV_TILE; j += 8)
+            for (int l = 0; l < 8; l++) part[l] += tile[j + l] * below[j + l];
         for (int l = 0; l < 8; l++) product += (double)part[l];
-        total += (double)sum;
+        for (int r = 0; r < n_rows; r++) total += (double)sum[r];
     }
     *log_sum = log(total);
     *mean_below = product / total;
+}
+
+/* In lanes, which the compiler keeps in vectors: one after the other takes as long as all the rest. */
+static float largest(const float *x, int n)
+{
+    float lane[16], max = -INFINITY;
+    int i = 0;
+    for (int l = 0; l < 16; l++) lane[l] = -INFINITY;
+    for (; i + 16 <= n; i += 16)
+        for (int l = 0; l < 16; l++) lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
+    for (; i < n; i++) max = x[i] > max ? x[i] : max;
+    for (int l = 0; l < 16; l++) max = lane[l] > max ? lane[l] : max;
+    return max;
 }
 
 void kvant_confidence_add(const struct kvant_model *model, struct kvant_confidence *c, const float *logits,
                           kvant_token chosen)
 {
     int n = model->n_vocab;
-    float max = -INFINITY;
-    for (int i = 0; i < n; i++) max = logits[i] > max ? logits[i] : max;
+    float max = largest(logits, n);
     double log_sum, mean_below;
     spread_of(&model->kernels, logits, n, max, &log_sum, &mean_below);
     /* p_max = e^0 / Σ; entropy −Σ p ln p with ln p = x − max − log Σ */

@@ -77,7 +77,7 @@ static kvant_status check_options(const struct kvant_accuracy_options *opt, int 
     if (opt->size != sizeof *opt)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "kvant_accuracy_options.size is not set; use KVANT_ACCURACY_OPTIONS_INIT");
-    if (opt->kind != KVANT_ANSWER_NUMBER && opt->kind != KVANT_ANSWER_LETTER)
+    if ((int)opt->kind < KVANT_ANSWER_NUMBER || opt->kind > KVANT_ANSWER_AUTO)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kind %d is no kind of answer", (int)opt->kind);
     if (opt->n_predict < 0 || opt->n_predict > PREDICT_MAX)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_predict %d: 1 to %d, or 0", opt->n_predict, PREDICT_MAX);
@@ -101,15 +101,16 @@ static kvant_status prepare(struct accuracy *a, struct kvant_error *err)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu questions", a->n_questions);
     for (size_t i = 0; i < a->n_questions; i++) {
         const struct kvant_question *q = &a->questions[i];
-        char right[KV_ANSWER_CAP];
         a->prompts[i] = (struct kvant_prompt){ q->tokens, q->n_tokens };
         for (size_t k = 0; k < q->n_choices; k++)
             if (q->choices[k] < 0 || q->choices[k] >= a->model->n_vocab)
                 KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "question %zu: choice %zu is token %d of %d", i,
                         k, (int)q->choices[k], a->model->n_vocab);
-        if (!kv_answer_extract(a->opt->kind, q->answer, strlen(q->answer), right))
+        kvant_answer_kind kind = kv_answer_kind_of(a->opt->kind, q->answer);
+        if (!kvant_answer_check(kind == KVANT_ANSWER_NUMBER ? kind : KVANT_ANSWER_LETTER, q->answer,
+                                strlen(q->answer), q->answer, NULL))
             KV_FAIL(err, KVANT_ERR_ARGUMENT, (int64_t)i, "question %zu: its answer '%.40s' holds no %s", i,
-                    q->answer, a->opt->kind == KVANT_ANSWER_LETTER ? "single capital letter" : "number");
+                    q->answer, kind == KVANT_ANSWER_NUMBER ? "number" : "single capital letter");
     }
     return KVANT_OK;
 }
@@ -118,16 +119,15 @@ static kvant_status prepare(struct accuracy *a, struct kvant_error *err)
 static kvant_status mark(struct accuracy *a, int plan, size_t question, const struct kv_generation *text,
                          struct kvant_accuracy_result *r, struct kvant_error *err)
 {
-    char right[KV_ANSWER_CAP], found[KV_ANSWER_CAP];
+    char found[KV_ANSWER_CAP];
     const char *answer = a->questions[question].answer;
     size_t n_bytes;
     KV_TRY(detokenize(a, text->tokens, text->n, &n_bytes, err));
     n_bytes = kv_answer_stop(a->text, n_bytes, a->opt->stops, a->opt->n_stops);
     a->text[n_bytes] = '\0';
-    kv_answer_extract(a->opt->kind, answer, strlen(answer), right);
     bool has_failed = text->end == KV_GENERATION_FAILED;
-    bool is_answered = kv_answer_extract(a->opt->kind, a->text, n_bytes, found);
-    bool is_correct = !has_failed && is_answered && strcmp(found, right) == 0;
+    bool is_correct = kvant_answer_check(a->opt->kind, a->text, n_bytes, answer, found) && !has_failed;
+    bool is_answered = found[0] != '\0';
     r->n++;
     r->n_correct += is_correct;
     r->n_unanswered += !is_answered;

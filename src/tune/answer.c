@@ -76,11 +76,16 @@ static bool is_word(char c)
            c == '\'' || c == '_';
 }
 
+static bool is_letter_at(const char *text, size_t n, size_t i)
+{
+    if (text[i] < 'A' || text[i] > 'Z') return false;
+    return !(i > 0 && is_word(text[i - 1])) && !(i + 1 < n && is_word(text[i + 1]));
+}
+
 static bool extract_letter(const char *text, size_t n, char out[KV_ANSWER_CAP])
 {
     for (size_t i = 0; i < n; i++) {
-        if (text[i] < 'A' || text[i] > 'Z') continue;
-        if ((i > 0 && is_word(text[i - 1])) || (i + 1 < n && is_word(text[i + 1]))) continue;
+        if (!is_letter_at(text, n, i)) continue;
         out[0] = text[i];
         out[1] = '\0';
         return true;
@@ -88,11 +93,74 @@ static bool extract_letter(const char *text, size_t n, char out[KV_ANSWER_CAP])
     return false;
 }
 
+/* A letter that names a choice: neither the pronoun nor the article. */
+static bool is_choice_at(const char *text, size_t n, size_t i)
+{
+    if (!is_letter_at(text, n, i) || text[i] == 'I') return false;
+    return !(text[i] == 'A' && i + 2 < n && text[i + 1] == ' ' && text[i + 2] >= 'a' && text[i + 2] <= 'z');
+}
+
+static bool same_without_case(const char *text, const char *small, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if ((text[i] >= 'A' && text[i] <= 'Z' ? text[i] - 'A' + 'a' : text[i]) != small[i]) return false;
+    return true;
+}
+
+/* Behind the last "answer is" or "answer:"; 0: there is none. */
+static size_t behind_the_answer(const char *text, size_t n)
+{
+    static const char *const names[] = { "answer is", "answer:" };
+    size_t last = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            size_t length = strlen(names[k]);
+            if (n - i >= length && same_without_case(text + i, names[k], length)) last = i + length;
+        }
+    return last;
+}
+
+static bool extract_choice(const char *text, size_t n, char out[KV_ANSWER_CAP])
+{
+    size_t begin = behind_the_answer(text, n), found = n;
+    for (size_t i = begin; i < n && !(begin > 0 && found < n); i++)
+        if (is_choice_at(text, n, i)) found = i;
+    for (size_t i = begin; i > 0 && found == n; i--) /* named before, as in "B is the answer: yes" */
+        if (is_choice_at(text, n, i - 1)) found = i - 1;
+    if (found == n) return false;
+    out[0] = text[found];
+    out[1] = '\0';
+    return true;
+}
+
+kvant_answer_kind kv_answer_kind_of(kvant_answer_kind kind, const char *right)
+{
+    if (kind != KVANT_ANSWER_AUTO) return kind;
+    size_t n = strlen(right);
+    while (n > 0 &&
+           (right[n - 1] == ' ' || right[n - 1] == '\t' || right[n - 1] == '\r' || right[n - 1] == '\n'))
+        n--;
+    return n == 1 && right[0] >= 'A' && right[0] <= 'Z' ? KVANT_ANSWER_CHOICE : KVANT_ANSWER_NUMBER;
+}
+
 bool kv_answer_extract(kvant_answer_kind kind, const char *text, size_t n, char out[KV_ANSWER_CAP])
 {
-    bool found = kind == KVANT_ANSWER_LETTER ? extract_letter(text, n, out) : extract_number(text, n, out);
+    bool found = kind == KVANT_ANSWER_LETTER   ? extract_letter(text, n, out)
+                 : kind == KVANT_ANSWER_CHOICE ? extract_choice(text, n, out)
+                                               : extract_number(text, n, out);
     if (!found) out[0] = '\0';
     return found;
+}
+
+bool kvant_answer_check(kvant_answer_kind kind, const char *text, size_t n, const char *right, char *found)
+{
+    char own[KV_ANSWER_CAP], wanted[KV_ANSWER_CAP];
+    size_t n_right = strlen(right);
+    kind = kv_answer_kind_of(kind, right);
+    bool is_there = kv_answer_extract(kind, text, n, found ? found : own);
+    bool is_wanted = kind == KVANT_ANSWER_CHOICE ? extract_letter(right, n_right, wanted)
+                                                 : kv_answer_extract(kind, right, n_right, wanted);
+    return is_there && is_wanted && strcmp(found ? found : own, wanted) == 0;
 }
 
 size_t kv_answer_stop(const char *text, size_t n, const char *const *stops, int n_stops)

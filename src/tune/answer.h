@@ -6,7 +6,10 @@
 
 #include "base/error.h"
 
-#define KV_ANSWER_CAP 64
+#define KV_ANSWER_CAP KVANT_ANSWER_CAP
+
+/* NUMBER or CHOICE for AUTO, by the right answer; any other kind as it is. */
+kvant_answer_kind kv_answer_kind_of(kvant_answer_kind kind, const char *right);
 
 /* The answer in text[0, n), in one form for equal answers: a number as "-12.5" (no leading or trailing zeros,
  * no sign of zero), a letter as itself. False, and "": none. docs/gate.md has the rules. */

@@ -96,6 +96,33 @@ static void a_letter_that_stands_alone_is_the_answer(void **state)
     check(KVANT_ANSWER_LETTER, rows, sizeof rows / sizeof rows[0]);
 }
 
+static void a_text_that_argues_names_its_choice_last(void **state)
+{
+    (void)state;
+    static const struct row rows[] = {
+        { "The answer is (A) bank. Not (B), a library.", "A" },
+        { "A door is no library, so (C) is out. The correct answer is: B. I mean it.", "B" },
+        { "Answer: D\nThe answer is E", "E" },
+        { "I think A is wrong and C right", "C" },
+        { "A bank", "" },
+        { "I", "" },
+        { "so \\boxed{E}", "E" },
+        { "B. That is the answer: yes", "B" },
+        { "the answer is", "" },
+        { "", "" },
+    };
+    check(KVANT_ANSWER_CHOICE, rows, sizeof rows / sizeof rows[0]);
+    char found[KVANT_ANSWER_CAP];
+    const char text[] = "Of 3, the answer is (B), 12 of them";
+    assert_true(kvant_answer_check(KVANT_ANSWER_AUTO, text, sizeof text - 1, "B", found));
+    assert_string_equal(found, "B");
+    assert_true(kvant_answer_check(KVANT_ANSWER_AUTO, text, sizeof text - 1, "12.0", found));
+    assert_string_equal(found, "12");
+    assert_false(kvant_answer_check(KVANT_ANSWER_AUTO, text, sizeof text - 1, "A", NULL));
+    assert_true(kvant_answer_check(KVANT_ANSWER_AUTO, "A", 1, "A", NULL));
+    assert_false(kvant_answer_check(KVANT_ANSWER_NUMBER, text, sizeof text - 1, "none", NULL));
+}
+
 static void text_ends_at_the_first_stop(void **state)
 {
     (void)state;
@@ -144,6 +171,7 @@ int main(void)
         cmocka_unit_test(the_last_number_is_the_answer),
         cmocka_unit_test(bytes_behind_the_text_are_not_read),
         cmocka_unit_test(a_letter_that_stands_alone_is_the_answer),
+        cmocka_unit_test(a_text_that_argues_names_its_choice_last),
         cmocka_unit_test(text_ends_at_the_first_stop),
         cmocka_unit_test(intervals_and_pairs),
     };
