@@ -9,30 +9,30 @@
  * whole layers at 1 bit and, at 2.81 page bits, a KLD of .0059 where uniform 2.75 has .0045. */
 static const struct kv_choice_list keys_mixed = {
     9,
-    { { "k1.75c64xm", 0, false },
-      { "k2c64xm", 0, true },
-      { "k2.25c64xm", 0, false },
-      { "k2.5c64xm", 0, false },
-      { "k2.75c64xm", 0, false },
-      { "k3c64xm", 0, true },
-      { "k3.5c64xm", 0, false },
-      { "k4c64xm", 0, false },
+    { { "k1.75c64xms", 0, false },
+      { "k2c64xms", 0, true },
+      { "k2.25c64xms", 0, false },
+      { "k2.5c64xms", 0, false },
+      { "k2.75c64xms", 0, false },
+      { "k3c64xms", 0, true },
+      { "k3.5c64xms", 0, false },
+      { "k4c64xms", 0, false },
       { "k8tm", 0, false } },
 };
 static const struct kv_choice_list keys_unmixed = {
     8,
-    { { "k2c64m", 0, true },
-      { "k2c64mh", 1, true },
-      { "k2c32m", 0, false },
-      { "k3c64m", 0, true },
-      { "k3c64mh", 1, false },
-      { "k4c64m", 0, false },
-      { "k4c64mh", 1, false },
+    { { "k2c64ms", 0, true },
+      { "k2c64mhs", 1, true },
+      { "k2c32ms", 0, false },
+      { "k3c64ms", 0, true },
+      { "k3c64mhs", 1, false },
+      { "k4c64ms", 0, false },
+      { "k4c64mhs", 1, false },
       { "k8tm", 0, false } },
 };
 static const struct kv_choice_list values = {
     4,
-    { { "v2h", 0, true }, { "v3h", 0, true }, { "v4h", 0, false }, { "v8", 0, false } },
+    { { "v2hs", 0, true }, { "v3hs", 0, true }, { "v4hs", 0, false }, { "v8", 0, false } },
 };
 
 const struct kv_choice_list *kv_choices(bool mixed, enum kv_side side)

@@ -27,10 +27,10 @@
 static const double budgets_default[] = { 2.5, 2.75, 3, 3.25, 3.5, 4, 5 };
 #define N_BUDGETS_DEFAULT ((int)(sizeof budgets_default / sizeof budgets_default[0]))
 
-static const char *const uniform_mixed[] = { "k2c64xm v2h", "k2.5c64xm v2h", "k3c64xm v2h", "k3c64xm v3h",
-                                             "k4c64 v4h",   "k4c64xm v4h",   "k8tm v8",     NULL };
-static const char *const uniform_unmixed[] = { "k2c32m v2h", "k3c64m v2h", "k4c64m v3h", "k4c64 v4h",
-                                               "k4c64m v4h", "k8tm v8",    NULL };
+static const char *const uniform_mixed[] = { "k2c64xms v2hs", "k2.5c64xms v2hs", "k3c64xms v2hs", "k3c64xms v3hs",
+                                             "k4c64 v4h", "k4c64xms v4hs", "k8tm v8", NULL };
+static const char *const uniform_unmixed[] = { "k2c32ms v2hs", "k3c64ms v2hs", "k4c64ms v3hs", "k4c64 v4h",
+                                               "k4c64ms v4hs", "k8tm v8", NULL };
 
 struct result { /* what kvant_tune_close frees */
     struct kvant_tune_result view;

@@ -152,12 +152,12 @@ static void heads_add_up_to_what_they_cost_together(void **state)
         const char *choice, *spec;
         bool key;
     } rows[] = {
-        { "k2c64xm", "k2c64xm v16", true },
-        { "k3c64xm", "k3c64xm v16", true },
-        { "v2h", "k16 v2h", false },
-        { "v3h", "k16 v3h", false },
-        { "k1.75c64xm", "k1.75c64xm v16", true },
-        { "v4h", "k16 v4h", false }, /* read off, not measured alone */
+        { "k2c64xms", "k2c64xms v16", true },
+        { "k3c64xms", "k3c64xms v16", true },
+        { "v2hs", "k16 v2hs", false },
+        { "v3hs", "k16 v3hs", false },
+        { "k1.75c64xms", "k1.75c64xms v16", true },
+        { "v4hs", "k16 v4hs", false }, /* read off, not measured alone */
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const struct kvant_tune_heads *heads = rows[i].key ? &r->keys : &r->values;
