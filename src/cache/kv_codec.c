@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "cache/kv_pack.h"
 #include "cache/kv_short.h"
+#include "kernels/short_grid.h"
 
 /* ------------------------------------------------------------------------------------------------ grid -- */
 
@@ -188,7 +189,8 @@ struct grids_at {
     uint8_t *short_scale, *short_centre; /* in the page       */
 };
 
-static struct grids_at grids_at(const struct job *j, const struct kv_side_layout *side, size_t first, bool is_short)
+static struct grids_at grids_at(const struct job *j, const struct kv_side_layout *side, size_t first,
+                                bool is_short)
 {
     if (is_short)
         return (struct grids_at){ j->scratch.scale + first, j->scratch.min + first, j->scratch.fitted + first,
@@ -210,16 +212,16 @@ static bool shorten(const struct grids_at *at, int i, const struct group *g)
 {
     struct kv_short_grid s;
     bool recode;
-    if (!kv_short_make(kv_f16_to_f32(at->scale[i]), kv_f16_to_f32(at->min[i]), g->bits, at->fitted[i], &s, &recode)) return false;
+    float scale = kv_f16_to_f32(at->scale[i]), min = kv_f16_to_f32(at->min[i]);
+    if (!kv_short_make(scale, min, g->bits, at->fitted[i], &s, &recode)) return false;
     at->short_scale[i] = s.scale;
     at->short_centre[i] = s.centre;
     if (!recode || g->bits == 0) return true;
-    uint16_t scale = (uint16_t)(s.scale << 7), min;
-    int steps = (s.centre - 128) * (1 << g->bits) - 32 * ((1 << g->bits) - 1);
-    min = kv_f32_to_f16(kv_f16_to_f32(scale) * (float)steps * 0x1p-6f);
-    float levels = (float)((1 << g->bits) - 1), lo = kv_f16_to_f32(min), step = scale ? kv_f16_to_f32(scale) : INFINITY;
+    scale = s.scale ? kv_f16_to_f32(kv_short_scale_f16(s.scale)) : INFINITY;
+    min = kv_f16_to_f32(kv_short_min_f16(s.scale, s.centre, g->bits));
     for (int k = 0; k < g->n; k++)
-        g->codes[(size_t)k * g->codes_next] = grid_code(g->x[(size_t)k * g->next], lo, step, levels);
+        g->codes[(size_t)k * g->codes_next] =
+            grid_code(g->x[(size_t)k * g->next], min, scale, (float)((1 << g->bits) - 1));
     return true;
 }
 
@@ -345,7 +347,8 @@ static void fit_block(const struct job *j, const struct block *b)
 static kvant_status shorten_block(const struct job *j, const struct block *b)
 {
     for (int c = 0; b->at.fitted && c < b->n_channels; c++) {
-        const struct group g = { b->x + c, j->scratch.codes + c, (size_t)j->head_dim, (size_t)b->n_channels, b->n, b->bits };
+        const struct group g = { b->x + c, j->scratch.codes + c, (size_t)j->head_dim, (size_t)b->n_channels, b->n,
+                                 b->bits };
         if (!shorten(&b->at, c, &g)) return fail_range(j, b->row - j->row, "keys");
     }
     return KVANT_OK;
@@ -564,7 +567,7 @@ void kv_codec_expand_keys_turned(const struct kv_codec *c, struct kv_page page, 
     const struct kv_side_layout *side = &c->layout->key[i_head];
     const uint8_t *base = kv_page_base(c->layout, page, (size_t)i_head);
     uint16_t scale[KV_GRIDS_MAX], min[KV_GRIDS_MAX];
-    struct kv_grids grids = kv_key_grids(c->kernels, c->plan, c->layout, (size_t)i_head, base, scale, min);
+    struct kv_grids grids = kv_key_grids(c, (size_t)i_head, base, scale, min);
     struct kv_key_tile tile = {
         .codes = base + side->codes,
         .scale = grids.scale,
@@ -593,7 +596,7 @@ void kv_codec_expand_values(const struct kv_codec *c, struct kv_page page, int l
     const struct kv_side_layout *side = &c->layout->value[i_head];
     const uint8_t *base = kv_page_base(c->layout, page, (size_t)i_head);
     uint16_t scale[KV_GRIDS_MAX], min[KV_GRIDS_MAX];
-    struct kv_grids grids = kv_value_grids(c->kernels, c->plan, c->layout, (size_t)i_head, base, scale, min);
+    struct kv_grids grids = kv_value_grids(c, (size_t)i_head, base, scale, min);
     struct kv_value_tile tile = {
         .codes = base + side->codes,
         .scale = grids.scale,

@@ -223,7 +223,7 @@ static void sum_stored_keys(const struct job *j, const uint8_t *page, int first,
     struct kv_key_class classes[KV_CLASSES_MAX];
     float stored[KV_HEAD_DIM_MAX];
     uint16_t scale[KV_GRIDS_MAX], min[KV_GRIDS_MAX];
-    struct kv_grids grids = kv_key_grids(j->codec->kernels, j->codec->plan, j->codec->layout, (size_t)j->i_head, page, scale, min);
+    struct kv_grids grids = kv_key_grids(j->codec, (size_t)j->i_head, page, scale, min);
     j->codec->kernels->sum_keys(&(struct kv_sum_keys){
         .codes = page + side->codes,
         .n_classes = classes_of(j, classes),
@@ -350,8 +350,7 @@ static void sum_page_values(const struct job *j, int64_t i_page, int first, int 
         }
     } else {
         uint16_t scale[KV_GRIDS_MAX], min[KV_GRIDS_MAX];
-        struct kv_grids grids = kv_value_grids(j->codec->kernels, j->codec->plan, j->codec->layout, (size_t)j->i_head, page,
-                                               scale, min);
+        struct kv_grids grids = kv_value_grids(j->codec, (size_t)j->i_head, page, scale, min);
         j->codec->kernels->sum_values(&(struct kv_sum_values){
             .codes = page + side->codes,
             .scale = grids.scale,

@@ -54,9 +54,9 @@ X(value_tile_expand, void, (const struct kv_value_tile *in, float *v /* (64, hea
  * columns. */
 X(key_tile_hadamard, void, (float *kt /* (head_dim, 64) */, int head_dim))
 
-/* Short grids (cache/kv_short.h) as f16: scale = byte · 2^7 as the bits of an f16; with the centre's byte u,
- * min = scale · ((u − 128) · 2^bits − 32 · (2^bits − 1)) / 64, rounded to f16. Reads and writes up to the next multiple of 16. */
-X(widen_grids, void, (const uint8_t *scale, const uint8_t *centre, int n, int bits, uint16_t *scale_f16, uint16_t *min_f16))
+/* n short grids (short_grid.h) as f16. Reads and writes up to the next multiple of 16. Equal bits at every level. */
+X(widen_grids, void, (const uint8_t *scale, const uint8_t *centre, int n, int bits, uint16_t *scale_f16,
+                      uint16_t *min_f16))
 
 /* --- encoding --- */
 /* Codes and grids of groups of 2 to 4 bits; bit-equal at every level */

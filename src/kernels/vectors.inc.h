@@ -93,9 +93,9 @@ static void f16_to_f32(const uint16_t *x, int64_t n, float *y)
     if (i < n) vf_store_n(y + i, vf_load_f16_n(x + i, n - i), n - i);
 }
 
-/* The bits of an f16 with 3 bits of mantissa are those of a float shifted by 20, with an exponent that is 112 too small. All
- * products are exact: 4 bits times 17. */
-static void widen_grids(const uint8_t *scale, const uint8_t *centre, int n, int bits, uint16_t *scale_f16, uint16_t *min_f16)
+/* A short scale's bits, shifted by 20, are a float whose exponent is 112 too small. */
+static void widen_grids(const uint8_t *scale, const uint8_t *centre, int n, int bits, uint16_t *scale_f16,
+                        uint16_t *min_f16)
 {
     float width = (float)(1 << bits);
     vf step = vf_set(width * 0x1p-6f), first = vf_set((32.0f - 160.0f * width) * 0x1p-6f);

@@ -5,6 +5,7 @@
  */
 #include "base/half.h"
 #include "kernels/kernels.h"
+#include "kernels/short_grid.h"
 
 #include <math.h>
 
@@ -57,9 +58,8 @@ static void widen_grids_ref(const uint8_t *scale, const uint8_t *centre, int n, 
                             uint16_t *min_f16)
 {
     for (int i = 0; i < n; i++) {
-        scale_f16[i] = (uint16_t)(scale[i] << 7);
-        int steps = (centre[i] - 128) * (1 << bits) - 32 * ((1 << bits) - 1); /* of 1/64 of the scale */
-        min_f16[i] = kv_f32_to_f16(kv_f16_to_f32(scale_f16[i]) * (float)steps * 0x1p-6f);
+        scale_f16[i] = kv_short_scale_f16(scale[i]);
+        min_f16[i] = kv_short_min_f16(scale[i], centre[i], bits);
     }
 }
 

@@ -162,7 +162,7 @@ static struct kv_qk_codes qk_of(const struct kv_attn_block *b, const uint8_t *pa
 static struct kv_grids key_grids(const struct kv_attn_block *b, const uint8_t *page)
 {
     const struct kv_page_scratch *s = &b->worker->page;
-    return kv_key_grids(b->kernels, b->plan, b->codec->layout, i_head(b), page, s->scale, s->min);
+    return kv_key_grids(b->codec, i_head(b), page, s->scale, s->min);
 }
 
 static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
@@ -249,7 +249,7 @@ static void add_values(const struct kv_attn_block *b, const uint8_t *page, int r
         return;
     }
     int n_groups = b->recipe->value_group ? head_dim / b->recipe->value_group : 1;
-    struct kv_grids grids = kv_value_grids(b->kernels, b->plan, b->codec->layout, i_head(b), page, s->scale, s->min);
+    struct kv_grids grids = kv_value_grids(b->codec, i_head(b), page, s->scale, s->min);
     const struct kv_weigh weigh = {
         .p = p,
         .n_rows = n_rows,

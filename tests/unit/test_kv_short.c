@@ -1,6 +1,6 @@
 /*
- * Short grids: the bytes against the formula of kernel_list.h in double, every level equal bits; what kv_short_make keeps of a
- * grid; pages are as small as they claim.
+ * Short grids: the bytes against the formula of cache/kv_short.h in double, every level equal bits; what kv_short_make
+ * keeps of a grid.
  */
 #include "support/kernel_check.h"
 
@@ -35,7 +35,7 @@ static void every_byte_widens_alike(void **state)
                 for (int i = 0; i < n; i++) {
                     double exact = min_of((struct kv_short_grid){ (uint8_t)s, (uint8_t)i }, all_bits[b]);
                     assert_int_equal(wide[i], s << 7);
-                    assert_int_equal(min[i] & 0x7fff, kv_f32_to_f16((float)fabs(exact))); /* exact is a float: 4 bits times 17 */
+                    assert_int_equal(min[i] & 0x7fff, kv_f32_to_f16((float)fabs(exact))); /* it is a float */
                     assert_true(exact == 0.0 || (min[i] >> 15) == (exact < 0.0));
                 }
             }
@@ -51,17 +51,20 @@ static void grids_keep_their_size_and_middle(void **state)
         int bits = all_bits[check_random_below(&rnd, 4)], levels = (1 << bits) - 1;
         bool fitted = bits <= 3 && check_random_below(&rnd, 2), recode;
         float scale = ldexpf(check_random_float(&rnd, 1, 2), (int)check_random_below(&rnd, 16) - 12);
-        float middle = scale * (float)(1 << bits) * check_random_float(&rnd, -3, 3), min = middle - 0.5f * (float)levels * scale;
+        float middle = scale * (float)(1 << bits) * check_random_float(&rnd, -3, 3);
+        float min = middle - 0.5f * (float)levels * scale;
         struct kv_short_grid g;
         assert_true(kv_short_make(scale, min, bits, fitted, &g, &recode));
         double stored = scale_of(g.scale), ratio = stored / (double)scale, width = stored * (1 << bits);
-        double far = fabs((double)middle) / ((1 << bits) * (double)scale) * 64 / 127; /* above 1: the grid must grow */
+        double far = fabs((double)middle) / ((1 << bits) * (double)scale) * 64 / 127; /* > 1: the grid must grow */
         CHECK(recode || (fitted && far < 1.07), &rnd, "codes are kept, far %g", far);
         CHECK(!recode || !fitted || far > 0.93, &rnd, "codes are not kept, far %g", far);
         double low = bits == 8 ? 1.0 : 15.0 / 16, high = bits == 8 ? 1.07 * 1.125 : 17.0 / 16;
-        CHECK(ratio >= fmax(low, far) * (1 - 1e-6) && ratio <= fmax(high, 1.126 * far), &rnd, "scale %g -> %g, far %g, %d bits", (double)scale, stored, far, bits);
+        CHECK(ratio >= fmax(low, far) * (1 - 1e-6) && ratio <= fmax(high, 1.126 * far), &rnd,
+              "scale %g -> %g, far %g, %d bits", (double)scale, stored, far, bits);
         double kept = min_of(g, bits) + 0.5 * levels * stored;
-        CHECK(fabs(kept - (double)middle) <= width / 128 * 1.001, &rnd, "middle %g -> %g, %d bits", (double)middle, kept, bits);
+        CHECK(fabs(kept - (double)middle) <= width / 128 * 1.001, &rnd, "middle %g -> %g, %d bits", (double)middle,
+              kept, bits);
     }
 }
 
@@ -75,8 +78,9 @@ static void constants_stand_at_code_0(void **state)
             struct kv_short_grid g;
             bool recode;
             assert_true(kv_short_make(0.0f, numbers[i], all_bits[b], false, &g, &recode));
-            assert_true(fabs(min_of(g, all_bits[b]) - (double)numbers[i]) <= 0.006 * fabs((double)numbers[i]));
-            assert_true(all_bits[b] == 0 || all_bits[b] == 8 || fabs(min_of(g, all_bits[b]) - (double)numbers[i]) <= 0.5 * scale_of(g.scale));
+            double error = fabs(min_of(g, all_bits[b]) - (double)numbers[i]);
+            assert_true(error <= 0.006 * fabs((double)numbers[i]));
+            assert_true(all_bits[b] == 0 || all_bits[b] == 8 || error <= 0.5 * scale_of(g.scale));
         }
 }
 
