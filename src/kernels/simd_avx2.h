@@ -266,23 +266,6 @@ KV_INLINE vi vi_lookup(const uint8_t table[16], vi code)
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), code);
 }
 
-/* head sizes are multiples of 8: a vector of channels is never partly used */
-KV_INLINE vf vf_load_part(const float *p, int n)
-{
-    (void)n;
-    return vf_load(p);
-}
-KV_INLINE void vf_store_part(float *p, vf x, int n)
-{
-    (void)n;
-    vf_store(p, x);
-}
-KV_INLINE vf vf_load_f16_part(const uint16_t *p, int n)
-{
-    (void)n;
-    return vf_load_f16(p);
-}
-
 /* p · 2^n for e^x, x >= EXP_LOWEST or the result is 0 */
 #define EXP_LOWEST -0x1.5d589ep+6f /* -126 · ln2: below it 2^n is no normal number */
 KV_INLINE vf exp_scale(vf p, vf n, vf x)
@@ -337,20 +320,12 @@ KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of k
     __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
     _mm_storeu_si128((__m128i *)(void *)p, words);
 }
-KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
-{
-    (void)n;
-    vi_store_bytes(p, x);
-}
 KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
 {
     __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
 }
-KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
-{
-    (void)n;
-    vi_store_wide(p, x);
-}
+
+#include "kernels/whole_parts.h"
 
 #endif

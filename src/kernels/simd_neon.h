@@ -228,23 +228,6 @@ KV_INLINE vi vi_fifth_bits(vi x, int i)
 /* table[code] for codes below 16 */
 KV_INLINE vi vi_lookup(const uint8_t table[16], vi code) { return FROM_U8(vqtbl1q_u8(vld1q_u8(table), AS_U8(code))); }
 
-/* head sizes are multiples of 8: a vector of channels is never partly used */
-KV_INLINE vf vf_load_part(const float *p, int n)
-{
-    (void)n;
-    return vf_load(p);
-}
-KV_INLINE void vf_store_part(float *p, vf x, int n)
-{
-    (void)n;
-    vf_store(p, x);
-}
-KV_INLINE vf vf_load_f16_part(const uint16_t *p, int n)
-{
-    (void)n;
-    return vf_load_f16(p);
-}
-
 /* p · 2^n for e^x, x >= EXP_LOWEST or the result is 0 */
 #define EXP_LOWEST -0x1.5d589ep+6f /* -126 · ln2: below it 2^n is no normal number */
 KV_INLINE vf exp_scale(vf p, vf n, vf x)
@@ -291,16 +274,8 @@ KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of k
     p[2] = words[1];
     p[3] = words[3];
 }
-KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
-{
-    (void)n;
-    vi_store_bytes(p, x);
-}
 KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) { vi_store_bytes((int8_t *)p, x); } /* of 0 .. 255 */
-KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
-{
-    (void)n;
-    vi_store_wide(p, x);
-}
+
+#include "kernels/whole_parts.h"
 
 #endif
