@@ -182,23 +182,20 @@ static int report_text(const struct bench *b)
 static int bench_all(struct bench *b, const struct bench_flags *flags)
 {
     struct kvant_error err;
-    struct own_text text = {0};
+    struct kvant_plan *plans[OPTION_LIST_CAP];
+    char names[OPTION_LIST_CAP][256];
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
     options.n_sequences = 2 * b->n_batch; /* each one filled, and its fork that is measured */
     options.n_logits = b->n_batch;
     if (kvant_session_open(&b->feeder.session, b->model, &options, &err) != KVANT_OK) return fail(&err);
-    int n_plans = flags->kv.n ? flags->kv.n : 1, code = feed_warm_up(&b->feeder, b->model);
+    int n_plans; /* all of them first: a mistake in the last one shows before minutes of the others */
+    int code = setup_plans_listed(plans, names, &n_plans, b->model, &flags->kv, &flags->plan);
+    if (code == EXIT_OK) code = feed_warm_up(&b->feeder, b->model);
     int n_tests = (flags->n_prompt > 0) + (flags->n_generate > 0);
     b->n_total = n_plans * flags->n_depths * (b->n_batch + flags->n_repetitions * n_tests);
     b->results = allocate((size_t)(2 * n_plans * flags->n_depths), sizeof *b->results);
-    for (int i = 0; i < n_plans && code == EXIT_OK; i++) {
-        struct kvant_plan *plan = NULL;
-        char name[256];
-        code = setup_plan_listed(&plan, b->model, &flags->kv, i, &flags->plan, &text, name);
-        if (code == EXIT_OK) code = bench_plan(b, flags, plan, name);
-        kvant_plan_close(plan);
-    }
-    own_text_close(&text);
+    for (int i = 0; i < n_plans && code == EXIT_OK; i++) code = bench_plan(b, flags, plans[i], names[i]);
+    for (int i = 0; i < n_plans; i++) kvant_plan_close(plans[i]);
     return code;
 }
 
