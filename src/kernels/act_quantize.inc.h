@@ -74,7 +74,10 @@ KV_INLINE void digit_sums(const int8_t *digit, int64_t k, int32_t *sum)
     }
 }
 
-/* Sums of a row with one digit, and of a mixed row as if it had no low ones. */
+#define CHUNK_GROUPS 64 /* whose low digits' sums are at hand where nobody wants to keep them */
+
+/* Σq and Σ scale·q of each group. Where a block of a mixed row has one digit, its low ones are 0 and the sum is the same
+ * bits as scale · Σ high: the factors are powers of two. */
 static void row_sums(struct kv_act_int *out, int64_t row)
 {
     int64_t at = row * out->k, first = at / KV_WEIGHT_GROUP, n_groups = out->k / KV_WEIGHT_GROUP;
@@ -82,20 +85,23 @@ static void row_sums(struct kv_act_int *out, int64_t row)
     float *sum = out->sum + first;
     int32_t *sum_q = out->sum_q + first;
     digit_sums(out->high + at, out->k, sum_q);
-    for (int64_t g = 0; g < n_groups; g++) sum[g] = scale[g / 2] * (float)sum_q[g];
-    for (int64_t g = 0; out->two && g < n_groups; g++) out->sum_low[first + g] = 0;
-}
-
-/* Adds the low digits of block b to its sums. */
-static void low_sums(struct kv_act_int *out, int64_t b)
-{
-    int32_t low[2];
-    digit_sums(out->low + b * KV_ACT_BLOCK, KV_ACT_BLOCK, low);
-    for (int64_t g = 2 * b; g < 2 * b + 2; g++) {
-        int32_t both = out->sum_q[g] * KV_ACT_DIGIT + low[g - 2 * b];
-        out->sum[g] = (out->two ? out->scale[b] * (1.0f / KV_ACT_DIGIT) : out->scale[b]) * (float)both;
-        if (out->two) out->sum_low[g] = low[g - 2 * b];
-        else out->sum_q[g] = both;
+    if (!out->low) {
+        for (int64_t g = 0; g < n_groups; g++) sum[g] = scale[g / 2] * (float)sum_q[g];
+    } else if (out->two) {
+        int32_t *low = out->sum_low + first;
+        digit_sums(out->low + at, out->k, low);
+        for (int64_t g = 0; g < n_groups; g++)
+            sum[g] = scale[g / 2] * (1.0f / KV_ACT_DIGIT) * (float)(sum_q[g] * KV_ACT_DIGIT + low[g]);
+    } else {
+        for (int64_t g0 = 0; g0 < n_groups; g0 += CHUNK_GROUPS) {
+            int32_t low[CHUNK_GROUPS];
+            int64_t n = n_groups - g0 < CHUNK_GROUPS ? n_groups - g0 : CHUNK_GROUPS;
+            digit_sums(out->low + at + g0 * KV_WEIGHT_GROUP, n * KV_WEIGHT_GROUP, low);
+            for (int64_t g = g0; g < g0 + n; g++) {
+                sum_q[g] = sum_q[g] * KV_ACT_DIGIT + low[g - g0];
+                sum[g] = scale[g / 2] * (float)sum_q[g];
+            }
+        }
     }
 }
 
@@ -115,8 +121,8 @@ static void act_quantize(const float *x, int64_t n, struct kv_act_int *out)
             else if (out->low) quantize_block(block, max[b], 2, 1, out, first + b);
             else quantize_block(block, max[b], 1, 1, out, first + b);
         }
-        row_sums(out, row);
-        for (int64_t b = first; out->low && b < first + row_blocks; b++)
-            if (!out->two || out->two[b]) low_sums(out, b);
     }
+    /* Only now: digits that have just been stored in quarters of a vector can't be loaded whole before they have left
+     * the queue of stores. */
+    for (int64_t row = 0; row < n; row++) row_sums(out, row);
 }

@@ -12,12 +12,16 @@
 
 #define KV_ACT_TINY 0x1p-100f /* a block of activations with no larger element counts as zero */
 
-/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order. */
+/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order; one sum alone would
+ * wait for itself 18 to 150 times a row. */
 static inline float kv_act_threshold(const float *max, int64_t n_blocks)
 {
-    float sum = 0.0f;
-    for (int64_t b = 0; b < n_blocks; b++) sum += max[b] * max[b];
-    return KV_ACT_KEEP * (sum / (float)n_blocks);
+    float sum[4] = { 0.0f };
+    int64_t b = 0;
+    for (; b + 4 <= n_blocks; b += 4)
+        for (int i = 0; i < 4; i++) sum[i] += max[b + i] * max[b + i];
+    for (; b < n_blocks; b++) sum[b % 4] += max[b] * max[b];
+    return KV_ACT_KEEP * (((sum[0] + sum[1]) + (sum[2] + sum[3])) / (float)n_blocks);
 }
 
 struct kv_row_scratch {
