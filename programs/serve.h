@@ -67,7 +67,6 @@ struct request {
     char *echoes[SERVE_CHOICES_MAX]; /* (n_prompts) their texts, with echo                    */
     int64_t n_predict; /* -1: until the context is full                              */
     struct kvant_sampler_options sampler;
-    bool seed_given;
     float presence_penalty, frequency_penalty;
     struct {
         kvant_token token;
@@ -190,7 +189,7 @@ struct server {
     struct slot_view *slots; /* (n_parallel)                                              */
     struct engine *engine;
     pthread_t thread;
-    atomic_int n_connections;
+    struct http *http; /* NULL: not open */
 };
 
 /* Puts a job into the queue. False: the queue is full or the server is stopping. */
@@ -218,10 +217,12 @@ bool api_detokenize(struct server *s, const json_t *body, json_t **out, struct a
 bool api_apply_template(struct server *s, const json_t *body, json_t **out, struct api_error *e);
 
 /* serve_http.c */
-struct MHD_Daemon *http_open(struct server *s);
+bool http_open(struct server *s); /* false after a message on stderr */
+unsigned http_port(const struct server *s);
 /* Closes connections whose request has been arriving for too long, and cancels jobs whose client is gone. */
 void http_watch(struct server *s);
-void http_close(struct MHD_Daemon *daemon);
+void http_quiesce(struct server *s); /* no new connections; those that are there go on */
+void http_close(struct server *s);
 bool job_client_gone(struct job *job);
 
 /* serve_page.c */

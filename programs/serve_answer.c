@@ -272,7 +272,7 @@ static json_t *take_logprobs(struct lane *lane)
     json_t *entries = lane->logprobs;
     lane->logprobs = json_array();
     if (lane->job->request.kind == API_TEXT) return text_logprobs(entries, &lane->text_offset);
-    return json_pack("{s:o}", "content", entries);
+    return json_pack("{s:o, s:n}", "content", entries, "refusal");
 }
 
 static json_t *usage_json(const struct job *job)
@@ -360,6 +360,7 @@ static void send_choice(const struct server *s, struct lane *lane, json_t *field
     json_object_set_new(fields, "index", json_integer(lane->choice));
     json_object_set_new(fields, "finish_reason", finish ? json_string(finish) : json_null());
     json_object_set_new(event, "choices", json_pack("[o]", fields));
+    if (job->request.include_usage) json_object_set_new(event, "usage", json_null()); /* the last event's */
     if (finish) add_extensions(s, lane, event);
     send_event(job, event);
 }
@@ -480,6 +481,7 @@ static json_t *chat_choice(struct lane *lane)
                                                       : json_text(lane->content.bytes, lane->content.n));
     if (lane->thought.n)
         json_object_set_new(message, "reasoning_content", json_text(lane->thought.bytes, lane->thought.n));
+    json_object_set_new(message, "refusal", json_null()); /* as OpenAI's: always there, and never used */
     if (calls) json_object_set_new(message, "tool_calls", calls);
     return json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "message", message, "logprobs",
                      take_logprobs(lane), "finish_reason", calls ? "tool_calls" : lane->finish);

@@ -148,7 +148,7 @@ static bool read_sampling(const struct server *s, const json_t *body, struct req
         !get_number(body, "presence_penalty", -2, 2, &presence, e) ||
         !get_number(body, "frequency_penalty", -2, 2, &frequency, e) ||
         !get_int(body, "top_k", -1, INT32_MAX, &top_k, e) ||
-        !get_int(body, "seed", -1, (int64_t)1 << 62, &seed, e) ||
+        !get_int(body, "seed", -((int64_t)1 << 62), (int64_t)1 << 62, &seed, e) ||
         !get_flag(body, "ignore_eos", &r->ignore_eos, e))
         return false;
     r->sampler = (struct kvant_sampler_options)KVANT_SAMPLER_OPTIONS_INIT;
@@ -159,10 +159,9 @@ static bool read_sampling(const struct server *s, const json_t *body, struct req
     r->sampler.top_k = top_k < 0 ? 0 : (int)top_k;
     r->presence_penalty = (float)presence;
     r->frequency_penalty = (float)frequency;
-    r->seed_given = seed >= 0;
     uint64_t random = 0;
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) random = (uint64_t)time(NULL);
-    r->sampler.seed = seed >= 0 ? (uint64_t)seed : random;
+    r->sampler.seed = seed == -1 ? random : (uint64_t)seed; /* -1: llama-server's word for a random one */
     return read_stops(body, r, e) && read_bias(s, body, r, e);
 }
 
@@ -191,9 +190,8 @@ static bool read_logprobs(const json_t *body, struct request *r, struct api_erro
 /* What is asked for and not there is said, instead of being passed over. */
 static bool refuse_unsupported(const json_t *body, struct request *r, struct api_error *e)
 {
-    static const char *const names[] = { "grammar",           "json_schema",   "audio",
-                                         "functions",         "function_call", "suffix",
-                                         "web_search_options" };
+    static const char *const names[] = { "grammar",       "json_schema", "audio",      "functions",
+                                         "function_call", "suffix",      "moderation", "web_search_options" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (get(body, names[i])) return API_BAD(e, names[i], "%s is not supported by this server", names[i]);
     const json_t *format = get(body, "response_format");
@@ -202,10 +200,11 @@ static bool refuse_unsupported(const json_t *body, struct request *r, struct api
     size_t i_modality;
     if (choice && !is_text(choice, "auto") && !is_text(choice, "none"))
         return API_BAD(e, "tool_choice", "tool_choice: only \"auto\" and \"none\" are supported");
-    json_array_foreach(
-        get(body, "modalities"), i_modality,
-        modality) if (!is_text(modality, "text")) return API_BAD(e, "modalities",
-                                                                 "modalities: only [\"text\"] is supported");
+    json_array_foreach(get(body, "modalities"), i_modality, modality)
+    {
+        if (!is_text(modality, "text"))
+            return API_BAD(e, "modalities", "modalities: only [\"text\"] is supported");
+    }
     r->wants_json = r->kind == API_CHAT && type && strcmp(type, "json_object") == 0;
     if (format && !r->wants_json && (!type || strcmp(type, "text") != 0))
         return API_BAD(e, "response_format",

@@ -24,7 +24,7 @@ class Server:
             with open(self.log.name, encoding="utf-8", errors="replace") as file:
                 text = file.read()
             if " on http://" in text:
-                self.port = int(text.split(" on http://")[1].split(":")[1].split(",")[0])
+                self.port = int(text.split(" on http://")[1].split(",")[0].rsplit(":", 1)[1])
                 return
             if self.process.poll() is not None:
                 break
