@@ -24,7 +24,7 @@ bool server_submit(struct server *s, struct job *job)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------- setup -- */
+/* ----------------------------------------------------------------------------------------------- setup -- */
 
 /* Name of the model in the API: the alias, or the file without folder and extension. */
 static void name_model(struct server *s)
@@ -170,7 +170,7 @@ static void close_server(struct server *s)
     pthread_cond_destroy(&s->wake);
 }
 
-/* --------------------------------------------------------------------------------------------------- run -- */
+/* ------------------------------------------------------------------------------------------------- run -- */
 
 static int wait_for_signal(struct server *s, const sigset_t *signals)
 {
@@ -195,8 +195,8 @@ static int run_server(struct server *s)
     if (open) {
         bool six = strchr(s->options.host, ':') && s->options.host[0] != '[';
         fprintf(stderr, "kvant: %s on http://%s%s%s:%u, %lld slots of %lld tokens, cache %s\n", s->name,
-                six ? "[" : "", s->options.host, six ? "]" : "", http_port(s), (long long)s->options.n_parallel,
-                (long long)s->n_ctx, kvant_plan_name(s->plans[0].plan));
+                six ? "[" : "", s->options.host, six ? "]" : "", http_port(s),
+                (long long)s->options.n_parallel, (long long)s->n_ctx, kvant_plan_name(s->plans[0].plan));
         wait_for_signal(s, &signals);
         fputs("kvant: stopping; answers that are being written are finished\n", stderr);
         http_quiesce(s);

@@ -21,8 +21,8 @@ struct command {
 };
 
 extern const struct command command_info, command_run, command_chat, command_eval, command_tune,
-    command_sensitivity, command_bench, command_report, command_tokenize, command_plan, command_embed, command_score,
-    command_router, command_serve;
+    command_sensitivity, command_bench, command_report, command_tokenize, command_plan, command_embed,
+    command_score, command_router, command_serve;
 
 /* "kvant: ..." on stderr; both return EXIT_FAILED so that they can stand in a return statement. */
 int fail(const struct kvant_error *err);

@@ -27,7 +27,7 @@
 #define SERVE_PLANS_MAX   16
 #define SERVE_TEXTS_MAX   2048 /* to embed, in one request; OpenAI's limit */
 
-/* ------------------------------------------------------------------------------------------------ errors -- */
+/* ---------------------------------------------------------------------------------------------- errors -- */
 
 struct api_error {
     int status;            /* of HTTP                                                   */
@@ -45,7 +45,7 @@ bool api_fail_library(struct api_error *e, const struct kvant_error *err);
 /* {"error": {...}}; owned by the caller. */
 json_t *api_error_json(const struct api_error *e);
 
-/* ---------------------------------------------------------------------------------------------- requests -- */
+/* -------------------------------------------------------------------------------------------- requests -- */
 
 enum api_kind { API_CHAT, API_TEXT, API_NATIVE, API_EMBED };
 
@@ -86,7 +86,7 @@ struct request {
 };
 void request_close(struct request *r);
 
-/* -------------------------------------------------------------------------------------------------- jobs -- */
+/* ------------------------------------------------------------------------------------------------ jobs -- */
 
 enum job_kind { JOB_ANSWER, JOB_SLOT_SAVE, JOB_SLOT_RESTORE, JOB_SLOT_ERASE };
 
@@ -131,7 +131,7 @@ void job_ping(struct job *job, double silence_s);
 void job_finish_json(struct job *job, int status, json_t *value);
 void job_finish_error(struct job *job, const struct api_error *e);
 
-/* ------------------------------------------------------------------------------------------------ server -- */
+/* ---------------------------------------------------------------------------------------------- server -- */
 
 struct serve_options {
     const char *host, *alias, *slot_path, *api_key, *api_key_file, *chat_template, *chat_template_file, *cors,

@@ -42,7 +42,7 @@ void answer_clear(struct lane *lane)
     json_decref(lane->logprobs);
 }
 
-/* --------------------------------------------------------------------------------------------- splitting -- */
+/* ------------------------------------------------------------------------------------------- splitting -- */
 
 /* Bytes at the end of the text that may be the beginning of `word`. */
 static size_t held_back(const char *text, size_t n, const char *word)
@@ -126,7 +126,7 @@ static void advance(struct lane *lane, bool last)
         split(lane, lane->raw.n, true);
 }
 
-/* --------------------------------------------------------------------------------------------- log-probs -- */
+/* ------------------------------------------------------------------------------------------- log-probs -- */
 
 struct top {
     kvant_token id;
@@ -231,7 +231,7 @@ void answer_force(const struct server *s, struct lane *lane, const kvant_token *
     answer_stream(s, lane);
 }
 
-/* -------------------------------------------------------------------------------------------------- JSON -- */
+/* ------------------------------------------------------------------------------------------------ JSON -- */
 
 /* What is new since the last call, as text; NULL: nothing. */
 static json_t *fresh(const struct text_buffer *b, size_t *sent)
@@ -422,7 +422,7 @@ void answer_stream(const struct server *s, struct lane *lane)
     }
 }
 
-/* ----------------------------------------------------------------------------------------------- the end -- */
+/* --------------------------------------------------------------------------------------------- the end -- */
 
 /* <tool_call>{"name": ..., "arguments": {...}}</tool_call> in the content become tool_calls; what is no
  * JSON stays. */

@@ -13,7 +13,7 @@
 
 #include "json.h"
 
-/* ------------------------------------------------------------------------------------------------ fields -- */
+/* ---------------------------------------------------------------------------------------------- fields -- */
 
 /* Absent and null are the same to clients. */
 static const json_t *get(const json_t *body, const char *name)
@@ -94,7 +94,7 @@ const char *api_file_name(const json_t *body, struct api_error *e)
     return NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------- sampling -- */
+/* -------------------------------------------------------------------------------------------- sampling -- */
 
 static bool read_stops(const json_t *body, struct request *r, struct api_error *e)
 {
@@ -266,7 +266,7 @@ static bool read_common(struct server *s, const json_t *body, struct request *r,
     return true;
 }
 
-/* ----------------------------------------------------------------------------------------------- prompts -- */
+/* --------------------------------------------------------------------------------------------- prompts -- */
 
 /* Adds a prompt; ids are owned by the request then. */
 static bool add_prompt(struct server *s, struct request *r, kvant_token *ids, size_t n, struct api_error *e)
@@ -380,7 +380,7 @@ static bool read_prompts(struct server *s, const json_t *body, struct request *r
     return true;
 }
 
-/* -------------------------------------------------------------------------------------------------- chat -- */
+/* ------------------------------------------------------------------------------------------------ chat -- */
 
 /* Content as one text; NULL after a failure. */
 static json_t *content_text(const json_t *content, size_t i_message, struct api_error *e)
@@ -630,7 +630,7 @@ static bool read_chat(struct server *s, const json_t *body, struct request *r, s
            add_prompt(s, r, ids, n_ids, e);
 }
 
-/* ------------------------------------------------------------------------------------------------ embed -- */
+/* ----------------------------------------------------------------------------------------------- embed -- */
 
 /* A text as kvant embed takes it, or a list of tokens as they are. */
 static bool read_input(struct server *s, const json_t *v, size_t i_text, struct request *r,
@@ -646,7 +646,8 @@ static bool read_input(struct server *s, const json_t *v, size_t i_text, struct 
                add_prompt(s, r, ids, n, e);
     }
     if (!json_is_array(v))
-        return API_BAD(e, "input", "input %zu must be a text or a list of tokens, as all of them are", i_text);
+        return API_BAD(e, "input", "input %zu must be a text or a list of tokens, as all of them are",
+                       i_text);
     ids = allocate(json_array_size(v) + 1, sizeof *ids);
     json_array_foreach(v, i, item)
     {
@@ -716,7 +717,7 @@ bool api_apply_template(struct server *s, const json_t *body, json_t **out, stru
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------ tokens -- */
+/* ---------------------------------------------------------------------------------------------- tokens -- */
 
 static json_t *piece_json(const struct server *s, kvant_token id)
 {

@@ -74,7 +74,7 @@ void engine_close(struct server *s)
     s->engine = NULL;
 }
 
-/* ----------------------------------------------------------------------------------------------- the end -- */
+/* --------------------------------------------------------------------------------------------- the end -- */
 
 /* The sequence stays as a prefix for later requests, or is closed. */
 static void keep_sequence(struct engine *e, struct lane *lane)
@@ -130,7 +130,7 @@ static void job_drop(struct engine *e, struct job *job, const struct api_error *
     job_release(job);
 }
 
-/* --------------------------------------------------------------------------------------------- taking up -- */
+/* ------------------------------------------------------------------------------------------- taking up -- */
 
 static bool open_sequence(struct engine *e, struct lane *lane, struct kvant_error *err)
 {
@@ -416,7 +416,7 @@ static void admit(struct engine *e)
     }
 }
 
-/* ---------------------------------------------------------------------------------------------- stepping -- */
+/* -------------------------------------------------------------------------------------------- stepping -- */
 
 static bool is_reading(const struct lane *lane)
 {
@@ -638,7 +638,8 @@ static void view_lane(const struct engine *e, int i, struct slot_view *v)
         if (e->prefixes.items[k].slot == i) v->n_held = (int64_t)e->prefixes.items[k].n_tokens;
 }
 
-/* What /slots and /metrics tell. The slots are looked at a few times per second only: it is work for every page. */
+/* What /slots and /metrics tell. The slots are looked at a few times per second only: it is work for every
+ * page. */
 static void publish(struct engine *e, size_t n_entries, double seconds)
 {
     struct server *s = e->server;

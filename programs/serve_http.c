@@ -1,6 +1,6 @@
 /*
- * HTTP on libmicrohttpd: connections and their deadlines, bodies of bounded size, keys, who may ask from other
- * pages, and the two kinds of answers: a text, or a stream that the engine fills.
+ * HTTP on libmicrohttpd: connections and their deadlines, bodies of bounded size, keys, who may ask from
+ * other pages, and the two kinds of answers: a text, or a stream that the engine fills.
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -24,7 +24,7 @@ struct http {
     struct client *clients;
 };
 
-/* --------------------------------------------------------------------------------------------- answering -- */
+/* ------------------------------------------------------------------------------------------- answering -- */
 
 static void log_line(const struct server *s, const struct exchange *x, int status)
 {
@@ -45,8 +45,8 @@ static bool may_ask(const char *list, const char *origin)
     return false;
 }
 
-/* What a page of another origin needs to ask and to read the answer. The headers that it may send are those that
- * it names: OpenAI's client for JavaScript sends a dozen of its own. */
+/* What a page of another origin needs to ask and to read the answer. The headers that it may send are those
+ * that it names: OpenAI's client for JavaScript sends a dozen of its own. */
 static void add_cors(const struct server *s, struct MHD_Connection *c, struct MHD_Response *response)
 {
     const char *origin = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Origin"),
@@ -113,7 +113,7 @@ enum MHD_Result send_error(struct server *s, struct MHD_Connection *c, struct ex
     return send_json(s, c, x, e->status, api_error_json(e));
 }
 
-/* --------------------------------------------------------------------------------------------- streaming -- */
+/* ------------------------------------------------------------------------------------------- streaming -- */
 
 /* Called by libmicrohttpd for more bytes of a stream. */
 static ssize_t read_stream(void *cls, uint64_t position, char *buffer, size_t max)
@@ -201,7 +201,7 @@ static bool has_key(const struct server *s, struct MHD_Connection *c)
     return found;
 }
 
-/* ------------------------------------------------------------------------------------------- connections -- */
+/* ----------------------------------------------------------------------------------------- connections -- */
 
 static void set_deadline(struct server *s, struct MHD_Connection *c, double seconds)
 {
@@ -237,7 +237,8 @@ static bool check_framing(struct MHD_Connection *c, struct api_error *e)
     struct framing f = { 0 };
     MHD_get_connection_values(c, MHD_HEADER_KIND, count_framing, &f);
     if (f.n_lengths > 1 || (f.encoded && (f.n_lengths > 0 || !f.chunked)))
-        return API_BAD(e, NULL, "one Content-Length, or Transfer-Encoding: chunked, must say where the body ends");
+        return API_BAD(e, NULL,
+                       "one Content-Length, or Transfer-Encoding: chunked, must say where the body ends");
     return true;
 }
 
@@ -261,9 +262,9 @@ static bool fail_too_large(const struct server *s, struct api_error *e)
                     (long long)s->options.body_mib);
 }
 
-/* First call for a request: its line and headers are there. What is refused is told at once where its body would
- * not be worth reading; the connection is closed then. Else the body is read and dropped, so that a client that
- * writes before it reads finds the answer, and the connection lasts. */
+/* First call for a request: its line and headers are there. What is refused is told at once where its body
+ * would not be worth reading; the connection is closed then. Else the body is read and dropped, so that a
+ * client that writes before it reads finds the answer, and the connection lasts. */
 static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const char *url, const char *method,
                              void **context)
 {
@@ -338,7 +339,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
                           job->out ? job->out : "", job->n_out);
     }
     set_deadline(s, c, 0);
-    if (!x->route && x->allow[0] && strcmp(method, "OPTIONS") == 0) return send_bytes(s, c, x, 204, "", "", 0);
+    if (!x->route && x->allow[0] && strcmp(method, "OPTIONS") == 0)
+        return send_bytes(s, c, x, 204, "", "", 0);
     if (!x->route) return send_error(s, c, x, &x->refusal);
     if (x->too_large) {
         fail_too_large(s, &e);
@@ -448,7 +450,8 @@ static bool read_address(const struct server *s, struct sockaddr_storage *out, u
 bool http_open(struct server *s)
 {
     struct sockaddr_storage address;
-    unsigned flags = MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
+    unsigned flags = MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC |
+                     MHD_USE_ERROR_LOG,
              family = 0;
     if (!read_address(s, &address, &family)) {
         fail_text("--host %s: an address is needed, such as 127.0.0.1, 0.0.0.0 or ::1", s->options.host);
@@ -458,8 +461,8 @@ bool http_open(struct server *s)
     *s->http = (struct http){ 0 };
     pthread_mutex_init(&s->http->lock, NULL);
     s->http->daemon = MHD_start_daemon(
-        flags | family, (uint16_t)s->options.port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
-        MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        flags | family, (uint16_t)s->options.port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER,
+        on_log, s, MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)s->options.timeout_s, MHD_OPTION_CONNECTION_LIMIT, 512u, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)65536, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)s->options.n_http,

@@ -39,8 +39,8 @@ struct route {
 /* serve_routes.c: sets x->route and its {id}, or says what is wrong, and x->allow where the path is known. */
 bool route_find(struct exchange *x, const char *url, const char *method, struct api_error *e);
 
-/* serve_http.c: answers at once, with the headers that every answer has. The response is released, the bytes of
- * the others are copied. */
+/* serve_http.c: answers at once, with the headers that every answer has. The response is released, the bytes
+ * of the others are copied. */
 enum MHD_Result send_response(struct server *s, struct MHD_Connection *c, struct exchange *x, int status,
                               struct MHD_Response *response);
 enum MHD_Result send_bytes(struct server *s, struct MHD_Connection *c, struct exchange *x, int status,

@@ -1,6 +1,6 @@
 /*
- * The endpoints: a table of routes, and what each of them does with a request whose body is there. A slot's file
- * name is the one thing of a client that reaches the file system, and it is a name without a slash.
+ * The endpoints: a table of routes, and what each of them does with a request whose body is there. A slot's
+ * file name is the one thing of a client that reaches the file system, and it is a name without a slash.
  */
 #include <stdlib.h>
 #include <string.h>
