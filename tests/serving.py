@@ -16,7 +16,8 @@ class Server:
     def __init__(self, model, *arguments, env=None):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         environment = dict(os.environ, **(env or {}))
-        self.process = subprocess.Popen([os.path.join(BUILD, "kvant"), "serve", model, "--port", "0", *arguments],
+        self.process = subprocess.Popen([os.path.join(BUILD, "kvant"), "serve", model, "--port", "0",
+                                         *arguments],
                                         stdout=subprocess.DEVNULL, stderr=self.log, env=environment)
         atexit.register(self.process.kill)  # a test that breaks off leaves nothing running
         self.port = 0
