@@ -45,6 +45,7 @@ double clock_s(void);
 /* malloc that ends the program when memory is out: what the commands keep themselves is small. */
 void *allocate(size_t n, size_t size);
 void *reallocate(void *p, size_t n, size_t size);
+char *text_copy(const char *text);
 
 /* A whole file ("-": standard input), terminated; free() it. NULL after a message on stderr. */
 char *file_read(const char *path, size_t *n_bytes);

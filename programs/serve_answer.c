@@ -256,8 +256,11 @@ static json_t *text_logprobs(json_t *entries, int64_t *offset)
         json_array_append_new(offsets, json_integer(*offset));
         for (const char *c = json_string_value(json_object_get(entry, "token")); c && *c; c++)
             *offset += ((unsigned char)*c & 0xc0) != 0x80; /* characters */
-        json_array_foreach(json_object_get(entry, "top_logprobs"), k, t) json_object_set(
-            top, json_string_value(json_object_get(t, "token")), json_object_get(t, "logprob"));
+        json_array_foreach(json_object_get(entry, "top_logprobs"), k, t)
+        {
+            const char *token = json_string_value(json_object_get(t, "token"));
+            json_object_set(top, token, json_object_get(t, "logprob"));
+        }
         json_array_append_new(tops, top);
     }
     json_decref(entries);

@@ -107,7 +107,7 @@ static bool read_stops(const json_t *body, struct request *r, struct api_error *
         if (!json_is_string(item) || json_string_length(item) > 1024)
             return API_BAD(e, "stop", "stop must be a text of at most 1024 bytes, or a list of such");
         if (json_string_length(item) == 0) continue;
-        r->stops[r->n_stops++] = strdup(json_string_value(item));
+        r->stops[r->n_stops++] = text_copy(json_string_value(item));
     }
     return true;
 }
@@ -320,7 +320,10 @@ static bool keep_echo(const struct server *s, const json_t *v, struct request *r
     size_t n = 0;
     struct kvant_error err;
     if (!r->echo || r->kind != API_TEXT) return true;
-    if (json_is_string(v)) return (r->echoes[i] = strdup(json_string_value(v))) != NULL;
+    if (json_is_string(v)) {
+        r->echoes[i] = text_copy(json_string_value(v));
+        return true;
+    }
     kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, NULL, 0, &n, NULL);
     r->echoes[i] = allocate(n + 1, 1);
     r->echoes[i][n] = '\0';
@@ -338,7 +341,7 @@ static bool read_prompt(struct server *s, const json_t *v, struct request *r, st
     int flags = KVANT_TOKENIZE_SPECIAL | KVANT_TOKENIZE_BOS;
     if (json_is_string(v)) {
         if (!tokens_of(s, json_string_value(v), json_string_length(v), flags, &ids, &n, e)) return false;
-        if (!r->prompt_text) r->prompt_text = strdup(json_string_value(v));
+        if (!r->prompt_text) r->prompt_text = text_copy(json_string_value(v));
         return add_prompt(s, r, ids, n, e) && keep_echo(s, v, r, e);
     }
     json_array_foreach(v, i, item)
@@ -759,7 +762,10 @@ bool api_detokenize(struct server *s, const json_t *body, json_t **out, struct a
     struct kvant_error err;
     if (!json_is_array(list)) return API_BAD(e, "tokens", "tokens must be a list of token ids");
     kvant_token *ids = allocate(json_array_size(list) + 1, sizeof *ids);
-    json_array_foreach(list, i, item) if (!token_of(s, item, &ids[i], e)) return free(ids), false;
+    json_array_foreach(list, i, item)
+    {
+        if (!token_of(s, item, &ids[i], e)) return free(ids), false;
+    }
     char *text = NULL;
     kvant_status status = kvant_detokenize(s->model, ids, i, true, NULL, 0, &n, &err);
     if (status == KVANT_ERR_SPACE) {

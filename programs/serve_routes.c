@@ -139,8 +139,12 @@ static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, stru
         json_t *body = parse_body(x, e);
         const char *name = body ? api_file_name(body, e) : NULL;
         bool ok = name != NULL;
-        if (ok && asprintf(&job->path, "%s/%s", s->options.slot_path, name) < 0) job->path = NULL;
-        if (ok) job->name = strdup(name);
+        if (ok) {
+            size_t n_path = strlen(s->options.slot_path) + strlen(name) + 2;
+            job->name = text_copy(name);
+            job->path = allocate(n_path, 1);
+            snprintf(job->path, n_path, "%s/%s", s->options.slot_path, name);
+        }
         json_decref(body);
         if (!ok) {
             job_release(job);
