@@ -26,8 +26,7 @@ static void run_fold(const struct kv_kernels *k, const struct page *p)
 {
     const struct kv_key_class all = { p->bits, p->head_dim };
     k->attn_fold(&(struct kv_fold){ .q = p->q, .q_stride = (size_t)p->head_dim, .n_rows = p->n_rows,
-                                    .n_classes = 1, .classes = &all, .middle = p->q, .scale = p->scale,
-                                    .min = p->min,
+                                    .n_classes = 1, .classes = &all, .middle = p->q, .scale = p->scale, .min = p->min,
                                     .digits = p->digits, .digits_stride = 2 * (size_t)p->head_dim,
                                     .delta = { p->delta, p->sum }, .bias = p->bias });
 }
@@ -36,10 +35,8 @@ static void run_qk(const struct kv_kernels *k, const struct page *p)
 {
     const struct kv_key_class all = { p->bits, p->head_dim };
     k->qk_codes(&(struct kv_qk_codes){ .codes = p->codes, .n_classes = 1, .classes = &all,
-                                       .digits = { p->digits, p->digits },
-                                       .digits_stride = 2 * (size_t)p->head_dim,
-                                       .delta = { { p->delta, p->delta }, { p->delta, p->delta } },
-                                       .bias = { p->bias, p->bias },
+                                       .digits = { p->digits, p->digits }, .digits_stride = 2 * (size_t)p->head_dim,
+                                       .delta = { { p->delta, p->delta }, { p->delta, p->delta } }, .bias = { p->bias, p->bias },
                                        .n_rows = p->n_rows, .score = p->score });
 }
 
@@ -47,13 +44,10 @@ static void run_qk(const struct kv_kernels *k, const struct page *p)
 static void run_center(const struct kv_kernels *k, const struct page *p)
 {
     int n_pairs = p->head_dim / 2;
-    k->qk_center(&(struct kv_qk_center){ .cos_part = p->q, .sin_part = p->q + n_pairs,
-                                         .stride = (size_t)p->head_dim,
+    k->qk_center(&(struct kv_qk_center){ .cos_part = p->q, .sin_part = p->q + n_pairs, .stride = (size_t)p->head_dim,
                                          .still = p->bias, .cos_t0 = p->angles, .sin_t0 = p->angles + n_pairs,
-                                         .n_pairs = n_pairs, .n_fast = n_pairs * 3 / 8, .fast = p->fast,
-                                         .slow = p->slow,
-                                         .polynomials = p->polynomials, .n_rows = p->n_rows,
-                                         .score = p->score });
+                                         .n_pairs = n_pairs, .n_fast = n_pairs * 3 / 8, .fast = p->fast, .slow = p->slow,
+                                         .polynomials = p->polynomials, .n_rows = p->n_rows, .score = p->score });
 }
 
 static void run_soften(const struct kv_kernels *k, const struct page *p)
@@ -69,25 +63,21 @@ static void run_weigh(const struct kv_kernels *k, const struct page *p)
 
 static void run_pv(const struct kv_kernels *k, const struct page *p)
 {
-    k->pv_codes(&(struct kv_pv_codes){ .codes = p->codes, .bits = p->bits, .head_dim = p->head_dim,
-                                       .n_groups = 1,
-                                       .n_tokens = KV_TILE, .digits = p->digits, .delta = p->delta,
-                                       .bias = p->bias,
+    k->pv_codes(&(struct kv_pv_codes){ .codes = p->codes, .bits = p->bits, .head_dim = p->head_dim, .n_groups = 1,
+                                       .n_tokens = KV_TILE, .digits = p->digits, .delta = p->delta, .bias = p->bias,
                                        .keep = p->keep, .n_rows = p->n_rows, .out = p->out });
 }
 
 static void run_qk_half(const struct kv_kernels *k, const struct page *p)
 {
     k->qk_half(&(struct kv_qk_half){ .k = (const uint16_t *)(const void *)p->codes, .head_dim = p->head_dim,
-                                     .n_tokens = KV_TILE, .n_rows = p->n_rows, .q = p->q,
-                                     .score = p->score });
+                                     .n_tokens = KV_TILE, .n_rows = p->n_rows, .q = p->q, .score = p->score });
 }
 
 static void run_pv_half(const struct kv_kernels *k, const struct page *p)
 {
     k->pv_half(&(struct kv_pv_half){ .v = (const uint16_t *)(const void *)p->codes, .stride = p->head_dim,
-                                     .head_dim = p->head_dim, .n_tokens = KV_TILE, .n_rows = p->n_rows,
-                                     .p = p->score,
+                                     .head_dim = p->head_dim, .n_tokens = KV_TILE, .n_rows = p->n_rows, .p = p->score,
                                      .keep = p->keep, .out = p->out });
 }
 
@@ -96,13 +86,10 @@ static void run_fit(const struct kv_kernels *k, const struct page *p)
 {
     uint16_t scale[KV_FIT_SIDE], min[KV_FIT_SIDE];
     for (int row = 0; row < p->n_rows; row += KV_FIT_SIDE)
-        k->fit_groups(&(struct kv_fit_groups){ .x = p->q + row * p->head_dim, .next = 1,
-                                               .side = (size_t)p->head_dim,
+        k->fit_groups(&(struct kv_fit_groups){ .x = p->q + row * p->head_dim, .next = 1, .side = (size_t)p->head_dim,
                                                .n = p->head_dim, .n_groups = p->n_rows - row < KV_FIT_SIDE ?
-                                               p->n_rows - row : KV_FIT_SIDE, .bits = p->bits,
-                                               .codes = p->codes,
-                                               .codes_next = 1, .codes_side = (size_t)p->head_dim,
-                                               .scale = scale,
+                                               p->n_rows - row : KV_FIT_SIDE, .bits = p->bits, .codes = p->codes,
+                                               .codes_next = 1, .codes_side = (size_t)p->head_dim, .scale = scale,
                                                .min = min });
 }
 
@@ -128,10 +115,8 @@ static void run_sum_weighted(const struct kv_kernels *k, const struct page *p)
 
 static void run_sum_values(const struct kv_kernels *k, const struct page *p)
 {
-    k->sum_values(&(struct kv_sum_values){ .codes = p->codes, .scale = p->scale, .min = p->min,
-                                           .bits = p->bits,
-                                           .head_dim = p->head_dim, .n_groups = 1, .first = 0,
-                                           .last = KV_TILE,
+    k->sum_values(&(struct kv_sum_values){ .codes = p->codes, .scale = p->scale, .min = p->min, .bits = p->bits,
+                                           .head_dim = p->head_dim, .n_groups = 1, .first = 0, .last = KV_TILE,
                                            .out = p->out });
 }
 
@@ -205,8 +190,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < ROWS_MAX; i++) p.last[i] = KV_TILE;
     for (int i = 0; i < 256; i++) p.scale[i] = p.min[i] = 0x2e66;
     for (int i = 0; i < 256 * 128; i++) p.codes[i] = (uint8_t)((i * 37 % 61) & 0x3b);
-    for (int i = 0; i < ROWS_MAX * 256; i++)
-        p.q[i] = (float)((unsigned)i * 2654435761u % 1000) * 0.002f - 1.0f;
+    for (int i = 0; i < ROWS_MAX * 256; i++) p.q[i] = (float)((unsigned)i * 2654435761u % 1000) * 0.002f - 1.0f;
     printf("ns per row (and bytes/ns) of 1, 3, 4, 7 and 96 rows\n");
     for (int l = 0; l <= (int)kv_cpu_detect(); l++) {
         struct kv_kernels k;
