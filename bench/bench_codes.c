@@ -18,7 +18,8 @@ struct page {
     float *q, *out, *score, *delta, *bias, *sum, *keep, *max;
     int *first, *last;
     void *digits;
-    float *angles, *fast, *slow, *polynomials; /* of centres: (2, 128), (128, 2, 32), (8, 128), (8, 32) */
+    float *angles, *turning; /* of centres: (2, 128), (128, 2, 32) */
+    uint8_t listed[128];
     int head_dim, n_rows, bits;
 };
 
@@ -40,14 +41,14 @@ static void run_qk(const struct kv_kernels *k, const struct page *p)
                                        .n_rows = p->n_rows, .score = p->score });
 }
 
-/* Fast pairs as at RoPE's base of 10000. */
+/* Eleven of 32 pairs, as calibration leaves to keys per channel. */
 static void run_center(const struct kv_kernels *k, const struct page *p)
 {
     int n_pairs = p->head_dim / 2;
     k->qk_center(&(struct kv_qk_center){ .cos_part = p->q, .sin_part = p->q + n_pairs, .stride = (size_t)p->head_dim,
                                          .still = p->bias, .cos_t0 = p->angles, .sin_t0 = p->angles + n_pairs,
-                                         .n_pairs = n_pairs, .n_fast = n_pairs * 3 / 8, .fast = p->fast, .slow = p->slow,
-                                         .polynomials = p->polynomials, .n_rows = p->n_rows, .score = p->score });
+                                         .n_pairs = n_pairs, .n_listed = n_pairs * 11 / 32, .listed = p->listed,
+                                         .turning = p->turning, .n_rows = p->n_rows, .score = p->score });
 }
 
 static void run_soften(const struct kv_kernels *k, const struct page *p)
@@ -180,9 +181,8 @@ int main(int argc, char **argv)
     p.score = kv_alloc(ROWS_MAX * 64, 4);
     p.digits = kv_alloc(ROWS_MAX * 256, 2);
     p.angles = kv_alloc(256, 4);
-    p.fast = kv_alloc(128 * 64, 4);
-    p.slow = kv_alloc(8 * 128, 4);
-    p.polynomials = kv_alloc(8 * 32, 4);
+    p.turning = kv_alloc(128 * 64, 4);
+    for (int i = 0; i < 128; i++) p.listed[i] = (uint8_t)i;
     float **each[] = { &p.delta, &p.bias, &p.sum, &p.keep, &p.max };
     for (size_t i = 0; i < 5; i++) *each[i] = kv_alloc(ROWS_MAX, 4);
     p.first = kv_alloc(ROWS_MAX, sizeof(int));

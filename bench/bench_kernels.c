@@ -48,7 +48,9 @@ static double time_product(struct bench *b, const struct kv_kernels *table, cons
         .row_bytes = (size_t)(K / type->block) * (size_t)type->block_bytes,
     };
     struct kv_activations a;
-    kv_activations_set(&a, b->pool, table, b->x, n, K, float_act ? NULL : b->int_memory, KV_DIGITS_MIXED);
+    kv_activations_place(&a, b->x, n, K, float_act ? NULL : b->int_memory, KV_DIGITS_MIXED);
+    kv_activations_quantize(&a, table, 0, n);
+    kv_activations_finish(&a);
     struct kv_product p = { .w = &w, .y = b->y, .ldy = n_rows };
     double seconds[REPEATS];
     for (int i = 0; i < repeats; i++) {

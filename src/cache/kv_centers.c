@@ -11,6 +11,9 @@
  *
  * (Jacobi and Anger). Eight terms leave 2 J_8(1) = 1.9e-7 of C, at the size of float rounding, and all slow
  * pairs share the eight polynomials: their sum costs 8 multiplications a token, not one a channel.
+ *
+ * Pairs whose mean is 0 cost nothing: calibration leaves two thirds of them out where keys are per channel. Each head has
+ * a list of the others; a few slow ones stand in it too, since eight polynomials cost more than LISTED_SLOW of them.
  */
 #include <math.h>
 #include <string.h>
@@ -20,6 +23,7 @@
 #include "cache/kv_codec.h"
 
 #define HALF_PAGE (KV_PAGE_TOKENS / 2)
+#define LISTED_SLOW 6
 
 /* One block; base NULL measures. Sizes for as many pairs as a head can have. */
 static size_t carve_centers(struct kv_centers *c, void *base, const struct kvant_plan *plan)
@@ -30,9 +34,10 @@ static size_t carve_centers(struct kv_centers *c, void *base, const struct kvant
     c->turn_sin = kv_carve(&carve, n_pairs * KV_PAGE_TOKENS, sizeof *c->turn_sin);
     c->middle_cos = kv_carve(&carve, n_pairs, sizeof *c->middle_cos);
     c->middle_sin = kv_carve(&carve, n_pairs, sizeof *c->middle_sin);
-    c->fast = kv_carve(&carve, n_pairs * 2 * HALF_PAGE, sizeof *c->fast);
+    c->turning = kv_carve(&carve, n_pairs * 2 * HALF_PAGE, sizeof *c->turning);
     c->slow = kv_carve(&carve, n_pairs * KV_CENTER_TERMS, sizeof *c->slow);
     c->polynomials = kv_carve(&carve, n_pairs ? KV_CENTER_TERMS * HALF_PAGE : 0, sizeof *c->polynomials);
+    c->head = kv_carve(&carve, n_pairs ? (size_t)plan->n_layer * (size_t)plan->n_head_kv : 0, sizeof *c->head);
     return n_pairs ? carve.used : 0;
 }
 
@@ -60,11 +65,11 @@ static void fill_basis(struct kv_centers *c, const struct kv_rope *rope)
     c->n_fast = 0; /* pairs come in order of falling speed; one out of order would only widen the fast ones */
     for (int p = 0; p < c->n_pairs; p++)
         if (HALF_PAGE * fabs((double)rope->inv_freq[p]) > 1.0) c->n_fast = p + 1;
-    for (int p = 0; p < c->n_fast; p++)
+    for (int p = 0; p < c->n_pairs; p++)
         for (int i = 0; i < HALF_PAGE; i++) {
             double angle = (i + 0.5) * (double)rope->inv_freq[p];
-            c->fast[(2 * p) * HALF_PAGE + i] = (float)cos(angle);
-            c->fast[(2 * p + 1) * HALF_PAGE + i] = (float)sin(angle);
+            c->turning[(2 * p) * HALF_PAGE + i] = (float)cos(angle);
+            c->turning[(2 * p + 1) * HALF_PAGE + i] = (float)sin(angle);
         }
     for (int m = 0; m < KV_CENTER_TERMS; m++)
         for (int p = 0; p < c->n_pairs; p++) {
@@ -75,6 +80,22 @@ static void fill_basis(struct kv_centers *c, const struct kv_rope *rope)
         double u = (i + 0.5) / HALF_PAGE;
         for (int m = 0; m < KV_CENTER_TERMS; m++) c->polynomials[m * HALF_PAGE + i] = (float)cos(m * acos(u));
     }
+}
+
+static void fill_list(struct kv_center_list *out, const uint16_t *mean, const struct kv_centers *c,
+                      const struct kv_rope *rope)
+{
+    int near = rope->neox ? 1 : 2, far = rope->neox ? c->n_pairs : 1, n_slow = 0;
+    uint8_t slow[KV_HEAD_DIM_MAX / 2];
+    *out = (struct kv_center_list){ 0 };
+    for (int p = 0; p < c->n_pairs; p++) {
+        if (!((mean[near * p] | mean[near * p + far]) & 0x7fff)) continue; /* ±0 */
+        if (p < c->n_fast) out->listed[out->n_listed++] = (uint8_t)p;
+        else slow[n_slow++] = (uint8_t)p;
+    }
+    out->polynomials = n_slow > LISTED_SLOW;
+    for (int i = 0; !out->polynomials && i < n_slow; i++) out->listed[out->n_listed++] = slow[i];
+    for (int i = rope->n_rot; i < rope->head_dim; i++) out->still |= (mean[i] & 0x7fff) != 0;
 }
 
 kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan,
@@ -96,6 +117,8 @@ kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *pl
     carve_centers(out, block, plan);
     fill_turns(out, rope);
     fill_basis(out, rope);
+    for (int i = 0; i < plan->n_layer * plan->n_head_kv; i++)
+        fill_list(&out->head[i], plan->center + (size_t)i * (size_t)plan->head_dim, out, rope);
     return KVANT_OK;
 }
 

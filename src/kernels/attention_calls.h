@@ -123,17 +123,19 @@ struct kv_qk_codes {
 #define KV_CENTER_TERMS 8 /* of a slow pair's polynomial (cache/kv_centers.c) */
 
 /* score_j += still + Σ_p C_p cos θ_p t + S_p sin θ_p t, what keys lack that are stored without their centres. From
- * the page's middle: with x_p = C_p cos θ_p t0 + S_p sin θ_p t0 and y_p = S_p cos θ_p t0 − C_p sin θ_p t0, fast
- * pairs give x cos θτ + y sin θτ, slow ones Σ_m T_m(τ) Σ_p slow_mp · (m even: x_p; odd: y_p). Cosines and even T_m
- * are equal at τ and −τ, sines and odd T_m opposite: tables and sums are of the page's second half, τ > 0. */
+ * the page's middle: with x_p = C_p cos θ_p t0 + S_p sin θ_p t0 and y_p = S_p cos θ_p t0 − C_p sin θ_p t0, listed
+ * pairs give x cos θτ + y sin θτ, the other ones, where there are any, Σ_m T_m(τ) Σ_p slow_mp · (m even: x_p; odd:
+ * y_p). Cosines and even T_m are equal at τ and −τ, sines and odd T_m opposite: tables and sums are of the page's second
+ * half, τ > 0. */
 struct kv_qk_center {
     const float *cos_part, *sin_part; /* (n_rows, stride): C and S, turned to the page's middle              */
     size_t stride;
     const float *still;          /* (n_rows)                                                                 */
     const float *cos_t0, *sin_t0; /* (n_pairs): of the page's first position                                 */
-    int n_pairs, n_fast;
-    const float *fast;           /* (n_fast, 2, 32)                                                          */
-    const float *slow;           /* (KV_CENTER_TERMS, n_pairs), 0 for fast pairs                             */
+    int n_pairs, n_listed;
+    const uint8_t *listed;       /* (n_listed)                                                               */
+    const float *turning;        /* (n_pairs, 2, 32)                                                         */
+    const float *slow;           /* (KV_CENTER_TERMS, n_pairs), 0 for listed pairs; or NULL: there are none  */
     const float *polynomials;    /* (KV_CENTER_TERMS, 32)                                                    */
     int n_rows;
     float *score;                /* (n_rows, 64) +=                                                          */

@@ -254,77 +254,77 @@ static void attn_fold(const struct kv_fold *f)
 
 /* Coefficients of functions of a page's position, of the rows of a block. */
 struct center_parts {
-    float x[BLOCK_ROWS][KV_HEAD_DIM_MAX / 2], y[BLOCK_ROWS][KV_HEAD_DIM_MAX / 2]; /* of fast pairs */
-    float terms[KV_CENTER_TERMS][BLOCK_ROWS];                                     /* of T_m        */
+    float x[BLOCK_ROWS][KV_HEAD_DIM_MAX / 2], y[BLOCK_ROWS][KV_HEAD_DIM_MAX / 2]; /* of pairs */
+    float terms[KV_CENTER_TERMS][BLOCK_ROWS];                                     /* of T_m   */
 };
 
 KV_INLINE vf load_up_to(const float *p, int n) { return n >= LANES ? vf_load(p) : vf_load_n(p, n); }
 
-KV_INLINE void center_coefficients(const struct kv_qk_center *a, int rows, int row, struct center_parts *parts)
+KV_INLINE void center_coefficients(const struct kv_qk_center *a, int rows, int row, bool slow,
+                                   struct center_parts *parts)
 {
     vf sum[KV_CENTER_TERMS][BLOCK_ROWS];
     for (int r = 0; r < rows; r++) {
         const float *c = a->cos_part + (size_t)(row + r) * a->stride, *s = a->sin_part + (size_t)(row + r) * a->stride;
         vf own[KV_CENTER_TERMS];
-        for (int m = 0; m < KV_CENTER_TERMS; m++) own[m] = vf_zero();
+        for (int m = 0; slow && m < KV_CENTER_TERMS; m++) own[m] = vf_zero();
         for (int p = 0; p < a->n_pairs; p += LANES) {
             int n = a->n_pairs - p;
             vf u = load_up_to(c + p, n), v = load_up_to(s + p, n);
             vf cos_t0 = load_up_to(a->cos_t0 + p, n), sin_t0 = load_up_to(a->sin_t0 + p, n);
             vf x = vf_fma(u, cos_t0, vf_mul(v, sin_t0)), y = vf_sub(vf_mul(v, cos_t0), vf_mul(u, sin_t0));
-            if (p < a->n_fast) {
-                vf_store(parts->x[r] + p, x);
-                vf_store(parts->y[r] + p, y);
-            }
-            if (p + LANES <= a->n_fast) continue;
+            vf_store(parts->x[r] + p, x);
+            vf_store(parts->y[r] + p, y);
+            if (!slow) continue;
 #pragma GCC unroll 8
             for (int m = 0; m < KV_CENTER_TERMS; m++)
                 own[m] = vf_fma(m % 2 ? y : x, load_up_to(a->slow + m * a->n_pairs + p, n), own[m]);
         }
-        for (int m = 0; m < KV_CENTER_TERMS; m++) sum[m][r] = own[m];
+        for (int m = 0; slow && m < KV_CENTER_TERMS; m++) sum[m][r] = own[m];
     }
+    if (!slow) return;
     for (int m = 0; m < KV_CENTER_TERMS; m++) v4_store(parts->terms[m], rows_sum(sum[m], rows));
-    /* T_0 = 1, and so is the share of the channels that do not turn */
-    for (int r = 0; r < rows; r++) parts->terms[0][r] += a->still[row + r];
 }
 
 #define HALF_VECTORS (KV_TILE / 2 / LANES)
 
-/* Functions i of n, cosines or even T_m to `even` and sines or odd ones to `odd`. Coefficients: of row r and function
- * i at x[r · row_step + i · step]. */
-KV_INLINE void add_functions(const float *x, const float *y, size_t row_step, size_t step, int n,
-                             const float *functions, int rows, int vector, vf even[BLOCK_ROWS][CENTER_WIDE], vf odd[BLOCK_ROWS][CENTER_WIDE])
+/* A cosine or even T_m to `even` and a sine or odd one to `odd`: CENTER_WIDE vectors from functions and 32 later.
+ * Coefficients of row r: x[r · step], y[r · step]. */
+KV_INLINE void add_function(const float *x, const float *y, size_t step, const float *functions, int rows,
+                            vf even[BLOCK_ROWS][CENTER_WIDE], vf odd[BLOCK_ROWS][CENTER_WIDE])
 {
-    functions += vector * LANES;
-    for (int i = 0; i < n; i++, functions += KV_TILE, x += step, y += step) {
-        vf e[CENTER_WIDE], o[CENTER_WIDE];
+    vf e[CENTER_WIDE], o[CENTER_WIDE];
+    for (int w = 0; w < CENTER_WIDE; w++) {
+        e[w] = vf_load(functions + w * LANES);
+        o[w] = vf_load(functions + KV_TILE / 2 + w * LANES);
+    }
+    for (int r = 0; r < rows; r++) {
+        vf cx = vf_set(x[(size_t)r * step]), cy = vf_set(y[(size_t)r * step]);
         for (int w = 0; w < CENTER_WIDE; w++) {
-            e[w] = vf_load(functions + w * LANES);
-            o[w] = vf_load(functions + KV_TILE / 2 + w * LANES);
-        }
-        for (int r = 0; r < rows; r++) {
-            vf cx = vf_set(x[(size_t)r * row_step]), cy = vf_set(y[(size_t)r * row_step]);
-            for (int w = 0; w < CENTER_WIDE; w++) {
-                even[r][w] = vf_fma(cx, e[w], even[r][w]);
-                odd[r][w] = vf_fma(cy, o[w], odd[r][w]);
-            }
+            even[r][w] = vf_fma(cx, e[w], even[r][w]);
+            odd[r][w] = vf_fma(cy, o[w], odd[r][w]);
         }
     }
 }
 
 /* Both halves of the page from sums over one: even functions are equal on either side of the middle, odd ones are
  * opposite. */
-KV_INLINE void center_rows(const struct kv_qk_center *a, int rows, int row)
+KV_INLINE void center_rows(const struct kv_qk_center *a, int rows, int row, bool slow)
 {
     struct center_parts parts;
-    center_coefficients(a, rows, row, &parts);
+    center_coefficients(a, rows, row, slow, &parts);
     for (int i = 0; i < HALF_VECTORS; i += CENTER_WIDE) {
         vf even[BLOCK_ROWS][CENTER_WIDE], odd[BLOCK_ROWS][CENTER_WIDE];
         for (int r = 0; r < rows; r++)
-            for (int w = 0; w < CENTER_WIDE; w++) even[r][w] = odd[r][w] = vf_zero();
-        add_functions(parts.terms[0], parts.terms[1], 1, 2 * BLOCK_ROWS, KV_CENTER_TERMS / 2, a->polynomials, rows, i,
-                      even, odd);
-        add_functions(parts.x[0], parts.y[0], KV_HEAD_DIM_MAX / 2, 1, a->n_fast, a->fast, rows, i, even, odd);
+            for (int w = 0; w < CENTER_WIDE; w++) even[r][w] = vf_set(a->still[row + r]), odd[r][w] = vf_zero();
+        for (int m = 0; slow && m < KV_CENTER_TERMS; m += 2)
+            add_function(parts.terms[m], parts.terms[m + 1], 1, a->polynomials + m * KV_TILE / 2 + i * LANES, rows,
+                         even, odd);
+        for (int k = 0; k < a->n_listed; k++) {
+            int p = a->listed[k];
+            add_function(parts.x[0] + p, parts.y[0] + p, KV_HEAD_DIM_MAX / 2, a->turning + p * KV_TILE + i * LANES,
+                         rows, even, odd);
+        }
         for (int r = 0; r < rows; r++)
             for (int w = 0; w < CENTER_WIDE; w++) {
                 float *after = a->score + (row + r) * KV_TILE + KV_TILE / 2 + (i + w) * LANES,
@@ -337,7 +337,8 @@ KV_INLINE void center_rows(const struct kv_qk_center *a, int rows, int row)
 
 static void qk_center(const struct kv_qk_center *a)
 {
-    FOR_ROW_BLOCKS(a->n_rows, center_rows(a, n, row))
+    if (a->slow) FOR_ROW_BLOCKS(a->n_rows, center_rows(a, n, row, true))
+    else FOR_ROW_BLOCKS(a->n_rows, center_rows(a, n, row, false))
 }
 
 /* -------------------------------------------------------------------------------------------------- softmax -- */

@@ -104,15 +104,16 @@ static void center_row(const struct kv_qk_center *a, int row)
         x[p] = c[p] * a->cos_t0[p] + s[p] * a->sin_t0[p];
         y[p] = s[p] * a->cos_t0[p] - c[p] * a->sin_t0[p];
     }
-    for (int m = 0; m < KV_CENTER_TERMS; m++)
-        for (int p = a->n_fast; p < a->n_pairs; p++) term[m] += (m % 2 ? y : x)[p] * a->slow[m * a->n_pairs + p];
+    for (int m = 0; a->slow && m < KV_CENTER_TERMS; m++)
+        for (int p = 0; p < a->n_pairs; p++) term[m] += (m % 2 ? y : x)[p] * a->slow[m * a->n_pairs + p];
     for (int j = 0; j < HALF_PAGE; j++) {
         float even = a->still[row], odd = 0.0f, *score = a->score + row * KV_TILE + HALF_PAGE;
         for (int m = 0; m < KV_CENTER_TERMS; m++)
             *(m % 2 ? &odd : &even) += term[m] * a->polynomials[m * HALF_PAGE + j];
-        for (int p = 0; p < a->n_fast; p++) {
-            even += x[p] * a->fast[2 * p * HALF_PAGE + j];
-            odd += y[p] * a->fast[(2 * p + 1) * HALF_PAGE + j];
+        for (int i = 0; i < a->n_listed; i++) {
+            int p = a->listed[i];
+            even += x[p] * a->turning[2 * p * HALF_PAGE + j];
+            odd += y[p] * a->turning[(2 * p + 1) * HALF_PAGE + j];
         }
         score[j] += even + odd;
         score[-1 - j] += even - odd;

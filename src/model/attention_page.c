@@ -210,10 +210,19 @@ static void scores_half(const struct kv_attn_block *b, const uint8_t *page, int 
     b->kernels->qk_half(&qk);
 }
 
+/* A head may have no pair that gains from centring. */
+static bool has_center(const struct kv_attn_block *b)
+{
+    if (!b->recipe->key_centered) return false;
+    const struct kv_center_list *list = &b->codec->centers->head[i_head(b)];
+    return list->n_listed || list->polynomials || list->still;
+}
+
 static void add_center_scores(const struct kv_attn_block *b, int64_t i_page, int row)
 {
     const struct kv_page_scratch *s = &b->worker->page;
     const struct kv_centers *centers = b->codec->centers;
+    const struct kv_center_list *list = &centers->head[i_head(b)];
     size_t stride = (size_t)b->call->head_dim / 2, first = (size_t)row * stride;
     const float *angles = b->view.page_angles + i_page * b->call->head_dim;
     const struct kv_qk_center call = {
@@ -224,9 +233,10 @@ static void add_center_scores(const struct kv_attn_block *b, int64_t i_page, int
         .cos_t0 = angles,
         .sin_t0 = angles + stride,
         .n_pairs = centers->n_pairs,
-        .n_fast = centers->n_fast,
-        .fast = centers->fast,
-        .slow = centers->slow,
+        .n_listed = list->n_listed,
+        .listed = list->listed,
+        .turning = centers->turning,
+        .slow = list->polynomials ? centers->slow : NULL,
         .polynomials = centers->polynomials,
         .n_rows = b->n_rows - row,
         .score = b->worker->score + row * KV_TILE,
@@ -302,7 +312,7 @@ void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, 
         ask_for(ahead_of(b, next, 0, 2));
         scores_per_channel(b, page, row, ahead_of(b, next, 2, 7));
     }
-    if (b->recipe->key_centered) add_center_scores(b, i_page, row);
+    if (has_center(b)) add_center_scores(b, i_page, row);
     ask_for(ahead_of(b, next, 7, 9));
     b->kernels->attn_soften(&(struct kv_soften){ w->score + row * KV_TILE, n_rows, w->first + row, w->last + row,
                                                  state->max + row, state->sum + row, w->page.keep });

@@ -48,6 +48,7 @@ struct by_rows {
     const struct kv_layer *layer;
     void (*fn)(const struct by_rows *job, int row);
     int n_rows;
+    const struct kv_activations *made; /* of these rows, quantized as soon as they are there; or NULL */
 };
 
 static int64_t n_row_blocks(int n_rows)
@@ -66,13 +67,15 @@ static void rows_block(void *user, int64_t i_block, int i_thread)
     (void)i_thread;
     const struct by_rows *job = user;
     int end = block_end(i_block, job->n_rows);
-    for (int row = (int)i_block * BLOCK_ROWS; row < end; row++) job->fn(job, row);
+    int first = (int)i_block * BLOCK_ROWS;
+    for (int row = first; job->fn && row < end; row++) job->fn(job, row);
+    if (job->made) kv_activations_quantize(job->made, &job->call->model->kernels, first, end - first);
 }
 
 static void each_row(const struct kv_forward_call *call, const struct kv_layer *layer, int n_rows,
                      void (*fn)(const struct by_rows *job, int row))
 {
-    struct by_rows job = { call, layer, fn, n_rows };
+    struct by_rows job = { call, layer, fn, n_rows, NULL };
     kv_pool_for(call->pool, n_row_blocks(n_rows), rows_block, &job);
 }
 
@@ -177,16 +180,26 @@ static int n_digits_of(const struct kvant_model *m, const struct kv_gguf_tensor 
     return m->act == KVANT_ACT_MIXED && w != m->output ? KV_DIGITS_MIXED : 2;
 }
 
-static void multiply(const struct kv_forward_call *call, const float *x, int64_t n_rows, int64_t k,
+/* Where the integers of x go. Products with float weights read the floats. */
+static struct kv_activations activations_for(const struct kv_forward_call *call, const float *x, int64_t n_rows, int64_t k,
+                                             const struct kv_gguf_tensor *w)
+{
+    struct kv_activations a;
+    bool integers = call->model->act != KVANT_ACT_F32 && k % KV_ACT_BLOCK == 0;
+    kv_activations_place(&a, x, n_rows, k, integers ? call->buffers->int_memory : NULL, n_digits_of(call->model, w));
+    return a;
+}
+
+/* Each row of x is made by fn (NULL: it is there) and quantized while it is in the cache, once for all products. */
+static void multiply(const struct kv_forward_call *call, const struct kv_layer *layer,
+                     void (*fn)(const struct by_rows *job, int row), const float *x, int n_rows, int64_t k,
                      const struct kv_product *products, int n_products)
 {
-    const struct kvant_model *m = call->model;
-    struct kv_activations a;
-    /* quantized once for all products over the same input; products with float weights read the floats */
-    bool integers = m->act != KVANT_ACT_F32 && k % KV_ACT_BLOCK == 0;
-    kv_activations_set(&a, call->pool, &m->kernels, x, n_rows, k, integers ? call->buffers->int_memory : NULL,
-                       n_digits_of(m, products[0].w));
-    kv_products(call->pool, &m->kernels, &a, products, n_products, call->buffers->matmul_scratch,
+    struct kv_activations a = activations_for(call, x, n_rows, k, products[0].w);
+    struct by_rows job = { call, layer, fn, n_rows, &a };
+    kv_pool_for(call->pool, n_row_blocks(n_rows), rows_block, &job);
+    kv_activations_finish(&a);
+    kv_products(call->pool, &call->model->kernels, &a, products, n_products, call->buffers->matmul_scratch,
                 call->buffers->matmul_stride);
 }
 
@@ -286,24 +299,21 @@ static void run_layer(const struct kv_forward_call *call, int i)
     int n = call->n_rows;
     int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
 
-    each_row(call, l, n, attn_norm_row);
     const struct kv_product qkv[] = { product(m, l->wq, l->bq, b->q, n_q),
                                       product(m, l->wk, l->bk, b->k, n_kv),
                                       product(m, l->wv, l->bv, b->v, n_kv) };
-    multiply(call, b->normed, n, h->n_embd, qkv, 3);
+    multiply(call, l, attn_norm_row, b->normed, n, h->n_embd, qkv, 3);
     each_row(call, l, n, position_row);
     if (call->capture) run_capture(call, i);
     attend(call, i);
     const struct kv_product out = product(m, l->wo, l->bo, b->normed, h->n_embd);
-    multiply(call, b->mixed, n, n_q, &out, 1);
+    multiply(call, l, NULL, b->mixed, n, n_q, &out, 1);
 
-    each_row(call, l, n, residual_ffn_norm_row);
     const struct kv_product gate_up[] = { product(m, l->gate, l->b_gate, b->gate, h->n_ff),
                                           product(m, l->up, l->b_up, b->up, h->n_ff) };
-    multiply(call, b->normed, n, h->n_embd, gate_up, 2);
-    each_row(call, l, n, silu_row);
+    multiply(call, l, residual_ffn_norm_row, b->normed, n, h->n_embd, gate_up, 2);
     const struct kv_product down = product(m, l->down, l->b_down, b->normed, h->n_embd);
-    multiply(call, b->gate, n, h->n_ff, &down, 1);
+    multiply(call, l, silu_row, b->gate, n, h->n_ff, &down, 1);
     each_row(call, l, n, residual_row);
 }
 
@@ -384,9 +394,8 @@ kvant_status kv_forward(const struct kv_forward_call *call, struct kvant_error *
     }
     run_hidden(&now, m->hp.n_layer);
     if (call->n_logits) {
-        each_row(call, NULL, call->n_logits, output_norm_row);
         const struct kv_product head = product(m, m->output, NULL, call->logits, m->n_vocab);
-        multiply(call, b->normed, call->n_logits, m->hp.n_embd, &head, 1);
+        multiply(call, NULL, output_norm_row, b->normed, call->n_logits, m->hp.n_embd, &head, 1);
     }
     return settle_sequences(call, err);
 }

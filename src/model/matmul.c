@@ -1,8 +1,9 @@
 /*
  * Several products over the same activations are one list of rows, cut into units of UNIT_ROWS rows that
- * workers take from a shared counter. A taker always gets about the same bytes of weights: units of wide rows
- * are handed out one by one, units of narrow rows several at a time. Taking beats a fixed split as soon as
- * one core is busy elsewhere, and since no result depends on the split, nothing else changes.
+ * workers take from a shared counter: long stretches first, which memory delivers best, single units at the end, so
+ * that all end together. With equal takes of two of 18 units one of two threads has a tenth of the run to wait.
+ * Taking beats a fixed split as soon as one core is busy elsewhere, and since no result depends on the split, nothing
+ * else changes.
  */
 #include "model/matmul.h"
 
@@ -11,8 +12,9 @@
 #include <stdatomic.h>
 
 #define UNIT_ROWS 32         /* rows that kernels unpack together                                          */
-#define TAKES_PER_THREAD 8   /* enough to even out the ends of a run, few enough to keep the counter quiet */
-#define QUANTIZE_ELEMENTS 32768 /* a few µs of work: fewer are quantized by the caller alone               */
+#define TAKE_SHARE 3         /* a take is a third of one thread's part of what is left                     */
+#define FEW 8                /* activations, for which memory is the limit: shorter takes cost more there  */
+#define LEAST_SHARE 8        /* than waiting, so that none is below an eighth of a thread's part           */
 
 static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
 {
@@ -38,58 +40,64 @@ size_t kv_activations_bytes(int64_t n, int64_t k)
     return place_digits(&a, NULL, KV_DIGITS_MIXED);
 }
 
-struct quantize_job {
-    const struct kv_activations *a;
-    const struct kv_kernels *kernels;
-    int64_t rows_per_item;
-};
-
-static void quantize_item(void *user, int64_t i_item, int i_thread)
+void kv_activations_place(struct kv_activations *a, const float *x, int64_t n, int64_t k, void *int_memory,
+                          int n_digits)
 {
-    (void)i_thread;
-    const struct quantize_job *job = user;
-    const struct kv_activations *a = job->a;
-    int64_t first = i_item * job->rows_per_item, left = a->n - first;
+    *a = (struct kv_activations){ .f32 = x, .n = n, .k = k };
+    if (int_memory) place_digits(a, int_memory, n_digits);
+}
+
+void kv_activations_quantize(const struct kv_activations *a, const struct kv_kernels *kernels, int64_t first,
+                             int64_t n_rows)
+{
+    int64_t n_blocks = a->k / KV_ACT_BLOCK, n_groups = a->k / KV_WEIGHT_GROUP;
+    if (!a->i.high) return;
     struct kv_act_int part = {
         .high = a->i.high + first * a->k,
         .low = a->i.low ? a->i.low + first * a->k : NULL,
-        .scale = a->i.scale + first * (a->k / KV_ACT_BLOCK),
-        .sum = a->i.sum + first * (a->k / KV_WEIGHT_GROUP),
-        .sum_q = a->i.sum_q + first * (a->k / KV_WEIGHT_GROUP),
-        .sum_low = a->i.sum_low ? a->i.sum_low + first * (a->k / KV_WEIGHT_GROUP) : NULL,
+        .scale = a->i.scale + first * n_blocks,
+        .sum = a->i.sum + first * n_groups,
+        .sum_q = a->i.sum_q + first * n_groups,
+        .sum_low = a->i.sum_low ? a->i.sum_low + first * n_groups : NULL,
         .k = a->k,
-        .two = a->i.two ? a->i.two + first * (a->k / KV_ACT_BLOCK) : NULL,
+        .two = a->i.two ? a->i.two + first * n_blocks : NULL,
     };
-    job->kernels->act_quantize(a->f32 + first * a->k, left < job->rows_per_item ? left : job->rows_per_item,
-                               &part);
+    kernels->act_quantize(a->f32 + first * a->k, n_rows, &part);
 }
 
-void kv_activations_set(struct kv_activations *a, struct kv_pool *pool, const struct kv_kernels *kernels,
-                        const float *x, int64_t n, int64_t k, void *int_memory, int n_digits)
+void kv_activations_finish(struct kv_activations *a)
 {
-    *a = (struct kv_activations){ .f32 = x, .n = n, .k = k };
-    if (!int_memory) return;
-    place_digits(a, int_memory, n_digits);
-    struct quantize_job job = { a, kernels, 1 + QUANTIZE_ELEMENTS / k };
-    kv_pool_for(pool, (n + job.rows_per_item - 1) / job.rows_per_item, quantize_item, &job);
-    if (a->i.two) kv_act_list_low(&a->i, n);
+    if (a->i.two) kv_act_list_low(&a->i, a->n);
 }
 
 struct products_job {
     const struct kv_kernels *kernels;
     const struct kv_activations *a;
     const struct kv_product *products;
-    int n_products;
-    size_t take_bytes;       /* weights handed out at a time, rounded up to units */
+    int64_t n_units;         /* of all products                     */
+    int64_t least;           /* units of a take, but for the last   */
     char *scratch;
     size_t scratch_stride;
-    atomic_llong next;       /* the first take that nobody has */
+    atomic_llong next;       /* the first unit that nobody has */
 };
 
-static int64_t take_rows(const struct products_job *job, const struct kv_gguf_tensor *w)
+static int64_t units_of(const struct kv_product *p)
 {
-    size_t unit_bytes = w->row_bytes * UNIT_ROWS;
-    return UNIT_ROWS * (int64_t)(1 + job->take_bytes / unit_bytes);
+    return (p->w->dims[1] + UNIT_ROWS - 1) / UNIT_ROWS;
+}
+
+/* Returns the first of *n units, *n = 0 at the end. */
+static long long take(struct products_job *job, int n_threads, int64_t *n)
+{
+    long long next = atomic_load_explicit(&job->next, memory_order_relaxed);
+    do {
+        int64_t left = job->n_units - next;
+        *n = (left + TAKE_SHARE * n_threads - 1) / (TAKE_SHARE * n_threads);
+        if (*n < job->least) *n = left < job->least ? left : job->least;
+        if (left <= 0) *n = 0;
+    } while (*n && !atomic_compare_exchange_weak_explicit(&job->next, &next, next + *n, memory_order_relaxed,
+                                                          memory_order_relaxed));
+    return next;
 }
 
 static void multiply(const struct products_job *job, const struct kv_product *p, int64_t row_begin,
@@ -117,37 +125,39 @@ static void multiply(const struct products_job *job, const struct kv_product *p,
 
 static void products_worker(void *user, int i_thread, int n_threads)
 {
-    (void)n_threads;
     struct products_job *job = user;
     void *scratch = job->scratch + (size_t)i_thread * job->scratch_stride;
-    int64_t first = 0; /* the first take of product i */
-    int64_t take = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-    for (int i = 0; i < job->n_products; i++) {
-        const struct kv_product *p = &job->products[i];
-        int64_t n_rows = p->w->dims[1], step = take_rows(job, p->w), n_takes = (n_rows + step - 1) / step;
-        while (take < first + n_takes) {
-            int64_t row = (take - first) * step;
-            multiply(job, p, row, row + step < n_rows ? row + step : n_rows, scratch);
-            take = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+    int64_t n, first = 0; /* the first unit of product i */
+    int i = 0;
+    for (int64_t unit = take(job, n_threads, &n); n > 0; unit = take(job, n_threads, &n)) {
+        while (n > 0) { /* a take may reach into the next product */
+            const struct kv_product *p = &job->products[i];
+            int64_t n_rows = p->w->dims[1], end = first + units_of(p);
+            if (unit >= end) {
+                first = end;
+                i++;
+                continue;
+            }
+            int64_t own = end - unit < n ? end - unit : n, last = (unit - first + own) * UNIT_ROWS;
+            multiply(job, p, (unit - first) * UNIT_ROWS, last < n_rows ? last : n_rows, scratch);
+            unit += own;
+            n -= own;
         }
-        first += n_takes;
     }
 }
 
 void kv_products(struct kv_pool *pool, const struct kv_kernels *kernels, const struct kv_activations *a,
                  const struct kv_product *products, int n_products, void *scratch, size_t scratch_stride)
 {
-    size_t bytes = 0;
-    for (int i = 0; i < n_products; i++) bytes += products[i].w->row_bytes * (size_t)products[i].w->dims[1];
     struct products_job job = {
         .kernels = kernels,
         .a = a,
         .products = products,
-        .n_products = n_products,
-        .take_bytes = bytes / (size_t)(kv_pool_size(pool) * TAKES_PER_THREAD),
         .scratch = scratch,
         .scratch_stride = scratch_stride,
     };
+    for (int i = 0; i < n_products; i++) job.n_units += units_of(&products[i]);
+    job.least = a->n < FEW ? 1 + job.n_units / (LEAST_SHARE * kv_pool_size(pool)) : 1;
     atomic_init(&job.next, 0);
     kv_pool_share(pool, products_worker, &job);
 }

@@ -2,6 +2,9 @@
  * Calibration: key means before RoPE and static channel classes.
  *
  *   center     μ = E[k°] over tokens behind the sinks                     per (layer, KV head, channel)
+ *              Keys per channel have a minimum in each block, which takes whatever stands still inside it. Only pairs
+ *              that turn fast enough, about a mean that is large enough, gain from centring: the others get 0, and
+ *              cost attention nothing (cache/kv_centers.c).
  *   channels   w = E[q²] · E[range²]: what an error of one quantization step costs at the scores. q: after RoPE, all
  *              query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe centres, within
  *              a block of the recipe's group. Then Σ w · err(bits) is minimised under the recipe's average
@@ -21,6 +24,16 @@
 #define TOKENS_MAX 8192       /* more add nothing to means and mean squares, but memory                     */
 #define UNIT 8                /* channels of a head that share their bits                                   */
 #define BLOCK 64              /* tokens over which ranges are taken (32 for c32)                            */
+/* What the squared error of a head's keys in 2.5 bits may grow by for pairs that are not centred. KLD of k2c64xm v2h
+ * and k2.5c64xms v2hs on GSM8K / WikiText-2, and how many of 32 pairs are left:
+ *              SmolLM2                            Qwen2.5-Coder-0.5B
+ *     0        .0200/.0170  .0133/.0123  32       .0107/.0146  .0082/.0113  32
+ *     .005     .0194/.0165  .0132/.0121  12.1     .0119/.0145  .0081/.0113  11.7
+ *     .01      .0184/.0151  .0131/.0116  11.0     .0115/.0142  .0080/.0121  10.6
+ *     .02      .0185/.0167  .0140/.0116   9.7     .0128/.0143  .0086/.0117   9.3
+ *     all      .0289/.0227  .0151/.0134   0       .0135/.0205  .0094/.0173   0 */
+#define SPARE 0.01
+#define SPARE_QUARTERS 10
 
 /* ------------------------------------------------------------------------------------------ allocation -- */
 
@@ -78,6 +91,13 @@ void kv_channels_allocate(struct kv_channels *out, const double *importance, int
             out->count[k] = (uint16_t)(out->count[k] + UNIT);
         }
     }
+}
+
+double kv_channel_error(int bits)
+{
+    for (int k = 0; k < KV_N_CLASSES; k++)
+        if (kv_class_bits[k] == bits) return kv_class_error[k];
+    return 0.0;
 }
 
 /* --------------------------------------------------------------------------------------------- capture -- */
@@ -140,11 +160,102 @@ static kvant_status allocate(struct kv_calibration *c, struct kvant_error *err)
     size_t n_heads = (size_t)c->n_layer * (size_t)c->n_head_kv;
     c->key = kv_alloc(n_heads * (size_t)c->n_tokens, (size_t)c->head_dim * sizeof *c->key);
     c->mean = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->mean);
+    c->turning = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->turning);
     c->query_square = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->query_square);
-    if (!c->key || !c->mean || !c->query_square)
+    if (!c->key || !c->mean || !c->turning || !c->query_square)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the keys of %lld calibration tokens",
                 (long long)c->n_tokens);
     return KVANT_OK;
+}
+
+/* ------------------------------------------------------------------------------------------ statistics -- */
+
+static uint16_t center_f16(double mean)
+{
+    return kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, mean)));
+}
+
+/* Mean squared range of the stored key's channels over whole blocks of `group` tokens behind the sinks. */
+static void mean_square_range(const struct kv_calibration *c, int layer, int head,
+                              const float *center /* (head_dim) or NULL */, int group, double *out /* (head_dim) */)
+{
+    const struct kv_rope *rope = &c->model->rope;
+    float cos_t[KV_HEAD_DIM_MAX / 2], sin_t[KV_HEAD_DIM_MAX / 2], row[KV_HEAD_DIM_MAX], low[KV_HEAD_DIM_MAX],
+        high[KV_HEAD_DIM_MAX];
+    int64_t n_blocks = 0;
+    memset(out, 0, (size_t)c->head_dim * sizeof *out);
+    for (int64_t chunk = 0; chunk < c->n_tokens; chunk += c->chunk_tokens) {
+        for (int64_t t0 = c->sinks; t0 + group <= c->chunk_tokens; t0 += group, n_blocks++) {
+            for (int64_t t = t0; t < t0 + group; t++) {
+                size_t at = ((size_t)layer * (size_t)c->n_tokens + (size_t)(chunk + t)) *
+                            (size_t)c->n_head_kv;
+                const float *key = c->key + (at + (size_t)head) * (size_t)c->head_dim;
+                for (int i = 0; i < c->head_dim; i++) row[i] = key[i] - (center ? center[i] : 0.0f);
+                kv_rope_angles(rope, t, cos_t, sin_t);
+                kv_rope_apply(rope, cos_t, sin_t, row, 1);
+                for (int i = 0; i < c->head_dim; i++) {
+                    low[i] = t == t0 || row[i] < low[i] ? row[i] : low[i];
+                    high[i] = t == t0 || row[i] > high[i] ? row[i] : high[i];
+                }
+            }
+            for (int i = 0; i < c->head_dim; i++)
+                out[i] += (double)(high[i] - low[i]) * (double)(high[i] - low[i]);
+        }
+    }
+    for (int i = 0; i < c->head_dim && n_blocks; i++) out[i] /= (double)n_blocks;
+}
+
+static size_t head_at(const struct kv_calibration *c, int layer, int head_kv)
+{
+    return ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
+}
+
+void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
+                               int group, double *out)
+{
+    size_t at = head_at(c, layer, head_kv);
+    mean_square_range(c, layer, head_kv, center, group, out);
+    for (int i = 0; i < c->head_dim; i++) out[i] *= c->query_square[at + (size_t)i];
+}
+
+void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, bool per_channel, float *out)
+{
+    size_t at = head_at(c, layer, head_kv);
+    for (int i = 0; i < c->head_dim; i++)
+        out[i] = per_channel ? c->turning[at + (size_t)i] : kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
+}
+
+/* Squared error of each channel, in units of its squared range, when they share SPARE_QUARTERS. */
+static void unit_errors(const double *importance, int head_dim, double *out)
+{
+    struct kv_channels classes;
+    kv_channels_allocate(&classes, importance, head_dim, SPARE_QUARTERS);
+    for (int k = 0, n = 0; k < KV_N_CLASSES; k++)
+        for (int i = 0; i < classes.count[k]; i++) out[classes.order[n++]] = kv_class_error[k];
+}
+
+/* The mean of those pairs of channels whose turning costs most, SPARE without the others. */
+static void find_turning(struct kv_calibration *c, int layer, int head)
+{
+    const struct kv_rope *rope = &c->model->rope;
+    int n_pairs = rope->n_rot / 2, near = rope->neox ? 1 : 2, far = rope->neox ? n_pairs : 1;
+    float *kept = c->turning + head_at(c, layer, head);
+    double centered[KV_HEAD_DIM_MAX], plain[KV_HEAD_DIM_MAX], gain[KV_HEAD_DIM_MAX / 2], spare = 0.0;
+    int pair[KV_HEAD_DIM_MAX / 2];
+    kv_calibration_center(c, layer, head, false, kept);
+    kv_calibration_importance(c, layer, head, kept, BLOCK, centered);
+    kv_calibration_importance(c, layer, head, NULL, BLOCK, plain);
+    double error[KV_HEAD_DIM_MAX];
+    unit_errors(centered, c->head_dim, error);
+    for (int i = 0; i < c->head_dim; i++) spare += SPARE * centered[i] * error[i];
+    for (int p = 0; p < n_pairs; p++) {
+        int a = near * p, b = a + far;
+        gain[p] = (plain[a] - centered[a]) * error[a] + (plain[b] - centered[b]) * error[b];
+    }
+    sort_by_importance(pair, gain, n_pairs);
+    for (int i = n_pairs - 1; i >= 0 && (spare -= fmax(gain[pair[i]], 0.0)) >= 0.0; i--)
+        kept[near * pair[i]] = kept[near * pair[i] + far] = 0.0f;
+    for (int i = rope->n_rot; i < c->head_dim; i++) kept[i] = 0.0f; /* stands still */
 }
 
 /* Sums to means. */
@@ -161,6 +272,8 @@ static kvant_status finish(struct kv_calibration *c, struct kvant_error *err)
                     "layer %zu: keys or queries of the calibration text are not finite",
                     i / ((size_t)c->n_head_kv * (size_t)c->head_dim));
     }
+    for (int layer = 0; layer < c->n_layer; layer++)
+        for (int head = 0; head < c->n_head_kv; head++) find_turning(c, layer, head);
     return KVANT_OK;
 }
 
@@ -202,68 +315,13 @@ void kv_calibration_close(struct kv_calibration *c)
 {
     kv_free(c->key);
     kv_free(c->mean);
+    kv_free(c->turning);
     kv_free(c->query_square);
-    c->key = NULL;
+    c->key = c->turning = NULL;
     c->mean = c->query_square = NULL;
 }
 
 /* ----------------------------------------------------------------------------------------------- apply -- */
-
-static uint16_t center_f16(double mean)
-{
-    return kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, mean)));
-}
-
-/* Mean squared range of the stored key's channels over whole blocks of `group` tokens behind the sinks. */
-static void mean_square_range(const struct kv_calibration *c, int layer, int head,
-                              const float *center /* (head_dim) or NULL */, int group, double *out /* (head_dim) */)
-{
-    const struct kv_rope *rope = &c->model->rope;
-    float cos_t[KV_HEAD_DIM_MAX / 2], sin_t[KV_HEAD_DIM_MAX / 2], row[KV_HEAD_DIM_MAX], low[KV_HEAD_DIM_MAX],
-        high[KV_HEAD_DIM_MAX];
-    int64_t n_blocks = 0;
-    memset(out, 0, (size_t)c->head_dim * sizeof *out);
-    for (int64_t chunk = 0; chunk < c->n_tokens; chunk += c->chunk_tokens) {
-        for (int64_t t0 = c->sinks; t0 + group <= c->chunk_tokens; t0 += group, n_blocks++) {
-            for (int64_t t = t0; t < t0 + group; t++) {
-                size_t at = ((size_t)layer * (size_t)c->n_tokens + (size_t)(chunk + t)) *
-                            (size_t)c->n_head_kv;
-                const float *key = c->key + (at + (size_t)head) * (size_t)c->head_dim;
-                for (int i = 0; i < c->head_dim; i++) row[i] = key[i] - (center ? center[i] : 0.0f);
-                kv_rope_angles(rope, t, cos_t, sin_t);
-                kv_rope_apply(rope, cos_t, sin_t, row, 1);
-                for (int i = 0; i < c->head_dim; i++) {
-                    low[i] = t == t0 || row[i] < low[i] ? row[i] : low[i];
-                    high[i] = t == t0 || row[i] > high[i] ? row[i] : high[i];
-                }
-            }
-            for (int i = 0; i < c->head_dim; i++)
-                out[i] += (double)(high[i] - low[i]) * (double)(high[i] - low[i]);
-        }
-    }
-    for (int i = 0; i < c->head_dim && n_blocks; i++) out[i] /= (double)n_blocks;
-}
-
-double kv_channel_error(int bits)
-{
-    for (int k = 0; k < KV_N_CLASSES; k++)
-        if (kv_class_bits[k] == bits) return kv_class_error[k];
-    return 0.0;
-}
-
-void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, float *out)
-{
-    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
-    for (int i = 0; i < c->head_dim; i++) out[i] = kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
-}
-
-void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
-                               int group, double *out)
-{
-    size_t at = ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
-    mean_square_range(c, layer, head_kv, center, group, out);
-    for (int i = 0; i < c->head_dim; i++) out[i] *= c->query_square[at + (size_t)i];
-}
 
 static void classes_of_head(const struct kv_calibration *c, const struct kvant_plan *plan, int layer,
                             int head, struct kv_channels *out)
@@ -290,8 +348,10 @@ kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_p
     if (centered && !plan->center) {
         plan->center = kv_alloc(n, sizeof *plan->center);
         if (!plan->center) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan's centres");
-        for (size_t i = 0; i < n; i++)
-            plan->center[i] = center_f16(c->mean[i]);
+        for (size_t i = 0; i < n; i++) {
+            const struct kv_recipe *r = &plan->recipe[i / (size_t)c->head_dim];
+            plan->center[i] = r->key_scheme == KV_KEY_TOKEN ? center_f16(c->mean[i]) : kv_f32_to_f16(c->turning[i]);
+        }
     }
     if (mixed && !plan->channels) {
         plan->channels = kv_alloc(n_heads, sizeof *plan->channels);

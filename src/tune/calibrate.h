@@ -14,6 +14,7 @@ struct kv_calibration {
     int64_t n_tokens;      /* of all sequences, sinks included */
     float *key;            /* (n_layer, n_tokens, n_head_kv, head_dim) before RoPE */
     double *mean;          /* (n_layer, n_head_kv, head_dim) of the keys before RoPE, sinks left out */
+    float *turning;        /* likewise, in float16 values, 0 where it stands still inside a block or hardly moves */
     double *query_square;  /* (n_layer, n_head_kv, head_dim) mean square over tokens and the group's query heads */
 };
 
@@ -23,8 +24,8 @@ kvant_status kv_calibration_open(struct kv_calibration *out, const struct kvant_
                                  kvant_progress_fn progress, void *user, struct kvant_error *err);
 void kv_calibration_close(struct kv_calibration *c);
 
-/* The mean as a plan holds it. out: (head_dim). */
-void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, float *out);
+/* The mean as a plan holds it; per_channel: for keys per channel. out: (head_dim). */
+void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, bool per_channel, float *out);
 
 /* Fills in the tables that the plan's recipes need and that it lacks. */
 kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan,

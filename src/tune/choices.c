@@ -85,7 +85,7 @@ void kv_choice_errors(const struct kv_calibration *c, bool mixed, enum kv_side s
     const struct kv_choice_list *list = kv_choices(mixed, side);
     double importance[2][KV_HEAD_DIM_MAX]; /* over 64 and over 32 tokens */
     float center[KV_HEAD_DIM_MAX];
-    kv_calibration_center(c, layer, head, center);
+    kv_calibration_center(c, layer, head, true, center);
     for (int i = 0; side == KV_SIDE_KEY && i < 2; i++)
         kv_calibration_importance(c, layer, head, center, 64 >> i, importance[i]);
     for (int i = 0; i < list->n; i++) {

@@ -126,6 +126,7 @@ static void no_other_assignment_is_better(void **state)
 /* ---------------------------------------------------------------------------------------- tiny models -- */
 
 #define TINY_FILE "test_calibrate.gguf"
+#define BLOCK 64
 
 static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
 {
@@ -142,14 +143,13 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     for (int i = 0; i < 400; i++) tokens[i] = (kvant_token)(uniform() * 250);
 
     struct kvant_plan *plan, *again;
-    assert_int_equal(kvant_plan_open(&plan, model, "k3c64xm v4h", &err), KVANT_OK);
+    assert_int_equal(kvant_plan_open(&plan, model, "k4tm v4h", &err), KVANT_OK);
     assert_true(kvant_plan_needs_calibration(plan));
     assert_int_equal(kvant_plan_calibrate(plan, model, tokens, 50, NULL, NULL, &err), KVANT_ERR_ARGUMENT);
     if (kvant_plan_calibrate(plan, model, tokens, 400, NULL, NULL, &err) != KVANT_OK)
         fail_msg("%s", err.message);
     assert_false(kvant_plan_needs_calibration(plan));
     assert_non_null(plan->center);
-    assert_non_null(plan->channels);
     const float *bias = model->layers[0].bk;
     int n_large = 0;
     for (int i = 0; i < plan->n_head_kv * plan->head_dim; i++) {
@@ -163,10 +163,24 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     }
     assert_true(n_large > 0);
 
+    /* Keys per channel: the same mean or none, and none wherever a pair of channels hardly turns in 64 tokens. */
+    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv, n = n_heads * (size_t)plan->head_dim, n_kept = 0;
+    assert_int_equal(kvant_plan_open(&again, model, "k3c64xm v4h", &err), KVANT_OK);
+    assert_int_equal(kvant_plan_calibrate(again, model, tokens, 400, NULL, NULL, &err), KVANT_OK);
+    for (size_t i = 0; i < n; i++) {
+        bool still = BLOCK * model->rope.inv_freq[i % (size_t)(plan->head_dim / 2)] < 0.02f;
+        assert_true(again->center[i] == plan->center[i] || again->center[i] == 0);
+        assert_false(still && again->center[i]);
+        n_kept += again->center[i] != 0;
+    }
+    assert_true(n_kept > 0 && n_kept < n / 2);
+    kvant_plan_close(plan);
+    plan = again;
+    assert_non_null(plan->channels);
+
     /* the same again, bit for bit; and what is there is kept */
     assert_int_equal(kvant_plan_open(&again, model, "k3c64xm v4h", &err), KVANT_OK);
     assert_int_equal(kvant_plan_calibrate(again, model, tokens, 400, NULL, NULL, &err), KVANT_OK);
-    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
     assert_memory_equal(plan->center, again->center, n_heads * (size_t)plan->head_dim * sizeof *plan->center);
     assert_memory_equal(plan->channels, again->channels, n_heads * sizeof *plan->channels);
     kvant_plan_close(again);

@@ -76,7 +76,9 @@ static void run(const struct matrices *m, const struct kv_kernels *kernels, int 
     void *scratch = kv_alloc((size_t)n_threads, stride),
          *memory = n_digits ? kv_alloc(kv_activations_bytes(N, K), 1) : NULL;
     struct kv_activations a;
-    kv_activations_set(&a, pool, kernels, m->x, N, K, memory, n_digits);
+    kv_activations_place(&a, m->x, N, K, memory, n_digits);
+    kv_activations_quantize(&a, kernels, 0, N);
+    kv_activations_finish(&a);
     struct kv_product products[N_PRODUCTS];
     for (size_t i = 0; i < y_floats; i++) y[i] = -1e9f;
     for (int i = 0; i < N_PRODUCTS; i++) {
@@ -120,8 +122,8 @@ static void products_do_not_depend_on_threads(void **state)
     matrices_close(&m);
 }
 
-/* Many activations are quantized by all threads: as by one. */
-static void quantization_does_not_depend_on_threads(void **state)
+/* Rows are quantized where they are made, in blocks and in any order: as all at once. */
+static void quantization_does_not_depend_on_the_order(void **state)
 {
     (void)state;
     enum { ROWS = 301 };
@@ -131,26 +133,27 @@ static void quantization_does_not_depend_on_threads(void **state)
     size_t n_bytes = kv_activations_bytes(ROWS, K);
     assert_int_equal(n_bytes % 64, 0);
     float *x = kv_alloc(ROWS * K, sizeof(float));
-    void *one = kv_alloc(n_bytes, 1), *many = kv_alloc(n_bytes, 1);
+    void *whole = kv_alloc(n_bytes, 1), *parts = kv_alloc(n_bytes, 1);
     check_fill(&r, CHECK_PLAIN, 0.0f, x, ROWS * K);
-    for (int n_threads = 1; n_threads <= 3; n_threads++) {
-        struct kv_pool *pool;
+    for (int rows = 301; rows > 0; rows = rows == 301 ? 8 : rows - 7) { /* all, 8, 1 */
         struct kv_activations a;
-        assert_int_equal(kv_pool_open(&pool, n_threads, NULL), KVANT_OK);
-        kv_activations_set(&a, pool, kernels, x, ROWS, K, n_threads == 1 ? one : many, KV_DIGITS_MIXED);
-        if (n_threads > 1) assert_memory_equal(many, one, n_bytes);
-        kv_pool_close(pool);
+        kv_activations_place(&a, x, ROWS, K, rows == ROWS ? whole : parts, KV_DIGITS_MIXED);
+        for (int first = (ROWS - 1) / rows * rows; first >= 0; first -= rows)
+            kv_activations_quantize(&a, kernels, first, ROWS - first < rows ? ROWS - first : rows);
+        kv_activations_finish(&a);
+        if (rows < ROWS) assert_memory_equal(parts, whole, n_bytes);
+        memset(parts, 0, n_bytes);
     }
     kv_free(x);
-    kv_free(one);
-    kv_free(many);
+    kv_free(whole);
+    kv_free(parts);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_do_not_depend_on_threads),
-        cmocka_unit_test(quantization_does_not_depend_on_threads),
+        cmocka_unit_test(quantization_does_not_depend_on_the_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
