@@ -51,7 +51,8 @@ static double median_ns(struct kv_pool *pool, run_fn *run, int rounds, bool rest
 int main(void)
 {
     int n_cores = kv_cpu_count();
-    printf("%d cores\n%8s %10s %10s %10s %10s\n", n_cores, "threads", "share ns", "run ns", "wake ns", "clock ns");
+    printf("%d cores\n%8s %10s %10s %10s %10s\n", n_cores, "threads", "share ns", "run ns", "wake ns",
+           "clock ns");
     for (int n = 1; n <= n_cores; n = n < n_cores && 2 * n > n_cores ? n_cores : 2 * n) {
         struct kvant_error err;
         struct kv_pool *pool;

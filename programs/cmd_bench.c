@@ -274,35 +274,39 @@ static int run(int argc, char **argv)
     struct bench_flags f = {.n_prompt = -1, .n_generate = -1, .n_repetitions = -1, .n_batch = -1};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
-        {"-p, --n-prompt", OPTION_INT, "N", &f.n_prompt,
-         "tokens of the prompt test; 0 = none, default 512", 0, 1e6},
-        {"-n, --n-gen", OPTION_INT, "N", &f.n_generate,
-         "tokens of the generation test; 0 = none, default 32", 0, 1e6},
-        {"-d, --n-depth", OPTION_TEXT, "N,...", &f.depths_text,
-         "tokens that are in the cache before; default 0,4096", 0, 0},
-        {"-b, --batch", OPTION_INT, "N", &f.n_batch,
-         "sequences at once, each with a prompt of its own;\ndefault 1", 1, BATCH_CAP},
-        {"-r, --repetitions", OPTION_INT, "N", &f.n_repetitions,
-         "of each test, the median counts; default 3, with\n--attention 7, with --end-to-end 1", 1,
-         REPETITIONS_CAP},
+        { "-p, --n-prompt", OPTION_INT, "N", &f.n_prompt, "tokens of the prompt test; 0 = none, default 512",
+          0, 1e6 },
+        { "-n, --n-gen", OPTION_INT, "N", &f.n_generate,
+          "tokens of the generation test; 0 = none, default 32", 0, 1e6 },
+        { "-d, --n-depth", OPTION_TEXT, "N,...", &f.depths_text,
+          "tokens that are in the cache before; default 0,4096", 0, 0 },
+        { "-b, --batch", OPTION_INT, "N", &f.n_batch,
+          "sequences at once, each with a prompt of its own;\ndefault 1", 1, BATCH_CAP },
+        { "-r, --repetitions", OPTION_INT, "N", &f.n_repetitions,
+          "of each test, the median counts; default 3, with\n--attention 7, with --end-to-end 1", 1,
+          REPETITIONS_CAP },
         PLAN_LIST_OPTIONS(&f.kv, &f.plan),
-        {"--end-to-end", OPTION_FLAG, NULL, &f.end_to_end,
-         "from empty caches: each sequence reads -p tokens, then\nall generate -n; no -d", 0, 0},
-        {"--predict", OPTION_FLAG, NULL, &f.predict,
-         "no filled caches: generation at each depth of -d,\ndefault 4096,16384,32768, from times of its parts", 0,
-         0},
-        {"--readers", OPTION_FLAG, NULL, &f.readers,
-         "what router, confidence and embedding add to a generated\ntoken; -d one depth, default 1024, -n 128", 0, 0},
-        {"--attention", OPTION_FLAG, NULL, &f.attention_alone, "one layer's attention alone; no MODEL", 0, 0},
-        {"--heads", OPTION_INT, "N", &f.attention.n_heads,
-         "with --attention: query heads, default 32", 1, 1024},
-        {"--kv-heads", OPTION_INT, "N", &f.attention.n_kv_heads, "likewise: KV heads, default 8", 1, 1024},
-        {"--head-dim", OPTION_INT, "N", &f.attention.head_dim,
-         "likewise: channels of a head, default 128", 8, 256},
-        {"--tokens", OPTION_TEXT, "N,...", &f.attention.tokens_text,
-         "likewise: lengths of the cache, default 4096,32768", 0, 0},
-        {"--quick", OPTION_FLAG, NULL, &f.attention.quick,
-         "likewise: fewer rounds, so that it ends in 40 s", 0, 0},
+        { "--end-to-end", OPTION_FLAG, NULL, &f.end_to_end,
+          "from empty caches: each sequence reads -p tokens, then\nall generate -n; no -d", 0, 0 },
+        { "--predict", OPTION_FLAG, NULL, &f.predict,
+          "no filled caches: generation at each depth of -d,\ndefault 4096,16384,32768, from times of its "
+          "parts",
+          0, 0 },
+        { "--readers", OPTION_FLAG, NULL, &f.readers,
+          "what router, confidence and embedding add to a generated\ntoken; -d one depth, default 1024, -n "
+          "128",
+          0, 0 },
+        { "--attention", OPTION_FLAG, NULL, &f.attention_alone, "one layer's attention alone; no MODEL", 0,
+          0 },
+        { "--heads", OPTION_INT, "N", &f.attention.n_heads, "with --attention: query heads, default 32", 1,
+          1024 },
+        { "--kv-heads", OPTION_INT, "N", &f.attention.n_kv_heads, "likewise: KV heads, default 8", 1, 1024 },
+        { "--head-dim", OPTION_INT, "N", &f.attention.head_dim, "likewise: channels of a head, default 128",
+          8, 256 },
+        { "--tokens", OPTION_TEXT, "N,...", &f.attention.tokens_text,
+          "likewise: lengths of the cache, default 4096,32768", 0, 0 },
+        { "--quick", OPTION_FLAG, NULL, &f.attention.quick, "likewise: fewer rounds, so that it ends in 40 s",
+          0, 0 },
     };
     struct command_line line = {
         .command = "bench",
@@ -334,7 +338,8 @@ static int run(int argc, char **argv)
     enum options_result result = options_parse(&line, argc, argv);
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
     if (f.attention_alone + f.end_to_end + f.predict + f.readers > 1)
-        return fail_usage("bench", "--attention, --end-to-end, --predict and --readers are modes; give one of them");
+        return fail_usage("bench",
+                          "--attention, --end-to-end, --predict and --readers are modes; give one of them");
     if (f.attention_alone) return run_attention(&f, line.positional.n > 0);
     if (f.attention.n_heads || f.attention.n_kv_heads || f.attention.head_dim || f.attention.tokens_text ||
         f.attention.quick)

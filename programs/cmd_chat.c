@@ -95,8 +95,8 @@ static int chat_begin(struct chat *chat)
 static int turn_tokens(const struct chat *chat, const char *text, kvant_token **ids, size_t *n_ids)
 {
     if (!chat->has_begun)
-        return prompt_tokens(chat->model, chat->flags->chat_template, chat->flags->system, text, strlen(text), false,
-                             ids, n_ids);
+        return prompt_tokens(chat->model, chat->flags->chat_template, chat->flags->system, text, strlen(text),
+                             false, ids, n_ids);
     int code = prompt_tokens_next(chat->model, chat->flags->chat_template, text, ids, n_ids);
     if (code != EXIT_OK || chat->pending < 0) return code;
     *ids = reallocate(*ids, *n_ids + 1, sizeof **ids);

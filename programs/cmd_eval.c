@@ -146,13 +146,13 @@ static int report_json(const struct evaluation *e, const char *path, bool with_t
     for (int i = 0; i < e->n_plans; i++) {
         const struct kvant_eval_result *r = &e->results[i];
         json_array_append_new(
-            results, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kv", e->names[i], "ppl",
-                               json_number(r->ppl), "ppl_ratio", json_number(r->ppl_ratio), "kld_mean",
-                               json_number(r->kld_mean), "kld_median", json_number(r->kld_median), "kld_p999",
-                               json_number(r->kld_p999), "same_top_p", json_number(r->same_top_p),
-                               "page_bits", json_number(r->page_bits), "true_bits", json_number(r->true_bits),
-                               "bytes_per_token", json_number(r->bytes_per_token), "gate",
-                               gate_json(e, i, with_trajectories)));
+            results,
+            json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kv", e->names[i], "ppl",
+                      json_number(r->ppl), "ppl_ratio", json_number(r->ppl_ratio), "kld_mean",
+                      json_number(r->kld_mean), "kld_median", json_number(r->kld_median), "kld_p999",
+                      json_number(r->kld_p999), "same_top_p", json_number(r->same_top_p), "page_bits",
+                      json_number(r->page_bits), "true_bits", json_number(r->true_bits), "bytes_per_token",
+                      json_number(r->bytes_per_token), "gate", gate_json(e, i, with_trajectories)));
     }
     return json_finish(json_pack("{s:s, s:I, s:o}", "model", path, "tokens", (json_int_t)e->n_evaluated,
                                  "results", results));
@@ -231,18 +231,20 @@ static int run(int argc, char **argv)
     struct command_line line = {
         .command = "eval",
         .arguments = "MODEL --text FILE|--task gsm8k|mcq --data FILE",
-        .about = "Compares plans with the 16-bit cache on the same tokens; every position reads the "
-                 "quantized cache\n"
-                 "of the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.\n"
-                 "Products are taken in int16 unless --act says otherwise.\n\n"
-                 "--task gsm8k answers questions greedily after worked examples, as lm-evaluation-harness does\n"
-                 "(flexible-extract); --task mcq takes the likeliest letter of multiple choices. Both compare\n"
-                 "accuracy question by question.",
-        .examples = "  kvant eval model.gguf --text wiki.txt --kv k8v8 --kv k4v4 --kv model.kvplan.yaml\n"
-                    "  kvant eval model.gguf --text wiki.txt -c 512 --chunks 2 --kv f16 --logits logits.npy\n"
-                    "  kvant eval model.gguf --text wiki.txt --gate --kv k3c64v2h --kv k2tv2\n"
-                    "  kvant eval model.gguf --task gsm8k --data test.jsonl --shots-from train.jsonl --limit 200\n"
-                    "  kvant eval model.gguf --task mcq --data commonsenseqa.jsonl --kv k3c64v2h",
+        .about =
+            "Compares plans with the 16-bit cache on the same tokens; every position reads the "
+            "quantized cache\n"
+            "of the positions before it. KLD: KL(16 bits || plan) over the vocabulary, in nats.\n"
+            "Products are taken in int16 unless --act says otherwise.\n\n"
+            "--task gsm8k answers questions greedily after worked examples, as lm-evaluation-harness does\n"
+            "(flexible-extract); --task mcq takes the likeliest letter of multiple choices. Both compare\n"
+            "accuracy question by question.",
+        .examples =
+            "  kvant eval model.gguf --text wiki.txt --kv k8v8 --kv k4v4 --kv model.kvplan.yaml\n"
+            "  kvant eval model.gguf --text wiki.txt -c 512 --chunks 2 --kv f16 --logits logits.npy\n"
+            "  kvant eval model.gguf --text wiki.txt --gate --kv k3c64v2h --kv k2tv2\n"
+            "  kvant eval model.gguf --task gsm8k --data test.jsonl --shots-from train.jsonl --limit 200\n"
+            "  kvant eval model.gguf --task mcq --data commonsenseqa.jsonl --kv k3c64v2h",
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };

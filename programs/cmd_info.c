@@ -98,10 +98,10 @@ static int report_json(const struct report *r)
         "feed_forward", m->n_ff, "vocabulary", m->n_vocab, "context_trained", m->n_ctx_train, "threads",
         m->n_threads, "parameters", (json_int_t)m->n_params, "tensors", (json_int_t)m->n_tensors,
         "weights_bytes", (json_int_t)m->weights_bytes, "file_bytes", (json_int_t)m->file_bytes,
-        "repacked_bytes", (json_int_t)m->repacked_bytes, "mapped_bytes", (json_int_t)m->mapped_bytes, "weights",
-        weights_json(r->model), "key_bias_median", json_number((double)kvant_model_key_bias_median(r->model)),
-        "key_bias_outliers", outliers_json(r), "plan", r->plan_name, "context",
-        (json_int_t)r->n_ctx, "memory", memory_json(r)));
+        "repacked_bytes", (json_int_t)m->repacked_bytes, "mapped_bytes", (json_int_t)m->mapped_bytes,
+        "weights", weights_json(r->model), "key_bias_median",
+        json_number((double)kvant_model_key_bias_median(r->model)), "key_bias_outliers", outliers_json(r),
+        "plan", r->plan_name, "context", (json_int_t)r->n_ctx, "memory", memory_json(r)));
 }
 
 /* Nothing for a model whose keys have no biases. */

@@ -35,13 +35,12 @@ static int plan_json(const struct kvant_plan *plan, const struct kvant_model *mo
     kvant_model_get_info(model, &info);
     int64_t n_ctx = setup_context(model, 0);
     kvant_plan_get_memory(plan, n_ctx, &memory);
-    return json_finish(json_pack("{s:s, s:b, s:o, s:o, s:o, s:I, s:o, s:o, s:b}", "name", kvant_plan_name(plan),
-                                 "needs_calibration", (int)kvant_plan_needs_calibration(plan),
-                                 "page_bits", json_number(memory.page_bits), "true_bits",
-                                 json_number(memory.true_bits), "code_bits", json_number(memory.code_bits),
-                                 "context", (json_int_t)n_ctx, "layers", recipes_json(plan, &info), "gate",
-                                 verdict_json(plan), "keys_at_risk",
-                                 (int)kvant_plan_keys_at_risk(plan, model, NULL, 0)));
+    return json_finish(json_pack(
+        "{s:s, s:b, s:o, s:o, s:o, s:I, s:o, s:o, s:b}", "name", kvant_plan_name(plan), "needs_calibration",
+        (int)kvant_plan_needs_calibration(plan), "page_bits", json_number(memory.page_bits), "true_bits",
+        json_number(memory.true_bits), "code_bits", json_number(memory.code_bits), "context",
+        (json_int_t)n_ctx, "layers", recipes_json(plan, &info), "gate", verdict_json(plan), "keys_at_risk",
+        (int)kvant_plan_keys_at_risk(plan, model, NULL, 0)));
 }
 
 /* Lines about what the gate and the static detector found; nothing when they found nothing. */

@@ -78,7 +78,8 @@ static int run(int argc, char **argv)
         .arguments = "FILE.json [FILE.json...]",
         .about =
             "Shows what kvant tune found and how, from the JSON document that kvant tune --report writes\n"
-            "(docs/format-report.md). - is standard input. Plans of further files, of the same model and text, are\n"
+            "(docs/format-report.md). - is standard input. Plans of further files, of the same model and "
+            "text, are\n"
             "shown beside those of the first: the published method's, say.",
         .examples = "  kvant report tune.json -o tune.html\n"
                     "  kvant report tune.json --format text\n"
@@ -91,7 +92,8 @@ static int run(int argc, char **argv)
     if (line.positional.n == 0)
         return fail_usage("report", "no report: name the JSON file of kvant tune --report");
     if (line.positional.n > INPUTS_CAP)
-        return fail_usage("report", "%d reports are too many; at most %d", (int)line.positional.n, INPUTS_CAP);
+        return fail_usage("report", "%d reports are too many; at most %d", (int)line.positional.n,
+                          INPUTS_CAP);
     for (int i = 0; i < (int)line.positional.n; i++)
         if (!*line.positional.items[i]) return fail_usage("report", "the name of the report is empty");
     f.inputs = (const char *const *)line.positional.items;

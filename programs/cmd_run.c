@@ -1,6 +1,6 @@
 /*
- * kvant run: answers one prompt; --compare answers it with the 16-bit cache as well; --best-of answers it several times;
- * what its cache says is read on the way out.
+ * kvant run: answers one prompt; --compare answers it with the 16-bit cache as well; --best-of answers it
+ * several times; what its cache says is read on the way out.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +50,8 @@ static int pass_read(struct pass *pass, const struct generator *g, const struct 
     int64_t first = (int64_t)pass->answer.n_prompt - 1;
     if (flags->confidence) {
         score.confidence = *g->confidence;
-        if (kvant_score_sequence(g->session, g->seq, first, 0, NULL, &score.kv_tokens, &score.kv_layers, &err) != KVANT_OK)
+        if (kvant_score_sequence(g->session, g->seq, first, 0, NULL, &score.kv_tokens, &score.kv_layers,
+                                 &err) != KVANT_OK)
             return fail(&err);
         scores_of(&score, pass->scores);
     }
@@ -61,13 +62,17 @@ static int pass_read(struct pass *pass, const struct generator *g, const struct 
     if (of_answer) options.token_first = first + 1;
     else if (!of_all) options.token_last = first + 1;
     if (of_answer && g->n_tokens == first + 1)
-        return fail_text("--embed-of answer: the cache holds no token of the answer (its last one never enters)");
+        return fail_text(
+            "--embed-of answer: the cache holds no token of the answer (its last one never enters)");
     size_t dim;
     if (kvant_embed_dim(g->model, &options, &dim, &err) != KVANT_OK) return fail(&err);
     float *row = allocate(dim, sizeof *row);
     struct npy_file npy;
-    int code = kvant_embed_sequence(g->session, g->seq, &options, row, dim, &dim, &err) == KVANT_OK ? EXIT_OK : fail(&err);
-    if (code == EXIT_OK && !npy_write(&npy, flags->embed_path, row, (const int64_t[]){1, (int64_t)dim}, 2)) code = EXIT_FAILED;
+    int code = kvant_embed_sequence(g->session, g->seq, &options, row, dim, &dim, &err) == KVANT_OK
+                   ? EXIT_OK
+                   : fail(&err);
+    if (code == EXIT_OK && !npy_write(&npy, flags->embed_path, row, (const int64_t[]){ 1, (int64_t)dim }, 2))
+        code = EXIT_FAILED;
     free(row);
     return code;
 }
@@ -90,8 +95,8 @@ static int pass_run(struct pass *pass, const struct kvant_model *model, const st
     if (flags->confidence) generator.confidence = &sums;
     if (pass->has_notes) setup_context_note(model, flags->n_ctx);
     if (flags->router)
-        code = think_answer(&generator, flags->router, flags->modes, &flags->think, prompt, n_prompt, n_predict, out,
-                            &pass->answer, &pass->think);
+        code = think_answer(&generator, flags->router, flags->modes, &flags->think, prompt, n_prompt,
+                            n_predict, out, &pass->answer, &pass->think);
     else code = generator_answer(&generator, prompt, n_prompt, n_predict, out, &pass->answer);
     if (code == EXIT_OK) code = generator_cache(&generator, pass->plan, &pass->cache);
     if (code == EXIT_OK && generator.n_tokens >= (int64_t)n_prompt) code = pass_read(pass, &generator, flags);
@@ -139,26 +144,33 @@ static void print_stats(const struct pass *p)
 
 static json_t *think_json(const struct think_account *a)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "first", mode_names[a->first],
-                     "last", mode_names[a->last], "difficulty", json_number(a->d_first), "difficulty_at_turn",
-                     a->turned ? json_number(a->d_turn) : json_null(), "window", (json_int_t)a->n_window, "n_prefix",
-                     (json_int_t)a->n_prefix, "n_first_kept", (json_int_t)a->n_kept, "n_discarded",
-                     (json_int_t)a->n_discarded, "n_forced", (json_int_t)a->n_forced, "n_second", (json_int_t)a->n_second,
-                     "n_reprefill", (json_int_t)a->n_reprefill, "n_checks", (json_int_t)a->n_checks, "n_sampled",
+    return json_pack("{s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "first",
+                     mode_names[a->first], "last", mode_names[a->last], "difficulty", json_number(a->d_first),
+                     "difficulty_at_turn", a->turned ? json_number(a->d_turn) : json_null(), "window",
+                     (json_int_t)a->n_window, "n_prefix", (json_int_t)a->n_prefix, "n_first_kept",
+                     (json_int_t)a->n_kept, "n_discarded", (json_int_t)a->n_discarded, "n_forced",
+                     (json_int_t)a->n_forced, "n_second", (json_int_t)a->n_second, "n_reprefill",
+                     (json_int_t)a->n_reprefill, "n_checks", (json_int_t)a->n_checks, "n_sampled",
                      (json_int_t)a->n_steps, "truncated", (int)a->truncated);
 }
 
 static void print_think(const struct think_account *a)
 {
     fprintf(stderr, "think:  difficulty %.1f, %s", a->d_first, mode_names[a->first]);
-    if (a->turned) fprintf(stderr, "; %s after %lld tokens, at %.1f", mode_names[a->last], (long long)a->n_kept, a->d_turn);
-    fprintf(stderr, "; tokens: %lld kept, %lld forced, %lld after the turn, 0 discarded; %lld looks in %.4f s\n",
-            (long long)a->n_kept, (long long)a->n_forced, (long long)a->n_second, (long long)a->n_checks, a->check_s);
+    if (a->turned)
+        fprintf(stderr, "; %s after %lld tokens, at %.1f", mode_names[a->last], (long long)a->n_kept,
+                a->d_turn);
+    fprintf(stderr,
+            "; tokens: %lld kept, %lld forced, %lld after the turn, 0 discarded; %lld looks in %.4f s\n",
+            (long long)a->n_kept, (long long)a->n_forced, (long long)a->n_second, (long long)a->n_checks,
+            a->check_s);
 }
 
 static void print_confidence(const double scores[SCORES])
 {
-    fprintf(stderr, "confidence: maxprob %.4f, entropy %.3f bits, ppl %.4f; kv-coe over tokens r %.4f c %.4f, over layers r %.4f c %.4f\n",
+    fprintf(stderr,
+            "confidence: maxprob %.4f, entropy %.3f bits, ppl %.4f; kv-coe over tokens r %.4f c %.4f, over "
+            "layers r %.4f c %.4f\n",
             scores[SCORE_MAX_PROB], -scores[SCORE_ENTROPY], -scores[SCORE_PPL], scores[SCORE_KV_TOKENS_R],
             scores[SCORE_KV_TOKENS_C], scores[SCORE_KV_LAYERS_R], scores[SCORE_KV_LAYERS_C]);
 }
@@ -171,7 +183,8 @@ static int answer_once(struct pass *pass, const struct kvant_model *model, const
     if (flags->model.json) {
         json_t *value = json_pack("{s:o}", "prompt", json_text(text, n_bytes)), *rest = pass_json(pass);
         if (flags->router) json_object_set_new(rest, "think", think_json(&pass->think));
-        if (flags->confidence) json_object_set_new(rest, "confidence", scores_json(pass->scores, SCORES_OF_CACHE));
+        if (flags->confidence)
+            json_object_set_new(rest, "confidence", scores_json(pass->scores, SCORES_OF_CACHE));
         if (json_object_update(value, rest) != 0) return fail_text("out of memory");
         json_decref(rest);
         return json_finish(value);
@@ -188,40 +201,44 @@ static json_t *best_json(const struct best_of *b, const struct pass *pass, int b
 {
     json_t *answers = json_array();
     for (int i = 0; i < b->n; i++)
-        json_array_append_new(answers, json_pack("{s:o, s:I, s:s, s:o}", "text", json_text(b->answers[i].text, b->answers[i].n_bytes),
+        json_array_append_new(answers, json_pack("{s:o, s:I, s:s, s:o}", "text",
+                                                 json_text(b->answers[i].text, b->answers[i].n_bytes),
                                                  "tokens", (json_int_t)b->answers[i].n_ids, "finish_reason",
                                                  b->answers[i].finish_reason, "confidence",
                                                  scores_json(b->scores[i], SCORES_OF_CACHE)));
     return json_pack("{s:s, s:o, s:i, s:s, s:o, s:{s:I, s:o, s:I, s:o}}", "kv", pass->kv, "text",
-                     json_text(b->answers[b->best].text, b->answers[b->best].n_bytes), "best", b->best, "best_by",
-                     score_names[best_by], "answers", answers, "timings", "prompt_tokens", (json_int_t)b->n_prompt,
-                     "prompt_s", json_number(b->prompt_s), "tokens", (json_int_t)b->n_tokens, "generation_s",
-                     json_number(b->generation_s));
+                     json_text(b->answers[b->best].text, b->answers[b->best].n_bytes), "best", b->best,
+                     "best_by", score_names[best_by], "answers", answers, "timings", "prompt_tokens",
+                     (json_int_t)b->n_prompt, "prompt_s", json_number(b->prompt_s), "tokens",
+                     (json_int_t)b->n_tokens, "generation_s", json_number(b->generation_s));
 }
 
 static void print_best(const struct best_of *b, int best_by)
 {
-    fprintf(stderr, "\n%d answers from one prompt: %zu tokens in %.2f s\n", b->n, b->n_tokens, b->prompt_s + b->generation_s);
+    fprintf(stderr, "\n%d answers from one prompt: %zu tokens in %.2f s\n", b->n, b->n_tokens,
+            b->prompt_s + b->generation_s);
     for (int i = 0; i < b->n; i++)
-        fprintf(stderr, "%c %2d  %s %8.5f  %5zu tokens%s\n", i == b->best ? '*' : ' ', i + 1, score_names[best_by],
-                b->scores[i][best_by], b->answers[i].n_ids,
+        fprintf(stderr, "%c %2d  %s %8.5f  %5zu tokens%s\n", i == b->best ? '*' : ' ', i + 1,
+                score_names[best_by], b->scores[i][best_by], b->answers[i].n_ids,
                 strcmp(b->answers[i].finish_reason, "length") == 0 ? ", cut" : "");
 }
 
-static int best_of(struct pass *pass, const struct kvant_model *model, const struct run_flags *flags, const char *text,
-                   size_t n_bytes, const kvant_token *ids, size_t n_ids)
+static int best_of(struct pass *pass, const struct kvant_model *model, const struct run_flags *flags,
+                   const char *text, size_t n_bytes, const kvant_token *ids, size_t n_ids)
 {
     (void)n_bytes;
     (void)text;
     int64_t n_ctx = setup_context(model, flags->n_ctx), n_predict = flags->sampling.n_predict;
     int best_by = flags->best_by ? score_find(flags->best_by) : SCORE_BEST_DEFAULT;
     if ((int64_t)n_ids > n_ctx)
-        return fail_text("the prompt has %zu tokens and the context %lld; raise it with -c", n_ids, (long long)n_ctx);
+        return fail_text("the prompt has %zu tokens and the context %lld; raise it with -c", n_ids,
+                         (long long)n_ctx);
     if (n_ids == 0) return fail_text("the prompt is empty: there is nothing to continue; give -p TEXT");
     setup_context_note(model, flags->n_ctx);
     if (n_predict >= 0 && (int64_t)n_ids + n_predict < n_ctx) n_ctx = (int64_t)n_ids + n_predict + 1;
     struct best_of *b = allocate(1, sizeof *b);
-    int code = best_of_run(b, model, pass->plan, &flags->sampling, (int)flags->best_of, best_by, ids, n_ids, n_ctx);
+    int code = best_of_run(b, model, pass->plan, &flags->sampling, (int)flags->best_of, best_by, ids, n_ids,
+                           n_ctx);
     if (code == EXIT_OK && flags->model.json) code = json_finish(best_json(b, pass, best_by));
     else if (code == EXIT_OK) {
         fwrite(b->answers[b->best].text, 1, b->answers[b->best].n_bytes, stdout);
@@ -339,7 +356,8 @@ static int execute(const struct run_flags *flags)
 
     int code = setup_model(&model, &flags->model, false);
     if (code == EXIT_OK)
-        code = prompt_tokens(model, flags->chat_template, flags->system, text, n_bytes, flags->raw, &ids, &n_ids);
+        code = prompt_tokens(model, flags->chat_template, flags->system, text, n_bytes, flags->raw, &ids,
+                             &n_ids);
     if (code == EXIT_OK) code = setup_plan_sound(&plan, model, &flags->plan, name);
     struct kvant_router *router = NULL;
     struct modes modes = {0};
@@ -354,7 +372,9 @@ static int execute(const struct run_flags *flags)
         pass.plan = plan;
         pass.kv = name;
         pass.has_notes = true;
-        code = (flags->compare ? compare : flags->best_of ? best_of : answer_once)(&pass, model, flags, text, n_bytes, ids, n_ids);
+        code = (flags->compare   ? compare
+                : flags->best_of ? best_of
+                                 : answer_once)(&pass, model, flags, text, n_bytes, ids, n_ids);
     }
     answer_close(&pass.answer);
     kvant_router_close(router);
@@ -371,30 +391,34 @@ static int run(int argc, char **argv)
     struct run_flags f = {.sampling = SAMPLING_FLAGS_DEFAULT, .think = THINK_FLAGS_DEFAULT};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
-        {"-p, --prompt", OPTION_TEXT, "TEXT", &f.prompt, "the prompt", 0, 0},
-        {"-f, --file", OPTION_NAME, "FILE", &f.prompt_path, "the prompt from a file; - is standard input", 0,
-         0},
-        {"-sys, --system-prompt", OPTION_TEXT, "TEXT", &f.system, "system message", 0, 0},
+        { "-p, --prompt", OPTION_TEXT, "TEXT", &f.prompt, "the prompt", 0, 0 },
+        { "-f, --file", OPTION_NAME, "FILE", &f.prompt_path, "the prompt from a file; - is standard input", 0,
+          0 },
+        { "-sys, --system-prompt", OPTION_TEXT, "TEXT", &f.system, "system message", 0, 0 },
         CHAT_TEMPLATE_OPTION(&f.chat_template),
-        {"--raw", OPTION_FLAG, NULL, &f.raw, "the prompt as it is, without the model's chat format", 0, 0},
-        {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
-         "context; 0 = the smaller of 8192 and the model's (default)", 0, 1e9},
+        { "--raw", OPTION_FLAG, NULL, &f.raw, "the prompt as it is, without the model's chat format", 0, 0 },
+        { "-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
+          "context; 0 = the smaller of 8192 and the model's (default)", 0, 1e9 },
         SAMPLING_OPTIONS(&f.sampling),
         PLAN_OPTIONS(&f.plan),
         FORCE_OPTION(&f.plan),
-        {"--compare", OPTION_FLAG, NULL, &f.compare,
-         "answer greedily with a 16-bit cache, then with the plan", 0, 0},
-        {"--confidence", OPTION_FLAG, NULL, &f.confidence, "say how sure the answer is, from logits and cache", 0, 0},
-        {"--best-of", OPTION_INT, "N", &f.best_of,
-         "write N answers at once and keep the one of the highest\nscore; needs a temperature", 2, BEST_OF_MAX},
-        {"--best-by", OPTION_CHOICE, SCORE_CHOICES, &f.best_by, "which score; default logprob", 0, 0},
-        {"--embed-out", OPTION_NAME, "FILE.npy", &f.embed_path,
-         "the text's embedding, from the cache, without another pass;\nkvant embed --help has what follows", 0, 0},
-        {"--embed-of", OPTION_CHOICE, "prompt|answer|all", &f.embed_of, "of which text; default prompt", 0, 0},
+        { "--compare", OPTION_FLAG, NULL, &f.compare,
+          "answer greedily with a 16-bit cache, then with the plan", 0, 0 },
+        { "--confidence", OPTION_FLAG, NULL, &f.confidence,
+          "say how sure the answer is, from logits and cache", 0, 0 },
+        { "--best-of", OPTION_INT, "N", &f.best_of,
+          "write N answers at once and keep the one of the highest\nscore; needs a temperature", 2,
+          BEST_OF_MAX },
+        { "--best-by", OPTION_CHOICE, SCORE_CHOICES, &f.best_by, "which score; default logprob", 0, 0 },
+        { "--embed-out", OPTION_NAME, "FILE.npy", &f.embed_path,
+          "the text's embedding, from the cache, without another pass;\nkvant embed --help has what follows",
+          0, 0 },
+        { "--embed-of", OPTION_CHOICE, "prompt|answer|all", &f.embed_of, "of which text; default prompt", 0,
+          0 },
         EMBED_OPTIONS(&f.embed),
-        {"--think", OPTION_CHOICE, "auto|off", &f.think_mode,
-         "let a router choose between answering at once and thinking\nfirst; needs --router", 0, 0},
-        {"--router", OPTION_NAME, "FILE", &f.think.router_path, "what kvant router train wrote", 0, 0},
+        { "--think", OPTION_CHOICE, "auto|off", &f.think_mode,
+          "let a router choose between answering at once and thinking\nfirst; needs --router", 0, 0 },
+        { "--router", OPTION_NAME, "FILE", &f.think.router_path, "what kvant router train wrote", 0, 0 },
         THINK_OPTIONS(&f.think),
     };
     struct command_line line = {
@@ -417,20 +441,24 @@ static int run(int argc, char **argv)
     int code = setup_model_path(&line, &f.model, 0);
     if (code != EXIT_OK) return code;
     if (!f.prompt == !f.prompt_path) return fail_usage("run", "give either -p TEXT or -f FILE");
-    if (f.best_by && !f.best_of) return fail_usage("run", "--best-by chooses among answers; give --best-of N too");
+    if (f.best_by && !f.best_of)
+        return fail_usage("run", "--best-by chooses among answers; give --best-of N too");
     if (f.best_of && (f.compare || f.embed_path || f.confidence || f.sampling.ignore_eos))
-        return fail_usage("run", "--best-of goes with none of --compare, --confidence, --embed-out and --ignore-eos");
+        return fail_usage(
+            "run", "--best-of goes with none of --compare, --confidence, --embed-out and --ignore-eos");
     if (f.best_of && f.sampling.temperature <= 0)
         return fail_usage("run", "--best-of needs a temperature: greedy answers are all the same");
     if (f.compare && (f.embed_path || f.confidence))
         return fail_usage("run", "--compare writes two answers; --confidence and --embed-out are about one");
-    if (f.embed_of && !f.embed_path) return fail_usage("run", "--embed-of says of what; give --embed-out FILE too");
+    if (f.embed_of && !f.embed_path)
+        return fail_usage("run", "--embed-of says of what; give --embed-out FILE too");
     if (f.think_mode && strcmp(f.think_mode, "auto") == 0 && !f.think.router_path)
         return fail_usage("run", "--think auto needs a router: --router FILE");
     if (f.think.router_path && (!f.think_mode || strcmp(f.think_mode, "auto") != 0))
         return fail_usage("run", "--router chooses with --think auto; give it too");
     if (f.think.router_path && (f.compare || f.best_of || f.raw || f.confidence))
-        return fail_usage("run", "--think auto goes with none of --compare, --best-of, --confidence and --raw");
+        return fail_usage("run",
+                          "--think auto goes with none of --compare, --best-of, --confidence and --raw");
     code = embed_flags_set(&f.embed, "run", &f.embed_options);
     if (code != EXIT_OK) return code;
     return execute(&f);

@@ -33,8 +33,8 @@ static unsigned modes_of(const char *name)
     return 0;
 }
 
-static int measure(struct kvant_sensitivity **out, const struct kvant_model *model, const struct prompt_list *prompts,
-                   const struct sensitivity_flags *flags)
+static int measure(struct kvant_sensitivity **out, const struct kvant_model *model,
+                   const struct prompt_list *prompts, const struct sensitivity_flags *flags)
 {
     struct kvant_error err;
     struct progress progress;
@@ -67,12 +67,15 @@ static int execute(const struct sensitivity_flags *flags)
     const struct sensitivity_report report = {
         .result = result,
         .model_path = flags->model.path,
-        .source = flags->prompts_path ? flags->prompts_path : flags->text_path ? flags->text_path : "the model's own text",
+        .source = flags->prompts_path ? flags->prompts_path
+                  : flags->text_path  ? flags->text_path
+                                      : "the model's own text",
         .kld = &flags->kld,
         .seconds = clock_s() - started_s,
     };
     if (code == EXIT_OK && flags->csv_path) code = sensitivity_write_csv(&report, flags->csv_path);
-    if (code == EXIT_OK) code = flags->model.json ? sensitivity_print_json(&report) : sensitivity_print(&report);
+    if (code == EXIT_OK)
+        code = flags->model.json ? sensitivity_print_json(&report) : sensitivity_print(&report);
     kvant_sensitivity_close(result);
     prompts_free(&prompts);
     kvant_model_close(model);
@@ -84,28 +87,34 @@ static int run(int argc, char **argv)
     struct sensitivity_flags f = {.n_prompts = 20, .n_predict = 64};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
-        {"--prompts", OPTION_NAME, "FILE.jsonl", &f.prompts_path,
-         "a prompt per line: \"question\" or \"prompt\", asked in the\nmodel's chat format, or \"text\"", 0, 0},
-        {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
-         "a text whose pieces of 128 tokens are the prompts;\ndefault: text of the model's own making", 0, 0},
-        {"--n-prompts", OPTION_INT, "N", &f.n_prompts, "most prompts used; default 20", 1, 1024},
-        {"-n, --predict, --n-predict", OPTION_INT, "N", &f.n_predict,
-         "most tokens of each answer; default 64", 1, 4096},
-        {"--raw", OPTION_FLAG, NULL, &f.raw, "prompts as they are, without the chat format", 0, 0},
-        {"--mode", OPTION_CHOICE, "per-token|kivi|kvant|all", &f.mode,
-         "how keys and values are quantized; default all", 0, 0},
-        {"--channels", OPTION_FLAG, NULL, &f.channels, "the importance of each key channel too", 0, 0},
-        {"--kld", OPTION_LIST, "RECIPE",
-         &f.kld, "also the KLD at the logits with one layer at a time so:\nk2c64mv16; may be given up to 8 times (slow)",
-         0, 0},
-        {"--csv", OPTION_NAME, "FILE", &f.csv_path, "write every number, one per line", 0, 0},
+        { "--prompts", OPTION_NAME, "FILE.jsonl", &f.prompts_path,
+          "a prompt per line: \"question\" or \"prompt\", asked in the\nmodel's chat format, or \"text\"", 0,
+          0 },
+        { "--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
+          "a text whose pieces of 128 tokens are the prompts;\ndefault: text of the model's own making", 0,
+          0 },
+        { "--n-prompts", OPTION_INT, "N", &f.n_prompts, "most prompts used; default 20", 1, 1024 },
+        { "-n, --predict, --n-predict", OPTION_INT, "N", &f.n_predict,
+          "most tokens of each answer; default 64", 1, 4096 },
+        { "--raw", OPTION_FLAG, NULL, &f.raw, "prompts as they are, without the chat format", 0, 0 },
+        { "--mode", OPTION_CHOICE, "per-token|kivi|kvant|all", &f.mode,
+          "how keys and values are quantized; default all", 0, 0 },
+        { "--channels", OPTION_FLAG, NULL, &f.channels, "the importance of each key channel too", 0, 0 },
+        { "--kld", OPTION_LIST, "RECIPE", &f.kld,
+          "also the KLD at the logits with one layer at a time so:\nk2c64mv16; may be given up to 8 times "
+          "(slow)",
+          0, 0 },
+        { "--csv", OPTION_NAME, "FILE", &f.csv_path, "write every number, one per line", 0, 0 },
     };
     struct command_line line = {
         .command = "sensitivity",
         .arguments = "MODEL",
-        .about = "Measures how much each layer's attention changes with fewer bits, as in the KVTuner paper: greedy\n"
-                 "answers with the 16-bit cache, then keys and values of each layer alone in every pair of 2, 3, 4\n"
-                 "and 8 bits. e_k, e_v, e_o: relative errors (L1) of keys, values and attention output; e_a: mean\n"
+        .about = "Measures how much each layer's attention changes with fewer bits, as in the KVTuner paper: "
+                 "greedy\n"
+                 "answers with the 16-bit cache, then keys and values of each layer alone in every pair of "
+                 "2, 3, 4\n"
+                 "and 8 bits. e_k, e_v, e_o: relative errors (L1) of keys, values and attention output; e_a: "
+                 "mean\n"
                  "absolute error of attention weights; entropy (of 1) and weight on the top 8 positions.",
         .examples = "  kvant sensitivity model.gguf\n"
                     "  kvant sensitivity model.gguf --prompts questions.jsonl --mode kivi --csv errors.csv\n"
@@ -124,4 +133,5 @@ static int run(int argc, char **argv)
     return execute(&f);
 }
 
-const struct command command_sensitivity = {"sensitivity", "what fewer bits do to each layer's attention", run};
+const struct command command_sensitivity = { "sensitivity", "what fewer bits do to each layer's attention",
+                                             run };

@@ -1,6 +1,5 @@
 /* kvant serve: opens model, plans and template, starts the engine and HTTP, and waits for a signal. */
 #include <errno.h>
-#include <microhttpd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +24,7 @@ bool server_submit(struct server *s, struct job *job)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------- setup -- */
+/* ----------------------------------------------------------------------------------------------- setup -- */
 
 /* Name of the model in the API: the alias, or the file without folder and extension. */
 static void name_model(struct server *s)
@@ -107,7 +106,6 @@ static int read_kwargs(struct server *s)
 static int open_plans(struct server *s)
 {
     char name[256];
-    struct own_text text = { 0 };
     int code = setup_plan_sound(&s->plans[0].plan, s->model, &s->options.plan, name);
     if (code != EXIT_OK) return code;
     snprintf(s->plans[0].name, sizeof s->plans[0].name, "default");
@@ -124,7 +122,6 @@ static int open_plans(struct server *s)
         code = setup_plan_sound(&s->plans[s->n_plans].plan, s->model, &flags, name);
         s->n_plans += code == EXIT_OK;
     }
-    own_text_close(&text);
     return code;
 }
 
@@ -173,7 +170,7 @@ static void close_server(struct server *s)
     pthread_cond_destroy(&s->wake);
 }
 
-/* --------------------------------------------------------------------------------------------------- run -- */
+/* ------------------------------------------------------------------------------------------------- run -- */
 
 static int wait_for_signal(struct server *s, const sigset_t *signals)
 {
@@ -194,17 +191,15 @@ static int run_server(struct server *s)
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread: they inherit it */
     signal(SIGPIPE, SIG_IGN);
     if (pthread_create(&s->thread, NULL, engine_run, s) != 0) return fail_text("no thread for the engine");
-    struct MHD_Daemon *daemon = http_open(s);
-    int code = daemon ? EXIT_OK : EXIT_FAILED;
-    if (daemon) {
-        const union MHD_DaemonInfo *info = MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_BIND_PORT);
-        fprintf(stderr, "kvant: %s on http://%s:%u, %lld slots of %lld tokens, cache %s\n", s->name,
-                s->options.host, info ? info->port : (unsigned)s->options.port,
+    bool open = http_open(s);
+    if (open) {
+        bool six = strchr(s->options.host, ':') && s->options.host[0] != '[';
+        fprintf(stderr, "kvant: %s on http://%s%s%s:%u, %lld slots of %lld tokens, cache %s\n", s->name,
+                six ? "[" : "", s->options.host, six ? "]" : "", http_port(s),
                 (long long)s->options.n_parallel, (long long)s->n_ctx, kvant_plan_name(s->plans[0].plan));
         wait_for_signal(s, &signals);
         fputs("kvant: stopping; answers that are being written are finished\n", stderr);
-        MHD_socket listening = MHD_quiesce_daemon(daemon); /* no new connections */
-        if (listening != MHD_INVALID_SOCKET) close(listening);
+        http_quiesce(s);
     }
     pthread_mutex_lock(&s->lock);
     s->stopping = true;
@@ -215,12 +210,12 @@ static int run_server(struct server *s)
     while (sigtimedwait(&signals, NULL, &twice) > 0) continue;
     pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
     pthread_join(s->thread, NULL);
-    if (daemon) {
+    if (open) {
         const struct timespec moment = { .tv_nsec = 200000000 }; /* last bytes leave */
         nanosleep(&moment, NULL);
-        http_close(daemon);
     }
-    return code;
+    http_close(s);
+    return open ? EXIT_OK : EXIT_FAILED;
 }
 
 static int run(int argc, char **argv)
@@ -242,7 +237,7 @@ static int run(int argc, char **argv)
     const struct option options[] = {
         MODEL_OPTIONS(&o->model),
         { "--host", OPTION_NAME, "IP", &o->host,
-          "address to listen on; default 127.0.0.1, this machine alone", 0, 0 },
+          "address to listen on, IPv4 or IPv6; default 127.0.0.1, this machine alone", 0, 0 },
         { "--port", OPTION_INT, "N", &o->port, "port; 0 = any free one; default 8080", 0, 65535 },
         { "-c, --ctx-size", OPTION_INT, "N", &o->n_ctx,
           "context of each slot; 0 = the smaller of 8192 and the model's (default)", 0, 1e9 },
@@ -280,8 +275,8 @@ static int run(int argc, char **argv)
           "folder of saved slots; without it they cannot be saved", 0, 0 },
         { "--metrics", OPTION_FLAG, NULL, &o->metrics, "serve /metrics for Prometheus", 0, 0 },
         { "--no-slots", OPTION_FLAG, NULL, &o->no_slots, "do not serve /slots", 0, 0 },
-        { "--cors-origins", OPTION_NAME, "ORIGIN", &o->cors,
-          "allow pages of this origin (or *) to ask; default: none", 0, 0 },
+        { "--cors-origins", OPTION_NAME, "ORIGIN[,ORIGIN]", &o->cors,
+          "allow pages of these origins (or *) to ask; default: none", 0, 0 },
         { "-to, --timeout", OPTION_INT, "S", &o->timeout_s,
           "seconds that a client may take to send a request; default 60", 1, 86400 },
         { "--threads-http", OPTION_INT, "N", &o->n_http, "threads for HTTP; default 4", 1, 64 },

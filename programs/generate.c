@@ -77,7 +77,8 @@ void generator_close(struct generator *g)
     *g = (struct generator){.seq = -1};
 }
 
-kvant_status generator_evaluate(struct generator *g, const kvant_token *ids, size_t n_ids, struct kvant_error *err)
+kvant_status generator_evaluate(struct generator *g, const kvant_token *ids, size_t n_ids,
+                                struct kvant_error *err)
 {
     struct kvant_batch_entry entries[PROMPT_CHUNK];
     for (size_t i = 0; i < n_ids;) {
@@ -131,10 +132,11 @@ static void show(FILE *out, const char *text, size_t *n_shown, size_t n)
     *n_shown = n;
 }
 
-kvant_status generator_text_add(const struct generator *g, struct generator_text *t, struct answer *a, kvant_token id,
-                                struct kvant_error *err)
+kvant_status generator_text_add(const struct generator *g, struct generator_text *t, struct answer *a,
+                                kvant_token id, struct kvant_error *err)
 {
-    if (a->n_ids == t->cap_ids) a->ids = reallocate(a->ids, t->cap_ids = 2 * t->cap_ids + 256, sizeof *a->ids);
+    if (a->n_ids == t->cap_ids)
+        a->ids = reallocate(a->ids, t->cap_ids = 2 * t->cap_ids + 256, sizeof *a->ids);
     a->ids[a->n_ids++] = id;
     kvant_status status = append_piece(g, a, &t->cap_text, id, err);
     if (status == KVANT_OK) show(t->out, a->text, &t->n_shown, utf8_showable(a->text, a->n_bytes));

@@ -13,7 +13,10 @@ static bool header_of(struct npy_file *npy, const int64_t *shape, int n_dims)
     const unsigned char start[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, HEADER_BYTES - 10, 0};
     int n = snprintf(text, sizeof text, "{'descr': '<f4', 'fortran_order': False, 'shape': (");
     for (int i = 0; i < n_dims && n < (int)sizeof text; i++)
-        n += snprintf(text + n, sizeof text - (size_t)n, "%lld%s", (long long)shape[i], i + 1 < n_dims ? ", " : n_dims == 1 ? ",), }" : "), }");
+        n += snprintf(text + n, sizeof text - (size_t)n, "%lld%s", (long long)shape[i],
+                      i + 1 < n_dims ? ", "
+                      : n_dims == 1  ? ",), }"
+                                     : "), }");
     if (n > HEADER_BYTES - 11) return false; /* more digits than any array that fits memory */
     memset(header, ' ', sizeof header);
     memcpy(header, start, sizeof start);

@@ -1,6 +1,6 @@
 /*
- * Float32 arrays as NumPy files (format 1.0): a matrix whose number of rows is not known before its end, and whole
- * arrays.
+ * Float32 arrays as NumPy files (format 1.0): a matrix whose number of rows is not known before its end, and
+ * whole arrays.
  */
 #ifndef NPY_H
 #define NPY_H

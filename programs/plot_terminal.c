@@ -52,7 +52,8 @@ static int row_of(const struct canvas *c, double kld)
 
 /* --------------------------------------------------------------------------------------------- drawing -- */
 
-/* The dot at (x, y), in columns and rows. Braille: bits 1 2 4 64 down the left side, 8 16 32 128 the right. */
+/* The dot at (x, y), in columns and rows. Braille: bits 1 2 4 64 down the left side, 8 16 32 128 the
+ * right. */
 static void draw_dot(struct canvas *c, double x, double y)
 {
     static const unsigned char bits[2][4] = { { 1, 2, 4, 64 }, { 8, 16, 32, 128 } };

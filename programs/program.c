@@ -89,6 +89,12 @@ void *reallocate(void *p, size_t n, size_t size)
     return q;
 }
 
+char *text_copy(const char *text)
+{
+    size_t n = strlen(text) + 1;
+    return memcpy(allocate(n, 1), text, n);
+}
+
 void *allocate(size_t n, size_t size)
 {
     void *p = reallocate(NULL, n, size);

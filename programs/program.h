@@ -21,8 +21,8 @@ struct command {
 };
 
 extern const struct command command_info, command_run, command_chat, command_eval, command_tune,
-    command_sensitivity, command_bench, command_report, command_tokenize, command_plan, command_embed, command_score,
-    command_router, command_serve;
+    command_sensitivity, command_bench, command_report, command_tokenize, command_plan, command_embed,
+    command_score, command_router, command_serve;
 
 /* "kvant: ..." on stderr; both return EXIT_FAILED so that they can stand in a return statement. */
 int fail(const struct kvant_error *err);
@@ -45,6 +45,7 @@ double clock_s(void);
 /* malloc that ends the program when memory is out: what the commands keep themselves is small. */
 void *allocate(size_t n, size_t size);
 void *reallocate(void *p, size_t n, size_t size);
+char *text_copy(const char *text);
 
 /* A whole file ("-": standard input), terminated; free() it. NULL after a message on stderr. */
 char *file_read(const char *path, size_t *n_bytes);

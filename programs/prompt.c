@@ -26,7 +26,8 @@ static char *render(const struct kvant_model *model, const char *chat_template,
     kvant_template_close(chat);
     if (status != KVANT_OK) {
         if (!chat_template && (status == KVANT_ERR_UNSUPPORTED || status == KVANT_ERR_FORMAT))
-            fail_text("%s; --chat-template chatml (or llama3, mistral, ...) or --raw goes around it", err.message);
+            fail_text("%s; --chat-template chatml (or llama3, mistral, ...) or --raw goes around it",
+                      err.message);
         else fail(&err);
         free(text);
         return NULL;

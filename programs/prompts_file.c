@@ -25,8 +25,8 @@ static const char *prompt_of(const json_t *object, bool *as_it_is)
     return NULL;
 }
 
-static int read_line(struct prompt_list *out, const struct kvant_model *model, const char *path, int64_t number,
-                     const char *line, size_t n_bytes, bool raw)
+static int read_line(struct prompt_list *out, const struct kvant_model *model, const char *path,
+                     int64_t number, const char *line, size_t n_bytes, bool raw)
 {
     json_error_t error;
     json_t *object = json_loadb(line, n_bytes, 0, &error);
@@ -48,8 +48,8 @@ static int read_line(struct prompt_list *out, const struct kvant_model *model, c
     return code;
 }
 
-int prompts_read_jsonl(struct prompt_list *out, const struct kvant_model *model, const char *path, int64_t n_most,
-                       bool raw)
+int prompts_read_jsonl(struct prompt_list *out, const struct kvant_model *model, const char *path,
+                       int64_t n_most, bool raw)
 {
     size_t n_bytes;
     char *text = file_read(path, &n_bytes);
@@ -64,11 +64,13 @@ int prompts_read_jsonl(struct prompt_list *out, const struct kvant_model *model,
         at += n + 1;
     }
     free(text);
-    if (code == EXIT_OK && out->n == 0) return fail_text("%s: no prompts; give one JSON object per line", path);
+    if (code == EXIT_OK && out->n == 0)
+        return fail_text("%s: no prompts; give one JSON object per line", path);
     return code;
 }
 
-int prompts_read_text(struct prompt_list *out, const struct kvant_model *model, const char *path, int64_t n_most)
+int prompts_read_text(struct prompt_list *out, const struct kvant_model *model, const char *path,
+                      int64_t n_most)
 {
     struct kvant_error err;
     size_t n_bytes, n_ids;

@@ -13,14 +13,15 @@ struct prompt_list {
     size_t n;
 };
 
-/* The first n_most lines of a JSONL file: of each object the string "question" or "prompt", asked in the model's
- * chat format (raw: as it is), or "text", which is always taken as it is. Empty lines are passed over. Prints what
- * fails, with the line. */
-int prompts_read_jsonl(struct prompt_list *out, const struct kvant_model *model, const char *path, int64_t n_most,
-                       bool raw);
+/* The first n_most lines of a JSONL file: of each object the string "question" or "prompt", asked in the
+ * model's chat format (raw: as it is), or "text", which is always taken as it is. Empty lines are passed
+ * over. Prints what fails, with the line. */
+int prompts_read_jsonl(struct prompt_list *out, const struct kvant_model *model, const char *path,
+                       int64_t n_most, bool raw);
 
 /* The first n_most pieces of a text; a last piece may be shorter. */
-int prompts_read_text(struct prompt_list *out, const struct kvant_model *model, const char *path, int64_t n_most);
+int prompts_read_text(struct prompt_list *out, const struct kvant_model *model, const char *path,
+                      int64_t n_most);
 
 void prompts_free(struct prompt_list *list);
 

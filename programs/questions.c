@@ -64,7 +64,8 @@ static int read_line(struct question_file *file, const char *line, size_t n_byte
     if (!question || !answer)
         code = fail_text("%s: line %zu: needs the strings \"question\" and \"answer\"", file->path, number);
     else if (file->kind == QUESTION_WORKED && (!final_answer(answer) || !*final_answer(answer)))
-        code = fail_text("%s: line %zu: the answer does not end in #### and a number or letter", file->path, number);
+        code = fail_text("%s: line %zu: the answer does not end in #### and a number or letter", file->path,
+                         number);
     if (code == EXIT_OK) {
         struct question *item = &file->items[file->n++];
         *item = (struct question){ copy(question), copy(answer), NULL, number, 0 };
@@ -180,7 +181,8 @@ static int ask(struct question_prompts *out, const struct kvant_model *model, co
     return EXIT_OK;
 }
 
-/* The token that each letter is behind a prompt, and what stands before it: nothing, or a token for the blank. */
+/* The token that each letter is behind a prompt, and what stands before it: nothing, or a token for the
+ * blank. */
 static int find_letters(struct question_prompts *out, const struct kvant_model *model)
 {
     struct kvant_error err;

@@ -1,7 +1,7 @@
 /*
- * Questions with known answers and the few-shot prompts that ask them. One JSON object a line: a worked answer,
- * as GSM8K has them, {"question": "...", "answer": "... #### 42"}; or a choice, as CommonsenseQA has them,
- * {"question": "...\nChoices:\n(A) ...\n(B) ...", "answer": "A"}.
+ * Questions with known answers and the few-shot prompts that ask them. One JSON object a line: a worked
+ * answer, as GSM8K has them, {"question": "...", "answer": "... #### 42"}; or a choice, as CommonsenseQA has
+ * them, {"question": "...\nChoices:\n(A) ...\n(B) ...", "answer": "A"}.
  */
 #ifndef QUESTIONS_H
 #define QUESTIONS_H
@@ -28,7 +28,8 @@ struct question_file {
 
 /* Every line of the file; blank ones are passed over. The key "en" stands for "question", too, and a leading
  * "Question:" is dropped: the prompt has its own. EXIT_FAILED after a message that names file and line: no
- * JSON, a key that is missing, no "####", fewer than two choices, an answer that is none of them, no line at all. */
+ * JSON, a key that is missing, no "####", fewer than two choices, an answer that is none of them, no line at
+ * all. */
 int questions_read(struct question_file *file, enum question_kind kind, const char *path);
 void questions_close(struct question_file *file);
 

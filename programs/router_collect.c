@@ -1,4 +1,5 @@
-/* kvant router collect: each question in both modes, many at once; what is written stays when it is stopped. */
+/* kvant router collect: each question in both modes, many at once; what is written stays when it is
+ * stopped. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +48,8 @@ static void keep_answer(void *user, int plan, size_t i, const struct kvant_answe
     json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:o, s:b, s:o, s:s, s:b, s:I, s:b, s:s}", "question",
                             q->question, "right", q->final, "mode", mode_names[c->mode], "modes",
                             c->w->modes.name, "prompt", json_text(prompt, n), "raw", 1, "answer",
-                            json_text(answer->text, answer->n_bytes), "found", found, "correct", (int)is_right, "tokens", (json_int_t)answer->n_tokens, "truncated",
+                            json_text(answer->text, answer->n_bytes), "found", found, "correct",
+                            (int)is_right, "tokens", (json_int_t)answer->n_tokens, "truncated",
                             (int)(answer->n_tokens >= c->w->flags->think.most[c->mode]), "kv", c->w->kv);
     free(prompt);
     c->failed |= !row || json_dumpf(row, c->out, JSON_COMPACT) != 0 || fputc('\n', c->out) == EOF;
@@ -137,7 +139,8 @@ int router_collect(struct router_work *w)
         code = fail_text("%s: %s", f->out_path, strerror(errno));
     kvant_token *bos = NULL;
     struct kvant_error err;
-    if (code == EXIT_OK && tokens_of_text(w->model, "", 0, KVANT_TOKENIZE_BOS, &bos, &c.n_bos, &err) != KVANT_OK)
+    if (code == EXIT_OK &&
+        tokens_of_text(w->model, "", 0, KVANT_TOKENIZE_BOS, &bos, &c.n_bos, &err) != KVANT_OK)
         code = fail(&err);
     free(bos);
     size_t n = f->n_most > 0 && (size_t)f->n_most < file.n ? (size_t)f->n_most : file.n,

@@ -1,5 +1,6 @@
 /*
- * Questions answered fast and slow: what `router collect` writes, an answer a line, and the labels that follow.
+ * Questions answered fast and slow: what `router collect` writes, an answer a line, and the labels that
+ * follow.
  */
 #ifndef ROUTER_DATA_H
 #define ROUTER_DATA_H
@@ -24,9 +25,9 @@ struct collected {
     size_t n;
 };
 
-/* Reads the file; a question is known by its text. None but whole lines count: a last line that was cut is passed
- * over, so that collecting can go on. Prints what fails, with the line: no JSON, a field that is missing or of another
- * kind, a mode that is neither fast nor slow, answers of other modes in one file. */
+/* Reads the file; a question is known by its text. None but whole lines count: a last line that was cut is
+ * passed over, so that collecting can go on. Prints what fails, with the line: no JSON, a field that is
+ * missing or of another kind, a mode that is neither fast nor slow, answers of other modes in one file. */
 int collected_read(struct collected *out, const char *path, bool may_be_absent);
 /* The question's place; added if it is new. */
 size_t collected_find(struct collected *c, const char *question, const char *final);
@@ -37,8 +38,8 @@ enum labels { LABELS_PAPER, LABELS_NET };
 size_t collected_label(struct collected *c, int64_t limit, enum labels labels);
 void collected_close(struct collected *c);
 
-/* Which split a question is in, by a hash of its text: 60 % train, 20 % validation, 20 % test. The same question is
- * always on the same side, in whatever file and order. */
+/* Which split a question is in, by a hash of its text: 60 % train, 20 % validation, 20 % test. The same
+ * question is always on the same side, in whatever file and order. */
 int collected_split(const char *question);
 
 #endif

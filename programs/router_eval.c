@@ -70,7 +70,8 @@ static int descending(const void *a, const void *b)
 /* The share of the questions with the largest values; those of equal values share what is left over. */
 static void add_largest(struct evaluation *e, const char *name, const double *x, double share)
 {
-    double *sorted = allocate(e->n, sizeof *sorted), *part = allocate(e->n, sizeof *part), left = share * (double)e->n;
+    double *sorted = allocate(e->n, sizeof *sorted), *part = allocate(e->n, sizeof *part),
+           left = share * (double)e->n;
     memcpy(sorted, x, e->n * sizeof *sorted);
     qsort(sorted, e->n, sizeof *sorted, descending);
     for (size_t i = 0; i < e->n && left > 0;) {
@@ -148,7 +149,9 @@ static int answer_online(struct evaluation *e, size_t i, struct online *sum)
     greedy.temperature = 0;
     int code = prompt_tokens(e->w->model, NULL, NULL, q->question, strlen(q->question), false, &ids, &n);
     int64_t most = e->w->flags->think.most[0] + e->w->flags->think.most[1];
-    if (code == EXIT_OK) code = generator_open(&g, e->w->model, e->w->plan, &greedy, (int64_t)n + most + modes_tokens(&e->w->modes));
+    if (code == EXIT_OK)
+        code = generator_open(&g, e->w->model, e->w->plan, &greedy,
+                              (int64_t)n + most + modes_tokens(&e->w->modes));
     if (code == EXIT_OK) {
         code = think_answer(&g, e->router, &e->w->modes, &e->w->flags->think, ids, n, -1, NULL, &answer, &a);
         generator_close(&g);

@@ -18,9 +18,9 @@ struct score_rows {
     size_t n;
 };
 
-/* Each line {"prompt": text, "answer": text, "correct": true or false (or 1, 0), "raw": bool, optional}; others of its
- * fields are not read. Empty lines are passed over. Prints what fails, with the line: no JSON, a field that is missing
- * or of another kind, an empty text, no row at all. */
+/* Each line {"prompt": text, "answer": text, "correct": true or false (or 1, 0), "raw": bool, optional};
+ * others of its fields are not read. Empty lines are passed over. Prints what fails, with the line: no JSON,
+ * a field that is missing or of another kind, an empty text, no row at all. */
 int score_rows_read(struct score_rows *out, const char *path, int64_t n_most);
 void score_rows_free(struct score_rows *rows);
 

@@ -14,16 +14,16 @@ static const int bits[N_BITS] = {2, 3, 4, 8};
 static const struct {
     const char *recipe, *exact;
 } about_mode[KVANT_SENSITIVITY_MODES] = {
-    [KVANT_SENSITIVITY_PER_TOKEN] = {"k<b>t v<b>", "nothing is exact"},
-    [KVANT_SENSITIVITY_KIVI] = {"k<b>c32 v<b>g32",
-                                "exact: the last t mod 32 keys and the last 32 values before the query, and its own"},
-    [KVANT_SENSITIVITY_KVANT] = {"k<b>c64m v<b>h",
-                                 "exact: the first 4 tokens and the last 32 to 95, sealed by 64"},
+    [KVANT_SENSITIVITY_PER_TOKEN] = { "k<b>t v<b>", "nothing is exact" },
+    [KVANT_SENSITIVITY_KIVI] = { "k<b>c32 v<b>g32", "exact: the last t mod 32 keys and the last 32 values "
+                                                    "before the query, and its own" },
+    [KVANT_SENSITIVITY_KVANT] = { "k<b>c64m v<b>h",
+                                  "exact: the first 4 tokens and the last 32 to 95, sealed by 64" },
 };
 
 static const char grid[] = "float minimum, scale and minimum in float16";
 
-/* --------------------------------------------------------------------------------------------- terminal -- */
+/* -------------------------------------------------------------------------------------------- terminal -- */
 
 /* Key and value bits, as indices into `bits`. */
 struct pair {
@@ -38,11 +38,13 @@ static void print_row(const char *name, const struct kvant_sensitivity_errors *e
 {
     printf("%5s  %7.4f %7.4f  %7.4f %7.4f  %8.1e %8.1e ", name, e->e_k[2], e->e_k[0], e->e_v[2], e->e_v[0],
            e->e_a[2], e->e_a[0]);
-    for (int i = 0; i < N_TABLE_PAIRS; i++) printf(" %6.4f", e->e_o[table_pairs[i].key][table_pairs[i].value]);
+    for (int i = 0; i < N_TABLE_PAIRS; i++)
+        printf(" %6.4f", e->e_o[table_pairs[i].key][table_pairs[i].value]);
     printf("  %7.3f %5.2f\n", entropy, top8);
 }
 
-static void add_errors(struct kvant_sensitivity_errors *sum, const struct kvant_sensitivity_errors *e, double weight)
+static void add_errors(struct kvant_sensitivity_errors *sum, const struct kvant_sensitivity_errors *e,
+                       double weight)
 {
     for (int k = 0; k < N_BITS; k++) {
         sum->e_k[k] += weight * e->e_k[k];
@@ -56,7 +58,8 @@ static void print_mode(const struct kvant_sensitivity *s, int mode)
 {
     struct kvant_sensitivity_errors mean = {0};
     double entropy_mean = 0, top_mean = 0;
-    printf("\n%s: %s; %s\n", kvant_sensitivity_mode_name(mode), about_mode[mode].recipe, about_mode[mode].exact);
+    printf("\n%s: %s; %s\n", kvant_sensitivity_mode_name(mode), about_mode[mode].recipe,
+           about_mode[mode].exact);
     printf("of what queries read, %.0f %% of the keys and %.0f %% of the values are quantized\n",
            100 * s->quantized_keys[mode], 100 * s->quantized_values[mode]);
     printf("%5s  %15s  %15s  %17s  %s\n", "", "e_k", "e_v", "e_a", "e_o");
@@ -123,14 +126,16 @@ static void print_heat_map(const struct kvant_sensitivity *s)
     puts("");
 }
 
-/* What the eight most important key channels of a head have of its importance: uniform channels have 8 / head_dim. */
+/* What the eight most important key channels of a head have of its importance: uniform channels have 8 /
+ * head_dim. */
 static void print_channels(const struct kvant_sensitivity *s)
 {
     printf("\nshare of the 8 most important of %d key channels, by KV head\n", s->head_dim);
     for (int layer = 0; layer < s->n_layer; layer++) {
         printf("%5d ", layer);
         for (int h = 0; h < s->n_head_kv; h++) {
-            const double *w = s->importance + ((size_t)layer * (size_t)s->n_head_kv + (size_t)h) * (size_t)s->head_dim;
+            const double *w = s->importance +
+                              ((size_t)layer * (size_t)s->n_head_kv + (size_t)h) * (size_t)s->head_dim;
             double top[8] = {0}, sum = 0, sum_top = 0;
             for (int c = 0; c < s->head_dim; c++) {
                 sum += w[c];
@@ -149,8 +154,8 @@ static void print_channels(const struct kvant_sensitivity *s)
 static void print_kld(const struct sensitivity_report *r)
 {
     const struct kvant_sensitivity *s = r->result;
-    printf("\nKLD at the logits with one layer so and all else in 16 bits, %lld tokens\n%5s", (long long)s->n_kld_tokens,
-           "layer");
+    printf("\nKLD at the logits with one layer so and all else in 16 bits, %lld tokens\n%5s",
+           (long long)s->n_kld_tokens, "layer");
     for (int i = 0; i < s->n_kld; i++) printf(" %14s", r->kld->items[i]);
     for (int layer = 0; layer < s->n_layer; layer++) {
         printf("\n%5d", layer);
@@ -164,8 +169,9 @@ int sensitivity_print(const struct sensitivity_report *r)
     const struct kvant_sensitivity *s = r->result;
     int n_answered = 0;
     for (int i = 0; i < s->n_prompts; i++) n_answered += s->prompts[i].n_queries > 0;
-    printf("%d prompts of %s, %d answered: %lld tokens with answers of at most %d, %lld queries; in %.2f s\n", s->n_prompts,
-           r->source, n_answered, (long long)s->n_tokens, s->n_predict, (long long)s->n_queries, r->seconds);
+    printf("%d prompts of %s, %d answered: %lld tokens with answers of at most %d, %lld queries; in %.2f s\n",
+           s->n_prompts, r->source, n_answered, (long long)s->n_tokens, s->n_predict, (long long)s->n_queries,
+           r->seconds);
     printf("grid: %s; reference: the 16-bit cache; no error is handed on to other layers\n", grid);
     for (int mode = 0; mode < KVANT_SENSITIVITY_MODES; mode++)
         if (s->errors[mode]) print_mode(s, mode);
@@ -175,7 +181,7 @@ int sensitivity_print(const struct sensitivity_report *r)
     return finish_output();
 }
 
-/* ------------------------------------------------------------------------------------------------- JSON -- */
+/* ------------------------------------------------------------------------------------------------ JSON -- */
 
 static json_t *numbers(const double *x, int n)
 {
@@ -187,7 +193,8 @@ static json_t *numbers(const double *x, int n)
 static json_t *matrix(const double *x, int n_rows, int n_columns)
 {
     json_t *list = json_array();
-    for (int i = 0; i < n_rows; i++) json_array_append_new(list, numbers(x + (size_t)i * (size_t)n_columns, n_columns));
+    for (int i = 0; i < n_rows; i++)
+        json_array_append_new(list, numbers(x + (size_t)i * (size_t)n_columns, n_columns));
     return list;
 }
 
@@ -203,14 +210,14 @@ static json_t *mode_json(const struct kvant_sensitivity *s, int mode)
                                                    matrix(x->e_o[0], N_BITS, N_BITS)));
         }
         json_array_append_new(layers,
-                              json_pack("{s:o, s:o, s:o, s:o, s:I, s:o}", "e_k", numbers(e->e_k, N_BITS), "e_v",
-                                        numbers(e->e_v, N_BITS), "e_a", numbers(e->e_a, N_BITS), "e_o",
-                                        matrix(e->e_o[0], N_BITS, N_BITS), "skipped", (json_int_t)e->n_skipped,
-                                        "heads", heads));
+                              json_pack("{s:o, s:o, s:o, s:o, s:I, s:o}", "e_k", numbers(e->e_k, N_BITS),
+                                        "e_v", numbers(e->e_v, N_BITS), "e_a", numbers(e->e_a, N_BITS), "e_o",
+                                        matrix(e->e_o[0], N_BITS, N_BITS), "skipped",
+                                        (json_int_t)e->n_skipped, "heads", heads));
     }
-    return json_pack("{s:s, s:s, s:o, s:o, s:o}", "recipe", about_mode[mode].recipe, "exact", about_mode[mode].exact,
-                     "quantized_keys", json_number(s->quantized_keys[mode]), "quantized_values",
-                     json_number(s->quantized_values[mode]), "layers", layers);
+    return json_pack("{s:s, s:s, s:o, s:o, s:o}", "recipe", about_mode[mode].recipe, "exact",
+                     about_mode[mode].exact, "quantized_keys", json_number(s->quantized_keys[mode]),
+                     "quantized_values", json_number(s->quantized_values[mode]), "layers", layers);
 }
 
 static json_t *heads_json(const struct kvant_sensitivity *s)
@@ -221,8 +228,8 @@ static json_t *heads_json(const struct kvant_sensitivity *s)
         for (int h = 0; h < s->n_head; h++) {
             const struct kvant_sensitivity_head *x = &s->heads[layer * s->n_head + h];
             json_array_append_new(heads, json_pack("{s:o, s:o, s:o}", "entropy", json_number(x->entropy),
-                                                   "entropy_relative", json_number(x->entropy_relative), "top8",
-                                                   json_number(x->top8)));
+                                                   "entropy_relative", json_number(x->entropy_relative),
+                                                   "top8", json_number(x->top8)));
         }
         json_array_append_new(layers, heads);
     }
@@ -234,8 +241,9 @@ static json_t *importance_json(const struct kvant_sensitivity *s)
     if (!s->importance) return json_null();
     json_t *layers = json_array();
     for (int layer = 0; layer < s->n_layer; layer++)
-        json_array_append_new(layers, matrix(s->importance + (size_t)layer * (size_t)s->n_head_kv * (size_t)s->head_dim,
-                                             s->n_head_kv, s->head_dim));
+        json_array_append_new(
+            layers, matrix(s->importance + (size_t)layer * (size_t)s->n_head_kv * (size_t)s->head_dim,
+                           s->n_head_kv, s->head_dim));
     return layers;
 }
 
@@ -258,17 +266,19 @@ int sensitivity_print_json(const struct sensitivity_report *r)
                                                  "queries", (json_int_t)s->prompts[i].n_queries));
     for (int i = 0; i < N_BITS; i++) json_array_append_new(bits_list, json_integer(bits[i]));
     for (int mode = 0; mode < KVANT_SENSITIVITY_MODES; mode++)
-        if (s->errors[mode]) json_object_set_new(modes, kvant_sensitivity_mode_name(mode), mode_json(s, mode));
+        if (s->errors[mode])
+            json_object_set_new(modes, kvant_sensitivity_mode_name(mode), mode_json(s, mode));
     return json_finish(json_pack(
-        "{s:s, s:s, s:i, s:o, s:I, s:I, s:s, s:s, s:s, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o}", "model",
-        r->model_path, "source", r->source, "n_predict", s->n_predict, "prompts", prompts, "tokens",
-        (json_int_t)s->n_tokens, "queries", (json_int_t)s->n_queries, "grid", grid, "reference", "16-bit cache", "unit",
-        "token row of one head", "bits", bits_list, "layers", s->n_layer, "query_heads", s->n_head, "kv_heads",
-        s->n_head_kv, "head_dim", s->head_dim, "modes", modes, "attention", heads_json(s), "importance",
-        importance_json(s), "kld", kld_json(r), "seconds", json_number(r->seconds)));
+        "{s:s, s:s, s:i, s:o, s:I, s:I, s:s, s:s, s:s, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o}",
+        "model", r->model_path, "source", r->source, "n_predict", s->n_predict, "prompts", prompts, "tokens",
+        (json_int_t)s->n_tokens, "queries", (json_int_t)s->n_queries, "grid", grid, "reference",
+        "16-bit cache", "unit", "token row of one head", "bits", bits_list, "layers", s->n_layer,
+        "query_heads", s->n_head, "kv_heads", s->n_head_kv, "head_dim", s->head_dim, "modes", modes,
+        "attention", heads_json(s), "importance", importance_json(s), "kld", kld_json(r), "seconds",
+        json_number(r->seconds)));
 }
 
-/* -------------------------------------------------------------------------------------------------- CSV -- */
+/* ------------------------------------------------------------------------------------------------- CSV -- */
 
 /* -1: does not apply. */
 struct place {
@@ -350,7 +360,7 @@ int sensitivity_write_csv(const struct sensitivity_report *r, const char *path)
     csv_all(file.stream, r->result);
     const struct kvant_sensitivity *s = r->result;
     for (int i = 0; i < s->n_layer * s->n_kld; i++) /* a recipe stands where others have their mode */
-        csv_line(file.stream, "kld", (struct place){r->kld->items[i % s->n_kld], i / s->n_kld, -1, -1, -1, -1},
-                 s->kld[i]);
+        csv_line(file.stream, "kld",
+                 (struct place){ r->kld->items[i % s->n_kld], i / s->n_kld, -1, -1, -1, -1 }, s->kld[i]);
     return output_commit(&file) ? EXIT_OK : EXIT_FAILED;
 }

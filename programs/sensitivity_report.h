@@ -18,8 +18,8 @@ struct sensitivity_report {
 int sensitivity_print(const struct sensitivity_report *report);
 int sensitivity_print_json(const struct sensitivity_report *report);
 
-/* One number per line: quantity, mode, layer, head, key_bits, value_bits, channel, value; what does not apply is
- * empty. Prints what fails. */
+/* One number per line: quantity, mode, layer, head, key_bits, value_bits, channel, value; what does not apply
+ * is empty. Prints what fails. */
 int sensitivity_write_csv(const struct sensitivity_report *report, const char *path);
 
 #endif

@@ -27,7 +27,7 @@
 #define SERVE_PLANS_MAX   16
 #define SERVE_TEXTS_MAX   2048 /* to embed, in one request; OpenAI's limit */
 
-/* ------------------------------------------------------------------------------------------------ errors -- */
+/* ---------------------------------------------------------------------------------------------- errors -- */
 
 struct api_error {
     int status;            /* of HTTP                                                   */
@@ -45,7 +45,7 @@ bool api_fail_library(struct api_error *e, const struct kvant_error *err);
 /* {"error": {...}}; owned by the caller. */
 json_t *api_error_json(const struct api_error *e);
 
-/* ---------------------------------------------------------------------------------------------- requests -- */
+/* -------------------------------------------------------------------------------------------- requests -- */
 
 enum api_kind { API_CHAT, API_TEXT, API_NATIVE, API_EMBED };
 
@@ -67,7 +67,6 @@ struct request {
     char *echoes[SERVE_CHOICES_MAX]; /* (n_prompts) their texts, with echo                    */
     int64_t n_predict; /* -1: until the context is full                              */
     struct kvant_sampler_options sampler;
-    bool seed_given;
     float presence_penalty, frequency_penalty;
     struct {
         kvant_token token;
@@ -87,7 +86,7 @@ struct request {
 };
 void request_close(struct request *r);
 
-/* -------------------------------------------------------------------------------------------------- jobs -- */
+/* ------------------------------------------------------------------------------------------------ jobs -- */
 
 enum job_kind { JOB_ANSWER, JOB_SLOT_SAVE, JOB_SLOT_RESTORE, JOB_SLOT_ERASE };
 
@@ -132,7 +131,7 @@ void job_ping(struct job *job, double silence_s);
 void job_finish_json(struct job *job, int status, json_t *value);
 void job_finish_error(struct job *job, const struct api_error *e);
 
-/* ------------------------------------------------------------------------------------------------ server -- */
+/* ---------------------------------------------------------------------------------------------- server -- */
 
 struct serve_options {
     const char *host, *alias, *slot_path, *api_key, *api_key_file, *chat_template, *chat_template_file, *cors,
@@ -190,7 +189,7 @@ struct server {
     struct slot_view *slots; /* (n_parallel)                                              */
     struct engine *engine;
     pthread_t thread;
-    atomic_int n_connections;
+    struct http *http; /* NULL: not open */
 };
 
 /* Puts a job into the queue. False: the queue is full or the server is stopping. */
@@ -218,10 +217,12 @@ bool api_detokenize(struct server *s, const json_t *body, json_t **out, struct a
 bool api_apply_template(struct server *s, const json_t *body, json_t **out, struct api_error *e);
 
 /* serve_http.c */
-struct MHD_Daemon *http_open(struct server *s);
+bool http_open(struct server *s); /* false after a message on stderr */
+unsigned http_port(const struct server *s);
 /* Closes connections whose request has been arriving for too long, and cancels jobs whose client is gone. */
 void http_watch(struct server *s);
-void http_close(struct MHD_Daemon *daemon);
+void http_quiesce(struct server *s); /* no new connections; those that are there go on */
+void http_close(struct server *s);
 bool job_client_gone(struct job *job);
 
 /* serve_page.c */

@@ -42,7 +42,7 @@ void answer_clear(struct lane *lane)
     json_decref(lane->logprobs);
 }
 
-/* --------------------------------------------------------------------------------------------- splitting -- */
+/* ------------------------------------------------------------------------------------------- splitting -- */
 
 /* Bytes at the end of the text that may be the beginning of `word`. */
 static size_t held_back(const char *text, size_t n, const char *word)
@@ -126,7 +126,7 @@ static void advance(struct lane *lane, bool last)
         split(lane, lane->raw.n, true);
 }
 
-/* --------------------------------------------------------------------------------------------- log-probs -- */
+/* ------------------------------------------------------------------------------------------- log-probs -- */
 
 struct top {
     kvant_token id;
@@ -231,7 +231,7 @@ void answer_force(const struct server *s, struct lane *lane, const kvant_token *
     answer_stream(s, lane);
 }
 
-/* -------------------------------------------------------------------------------------------------- JSON -- */
+/* ------------------------------------------------------------------------------------------------ JSON -- */
 
 /* What is new since the last call, as text; NULL: nothing. */
 static json_t *fresh(const struct text_buffer *b, size_t *sent)
@@ -256,8 +256,11 @@ static json_t *text_logprobs(json_t *entries, int64_t *offset)
         json_array_append_new(offsets, json_integer(*offset));
         for (const char *c = json_string_value(json_object_get(entry, "token")); c && *c; c++)
             *offset += ((unsigned char)*c & 0xc0) != 0x80; /* characters */
-        json_array_foreach(json_object_get(entry, "top_logprobs"), k, t) json_object_set(
-            top, json_string_value(json_object_get(t, "token")), json_object_get(t, "logprob"));
+        json_array_foreach(json_object_get(entry, "top_logprobs"), k, t)
+        {
+            const char *token = json_string_value(json_object_get(t, "token"));
+            json_object_set(top, token, json_object_get(t, "logprob"));
+        }
         json_array_append_new(tops, top);
     }
     json_decref(entries);
@@ -272,7 +275,7 @@ static json_t *take_logprobs(struct lane *lane)
     json_t *entries = lane->logprobs;
     lane->logprobs = json_array();
     if (lane->job->request.kind == API_TEXT) return text_logprobs(entries, &lane->text_offset);
-    return json_pack("{s:o}", "content", entries);
+    return json_pack("{s:o, s:n}", "content", entries, "refusal");
 }
 
 static json_t *usage_json(const struct job *job)
@@ -360,6 +363,7 @@ static void send_choice(const struct server *s, struct lane *lane, json_t *field
     json_object_set_new(fields, "index", json_integer(lane->choice));
     json_object_set_new(fields, "finish_reason", finish ? json_string(finish) : json_null());
     json_object_set_new(event, "choices", json_pack("[o]", fields));
+    if (job->request.include_usage) json_object_set_new(event, "usage", json_null()); /* the last event's */
     if (finish) add_extensions(s, lane, event);
     send_event(job, event);
 }
@@ -421,7 +425,7 @@ void answer_stream(const struct server *s, struct lane *lane)
     }
 }
 
-/* ----------------------------------------------------------------------------------------------- the end -- */
+/* --------------------------------------------------------------------------------------------- the end -- */
 
 /* <tool_call>{"name": ..., "arguments": {...}}</tool_call> in the content become tool_calls; what is no
  * JSON stays. */
@@ -480,6 +484,7 @@ static json_t *chat_choice(struct lane *lane)
                                                       : json_text(lane->content.bytes, lane->content.n));
     if (lane->thought.n)
         json_object_set_new(message, "reasoning_content", json_text(lane->thought.bytes, lane->thought.n));
+    json_object_set_new(message, "refusal", json_null()); /* as OpenAI's: always there, and never used */
     if (calls) json_object_set_new(message, "tool_calls", calls);
     return json_pack("{s:i, s:o, s:o, s:s}", "index", lane->choice, "message", message, "logprobs",
                      take_logprobs(lane), "finish_reason", calls ? "tool_calls" : lane->finish);

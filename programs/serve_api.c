@@ -13,7 +13,7 @@
 
 #include "json.h"
 
-/* ------------------------------------------------------------------------------------------------ fields -- */
+/* ---------------------------------------------------------------------------------------------- fields -- */
 
 /* Absent and null are the same to clients. */
 static const json_t *get(const json_t *body, const char *name)
@@ -94,7 +94,7 @@ const char *api_file_name(const json_t *body, struct api_error *e)
     return NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------- sampling -- */
+/* -------------------------------------------------------------------------------------------- sampling -- */
 
 static bool read_stops(const json_t *body, struct request *r, struct api_error *e)
 {
@@ -107,7 +107,7 @@ static bool read_stops(const json_t *body, struct request *r, struct api_error *
         if (!json_is_string(item) || json_string_length(item) > 1024)
             return API_BAD(e, "stop", "stop must be a text of at most 1024 bytes, or a list of such");
         if (json_string_length(item) == 0) continue;
-        r->stops[r->n_stops++] = strdup(json_string_value(item));
+        r->stops[r->n_stops++] = text_copy(json_string_value(item));
     }
     return true;
 }
@@ -148,7 +148,7 @@ static bool read_sampling(const struct server *s, const json_t *body, struct req
         !get_number(body, "presence_penalty", -2, 2, &presence, e) ||
         !get_number(body, "frequency_penalty", -2, 2, &frequency, e) ||
         !get_int(body, "top_k", -1, INT32_MAX, &top_k, e) ||
-        !get_int(body, "seed", -1, (int64_t)1 << 62, &seed, e) ||
+        !get_int(body, "seed", -((int64_t)1 << 62), (int64_t)1 << 62, &seed, e) ||
         !get_flag(body, "ignore_eos", &r->ignore_eos, e))
         return false;
     r->sampler = (struct kvant_sampler_options)KVANT_SAMPLER_OPTIONS_INIT;
@@ -159,10 +159,9 @@ static bool read_sampling(const struct server *s, const json_t *body, struct req
     r->sampler.top_k = top_k < 0 ? 0 : (int)top_k;
     r->presence_penalty = (float)presence;
     r->frequency_penalty = (float)frequency;
-    r->seed_given = seed >= 0;
     uint64_t random = 0;
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) random = (uint64_t)time(NULL);
-    r->sampler.seed = seed >= 0 ? (uint64_t)seed : random;
+    r->sampler.seed = seed == -1 ? random : (uint64_t)seed; /* -1: llama-server's word for a random one */
     return read_stops(body, r, e) && read_bias(s, body, r, e);
 }
 
@@ -191,9 +190,8 @@ static bool read_logprobs(const json_t *body, struct request *r, struct api_erro
 /* What is asked for and not there is said, instead of being passed over. */
 static bool refuse_unsupported(const json_t *body, struct request *r, struct api_error *e)
 {
-    static const char *const names[] = { "grammar",           "json_schema",   "audio",
-                                         "functions",         "function_call", "suffix",
-                                         "web_search_options" };
+    static const char *const names[] = { "grammar",       "json_schema", "audio",      "functions",
+                                         "function_call", "suffix",      "moderation", "web_search_options" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (get(body, names[i])) return API_BAD(e, names[i], "%s is not supported by this server", names[i]);
     const json_t *format = get(body, "response_format");
@@ -202,10 +200,11 @@ static bool refuse_unsupported(const json_t *body, struct request *r, struct api
     size_t i_modality;
     if (choice && !is_text(choice, "auto") && !is_text(choice, "none"))
         return API_BAD(e, "tool_choice", "tool_choice: only \"auto\" and \"none\" are supported");
-    json_array_foreach(
-        get(body, "modalities"), i_modality,
-        modality) if (!is_text(modality, "text")) return API_BAD(e, "modalities",
-                                                                 "modalities: only [\"text\"] is supported");
+    json_array_foreach(get(body, "modalities"), i_modality, modality)
+    {
+        if (!is_text(modality, "text"))
+            return API_BAD(e, "modalities", "modalities: only [\"text\"] is supported");
+    }
     r->wants_json = r->kind == API_CHAT && type && strcmp(type, "json_object") == 0;
     if (format && !r->wants_json && (!type || strcmp(type, "text") != 0))
         return API_BAD(e, "response_format",
@@ -267,7 +266,7 @@ static bool read_common(struct server *s, const json_t *body, struct request *r,
     return true;
 }
 
-/* ----------------------------------------------------------------------------------------------- prompts -- */
+/* --------------------------------------------------------------------------------------------- prompts -- */
 
 /* Adds a prompt; ids are owned by the request then. */
 static bool add_prompt(struct server *s, struct request *r, kvant_token *ids, size_t n, struct api_error *e)
@@ -321,7 +320,10 @@ static bool keep_echo(const struct server *s, const json_t *v, struct request *r
     size_t n = 0;
     struct kvant_error err;
     if (!r->echo || r->kind != API_TEXT) return true;
-    if (json_is_string(v)) return (r->echoes[i] = strdup(json_string_value(v))) != NULL;
+    if (json_is_string(v)) {
+        r->echoes[i] = text_copy(json_string_value(v));
+        return true;
+    }
     kvant_detokenize(s->model, r->prompts[i], r->prompt_lengths[i], true, NULL, 0, &n, NULL);
     r->echoes[i] = allocate(n + 1, 1);
     r->echoes[i][n] = '\0';
@@ -339,7 +341,7 @@ static bool read_prompt(struct server *s, const json_t *v, struct request *r, st
     int flags = KVANT_TOKENIZE_SPECIAL | KVANT_TOKENIZE_BOS;
     if (json_is_string(v)) {
         if (!tokens_of(s, json_string_value(v), json_string_length(v), flags, &ids, &n, e)) return false;
-        if (!r->prompt_text) r->prompt_text = strdup(json_string_value(v));
+        if (!r->prompt_text) r->prompt_text = text_copy(json_string_value(v));
         return add_prompt(s, r, ids, n, e) && keep_echo(s, v, r, e);
     }
     json_array_foreach(v, i, item)
@@ -381,7 +383,7 @@ static bool read_prompts(struct server *s, const json_t *body, struct request *r
     return true;
 }
 
-/* -------------------------------------------------------------------------------------------------- chat -- */
+/* ------------------------------------------------------------------------------------------------ chat -- */
 
 /* Content as one text; NULL after a failure. */
 static json_t *content_text(const json_t *content, size_t i_message, struct api_error *e)
@@ -631,7 +633,7 @@ static bool read_chat(struct server *s, const json_t *body, struct request *r, s
            add_prompt(s, r, ids, n_ids, e);
 }
 
-/* ------------------------------------------------------------------------------------------------ embed -- */
+/* ----------------------------------------------------------------------------------------------- embed -- */
 
 /* A text as kvant embed takes it, or a list of tokens as they are. */
 static bool read_input(struct server *s, const json_t *v, size_t i_text, struct request *r,
@@ -647,7 +649,8 @@ static bool read_input(struct server *s, const json_t *v, size_t i_text, struct 
                add_prompt(s, r, ids, n, e);
     }
     if (!json_is_array(v))
-        return API_BAD(e, "input", "input %zu must be a text or a list of tokens, as all of them are", i_text);
+        return API_BAD(e, "input", "input %zu must be a text or a list of tokens, as all of them are",
+                       i_text);
     ids = allocate(json_array_size(v) + 1, sizeof *ids);
     json_array_foreach(v, i, item)
     {
@@ -717,7 +720,7 @@ bool api_apply_template(struct server *s, const json_t *body, json_t **out, stru
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------ tokens -- */
+/* ---------------------------------------------------------------------------------------------- tokens -- */
 
 static json_t *piece_json(const struct server *s, kvant_token id)
 {
@@ -759,7 +762,10 @@ bool api_detokenize(struct server *s, const json_t *body, json_t **out, struct a
     struct kvant_error err;
     if (!json_is_array(list)) return API_BAD(e, "tokens", "tokens must be a list of token ids");
     kvant_token *ids = allocate(json_array_size(list) + 1, sizeof *ids);
-    json_array_foreach(list, i, item) if (!token_of(s, item, &ids[i], e)) return free(ids), false;
+    json_array_foreach(list, i, item)
+    {
+        if (!token_of(s, item, &ids[i], e)) return free(ids), false;
+    }
     char *text = NULL;
     kvant_status status = kvant_detokenize(s->model, ids, i, true, NULL, 0, &n, &err);
     if (status == KVANT_ERR_SPACE) {

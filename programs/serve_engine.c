@@ -15,8 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WATCH_S   0.1
-#define PUBLISH_S 0.05
+#define WATCH_S           0.1
+#define PUBLISH_S         0.05
+#define PREFIX_TOKENS_MIN 32  /* a shorter beginning is not worth a sequence */
+#define REREAD_TOKENS     128 /* more than a tail of 32 and its granule: it is exact again then */
 
 static void lane_clear(struct lane *lane)
 {
@@ -72,14 +74,14 @@ void engine_close(struct server *s)
     s->engine = NULL;
 }
 
-/* ----------------------------------------------------------------------------------------------- the end -- */
+/* --------------------------------------------------------------------------------------------- the end -- */
 
 /* The sequence stays as a prefix for later requests, or is closed. */
 static void keep_sequence(struct engine *e, struct lane *lane)
 {
     struct server *s = e->server;
     if (lane->seq < 0) return;
-    if (lane->n_done < 32 || !lane->job->request.cache_prompt) {
+    if (lane->n_done < PREFIX_TOKENS_MIN || !lane->job->request.cache_prompt) {
         kvant_sequence_close(e->session, lane->seq);
     } else {
         struct prefix entry = { .seq = lane->seq,
@@ -128,7 +130,7 @@ static void job_drop(struct engine *e, struct job *job, const struct api_error *
     job_release(job);
 }
 
-/* --------------------------------------------------------------------------------------------- taking up -- */
+/* ------------------------------------------------------------------------------------------- taking up -- */
 
 static bool open_sequence(struct engine *e, struct lane *lane, struct kvant_error *err)
 {
@@ -158,8 +160,7 @@ static size_t cut_sequence(struct engine *e, int seq, size_t n)
     if (kvant_sequence_truncate(e->session, seq, (int64_t)n, NULL) != KVANT_OK) return 0;
     if (kvant_sequence_get_stats(e->session, seq, &stats) != KVANT_OK) return 0;
     if (stats.n_inexact_tail == 0) return n;
-    size_t back = 128;
-    n = n > 2 * back ? n - back : 0;
+    n = n >= REREAD_TOKENS + PREFIX_TOKENS_MIN ? n - REREAD_TOKENS : 0;
     return kvant_sequence_truncate(e->session, seq, (int64_t)n, NULL) == KVANT_OK ? n : 0;
 }
 
@@ -180,7 +181,7 @@ static void take_prefix(struct engine *e, struct lane *lane)
         best = NULL;
     }
     if (n_common == lane->n_prompt) n_common--; /* the last token is read for its logits */
-    if (n_common < 32 || from < 0) return;
+    if (n_common < PREFIX_TOKENS_MIN || from < 0) return;
     if (best) best->used_s = clock_s();
     int seq = fork_sequence(e, from);
     if (seq < 0) return;
@@ -415,7 +416,7 @@ static void admit(struct engine *e)
     }
 }
 
-/* ---------------------------------------------------------------------------------------------- stepping -- */
+/* -------------------------------------------------------------------------------------------- stepping -- */
 
 static bool is_reading(const struct lane *lane)
 {
@@ -637,7 +638,8 @@ static void view_lane(const struct engine *e, int i, struct slot_view *v)
         if (e->prefixes.items[k].slot == i) v->n_held = (int64_t)e->prefixes.items[k].n_tokens;
 }
 
-/* What /slots and /metrics tell. The slots are looked at a few times per second only: it is work for every page. */
+/* What /slots and /metrics tell. The slots are looked at a few times per second only: it is work for every
+ * page. */
 static void publish(struct engine *e, size_t n_entries, double seconds)
 {
     struct server *s = e->server;

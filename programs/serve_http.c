@@ -1,37 +1,15 @@
 /*
- * HTTP on libmicrohttpd: a table of routes, bodies of bounded size, keys, and the two kinds of answers: a
- * text, or a stream that the engine fills. What the client sends is only ever read as JSON; a slot's file
- * name is the one thing that reaches the file system, and it is a name without a slash.
+ * HTTP on libmicrohttpd: connections and their deadlines, bodies of bounded size, keys, who may ask from
+ * other pages, and the two kinds of answers: a text, or a stream that the engine fills.
  */
 #include <arpa/inet.h>
-#include <microhttpd.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-#include "json.h"
-#include "serve.h"
-#include "utf8.h"
-
-/* --------------------------------------------------------------------------------------------- exchanges -- */
-
-struct route;
-
-/* One request of a connection. */
-struct exchange {
-    const struct route *route;
-    char *body;
-    size_t n_body, cap_body;
-    bool too_large, slow;
-    struct job *job;
-    double started_s;
-    int slot;
-    int status;
-    char method[8], path[128];
-    char name[256]; /* {id} of a model                     */
-    char allow[32]; /* methods of the path                 */
-};
+#include "serve_http.h"
 
 /* Connections in the order in which they were opened, to find those that send too slowly. */
 struct client {
@@ -41,57 +19,76 @@ struct client {
 };
 
 struct http {
-    struct server *server;
+    struct MHD_Daemon *daemon;
     pthread_mutex_t lock; /* guards the list of clients and their deadlines */
     struct client *clients;
 };
 
-static struct http http;
+/* ------------------------------------------------------------------------------------------- answering -- */
 
-typedef enum MHD_Result handler(struct server *s, struct MHD_Connection *c, struct exchange *x);
-
-struct route {
-    const char *method, *path;
-    handler *handle;
-    bool is_open; /* needs no key */
-    int argument;
-};
-
-static void log_line(struct server *s, const struct exchange *x, int status)
+static void log_line(const struct server *s, const struct exchange *x, int status)
 {
     if (s->options.model.json) return;
     fprintf(stderr, "%s %s %d %.0f ms\n", x->method, x->path, status, 1e3 * (clock_s() - x->started_s));
 }
 
-static void add_headers(struct server *s, struct MHD_Response *response)
+/* Whether an origin stands in the list of --cors-origins: "*", or origins with commas between. */
+static bool may_ask(const char *list, const char *origin)
 {
-    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-    if (s->options.cors) {
-        MHD_add_response_header(response, "Access-Control-Allow-Origin", s->options.cors);
-        MHD_add_response_header(response, "Access-Control-Allow-Headers",
-                                "authorization, content-type, x-api-key");
-        MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    size_t n = strlen(origin);
+    for (const char *at = list; *at;) {
+        while (*at == ' ' || *at == ',') at++;
+        size_t length = strcspn(at, ", ");
+        if ((length == 1 && *at == '*') || (length == n && strncmp(at, origin, n) == 0)) return true;
+        at += length;
     }
+    return false;
 }
 
-static enum MHD_Result send_bytes(struct server *s, struct MHD_Connection *c, struct exchange *x, int status,
-                                  const char *type, const char *bytes, size_t n)
+/* What a page of another origin needs to ask and to read the answer. The headers that it may send are those
+ * that it names: OpenAI's client for JavaScript sends a dozen of its own. */
+static void add_cors(const struct server *s, struct MHD_Connection *c, struct MHD_Response *response)
 {
-    struct MHD_Response *response = MHD_create_response_from_buffer(n, (void *)bytes, MHD_RESPMEM_MUST_COPY);
+    const char *origin = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Origin"),
+               *asked = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Access-Control-Request-Headers");
+    if (!s->options.cors) return;
+    MHD_add_response_header(response, "Vary", "Origin");
+    if (!origin || !may_ask(s->options.cors, origin)) return;
+    MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
+    MHD_add_response_header(response, "Access-Control-Expose-Headers", "x-request-id, retry-after");
+    if (!MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Access-Control-Request-Method")) return;
+    MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    if (asked) MHD_add_response_header(response, "Access-Control-Allow-Headers", asked);
+    MHD_add_response_header(response, "Access-Control-Max-Age", "600");
+}
+
+enum MHD_Result send_response(struct server *s, struct MHD_Connection *c, struct exchange *x, int status,
+                              struct MHD_Response *response)
+{
     if (!response) return MHD_NO;
-    MHD_add_response_header(response, "Content-Type", type);
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
-    if (x->allow[0]) MHD_add_response_header(response, "Allow", x->allow);
     if (status == 503) MHD_add_response_header(response, "Retry-After", "1");
-    add_headers(s, response);
+    if (x->allow[0]) MHD_add_response_header(response, "Allow", x->allow);
+    if (x->job && x->job->request.id[0])
+        MHD_add_response_header(response, "X-Request-Id", x->job->request.id);
+    add_cors(s, c, response);
     enum MHD_Result result = MHD_queue_response(c, (unsigned)status, response);
     MHD_destroy_response(response);
     x->status = status;
     return result;
 }
 
-static enum MHD_Result send_json(struct server *s, struct MHD_Connection *c, struct exchange *x, int status,
-                                 json_t *value)
+enum MHD_Result send_bytes(struct server *s, struct MHD_Connection *c, struct exchange *x, int status,
+                           const char *type, const char *bytes, size_t n)
+{
+    struct MHD_Response *response = MHD_create_response_from_buffer(n, (void *)bytes, MHD_RESPMEM_MUST_COPY);
+    if (response && n > 0) MHD_add_response_header(response, "Content-Type", type);
+    return send_response(s, c, x, status, response);
+}
+
+enum MHD_Result send_json(struct server *s, struct MHD_Connection *c, struct exchange *x, int status,
+                          json_t *value)
 {
     char *text = value ? json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(value);
@@ -109,19 +106,14 @@ static void count_error(struct server *s)
     pthread_mutex_unlock(&s->lock);
 }
 
-static enum MHD_Result send_error(struct server *s, struct MHD_Connection *c, struct exchange *x,
-                                  const struct api_error *e)
+enum MHD_Result send_error(struct server *s, struct MHD_Connection *c, struct exchange *x,
+                           const struct api_error *e)
 {
     count_error(s);
     return send_json(s, c, x, e->status, api_error_json(e));
 }
 
-static json_t *parse_body(const struct exchange *x, struct api_error *e)
-{
-    return api_parse(x->body ? x->body : "", x->n_body, e);
-}
-
-/* --------------------------------------------------------------------------------------------- streaming -- */
+/* ------------------------------------------------------------------------------------------- streaming -- */
 
 /* Called by libmicrohttpd for more bytes of a stream. */
 static ssize_t read_stream(void *cls, uint64_t position, char *buffer, size_t max)
@@ -153,15 +145,10 @@ static enum MHD_Result start_stream(struct server *s, struct MHD_Connection *c, 
     MHD_add_response_header(response, "Content-Type", "text/event-stream; charset=utf-8");
     MHD_add_response_header(response, "Cache-Control", "no-cache");
     MHD_add_response_header(response, "X-Accel-Buffering", "no");
-    add_headers(s, response);
-    enum MHD_Result result = MHD_queue_response(c, 200, response);
-    MHD_destroy_response(response);
-    x->status = 200;
-    return result;
+    return send_response(s, c, x, 200, response);
 }
 
-/* A job for the engine: the connection sleeps until there is something to send. */
-static enum MHD_Result submit(struct server *s, struct MHD_Connection *c, struct exchange *x, struct job *job)
+enum MHD_Result submit(struct server *s, struct MHD_Connection *c, struct exchange *x, struct job *job)
 {
     struct api_error e;
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -191,223 +178,6 @@ static enum MHD_Result submit(struct server *s, struct MHD_Connection *c, struct
     return stream ? start_stream(s, c, x) : MHD_YES;
 }
 
-/* ------------------------------------------------------------------------------------------------ routes -- */
-
-static enum MHD_Result on_answer(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    struct api_error e;
-    json_t *body = parse_body(x, &e);
-    struct job *job = body ? job_open(JOB_ANSWER) : NULL;
-    bool ok = job && request_read(s, (enum api_kind)x->route->argument, body, &job->request, &e);
-    if (body && s->options.verbose_prompts && job && job->request.prompt_text)
-        fprintf(stderr, "%s: %s\n", job->request.id, job->request.prompt_text);
-    json_decref(body);
-    if (ok) return submit(s, c, x, job);
-    if (job) {
-        job_release(job);
-        job_release(job);
-    }
-    return send_error(s, c, x, &e);
-}
-
-static enum MHD_Result on_health(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    return send_json(s, c, x, 200, json_pack("{s:s}", "status", "ok"));
-}
-
-static enum MHD_Result on_models(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    return send_json(s, c, x, 200, api_models(s));
-}
-
-static enum MHD_Result on_model(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    struct api_error e;
-    json_t *model = api_model(s, x->name);
-    if (model) return send_json(s, c, x, 200, model);
-    api_fail(&e, 404, "not_found_error", "model", "there is no model '%.100s'; this server has %.200s",
-             x->name, s->name);
-    return send_error(s, c, x, &e);
-}
-
-static enum MHD_Result on_props(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    return send_json(s, c, x, 200, api_props(s));
-}
-
-static enum MHD_Result on_slots(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    struct api_error e;
-    if (s->options.no_slots) {
-        api_fail(&e, 501, "not_supported_error", NULL, "/slots is switched off (--no-slots)");
-        return send_error(s, c, x, &e);
-    }
-    const char *fail_full = MHD_lookup_connection_value(c, MHD_GET_ARGUMENT_KIND, "fail_on_no_slot");
-    json_t *slots = api_slots(s), *slot;
-    size_t i, n_free = 0;
-    json_array_foreach(slots, i, slot) n_free += !json_is_true(json_object_get(slot, "is_processing"));
-    if (fail_full && n_free == 0) {
-        json_decref(slots);
-        api_fail(&e, 503, "unavailable_error", NULL, "no slot is free");
-        return send_error(s, c, x, &e);
-    }
-    return send_json(s, c, x, 200, slots);
-}
-
-static enum MHD_Result on_metrics(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    struct api_error e;
-    if (!s->options.metrics) {
-        api_fail(&e, 501, "not_supported_error", NULL,
-                 "/metrics is switched off; start the server with --metrics");
-        return send_error(s, c, x, &e);
-    }
-    char *text = api_metrics(s);
-    enum MHD_Result result = text ? send_bytes(s, c, x, 200, "text/plain; version=0.0.4", text, strlen(text))
-                                  : MHD_NO;
-    free(text);
-    return result;
-}
-
-static enum MHD_Result on_page(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    struct MHD_Response *r = MHD_create_response_from_buffer(strlen(serve_page), (void *)serve_page,
-                                                             MHD_RESPMEM_PERSISTENT);
-    if (!r) return MHD_NO;
-    MHD_add_response_header(r, "Content-Type", "text/html; charset=utf-8");
-    MHD_add_response_header(r, "Content-Security-Policy",
-                            "default-src 'none'; style-src 'unsafe-inline'; "
-                            "script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
-                            "form-action 'none'; frame-ancestors 'none'");
-    add_headers(s, r);
-    enum MHD_Result result = MHD_queue_response(c, 200, r);
-    MHD_destroy_response(r);
-    x->status = 200;
-    return result;
-}
-
-enum { CALL_TOKENIZE, CALL_DETOKENIZE, CALL_TEMPLATE };
-
-static enum MHD_Result on_call(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    static bool (*const calls[])(struct server *, const json_t *, json_t **,
-                                 struct api_error *) = { [CALL_TOKENIZE] = api_tokenize,
-                                                         [CALL_DETOKENIZE] = api_detokenize,
-                                                         [CALL_TEMPLATE] = api_apply_template };
-    struct api_error e;
-    json_t *out = NULL, *body = parse_body(x, &e);
-    bool ok = body && calls[x->route->argument](s, body, &out, &e);
-    json_decref(body);
-    return ok ? send_json(s, c, x, 200, out) : send_error(s, c, x, &e);
-}
-
-static enum MHD_Result on_missing(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    struct api_error e;
-    api_fail(&e, 501, "not_supported_error", NULL, "%s is not there; /v1/embeddings is", x->path);
-    return send_error(s, c, x, &e);
-}
-
-static enum MHD_Result slot_job(struct server *s, struct MHD_Connection *c, struct exchange *x,
-                                const char *action, struct api_error *e)
-{
-    enum job_kind kind = strcmp(action, "save") == 0      ? JOB_SLOT_SAVE
-                         : strcmp(action, "restore") == 0 ? JOB_SLOT_RESTORE
-                                                          : JOB_SLOT_ERASE;
-    if (kind == JOB_SLOT_ERASE && strcmp(action, "erase") != 0)
-        return API_BAD(e, "action", "action must be save, restore or erase"), MHD_NO;
-    struct job *job = job_open(kind);
-    if (!job) return api_fail(e, 500, "server_error", NULL, "out of memory"), MHD_NO;
-    job->slot = x->slot;
-    if (kind != JOB_SLOT_ERASE) {
-        json_t *body = parse_body(x, e);
-        const char *name = body ? api_file_name(body, e) : NULL;
-        bool ok = name != NULL;
-        if (ok && asprintf(&job->path, "%s/%s", s->options.slot_path, name) < 0) job->path = NULL;
-        if (ok) job->name = strdup(name);
-        json_decref(body);
-        if (!ok) {
-            job_release(job);
-            job_release(job);
-            return MHD_NO;
-        }
-    }
-    return submit(s, c, x, job);
-}
-
-static enum MHD_Result on_slot(struct server *s, struct MHD_Connection *c, struct exchange *x)
-{
-    struct api_error e = { 0 };
-    const char *action = MHD_lookup_connection_value(c, MHD_GET_ARGUMENT_KIND, "action");
-    enum MHD_Result result = MHD_NO;
-    if (x->slot < 0 || x->slot >= s->options.n_parallel)
-        api_fail(&e, 404, "not_found_error", NULL, "there is no such slot");
-    else if (!action)
-        API_BAD(&e, "action", "action is missing: ?action=save, restore or erase");
-    else if (!s->options.slot_path && strcmp(action, "erase") != 0)
-        api_fail(&e, 501, "not_supported_error", NULL,
-                 "start the server with --slot-save-path to save and restore slots");
-    else
-        result = slot_job(s, c, x, action, &e);
-    return e.status ? send_error(s, c, x, &e) : result;
-}
-
-static const struct route routes[] = {
-    { "GET", "/", on_page, true, 0 },
-    { "GET", "/health", on_health, true, 0 },
-    { "GET", "/v1/health", on_health, true, 0 },
-    { "GET", "/v1/models", on_models, true, 0 },
-    { "GET", "/models", on_models, true, 0 },
-    { "GET", "/v1/models/{id}", on_model, true, 0 },
-    { "GET", "/props", on_props, false, 0 },
-    { "GET", "/slots", on_slots, false, 0 },
-    { "GET", "/metrics", on_metrics, false, 0 },
-    { "POST", "/v1/chat/completions", on_answer, false, API_CHAT },
-    { "POST", "/chat/completions", on_answer, false, API_CHAT },
-    { "POST", "/v1/completions", on_answer, false, API_TEXT },
-    { "POST", "/completion", on_answer, false, API_NATIVE },
-    { "POST", "/completions", on_answer, false, API_NATIVE },
-    { "POST", "/tokenize", on_call, false, CALL_TOKENIZE },
-    { "POST", "/detokenize", on_call, false, CALL_DETOKENIZE },
-    { "POST", "/apply-template", on_call, false, CALL_TEMPLATE },
-    { "POST", "/v1/embeddings", on_answer, false, API_EMBED },
-    { "POST", "/embedding", on_missing, false, 0 },
-    { "POST", "/embeddings", on_missing, false, 0 },
-    { "POST", "/slots/{id}", on_slot, false, 0 },
-};
-
-/* Sets the route, or says what is wrong. */
-static bool find_route(struct exchange *x, const char *url, const char *method, struct api_error *e)
-{
-    const char *path = url;
-    bool known = false;
-    if (strncmp(url, "/slots/", 7) == 0) {
-        char *end;
-        long slot = strtol(url + 7, &end, 10);
-        if (end > url + 7 && *end == '\0' && slot >= 0 && slot < 65536) {
-            x->slot = (int)slot;
-            path = "/slots/{id}";
-        }
-    }
-    if (strncmp(url, "/v1/models/", 11) == 0 && url[11] && strlen(url + 11) < sizeof x->name) {
-        strcpy(x->name, url + 11);
-        path = "/v1/models/{id}";
-    }
-    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
-        if (strcmp(routes[i].path, path) != 0) continue;
-        known = true;
-        snprintf(x->allow, sizeof x->allow, "%s, OPTIONS",
-                 strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : "POST");
-        bool head = strcmp(method, "HEAD") == 0 && strcmp(routes[i].method, "GET") == 0;
-        if (strcmp(routes[i].method, method) != 0 && !head) continue;
-        x->route = &routes[i];
-        x->allow[0] = '\0';
-        return true;
-    }
-    if (known) return api_fail(e, 405, "invalid_request_error", NULL, "%s does not take %.8s", path, method);
-    return api_fail(e, 404, "not_found_error", NULL, "there is no %.100s", url);
-}
-
 /* Compares in a time that does not depend on where the texts differ. */
 static bool same_key(const char *given, const char *key)
 {
@@ -431,19 +201,70 @@ static bool has_key(const struct server *s, struct MHD_Connection *c)
     return found;
 }
 
-/* ------------------------------------------------------------------------------------------- connections -- */
+/* ----------------------------------------------------------------------------------------- connections -- */
 
-static void set_deadline(struct MHD_Connection *c, double seconds)
+static void set_deadline(struct server *s, struct MHD_Connection *c, double seconds)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     struct client *client = info ? info->socket_context : NULL;
     if (!client) return;
-    pthread_mutex_lock(&http.lock);
+    pthread_mutex_lock(&s->http->lock);
     client->deadline_s = seconds > 0 ? clock_s() + seconds : 0;
-    pthread_mutex_unlock(&http.lock);
+    pthread_mutex_unlock(&s->http->lock);
 }
 
-/* First call for a request: its line and headers are there. */
+struct framing {
+    int n_lengths;
+    bool encoded, chunked;
+};
+
+static enum MHD_Result count_framing(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    struct framing *f = cls;
+    (void)kind;
+    f->n_lengths += strcasecmp(name, "Content-Length") == 0;
+    if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        f->chunked = !f->encoded && value && strcasecmp(value, "chunked") == 0;
+        f->encoded = true;
+    }
+    return MHD_YES;
+}
+
+/* Where a body ends must be said once: a proxy before this server might read it the other way, and take what
+ * follows for another request. */
+static bool check_framing(struct MHD_Connection *c, struct api_error *e)
+{
+    struct framing f = { 0 };
+    MHD_get_connection_values(c, MHD_HEADER_KIND, count_framing, &f);
+    if (f.n_lengths > 1 || (f.encoded && (f.n_lengths > 0 || !f.chunked)))
+        return API_BAD(e, NULL,
+                       "one Content-Length, or Transfer-Encoding: chunked, must say where the body ends");
+    return true;
+}
+
+/* Whether a request may go on to its endpoint; x->route is there then. */
+static bool check_request(struct server *s, struct MHD_Connection *c, struct exchange *x, const char *url,
+                          const char *method, struct api_error *e)
+{
+    const char *encoding = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Encoding");
+    if (!route_find(x, url, method, e)) return false;
+    if (!x->route->is_open && !has_key(s, c))
+        return api_fail(e, 401, "authentication_error", NULL, "the API key is missing or wrong");
+    if (encoding && strcasecmp(encoding, "identity") != 0)
+        return api_fail(e, 415, "invalid_request_error", NULL,
+                        "Content-Encoding %.40s is not read; send the body as it is", encoding);
+    return true;
+}
+
+static bool fail_too_large(const struct server *s, struct api_error *e)
+{
+    return api_fail(e, 413, "invalid_request_error", NULL, "the body is larger than %lld MiB",
+                    (long long)s->options.body_mib);
+}
+
+/* First call for a request: its line and headers are there. What is refused is told at once where its body
+ * would not be worth reading; the connection is closed then. Else the body is read and dropped, so that a
+ * client that writes before it reads finds the answer, and the connection lasts. */
 static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const char *url, const char *method,
                              void **context)
 {
@@ -456,34 +277,22 @@ static enum MHD_Result begin(struct server *s, struct MHD_Connection *c, const c
     for (char *p = x->path; *p; p++) /* log lines stay lines */
         if ((unsigned char)*p < 0x20 || (unsigned char)*p > 0x7e) *p = '?';
     *context = x;
+    if (!check_framing(c, &e)) return send_error(s, c, x, &e);
     const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
-    bool found = find_route(x, url, method, &e);
-    if (!found && x->allow[0] &&
-        strcmp(method, "OPTIONS") == 0) /* its methods; with --cors-origins, who may ask */
-        return send_bytes(s, c, x, 204, "text/plain", "", 0);
-    if (!found) return send_error(s, c, x, &e);
-    if (!x->route->is_open && !has_key(s, c)) {
-        api_fail(&e, 401, "authentication_error", NULL, "the API key is missing or wrong");
-        return send_error(s, c, x, &e);
-    }
-    const char *encoding = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Encoding");
-    if (encoding && strcasecmp(encoding, "identity") != 0) {
-        api_fail(&e, 415, "invalid_request_error", NULL,
-                 "Content-Encoding %.40s is not read; send the body as it is", encoding);
-        return send_error(s, c, x, &e);
-    }
-    /* What is a little too large is read and dropped, so that the client reads why. */
     if (length && strtoull(length, NULL, 10) > (unsigned long long)s->options.body_mib << 24) {
-        api_fail(&e, 413, "invalid_request_error", NULL, "the body is larger than %lld MiB",
-                 (long long)s->options.body_mib);
+        fail_too_large(s, &e);
         return send_error(s, c, x, &e);
     }
-    return MHD_YES;
+    if (check_request(s, c, x, url, method, &x->refusal)) return MHD_YES;
+    x->route = NULL;
+    bool waits = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Expect") != NULL; /* for a word to go on */
+    return waits ? send_error(s, c, x, &x->refusal) : MHD_YES;
 }
 
 static void take_body(struct server *s, struct exchange *x, const char *bytes, size_t n)
 {
     size_t limit = (size_t)s->options.body_mib << 20;
+    if (!x->route) return;
     if (x->too_large || n > limit - x->n_body) {
         x->too_large = true;
         return;
@@ -529,11 +338,12 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
         return send_bytes(s, c, x, status == 499 ? 500 : status, "application/json; charset=utf-8",
                           job->out ? job->out : "", job->n_out);
     }
-    set_deadline(c, 0);
-    if (!x->route) return MHD_NO;
+    set_deadline(s, c, 0);
+    if (!x->route && x->allow[0] && strcmp(method, "OPTIONS") == 0)
+        return send_bytes(s, c, x, 204, "", "", 0);
+    if (!x->route) return send_error(s, c, x, &x->refusal);
     if (x->too_large) {
-        api_fail(&e, 413, "invalid_request_error", NULL, "the body is larger than %lld MiB",
-                 (long long)s->options.body_mib);
+        fail_too_large(s, &e);
         return send_error(s, c, x, &e);
     }
     return x->route->handle(s, c, x);
@@ -545,7 +355,7 @@ static void on_completed(void *cls, struct MHD_Connection *c, void **context,
     struct server *s = cls;
     struct exchange *x = *context;
     *context = NULL;
-    set_deadline(c, (double)s->options.timeout_s);
+    set_deadline(s, c, (double)s->options.timeout_s);
     if (!x) return;
     if (x->job) {
         struct job *job = x->job;
@@ -572,22 +382,22 @@ static void on_connection(void *cls, struct MHD_Connection *c, void **context,
         if (!client) return;
         client->fd = info ? info->connect_fd : -1;
         client->deadline_s = clock_s() + (double)s->options.timeout_s;
-        pthread_mutex_lock(&http.lock);
-        client->next = http.clients;
-        if (http.clients) http.clients->before = client;
-        http.clients = client;
-        pthread_mutex_unlock(&http.lock);
+        pthread_mutex_lock(&s->http->lock);
+        client->next = s->http->clients;
+        if (s->http->clients) s->http->clients->before = client;
+        s->http->clients = client;
+        pthread_mutex_unlock(&s->http->lock);
         *context = client;
     } else {
         struct client *client = *context;
         if (!client) return;
-        pthread_mutex_lock(&http.lock);
+        pthread_mutex_lock(&s->http->lock);
         if (client->next) client->next->before = client->before;
         if (client->before)
             client->before->next = client->next;
         else
-            http.clients = client->next;
-        pthread_mutex_unlock(&http.lock);
+            s->http->clients = client->next;
+        pthread_mutex_unlock(&s->http->lock);
         free(client);
     }
 }
@@ -595,13 +405,13 @@ static void on_connection(void *cls, struct MHD_Connection *c, void **context,
 void http_watch(struct server *s)
 {
     double now = clock_s();
-    pthread_mutex_lock(&http.lock);
-    for (struct client *client = http.clients; client; client = client->next)
+    pthread_mutex_lock(&s->http->lock);
+    for (struct client *client = s->http->clients; client; client = client->next)
         if (client->deadline_s > 0 && now > client->deadline_s && client->fd >= 0) {
             shutdown(client->fd, SHUT_RDWR);
             client->deadline_s = 0;
         }
-    pthread_mutex_unlock(&http.lock);
+    pthread_mutex_unlock(&s->http->lock);
     pthread_mutex_lock(&s->lock);
     for (struct job *job = s->queue; job; job = job->next) job_client_gone(job);
     pthread_mutex_unlock(&s->lock);
@@ -614,32 +424,72 @@ static void on_log(void *cls, const char *format, va_list args)
     if (s->options.verbose_prompts) vfprintf(stderr, format, args);
 }
 
-struct MHD_Daemon *http_open(struct server *s)
+/* An address to listen on: IPv4, or IPv6 with or without brackets; "::" is all of both. */
+static bool read_address(const struct server *s, struct sockaddr_storage *out, unsigned *flags)
 {
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)s->options.port) };
-    const char *host = strcmp(s->options.host, "localhost") == 0 ? "127.0.0.1" : s->options.host;
-    if (inet_pton(AF_INET, host, &address.sin_addr) != 1) {
-        fail_text("--host %s: an IPv4 address is needed, such as 127.0.0.1 or 0.0.0.0", s->options.host);
-        return NULL;
+    char host[64];
+    const char *given = strcmp(s->options.host, "localhost") == 0 ? "127.0.0.1" : s->options.host;
+    size_t n = strlen(given), in = given[0] == '[' && given[n - 1] == ']' ? 1 : 0;
+    snprintf(host, sizeof host, "%.*s", (int)(n - 2 * in), given + in);
+    struct sockaddr_in *four = (struct sockaddr_in *)out;
+    struct sockaddr_in6 *six = (struct sockaddr_in6 *)out;
+    memset(out, 0, sizeof *out);
+    if (n < sizeof host && inet_pton(AF_INET, host, &four->sin_addr) == 1) {
+        four->sin_family = AF_INET;
+        four->sin_port = htons((uint16_t)s->options.port);
+        return true;
     }
-    http.server = s;
-    pthread_mutex_init(&http.lock, NULL);
-    struct MHD_Daemon *daemon = MHD_start_daemon(
-        MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
-        (uint16_t)s->options.port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
-        MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+    memset(out, 0, sizeof *out);
+    if (n >= sizeof host || inet_pton(AF_INET6, host, &six->sin6_addr) != 1) return false;
+    six->sin6_family = AF_INET6;
+    six->sin6_port = htons((uint16_t)s->options.port);
+    *flags = strcmp(host, "::") == 0 ? MHD_USE_DUAL_STACK : MHD_USE_IPv6;
+    return true;
+}
+
+bool http_open(struct server *s)
+{
+    struct sockaddr_storage address;
+    unsigned flags = MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC |
+                     MHD_USE_ERROR_LOG,
+             family = 0;
+    if (!read_address(s, &address, &family)) {
+        fail_text("--host %s: an address is needed, such as 127.0.0.1, 0.0.0.0 or ::1", s->options.host);
+        return false;
+    }
+    s->http = allocate(1, sizeof *s->http);
+    *s->http = (struct http){ 0 };
+    pthread_mutex_init(&s->http->lock, NULL);
+    s->http->daemon = MHD_start_daemon(
+        flags | family, (uint16_t)s->options.port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER,
+        on_log, s, MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)s->options.timeout_s, MHD_OPTION_CONNECTION_LIMIT, 512u, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)65536, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)s->options.n_http,
         MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
-    if (!daemon)
-        fail_text("port %lld of %s cannot be opened; is it in use?", (long long)s->options.port,
-                  s->options.host);
-    return daemon;
+    if (s->http->daemon) return true;
+    fail_text("port %lld of %s cannot be opened; is it in use?", (long long)s->options.port, s->options.host);
+    http_close(s);
+    return false;
 }
 
-void http_close(struct MHD_Daemon *daemon)
+unsigned http_port(const struct server *s)
 {
-    if (daemon) MHD_stop_daemon(daemon);
-    pthread_mutex_destroy(&http.lock);
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->http->daemon, MHD_DAEMON_INFO_BIND_PORT);
+    return info ? info->port : (unsigned)s->options.port;
+}
+
+void http_quiesce(struct server *s)
+{
+    MHD_socket listening = MHD_quiesce_daemon(s->http->daemon);
+    if (listening != MHD_INVALID_SOCKET) close(listening);
+}
+
+void http_close(struct server *s)
+{
+    if (!s->http) return;
+    if (s->http->daemon) MHD_stop_daemon(s->http->daemon);
+    pthread_mutex_destroy(&s->http->lock);
+    free(s->http);
+    s->http = NULL;
 }

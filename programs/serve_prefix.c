@@ -1,3 +1,8 @@
+/*
+ * Sequences of finished answers, kept for requests that begin alike: found by comparing tokens one by one,
+ * since there are fewer than a hundred; pages are shared with whoever forks them, so what an entry costs is
+ * what it has alone.
+ */
 #include <stdlib.h>
 #include <string.h>
 

@@ -42,7 +42,8 @@ int setup_model(struct kvant_model **out, const struct model_flags *flags, bool 
     struct kvant_model_info info;
     kvant_model_get_info(*out, &info);
     if (!vocab_only && !flags->cpu && !getenv("KVANT_CPU") && strcmp(info.cpu, "scalar") == 0)
-        fputs("note: this processor has no AVX2, so everything runs in plain C, some 30 times slower\n", stderr);
+        fputs("note: this processor has no AVX2, so everything runs in plain C, some 30 times slower\n",
+              stderr);
     return EXIT_OK;
 }
 

@@ -13,19 +13,22 @@ struct model_flags {
     bool json, no_repack;
 };
 
-#define MODEL_OPTIONS(f)                                                                                         \
-    {"-m, --model", OPTION_NAME, "FILE", &(f)->path, "the model: a GGUF file (or the first argument)", 0, 0},    \
-    {"-t, --threads", OPTION_INT, "N", &(f)->n_threads, "worker threads; 0 = all cores (default)", 0, 256},      \
-    {"-tb, --threads-batch", OPTION_INT, "N", &(f)->n_threads_batch,                                            \
-     "threads of prompts and of many sequences at once;\n0 = as -t (default)", 0, 256},                          \
-    {"--cpu", OPTION_CHOICE, "scalar|avx2|avx512|neon", &(f)->cpu,                                               \
-     "highest kernel level; default: the best of this CPU\n(also KVANT_CPU in the environment)", 0, 0},          \
-    {"--act", OPTION_CHOICE, "int16|mixed|int8|f32", &(f)->act,                                                  \
-     "activations in matrix products: mixed (default), int16\n(nearly exact, prompts slower), int8 or f32 (slow)", 0, 0},                           \
-    {"--attn", OPTION_CHOICE, "codes|f32", &(f)->attn,                                                                \
-     "attention over the codes of the cache (default), or over\nkeys and values expanded to float32 (slow, for checking)", 0, 0},          \
-    {"--no-repack", OPTION_FLAG, NULL, &(f)->no_repack,                                                               \
-     "keep to the mapped file: no copy of the weights in the\norder that is fastest to read", 0, 0},             \
+#define MODEL_OPTIONS(f)                                                                                     \
+    {"-m, --model", OPTION_NAME, "FILE", &(f)->path, "the model: a GGUF file (or the first argument)", 0,    \
+     0},                                                                                                     \
+    {"-t, --threads", OPTION_INT, "N", &(f)->n_threads, "worker threads; 0 = all cores (default)", 0, 256},  \
+    {"-tb, --threads-batch", OPTION_INT, "N", &(f)->n_threads_batch,                                         \
+     "threads of prompts and of many sequences at once;\n0 = as -t (default)", 0, 256},                      \
+    {"--cpu", OPTION_CHOICE, "scalar|avx2|avx512|neon", &(f)->cpu,                                           \
+     "highest kernel level; default: the best of this CPU\n(also KVANT_CPU in the environment)", 0, 0},      \
+    {"--act", OPTION_CHOICE, "int16|mixed|int8|f32", &(f)->act,                                              \
+     "activations in matrix products: mixed (default), int16\n(nearly exact, prompts slower), int8 or f32 "  \
+     "(slow)", 0, 0},                                                                                        \
+    {"--attn", OPTION_CHOICE, "codes|f32", &(f)->attn,                                                       \
+     "attention over the codes of the cache (default), or over\nkeys and values expanded to float32 "        \
+     "(slow, for checking)", 0, 0},                                                                          \
+    {"--no-repack", OPTION_FLAG, NULL, &(f)->no_repack,                                                      \
+     "keep to the mapped file: no copy of the weights in the\norder that is fastest to read", 0, 0},         \
     {"--json", OPTION_FLAG, NULL, &(f)->json, "print JSON for machines", 0, 0}
 
 struct plan_flags {
@@ -33,28 +36,29 @@ struct plan_flags {
     bool force;
 };
 
-#define PLAN_OPTIONS(f)                                                                                          \
-    {"--kv", OPTION_NAME, "SPEC", &(f)->kv,                                                                      \
-     "the cache: k4c64v3h, k8v4, f16, 0:k8v4,1-29:k4v2 or the\nname of a plan file", 0, 0},                      \
-    {"--kv-plan", OPTION_NAME, "FILE", &(f)->kv_plan,                                                            \
-     "plan file; default: MODEL.kvplan.yaml beside the model\nif there is one, else a safe plan", 0, 0},         \
-    {"-ctk, --cache-type-k", OPTION_NAME, "TYPE", &(f)->type_k,                                                  \
-     "keys as f16, q8_0, q4_0 or q4_1: k16, k8 or k4 of --kv", 0, 0},                                            \
-    {"-ctv, --cache-type-v", OPTION_NAME, "TYPE", &(f)->type_v, "values, likewise", 0, 0},                       \
+#define PLAN_OPTIONS(f)                                                                                      \
+    {"--kv", OPTION_NAME, "SPEC", &(f)->kv,                                                                  \
+     "the cache: k4c64v3h, k8v4, f16, 0:k8v4,1-29:k4v2 or the\nname of a plan file", 0, 0},                  \
+    {"--kv-plan", OPTION_NAME, "FILE", &(f)->kv_plan,                                                        \
+     "plan file; default: MODEL.kvplan.yaml beside the model\nif there is one, else a safe plan", 0, 0},     \
+    {"-ctk, --cache-type-k", OPTION_NAME, "TYPE", &(f)->type_k,                                              \
+     "keys as f16, q8_0, q4_0 or q4_1: k16, k8 or k4 of --kv", 0, 0},                                        \
+    {"-ctv, --cache-type-v", OPTION_NAME, "TYPE", &(f)->type_v, "values, likewise", 0, 0},                   \
     {"--save-plan", OPTION_NAME, "FILE", &(f)->save_path, "keep the plan, calibrated, as a file", 0, 0}
 
-#define CHAT_TEMPLATE_OPTION(target)                                                                             \
-    {"--chat-template", OPTION_NAME, "NAME", (target),                                                           \
-     "chatml, llama3, llama2, mistral, gemma, phi3, phi4, zephyr,\ndeepseek, or Jinja text; default: the model's", 0, 0}
+#define CHAT_TEMPLATE_OPTION(target)                                                                         \
+    {"--chat-template", OPTION_NAME, "NAME", (target),                                                       \
+     "chatml, llama3, llama2, mistral, gemma, phi3, phi4, zephyr,\ndeepseek, or Jinja text; default: the "   \
+     "model's", 0, 0}
 
 /* Of commands that write text for people: they refuse a plan that has collapsed. */
-#define FORCE_OPTION(f)                                                                                          \
+#define FORCE_OPTION(f)                                                                                      \
     {"--force", OPTION_FLAG, NULL, &(f)->force, "use a plan even when it is marked as collapsed", 0, 0}
 
 /* Of commands that compare plans: a list, or one plan as above. */
-#define PLAN_LIST_OPTIONS(list, f)                                                                            \
-    {"--kv", OPTION_LIST, "SPEC", (list), "a plan: grammar or file; may be given several times", 0, 0},        \
-    {"--kv-plan", OPTION_NAME, "FILE", &(f)->kv_plan,                                                         \
+#define PLAN_LIST_OPTIONS(list, f)                                                                           \
+    {"--kv", OPTION_LIST, "SPEC", (list), "a plan: grammar or file; may be given several times", 0, 0},      \
+    {"--kv-plan", OPTION_NAME, "FILE", &(f)->kv_plan,                                                        \
      "plan file, when there is no --kv; default as for run", 0, 0}
 
 /* Takes the model from the arguments if no -m named it; any argument beyond `n_more` others is refused.

@@ -17,9 +17,9 @@ struct text_list {
     size_t n;
 };
 
-/* Reads `path` ("-": standard input). Plain: each line is a text; an empty one is refused, as the rows of the result
- * would not be the lines of the file. JSONL (a name in .jsonl, or as_jsonl): of each object the string "text", "input",
- * "prompt" or "question"; empty lines are passed over. Prints what fails, with the line. */
+/* Reads `path` ("-": standard input). Plain: each line is a text; an empty one is refused, as the rows of the
+ * result would not be the lines of the file. JSONL (a name in .jsonl, or as_jsonl): of each object the string
+ * "text", "input", "prompt" or "question"; empty lines are passed over. Prints what fails, with the line. */
 int texts_read(struct text_list *out, const char *path, bool as_jsonl);
 void texts_add(struct text_list *list, const char *text, size_t n_bytes, size_t line);
 void texts_free(struct text_list *list);

@@ -77,7 +77,8 @@ static kvant_status turn_wanted(struct thinker *t, int64_t n_part, int *mode, st
     return KVANT_OK;
 }
 
-/* One part, in one mode, up to its end, a cap, or a turn. *turn: the mode to go on in, −1: the answer is complete. */
+/* One part, in one mode, up to its end, a cap, or a turn. *turn: the mode to go on in, −1: the answer is
+ * complete. */
 static kvant_status part(struct thinker *t, int64_t n_predict, int64_t *n_out, int *turn,
                          struct kvant_error *err)
 {

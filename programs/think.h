@@ -1,6 +1,6 @@
 /*
- * An answer whose mode a router chooses: once, at the prompt's end, or also while it is written. Everything happens in one
- * sequence: a turn appends its tokens to the cache as it is, and nothing is read again.
+ * An answer whose mode a router chooses: once, at the prompt's end, or also while it is written. Everything
+ * happens in one sequence: a turn appends its tokens to the cache as it is, and nothing is read again.
  */
 #ifndef THINK_H
 #define THINK_H
@@ -14,15 +14,19 @@ struct think_flags {
     int64_t every;  /* tokens between two looks; 0: only at the prompt's end */
     int64_t most[MODES]; /* tokens of a part in this mode */
 };
-#define THINK_FLAGS_DEFAULT {.modes = "steps", .threshold = 50, .margin = 20, .every = 1, .most = {2048, 8192}}
+#define THINK_FLAGS_DEFAULT                                                                                  \
+    {                                                                                                        \
+        .modes = "steps", .threshold = 50, .margin = 20, .every = 1, .most = { 2048, 8192 }                  \
+    }
 
-#define THINK_OPTIONS(f)                                                                                          \
-    {"--modes", OPTION_NAME, "NAME", &(f)->modes,                                                                 \
-     "think (<think> tags), steps (default), or a file with both\ntemplates", 0, 0},                             \
-    {"--think-threshold", OPTION_NUMBER, "D", &(f)->threshold, "slow above this difficulty; default 50", -1e6, 1e6}, \
-    {"--think-margin", OPTION_NUMBER, "D", &(f)->margin,                                                          \
-     "a running answer turns only this far beyond; default 20", 0, 1e6},                                          \
-    {"--think-every", OPTION_INT, "N", &(f)->every,                                                               \
+#define THINK_OPTIONS(f)                                                                                     \
+    {"--modes", OPTION_NAME, "NAME", &(f)->modes,                                                            \
+     "think (<think> tags), steps (default), or a file with both\ntemplates", 0, 0},                         \
+    {"--think-threshold", OPTION_NUMBER, "D", &(f)->threshold, "slow above this difficulty; default 50",     \
+     -1e6, 1e6},                                                                                             \
+    {"--think-margin", OPTION_NUMBER, "D", &(f)->margin,                                                     \
+     "a running answer turns only this far beyond; default 20", 0, 1e6},                                     \
+    {"--think-every", OPTION_INT, "N", &(f)->every,                                                          \
      "look again after so many tokens, for at most one turn;\n0 = decide once; default 1", 0, 1e6}
 
 /* The router of the flags, and the modes that it was trained with: it chooses between no others. Prints what
@@ -49,7 +53,7 @@ struct think_account {
 
 /* ids and text as of generator_answer, the forced tokens between included. Prints what fails. */
 int think_answer(struct generator *g, const struct kvant_router *router, const struct modes *modes,
-                 const struct think_flags *flags, const kvant_token *prompt, size_t n_prompt, int64_t n_predict, FILE *out,
-                 struct answer *answer, struct think_account *account);
+                 const struct think_flags *flags, const kvant_token *prompt, size_t n_prompt,
+                 int64_t n_predict, FILE *out, struct answer *answer, struct think_account *account);
 
 #endif

@@ -21,8 +21,10 @@ def find():
 class Browser:
     def __init__(self, folder):
         self.profile = os.path.join(folder, "profile")
-        self.process = subprocess.Popen([find(), "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
-                                         "--remote-allow-origins=*", f"--user-data-dir={self.profile}", "about:blank"],
+        self.process = subprocess.Popen([find(), "--headless=new", "--no-sandbox", "--disable-gpu",
+                                         "--remote-debugging-port=0",
+                                         "--remote-allow-origins=*", f"--user-data-dir={self.profile}",
+                                         "about:blank"],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.n, self.requests, self.errors, self.buffer = 0, [], [], b""
         path = os.path.join(self.profile, "DevToolsActivePort")
@@ -83,7 +85,8 @@ class Browser:
         data = json.dumps({"id": self.n, "method": method, "params": parameters}).encode()
         mask = secrets.token_bytes(4)
         size = struct.pack(">BBH", 0x81, 0xfe, len(data)) if 126 <= len(data) < 65536 else \
-            struct.pack(">BB", 0x81, 0x80 | len(data)) if len(data) < 126 else struct.pack(">BBQ", 0x81, 0xff, len(data))
+            struct.pack(">BB", 0x81, 0x80 | len(data)) if len(data) < 126 else struct.pack(">BBQ", 0x81, 0xff,
+                                                                                           len(data))
         self.socket.sendall(size + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(data)))
         while True:
             answer = self.message()
@@ -97,8 +100,10 @@ class Browser:
                 return answer["result"]
 
     def open(self, url, width, height, dark=False, phone=False):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                  mobile=phone)
+        self.call("Emulation.setEmulatedMedia",
+                  features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
@@ -118,8 +123,10 @@ class Browser:
         code = KEYS.get(name, ord(name.upper()[0]))
         more = {"text": "\r"} if name == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name if name in KEYS else f"Key{name.upper()}",
-                      windowsVirtualKeyCode=code, modifiers=alt + 8 * shift, **(more if kind == "keyDown" else {}))
+            self.call("Input.dispatchKeyEvent", type=kind, key=name,
+                      code=name if name in KEYS else f"Key{name.upper()}",
+                      windowsVirtualKeyCode=code, modifiers=alt + 8 * shift,
+                      **(more if kind == "keyDown" else {}))
 
     def type(self, text):
         self.call("Input.insertText", text=text)

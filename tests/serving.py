@@ -16,7 +16,8 @@ class Server:
     def __init__(self, model, *arguments, env=None):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         environment = dict(os.environ, **(env or {}))
-        self.process = subprocess.Popen([os.path.join(BUILD, "kvant"), "serve", model, "--port", "0", *arguments],
+        self.process = subprocess.Popen([os.path.join(BUILD, "kvant"), "serve", model, "--port", "0",
+                                         *arguments],
                                         stdout=subprocess.DEVNULL, stderr=self.log, env=environment)
         atexit.register(self.process.kill)  # a test that breaks off leaves nothing running
         self.port = 0
@@ -24,7 +25,7 @@ class Server:
             with open(self.log.name, encoding="utf-8", errors="replace") as file:
                 text = file.read()
             if " on http://" in text:
-                self.port = int(text.split(" on http://")[1].split(":")[1].split(",")[0])
+                self.port = int(text.split(" on http://")[1].split(",")[0].rsplit(":", 1)[1])
                 return
             if self.process.poll() is not None:
                 break

@@ -22,7 +22,8 @@ PLAIN = [
     [("user", "Hello!")],
     [("system", "You answer in one word."), ("user", "What is the capital of France?")],
     [("user", "1 + 1?"), ("assistant", "2"), ("user", "And 2 + 2?\n\nShow the steps.")],
-    [("system", ""), ("user", "  spaces around  "), ("assistant", "\ta tab\n"), ("user", "żółć 日本語 🦙 {{ x }} <b>")],
+    [("system", ""), ("user", "  spaces around  "), ("assistant", "\ta tab\n"),
+     ("user", "żółć 日本語 🦙 {{ x }} <b>")],
     [("user", "")],
     [("assistant", "I begin.")],
     [("user", "one"), ("system", "a later system message"), ("user", "two")],
@@ -45,13 +46,15 @@ def main():
             return text("tokenizer.ggml.tokens")[text(key)] if key in reader.fields else ""
 
         template = vectors.environment().from_string(text("tokenizer.chat_template"))
-        own = {"bos_token": token("tokenizer.ggml.bos_token_id"), "eos_token": token("tokenizer.ggml.eos_token_id")}
+        own = {"bos_token": token("tokenizer.ggml.bos_token_id"),
+               "eos_token": token("tokenizer.ggml.eos_token_id")}
         cases, variables = [], []
         for conversation in PLAIN:
             messages = [{"role": role, "content": content} for role, content in conversation]
             for add in (True, False):
                 cases.append({"messages": messages, "add_assistant": add,
-                              "expected": template.render(messages=messages, add_generation_prompt=add, **own)})
+                              "expected": template.render(messages=messages, add_generation_prompt=add,
+                                                          **own)})
         for conversation in vectors.CONVERSATIONS:
             for setting in vectors.SETTINGS:
                 given = {"messages": conversation, **setting}

@@ -41,12 +41,14 @@ def environment():
         raise jinja2.exceptions.TemplateError(message)
 
     def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                          sort_keys=sort_keys)
 
     def strftime_now(pattern):
         return datetime.datetime.fromtimestamp(NOW, datetime.timezone.utc).strftime(pattern)
 
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                        extensions=[Generation, loopcontrols])
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
     env.globals["strftime_now"] = strftime_now
@@ -82,7 +84,8 @@ CONVERSATIONS = [
     [user("Hello!")],
     [system("You answer in one word."), user("What is the capital of France?")],
     [user("1 + 1?"), assistant("2"), user("And 2 + 2?\n\nShow the steps.")],
-    [system("  blanks around  "), user("  spaces  "), assistant("\ta tab\n"), user("żółć 日本語 🦙 {{ x }} <b> & 'q' \"d\"")],
+    [system("  blanks around  "), user("  spaces  "), assistant("\ta tab\n"),
+     user("żółć 日本語 🦙 {{ x }} <b> & 'q' \"d\"")],
     [user("")],
     [system(""), user("\u00a0\u2003wide blanks\u3000"), assistant("")],
     [assistant("I begin.")],
@@ -92,13 +95,16 @@ CONVERSATIONS = [
     [user("Weather?"), assistant(None, tool_calls=[call("get_weather", {"place": "Zürich", "days": 3})]),
      {"role": "tool", "content": "{\"t\": 21.5}", "tool_call_id": "abcdefghi", "name": "get_weather"},
      assistant("21.5 degrees."), user("Thanks")],
-    [user("Two things"), assistant("Sure.", tool_calls=[call("get_weather", {"place": "A", "n": [1, 2.0, None, True]}),
+    [user("Two things"), assistant("Sure.",
+                                   tool_calls=[call("get_weather", {"place": "A", "n": [1, 2.0, None, True]}),
                                                         call("clock", {}, "123456789")]),
      {"role": "tool", "content": "rain", "tool_call_id": "abcdefghi"},
      {"role": "tool", "content": "noon", "tool_call_id": "123456789"}],
     [user("Weather?"), assistant("", tool_calls=[call("get_weather", "{\"place\": \"B\"}", "short")])],
-    [system("s"), user([{"type": "text", "text": " part one "}, {"type": "image"}, {"type": "text", "text": "two"}])],
-    [user("a"), {"role": "skip", "content": "b"}, assistant("c"), {"role": "stop", "content": "d"}, user("e")],
+    [system("s"), user([{"type": "text", "text": " part one "}, {"type": "image"},
+                        {"type": "text", "text": "two"}])],
+    [user("a"), {"role": "skip", "content": "b"}, assistant("c"), {"role": "stop", "content": "d"},
+     user("e")],
     [],
     [user("long " * 20), assistant("answer " * 20), user("end")],
 ]
@@ -109,14 +115,17 @@ SETTINGS = [
     {"add_generation_prompt": False},
     {"add_generation_prompt": True, "tools": [WEATHER, CLOCK]},
     {"add_generation_prompt": True, "enable_thinking": False},
-    {"add_generation_prompt": True, "tools": [CLOCK], "tools_in_user_message": False, "controls": {"b": 1, "a": "ü"},
+    {"add_generation_prompt": True, "tools": [CLOCK], "tools_in_user_message": False,
+     "controls": {"b": 1, "a": "ü"},
      "date_string": "1 Jan 2030", "builtin_tools": ["code_interpreter", "get_weather"]},
 ]
 
 V = {"x": "text", "n": 7, "f": 2.5, "t": True, "none": None, "list": [3, 1, 2], "empty": [],
      "words": ["b", "A", "c", "a"], "d": {"b": 1, "a": {"k": ["v", "w"]}, "items": 5},
-     "people": [{"name": "Ann", "age": 3, "tags": ["x"]}, {"name": "bob", "age": 1, "tags": []}, {"name": "Cy"}],
-     "uni": "Zürich 日本 🦙", "s": "  a b  c ", "lines": "one\ntwo\n\nfour", "big": 1e22, "small": 1e-7, "neg": -7}
+     "people": [{"name": "Ann", "age": 3, "tags": ["x"]}, {"name": "bob", "age": 1, "tags": []},
+                {"name": "Cy"}],
+     "uni": "Zürich 日本 🦙", "s": "  a b  c ", "lines": "one\ntwo\n\nfour", "big": 1e22, "small": 1e-7,
+     "neg": -7}
 
 PIECES = r"""
 {{ x }}|{{ n }}|{{ f }}|{{ t }}|{{ none }}|{{ list }}|{{ d.a }}|{{ undefined_thing }}|{{ big }}|{{ small }}|{{ 1.0 }}|{{ 0.1 + 0.2 }}
@@ -210,31 +219,46 @@ BLOCKS = [
 ERRORS = [
     ("a\n{{ raise_exception('no ' ~ n) }}", "line 2: no 7"), ("{{ zz.foo }}", "'zz' is undefined"),
     ("{{ zz() }}", "'zz' is undefined"), ("{{ 1 + 'a' }}", "int and str"), ("{{ 'a' + 1 }}", "str and int"),
-    ("{{ 'a' + none }}", "str and NoneType"), ("{{ 'a' + zz }}", "'zz' is undefined"), ("{{ 1 / 0 }}", "division by zero"),
-    ("{{ 5 % 0 }}", "division by zero"), ("{{ n.foo.bar }}", "'foo' is undefined"), ("{{ d.zz.y }}", "'zz' is undefined"),
-    ("{{ list.append(1) }}", "must not change"), ("{{ d.update({}) }}", "must not change"), ("{{ n() }}", "cannot be called"),
+    ("{{ 'a' + none }}", "str and NoneType"), ("{{ 'a' + zz }}", "'zz' is undefined"),
+    ("{{ 1 / 0 }}", "division by zero"),
+    ("{{ 5 % 0 }}", "division by zero"), ("{{ n.foo.bar }}", "'foo' is undefined"),
+    ("{{ d.zz.y }}", "'zz' is undefined"),
+    ("{{ list.append(1) }}", "must not change"), ("{{ d.update({}) }}", "must not change"),
+    ("{{ n() }}", "cannot be called"),
     ("{% for a in n %}{% endfor %}", "no elements"), ("{% for a, b in list %}{% endfor %}", "no elements"),
-    ("{% for a, b in [[1]] %}{% endfor %}", "too few"), ("{% for a, b in [[1, 2, 3]] %}{% endfor %}", "too many"),
+    ("{% for a, b in [[1]] %}{% endfor %}", "too few"),
+    ("{% for a, b in [[1, 2, 3]] %}{% endfor %}", "too many"),
     ("{{ 1 < 'a' }}", "'<' between"), ("{{ 1 in 2 }}", "'in' between"), ("{{ [1, 'a'] | sort }}", "no order"),
-    ("{{ x.split('') }}", "empty separator"), ("{{ zz | tojson }}", "tojson of a Undefined"), ("{{ -x }}", "str"),
-    ("{{ x[::0] }}", "step 0"), ("{{ n[1:] }}", "sliced"), ("{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}", "more arguments"),
+    ("{{ x.split('') }}", "empty separator"), ("{{ zz | tojson }}", "tojson of a Undefined"),
+    ("{{ -x }}", "str"),
+    ("{{ x[::0] }}", "step 0"), ("{{ n[1:] }}", "sliced"),
+    ("{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}", "more arguments"),
     ("{% macro m(a) %}{% endmacro %}{{ m(b=2) }}", "more arguments"), ("{{ x | trim(1, 2) }}", "at most"),
-    ("{{ x.strip(foo=1) }}", "unexpected argument"), ("{% set x.a = 1 %}", "namespace"), ("{{ range(1000000) }}", "100000"),
-    ("{{ {[]: 1} }}", "cannot be a key"), ("{{ x.index('q') }}", "no such part"), ("{{ n | length }}", "length of a int"),
+    ("{{ x.strip(foo=1) }}", "unexpected argument"), ("{% set x.a = 1 %}", "namespace"),
+    ("{{ range(1000000) }}", "100000"),
+    ("{{ {[]: 1} }}", "cannot be a key"), ("{{ x.index('q') }}", "no such part"),
+    ("{{ n | length }}", "length of a int"),
 ]
 
 REFUSED = [
-    ("{% extends 'a' %}", "the tag 'extends'"), ("{% include 'a' %}", "the tag 'include'"), ("a\n{% import 'a' as b %}", "line 2"),
-    ("{% block a %}{% endblock %}", "the tag 'block'"), ("{% do x %}", "the tag 'do'"), ("{{ x | nofilter }}", "the filter 'nofilter'"),
+    ("{% extends 'a' %}", "the tag 'extends'"), ("{% include 'a' %}", "the tag 'include'"),
+    ("a\n{% import 'a' as b %}", "line 2"),
+    ("{% block a %}{% endblock %}", "the tag 'block'"), ("{% do x %}", "the tag 'do'"),
+    ("{{ x | nofilter }}", "the filter 'nofilter'"),
     ("{{ x is notest }}", "the test 'notest'"), ("{% for a in b recursive %}{% endfor %}", "'recursive'"),
-    ("{{ f(*a) }}", "unpacking"), ("{{ x | groupby('a') }}", "the filter 'groupby'"), ("{{ a[1, 2] }}", "subscript"),
+    ("{{ f(*a) }}", "unpacking"), ("{{ x | groupby('a') }}", "the filter 'groupby'"),
+    ("{{ a[1, 2] }}", "subscript"),
 ]
 
 WRONG = [
-    "{{ x", "{% if x %}", "{% if %}{% endif %}", "{{ 'a }}", "{% endif %}", "{{ 1 + }}", "{% for x %}{% endfor %}", "{{ a b }}",
-    "{% set 1 = 2 %}", "{{ (1 }}", "{{ 1) }}", "{% nonsense %}", "{# open", "{% raw %} open", "{{ x | }}", "{{ x is }}", "{{ ?}}",
-    "{% break %}", "{% macro (a) %}{% endmacro %}", "{{ f(a=1, 2) }}", "{{ a[1:2:3:4] }}", "{% else %}", "{{ '\\xg1' }}",
-    "{% for a in b %}{% endif %}", "{{ }}", "{% %}", "{{ not }}", "{{ {1} }}", "{{ 1 if }}", "{% if x %}{% elif %}{% endif %}",
+    "{{ x", "{% if x %}", "{% if %}{% endif %}", "{{ 'a }}", "{% endif %}", "{{ 1 + }}",
+    "{% for x %}{% endfor %}", "{{ a b }}",
+    "{% set 1 = 2 %}", "{{ (1 }}", "{{ 1) }}", "{% nonsense %}", "{# open", "{% raw %} open", "{{ x | }}",
+    "{{ x is }}", "{{ ?}}",
+    "{% break %}", "{% macro (a) %}{% endmacro %}", "{{ f(a=1, 2) }}", "{{ a[1:2:3:4] }}", "{% else %}",
+    "{{ '\\xg1' }}",
+    "{% for a in b %}{% endif %}", "{{ }}", "{% %}", "{{ not }}", "{{ {1} }}", "{{ 1 if }}",
+    "{% if x %}{% elif %}{% endif %}",
 ]
 
 
@@ -252,7 +276,8 @@ def main():
                 try:
                     case["expected"] = template.render(**variables)
                 except Exception as error:  # of any kind: what matters is that ours fails as well
-                    case["error"] = str(error)[:60] if isinstance(error, jinja2.exceptions.TemplateError) else ""
+                    case["error"] = str(error)[:60] if isinstance(error,
+                                                                  jinja2.exceptions.TemplateError) else ""
                     if isinstance(error, jinja2.exceptions.UndefinedError):
                         case["error"] = ""
                 cases.append(case)

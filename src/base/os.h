@@ -13,8 +13,8 @@ struct kv_file_map {
 /* Maps a regular file read-only. Errors: IO (names the file). An empty file maps to n_bytes 0. */
 kvant_status kv_file_map_open(struct kv_file_map *out, const char *path, struct kvant_error *err);
 void kv_file_map_close(struct kv_file_map *map);
-/* Gives the memory of whole pages inside [data, data + n_bytes) of a map back to the system; they stay readable and
- * come from the file again. */
+/* Gives the memory of whole pages inside [data, data + n_bytes) of a map back to the system; they stay
+ * readable and come from the file again. */
 void kv_file_map_release(const struct kv_file_map *map, const uint8_t *data, size_t n_bytes);
 
 /* Reads a whole file of at most max_bytes, with a terminator that n_bytes does not count; free with kv_free.
@@ -24,8 +24,8 @@ kvant_status kv_file_read(const char *path, size_t max_bytes, char **out, size_t
 /* Writes beside `path` (PATH.XXXXXX.tmp), fsyncs, renames; on failure nothing is left behind. */
 kvant_status kv_file_write(const char *path, const void *data, size_t n_bytes, struct kvant_error *err);
 bool kv_file_exists(const char *path);
-/* *n_bytes: the size of a regular file, -1 when there is nothing of this name. Errors: IO when it is something
- * else (a folder, a device, a pipe), or cannot be examined. */
+/* *n_bytes: the size of a regular file, -1 when there is nothing of this name. Errors: IO when it is
+ * something else (a folder, a device, a pipe), or cannot be examined. */
 kvant_status kv_file_get_bytes(const char *path, int64_t *n_bytes, struct kvant_error *err);
 
 /* Monotonic seconds. */

@@ -137,8 +137,8 @@ void kv_centers_turned(const struct kv_centers *c, const struct kv_rope *rope, c
     kv_rope_apply(rope, cos_t0, sin_t0, out, 1);
 }
 
-float kv_centers_project(const struct kv_centers *c, const struct kv_rope *rope, const float *mean, const float *q,
-                         float *cos_part, float *sin_part)
+float kv_centers_project(const struct kv_centers *c, const struct kv_rope *rope, const float *mean,
+                         const float *q, float *cos_part, float *sin_part)
 {
     int half = rope->n_rot / 2, near = rope->neox ? 1 : 2, far = rope->neox ? half : 1;
     float still = 0.0f;

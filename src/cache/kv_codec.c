@@ -144,7 +144,8 @@ static void head_mean(const struct kv_codec *c, int layer, int head_kv, float *m
 /* rows -= R_t μ. */
 static void subtract_centers(const struct job *j, float *rows /* (n, head_dim) */)
 {
-    float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2], mean[KV_HEAD_DIM_MAX], center[KV_HEAD_DIM_MAX];
+    float cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2], mean[KV_HEAD_DIM_MAX],
+        center[KV_HEAD_DIM_MAX];
     head_mean(j->codec, j->layer, j->head_kv, mean);
     kv_rope_angles(j->codec->rope, j->position - j->row, cos_t0, sin_t0);
     for (int i = 0; i < j->n; i++, rows += j->head_dim) {
@@ -157,7 +158,8 @@ static void subtract_centers(const struct job *j, float *rows /* (n, head_dim) *
 
 static void min_max(const float *x, int n, float *lo, float *hi)
 {
-    float lo8[8], hi8[8]; /* eight running pairs: a plain reduction is not vectorized, and n is a multiple of 8 */
+    float lo8[8], hi8[8]; /* eight running pairs: a plain reduction is not vectorized, and n is a multiple of
+                           * 8 */
     for (int l = 0; l < 8; l++) lo8[l] = hi8[l] = x[l];
     for (int i = 8; i < n; i += 8) {
         for (int l = 0; l < 8; l++) {
@@ -261,8 +263,8 @@ static void fit_rows(const struct job *j, const float *rows, int bits, int group
     }
 }
 
-/* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (head_dim / group, 64),
- * at the first row. */
+/* Grids over `group` consecutive channels of each row, and the rows' codes. scale, min: (head_dim / group,
+ * 64), at the first row. */
 static kvant_status quantize_rows(const struct job *j, const float *rows, int bits, int group, bool fitted,
                                   const struct grids_at *at, const char *what)
 {
@@ -347,8 +349,9 @@ static void fit_block(const struct job *j, const struct block *b)
 static kvant_status shorten_block(const struct job *j, const struct block *b)
 {
     for (int c = 0; b->at.fitted && c < b->n_channels; c++) {
-        const struct group g = { b->x + c, j->scratch.codes + c, (size_t)j->head_dim, (size_t)b->n_channels, b->n,
-                                 b->bits };
+        const struct group g = {
+            b->x + c, j->scratch.codes + c, (size_t)j->head_dim, (size_t)b->n_channels, b->n, b->bits
+        };
         if (!shorten(&b->at, c, &g)) return fail_range(j, b->row - j->row, "keys");
     }
     return KVANT_OK;
@@ -488,8 +491,8 @@ static kvant_status encode_values(const struct job *j, const float *v)
     return KVANT_OK;
 }
 
-kvant_status kv_codec_encode(const struct kv_codec *c, struct kv_page page, int layer, int head_kv, int row, int n,
-                             int64_t position, const float *k, const float *v, void *scratch,
+kvant_status kv_codec_encode(const struct kv_codec *c, struct kv_page page, int layer, int head_kv, int row,
+                             int n, int64_t position, const float *k, const float *v, void *scratch,
                              struct kvant_error *err)
 {
     const struct kvant_plan *plan = c->plan;
@@ -515,8 +518,8 @@ kvant_status kv_codec_encode(const struct kv_codec *c, struct kv_page page, int 
 
 /* ------------------------------------------------------------------------------------------ expanding -- */
 
-static void expand_half_keys(const struct kv_kernels *kernels, const uint16_t *halves, int head_dim, int n_tokens,
-                             float *kt)
+static void expand_half_keys(const struct kv_kernels *kernels, const uint16_t *halves, int head_dim,
+                             int n_tokens, float *kt)
 {
     kernels->f16_to_f32(halves, (int64_t)head_dim * KV_PAGE_TOKENS, kt);
     if (n_tokens == KV_PAGE_TOKENS) return;
@@ -580,7 +583,8 @@ void kv_codec_expand_keys_turned(const struct kv_codec *c, struct kv_page page, 
         .n_channels = head_dim,
         .order = NULL,
     };
-    if (r->key_bits == 16) expand_half_keys(c->kernels, (const uint16_t *)(const void *)tile.codes, head_dim, n_tokens, kt);
+    if (r->key_bits == 16)
+        expand_half_keys(c->kernels, (const uint16_t *)(const void *)tile.codes, head_dim, n_tokens, kt);
     else if (r->key_mixed) expand_classes(c->kernels, &c->plan->channels[i_head], tile, kt);
     else c->kernels->key_tile_expand(&tile, kt);
     if (r->key_rotated) c->kernels->key_tile_hadamard(kt, head_dim);
@@ -607,6 +611,7 @@ void kv_codec_expand_values(const struct kv_codec *c, struct kv_page page, int l
         .n_tokens = n_tokens,
     };
     if (r->value_bits == 16)
-        c->kernels->value_tile_from_rows((const uint16_t *)(const void *)tile.codes, head_dim, n_tokens, head_dim, v);
+        c->kernels->value_tile_from_rows((const uint16_t *)(const void *)tile.codes, head_dim, n_tokens,
+                                         head_dim, v);
     else c->kernels->value_tile_expand(&tile, v);
 }

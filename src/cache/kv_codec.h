@@ -43,8 +43,8 @@ void kv_centers_turned(const struct kv_centers *c, const struct kv_rope *rope, c
                        const float *cos_t0, const float *sin_t0, int i, float *out);
 /* The query's part of q·R_t μ, as struct kv_qk_center takes it: cos_part, sin_part (n_rot / 2). Returns the
  * share of the channels that do not turn. */
-float kv_centers_project(const struct kv_centers *c, const struct kv_rope *rope, const float *mean, const float *q,
-                         float *cos_part, float *sin_part);
+float kv_centers_project(const struct kv_centers *c, const struct kv_rope *rope, const float *mean,
+                         const float *q, float *cos_part, float *sin_part);
 
 struct kv_codec { /* what encode and expand need beside the page; borrowed */
     const struct kv_kernels *kernels;
@@ -59,8 +59,8 @@ struct kv_codec { /* what encode and expand need beside the page; borrowed */
  * first row (for centring). scratch: kv_codec_scratch_bytes, aligned to 64. Errors: NUMERIC for a NaN, an
  * infinity or a group that float16 cannot hold (names layer, head, position); the page's rows are undefined
  * then. */
-kvant_status kv_codec_encode(const struct kv_codec *c, struct kv_page page, int layer, int head_kv, int row, int n,
-                             int64_t position, const float *k, const float *v, void *scratch,
+kvant_status kv_codec_encode(const struct kv_codec *c, struct kv_page page, int layer, int head_kv, int row,
+                             int n, int64_t position, const float *k, const float *v, void *scratch,
                              struct kvant_error *err);
 size_t kv_codec_scratch_bytes(int head_dim);
 

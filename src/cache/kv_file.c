@@ -175,7 +175,7 @@ kvant_status kv_file_pack(const struct kv_seq *seq, const char *fingerprint, con
     return KVANT_OK;
 }
 
-/* ----------------------------------------------------------------------------------------------- reading -- */
+/* --------------------------------------------------------------------------------------------- reading -- */
 
 static kvant_status damaged(struct kvant_error *err, size_t at, const char *what)
 {

@@ -94,7 +94,8 @@ size_t kv_layout_payload_bytes(const struct kvant_plan *plan)
     for (int layer = 0; layer < plan->n_layer; layer++) {
         for (int h = 0; h < plan->n_head_kv; h++) {
             struct side_size k = key_size(plan, layer, h), v = value_size(plan, layer, h);
-            bytes += k.codes_bytes + v.codes_bytes + 2 * (k.n_scales * k.scale_bytes + v.n_scales * v.scale_bytes);
+            bytes += k.codes_bytes + v.codes_bytes +
+                     2 * (k.n_scales * k.scale_bytes + v.n_scales * v.scale_bytes);
         }
     }
     return bytes;

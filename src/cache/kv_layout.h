@@ -70,7 +70,8 @@ void kv_layout_close(struct kv_layout *layout);
 /* Sizes without a layout, for plans that kv_layout_open accepts (mixed keys without their tables count by
  * their average). */
 size_t kv_layout_page_bytes(const struct kvant_plan *plan);
-size_t kv_layout_payload_bytes(const struct kvant_plan *plan); /* codes, scales and minima of a page, no alignment */
+size_t kv_layout_payload_bytes(const struct kvant_plan *plan); /* codes, scales and minima of a page, no
+                                                                * alignment */
 size_t kv_layout_table_bytes(const struct kvant_plan *plan);   /* what kv_layout_open takes */
 double kv_layout_code_bits(const struct kvant_plan *plan);     /* mean over keys and values */
 

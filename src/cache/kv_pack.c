@@ -49,14 +49,16 @@ void kv_pack_keys(uint8_t *codes, int bits, int n_channels, int row, int n, cons
         for (int i = 0; i < n; i++) {
             int token = row + i;
             for (int pair = 0; pair < 2; pair++)
-                memcpy(p[pair * 4 + token / 16] + token % 16 * 4, plain + i * n_channels + first + pair * 4, 4);
+                memcpy(p[pair * 4 + token / 16] + token % 16 * 4, plain + i * n_channels + first + pair * 4,
+                       4);
         }
         pack_unit(p, bits, KV_LINE, codes);
     }
 }
 
 /* Tokens [token, token + n) of one unit of 32 and the channels of one column. */
-static void pack_value_unit(uint8_t *unit, int bits, int lanes, int token, int n, const uint8_t *plain, int head_dim)
+static void pack_value_unit(uint8_t *unit, int bits, int lanes, int token, int n, const uint8_t *plain,
+                            int head_dim)
 {
     int line = lanes * 4;
     planes p;
@@ -79,7 +81,8 @@ void kv_pack_values(uint8_t *codes, int bits, int head_dim, int row, int n, cons
     for (int c = 0; c < head_dim; c += KV_COLUMN) {
         int lanes = head_dim - c < KV_COLUMN ? head_dim - c : KV_COLUMN;
         for (int i = 0; i < n;) {
-            int token = (row + i) % KV_VALUE_UNIT, left = KV_VALUE_UNIT - token, n_now = n - i < left ? n - i : left;
+            int token = (row + i) % KV_VALUE_UNIT, left = KV_VALUE_UNIT - token,
+                n_now = n - i < left ? n - i : left;
             struct kv_code_place at = kv_value_place(bits, head_dim, c, row + i);
             pack_value_unit(codes + at.unit, bits, lanes, token, n_now, plain + i * head_dim + c, head_dim);
             i += n_now;

@@ -89,7 +89,8 @@ bool kv_page_take(struct kv_page_pool *pool, struct kv_page *out)
     for (struct kv_page_slab *s = pool->slabs; s; s = s->next) {
         bool used_before = s->n_free > 0;
         if (!used_before && s->n_touched == s->n_pages) continue;
-        size_t i = used_before ? s->free[--s->n_free] : s->n_touched++, n = (size_t)l->n_layer * (size_t)l->n_head_kv;
+        size_t i = used_before ? s->free[--s->n_free] : s->n_touched++,
+               n = (size_t)l->n_layer * (size_t)l->n_head_kv;
         *out = page_of(s, i, l->page_bytes);
         for (size_t h = 0; used_before && h < n; h++) /* equal contents make equal pages */
             memset(kv_page_base(l, *out, h) + l->head[h].first, 0, l->head[h].n_bytes);

@@ -1,5 +1,6 @@
 /*
- * The pages of one plan, with a reference count each, in groups (kv_layout.h) that follow each other in slabs.
+ * The pages of one plan, with a reference count each, in groups (kv_layout.h) that follow each other in
+ * slabs.
  *
  * Whoever will hold pages first promises the most that it ever holds at once; the pool maps a slab for what
  * the promises exceed its capacity by. However pages are shared and returned afterwards, the distinct pages

@@ -53,7 +53,7 @@ size_t kv_read_scratch_bytes(int head_dim)
     return carve(&s, NULL, head_dim);
 }
 
-/* ---------------------------------------------------------------------------------------- what a call is -- */
+/* -------------------------------------------------------------------------------------- what a call is -- */
 
 struct job {
     const struct kv_read_call *call;
@@ -118,7 +118,7 @@ static int64_t page_count(const struct job *j)
     return (j->view.n_pages_sealed_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 }
 
-/* --------------------------------------------------------------------------------------- rows of a page -- */
+/* -------------------------------------------------------------------------------------- rows of a page -- */
 
 /* Rows [first, last) of a page in the plain domain. */
 static void page_rows(const struct job *j, int64_t i_page, int first, int last, float *out, int64_t stride)
@@ -176,7 +176,7 @@ void kv_read_rows(const struct kv_read_call *call, void *memory, float *out, int
     }
 }
 
-/* ------------------------------------------------------------------------------------------ sums of keys -- */
+/* ---------------------------------------------------------------------------------------- sums of keys -- */
 
 static const struct kv_channels *channels_of(const struct job *j)
 {
@@ -209,8 +209,8 @@ static void sum_half_keys(const struct job *j, const uint16_t *halves, int first
     }
 }
 
-/* Σ weight · stored key over tokens [first, last) of a page; weight: rows of 64 by stored channel, or NULL. out: in
- * the head's order. */
+/* Σ weight · stored key over tokens [first, last) of a page; weight: rows of 64 by stored channel, or NULL.
+ * out: in the head's order. */
 static void sum_stored_keys(const struct job *j, const uint8_t *page, int first, int last,
                             const float *const *weight, float *out)
 {
@@ -333,7 +333,7 @@ static void sum_page_keys(const struct job *j, int64_t i_page, int first, int la
     if (j->recipe->key_centered) add_centers(j, i_page, first, last, out);
 }
 
-/* ---------------------------------------------------------------------------------------- sums of values -- */
+/* -------------------------------------------------------------------------------------- sums of values -- */
 
 static void sum_page_values(const struct job *j, int64_t i_page, int first, int last, double *out)
 {

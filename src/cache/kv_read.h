@@ -1,9 +1,9 @@
 /*
- * Reading a cache as a representation: sums over tokens and single rows of one (layer, KV head), from sinks, pages and
- * tail. Between steps only.
+ * Reading a cache as a representation: sums over tokens and single rows of one (layer, KV head), from sinks,
+ * pages and tail. Between steps only.
  *
- * Sums run over the codes of a page (kernels/sum_calls.h): nothing is unpacked, and what the plan does to rows is
- * undone once per sum, since it is linear:
+ * Sums run over the codes of a page (kernels/sum_calls.h): nothing is unpacked, and what the plan does to
+ * rows is undone once per sum, since it is linear:
  *
  *     rotated (h)     Σ x = H Σ Hx
  *     centred (m)     Σ k = Σ (k − R_t μ) + Σ R_t μ

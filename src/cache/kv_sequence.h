@@ -50,7 +50,8 @@ struct kv_seq {
 
     uint16_t *sink_k, *sink_v; /* f16 (n_layer, n_head_kv, n_sink_rows, head_dim)               */
     uint16_t *tail_k, *tail_v; /* f16 (n_layer, n_head_kv, n_tail_rows, head_dim)               */
-    float *page_angles;    /* (n_pages_max, 2, head_dim / 2) cos, sin of each page's first position; NULL: no centres */
+    float *page_angles;    /* (n_pages_max, 2, head_dim / 2) cos, sin of each page's first position; NULL: no
+                            * centres */
     int n_sink_rows, n_tail_rows;
     int tail_first;
 };

@@ -28,8 +28,8 @@ bool kv_short_make(float scale, float min, int bits, bool fitted, struct kv_shor
     float levels = (float)((1 << bits) - 1), width = (float)(1 << bits);
     bool constant = scale == 0.0f; /* code 0 is to stand for it */
     float centre = min + 0.5f * levels * scale;
-    /* The centre is off by up to 1/128 of the width, and 8 bits have no step to spare; with fewer, the few elements
-     * that are clipped cost less than a wider grid: 4 bits lose a tenth instead of a third. */
+    /* The centre is off by up to 1/128 of the width, and 8 bits have no step to spare; with fewer, the few
+     * elements that are clipped cost less than a wider grid: 4 bits lose a tenth instead of a third. */
     int byte = bits > 4 ? scale_above(scale * levels / (levels - 0.0625f * width)) : scale_nearest(scale);
     /* Far from 0 for its width: the grid must be as wide as its centre can be told. */
     float least = fabsf(centre) * 64.0f / (CENTRE_MOST * width - (constant ? 32.0f * levels : 0.0f));
@@ -67,7 +67,8 @@ struct kv_grids kv_key_grids(const struct kv_codec *c, size_t i_head, const uint
     const uint16_t *count = r->key_mixed ? c->plan->channels[i_head].count : NULL;
     for (int i = 0; count && i < n;)
         for (int k = 0; k < KV_N_CLASSES; i += count[k++])
-            if (count[k]) c->kernels->widen_grids(s + i, centre + i, count[k], kv_class_bits[k], scale + i, min + i);
+            if (count[k])
+                c->kernels->widen_grids(s + i, centre + i, count[k], kv_class_bits[k], scale + i, min + i);
     return (struct kv_grids){ scale, min };
 }
 

@@ -24,7 +24,8 @@ static struct kv_seq_step plan_step(const struct kv_seq *seq, int64_t n)
     step.n_tail_drop = (int)(n_newly_sealed < n_tail ? n_newly_sealed : n_tail);
     step.n_tail_keep = (int)n_tail - step.n_tail_drop;
 
-    int64_t n_after = seq->n_tokens + n - plan->sinks - step.sealed_after; /* rows of the tail after the step */
+    int64_t n_after = seq->n_tokens + n - plan->sinks -
+                      step.sealed_after; /* rows of the tail after the step */
     int64_t first = seq->tail_first + step.n_tail_drop;
     bool fits = step.n_tail_keep > 0 && first + n_after <= seq->n_tail_rows;
     step.tail_first_after = fits ? (int)first : 0;

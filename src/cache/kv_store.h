@@ -54,7 +54,8 @@ struct kv_exact_segment {
 struct kv_seq_view {
     struct kv_exact_segment exact[3]; /* sinks, tail, this step's rows; n may be 0   */
     const struct kv_page *pages;      /* page i holds tokens [sinks + 64 i, ...)     */
-    const float *page_angles;         /* (n pages, 2, head_dim / 2) for kv_codec_expand_keys_turned; NULL: no centres */
+    const float *page_angles;         /* (n pages, 2, head_dim / 2) for kv_codec_expand_keys_turned; NULL: no
+                                       * centres */
     int64_t n_pages_sealed_tokens;    /* tokens sealed in pages, this step included  */
 };
 void kv_seq_get_view(const struct kv_seq *seq, int layer, int head_kv, const uint16_t *k, const uint16_t *v,

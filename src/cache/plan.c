@@ -25,7 +25,8 @@ bool kv_recipe_equal(const struct kv_recipe *a, const struct kv_recipe *b)
            a->key_scheme == b->key_scheme && a->key_mixed == b->key_mixed &&
            a->key_centered == b->key_centered && a->key_rotated == b->key_rotated &&
            a->value_bits == b->value_bits && a->value_group == b->value_group &&
-           a->value_rotated == b->value_rotated && a->key_short == b->key_short && a->value_short == b->value_short;
+           a->value_rotated == b->value_rotated && a->key_short == b->key_short &&
+           a->value_short == b->value_short;
 }
 
 static char *copy_clean(const char *s)
@@ -156,12 +157,14 @@ static const char *recipe_problem(const struct kv_recipe *r, int head_dim)
         if (r->key_rotated) return "mixed keys (x) cannot be rotated (h)";
     } else {
         if (!plain_bits(r->key_bits) || r->key_quarters != 0) return "key bits must be 2, 3, 4, 8 or 16";
-        if (r->key_bits == 16 && (r->key_scheme != KV_KEY_TOKEN || r->key_centered || r->key_rotated || r->key_short))
+        if (r->key_bits == 16 &&
+            (r->key_scheme != KV_KEY_TOKEN || r->key_centered || r->key_rotated || r->key_short))
             return "16-bit keys take no letters";
     }
     if (!plain_bits(r->value_bits)) return "value bits must be 2, 3, 4, 8 or 16";
     if (r->value_group != 0 && r->value_group != 32) return "value groups are 32 channels or the whole head";
-    if (r->value_bits == 16 && (r->value_group || r->value_rotated || r->value_short)) return "16-bit values take no letters";
+    if (r->value_bits == 16 && (r->value_group || r->value_rotated || r->value_short))
+        return "16-bit values take no letters";
     if (r->value_group == 32 && head_dim % 32) return "g32 needs a head size that is a multiple of 32";
     return NULL;
 }

@@ -17,9 +17,9 @@ enum kv_key_scheme {
 /* Channel classes of mixed keys, in the order in which a page holds them. */
 #define KV_N_CLASSES KV_CLASSES_MAX
 extern const int kv_class_bits[KV_N_CLASSES]; /* 8 4 3 2 0 */
-/* Squared error of a channel in units of its variance, in the same order: 8 and 4 bits between minimum and maximum of
- * 64 tokens, 3 and 2 bits on fitted grids (kernels/fit_calls.h: 1/ρ² − 1 of a Gaussian; the grid between minimum and
- * maximum had .213 at 2 bits), 0 bits the mean. */
+/* Squared error of a channel in units of its variance, in the same order: 8 and 4 bits between minimum and
+ * maximum of 64 tokens, 3 and 2 bits on fitted grids (kernels/fit_calls.h: 1/ρ² − 1 of a Gaussian; the grid
+ * between minimum and maximum had .213 at 2 bits), 0 bits the mean. */
 extern const double kv_class_error[KV_N_CLASSES];
 
 struct kv_recipe {
@@ -60,14 +60,15 @@ struct kvant_plan {
     char *name;                                    /* short, for tables                   */
     int sinks;                                     /* 0 .. 64                             */
     int tail;                                      /* R, 0 .. 4096                        */
-    int granule;                                   /* tokens sealed together: 64 if any recipe has c64, else 32 if
-                                                    * any has c32, else 1 if any is quantized (per token: each row
-                                                    * stands alone), else 64 (f16) */
+    int granule;                                   /* tokens sealed together: 64 if any recipe has c64, else
+                                                    * 32 if any has c32, else 1 if any is quantized (per
+                                                    * token: each row stands alone), else 64 (f16) */
     struct kv_recipe *recipe;                      /* (n_layer, n_head_kv)         */
-    uint16_t *center;                              /* f16 (n_layer, n_head_kv, head_dim), before RoPE; NULL until
-                                                    * loaded or calibrated; needed when a recipe centres */
-    struct kv_channels *channels;                  /* (n_layer, n_head_kv); NULL until loaded or calibrated; needed
-                                                    * when a recipe mixes */
+    uint16_t *center;                              /* f16 (n_layer, n_head_kv, head_dim), before RoPE; NULL
+                                                    * until loaded or calibrated; needed when a recipe
+                                                    * centres */
+    struct kv_channels *channels;                  /* (n_layer, n_head_kv); NULL until loaded or calibrated;
+                                                    * needed when a recipe mixes */
     struct kv_plan_measured measured;
     bool has_verdict;                              /* of the gate */
     struct kvant_verdict verdict;                  /* numbers finite or NaN, reason fit for YAML */
@@ -84,8 +85,8 @@ kvant_status kv_plan_clone(struct kvant_plan **out, const struct kvant_plan *pla
 void kv_plan_settle(struct kvant_plan *plan);
 /* Sets plan->name: the grammar if one recipe holds for all, else base (may be NULL), else a range list. */
 kvant_status kv_plan_set_name(struct kvant_plan *plan, const char *base, struct kvant_error *err);
-/* One line that is equal for equal plans only: settings, recipes, and a hash of the tables that they use. Owned by
- * the caller, kv_free. */
+/* One line that is equal for equal plans only: settings, recipes, and a hash of the tables that they use.
+ * Owned by the caller, kv_free. */
 kvant_status kv_plan_key(const struct kvant_plan *plan, char **out, struct kvant_error *err);
 /* Everything that parse and load promise: ranges, head size against groups, tables present and well-formed or
  * absent. */

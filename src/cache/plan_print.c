@@ -35,7 +35,8 @@ void kv_text_add_bytes(struct kv_text *t, const char *bytes, size_t n)
 
 void kv_text_add(struct kv_text *t, const char *format, ...)
 {
-    char buffer[256]; /* every caller's pieces are shorter: strings of unknown length go through kv_text_add_bytes */
+    char buffer[256]; /* every caller's pieces are shorter: strings of unknown length go through
+                       * kv_text_add_bytes */
     va_list args;
     va_start(args, format);
     int n = vsnprintf(buffer, sizeof buffer, format, args);

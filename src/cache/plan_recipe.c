@@ -268,8 +268,9 @@ void kv_recipe_print(const struct kv_recipe *r, char *text, size_t cap)
                          : r->key_bits != 16 || mark   ? "t"
                                                        : "";
     snprintf(text, cap, "k%d%s%s%s%s%s%s v%d%s%s%s", quarters / 4, fraction[quarters % 4], scheme,
-             r->key_mixed ? "x" : "", r->key_centered ? "m" : "", r->key_rotated ? "h" : "", r->key_short ? "s" : "",
-             r->value_bits, r->value_group ? "g32" : "", r->value_rotated ? "h" : "", r->value_short ? "s" : "");
+             r->key_mixed ? "x" : "", r->key_centered ? "m" : "", r->key_rotated ? "h" : "",
+             r->key_short ? "s" : "", r->value_bits, r->value_group ? "g32" : "", r->value_rotated ? "h" : "",
+             r->value_short ? "s" : "");
 }
 
 struct kv_recipe kv_preset_recipe(enum kv_preset_mode mode, int key_bits, int value_bits)

@@ -111,7 +111,8 @@ static kvant_status parse_settings(struct spec *s, struct settings *out)
 /* --------------------------------------------------------------------------------------------- grammar -- */
 
 /* "[k4c64 v3h, k2c64 v2h]": one recipe for each KV head. s->i stands on the bracket. */
-static kvant_status parse_head_list(struct spec *s, struct kvant_plan *plan, struct kv_recipe *row /* (n_head_kv) */)
+static kvant_status parse_head_list(struct spec *s, struct kvant_plan *plan,
+                                    struct kv_recipe *row /* (n_head_kv) */)
 {
     size_t open = s->i++;
     for (int head = 0;; head++) {

@@ -188,7 +188,7 @@ static kvant_status read_model(struct reader *r)
         if (end) return KVANT_OK;
         KV_TRY(find_key(r, "model", names, 6, &seen, &key));
         switch (key) {
-        case 0: KV_TRY(next_scalar(r, "model name")); break; /* for the reader's eyes: the fingerprint decides */
+        case 0: KV_TRY(next_scalar(r, "model name")); break; /* for the eye: the fingerprint decides */
         case 1: KV_TRY(expect_string(r, "architecture", r->plan->architecture)); break;
         case 2: KV_TRY(expect_int(r, "layers", r->plan->n_layer)); break;
         case 3: KV_TRY(expect_int(r, "kv_heads", r->plan->n_head_kv)); break;
@@ -323,7 +323,8 @@ static kvant_status read_table(struct reader *r, const char *what,
 {
     KV_TRY(next_scalar(r, what));
     struct kv_text_place place = place_of(r->event.start_mark);
-    if (r->event.data.scalar.style == YAML_LITERAL_SCALAR_STYLE) place.line++; /* the text begins below the bar */
+    if (r->event.data.scalar.style == YAML_LITERAL_SCALAR_STYLE)
+        place.line++; /* the text begins below the bar */
     return read(r->plan, text_of(r), bytes_of(r), place, r->err);
 }
 

@@ -16,6 +16,7 @@ struct kv_rope {
 /* cos and sin of position · inv_freq, each (n_rot / 2), computed in double. */
 void kv_rope_angles(const struct kv_rope *r, int64_t position, float *cos_out, float *sin_out);
 /* Turns n_heads rows of head_dim in place. */
-void kv_rope_apply(const struct kv_rope *r, const float *cos_t, const float *sin_t, float *x /* (n_heads, head_dim) */, int n_heads);
+void kv_rope_apply(const struct kv_rope *r, const float *cos_t, const float *sin_t,
+                   float *x /* (n_heads, head_dim) */, int n_heads);
 
 #endif

@@ -45,7 +45,8 @@ size_t kv_gguf_file_bytes(const struct kv_gguf *g);
 /* The bytes before the tensor data (header, metadata, directory): what a fingerprint covers. */
 size_t kv_gguf_header_bytes(const struct kv_gguf *g, const uint8_t **data);
 
-/* The pages of a tensor that is not read for long, back to the system; nothing where the bytes are the caller's. */
+/* The pages of a tensor that is not read for long, back to the system; nothing where the bytes are the
+ * caller's. */
 void kv_gguf_tensor_release(const struct kv_gguf *g, const struct kv_gguf_tensor *t);
 
 int64_t kv_gguf_n_tensors(const struct kv_gguf *g);

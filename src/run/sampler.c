@@ -208,8 +208,8 @@ static void keep_min_p(struct ranking *r, double p)
     if (r->n_sorted > n) r->n_sorted = n;
 }
 
-/* With a small top_k and no penalty one pass over the logits finds the k largest in order: few of them ever enter the
- * list, so it costs a tenth of ranking the whole vocabulary. The result is the same. */
+/* With a small top_k and no penalty one pass over the logits finds the k largest in order: few of them ever
+ * enter the list, so it costs a tenth of ranking the whole vocabulary. The result is the same. */
 #define TOP_K_DIRECT 256
 
 static bool has_penalty(const struct kvant_sampler *s)
@@ -219,8 +219,8 @@ static bool has_penalty(const struct kvant_sampler *s)
 
 static bool takes_top_k(const struct kvant_sampler *s)
 {
-    return s->opt.temperature != 0.0f && !has_penalty(s) && s->opt.top_k > 0 && s->opt.top_k <= TOP_K_DIRECT &&
-           s->opt.top_k < s->n_vocab;
+    return s->opt.temperature != 0.0f && !has_penalty(s) && s->opt.top_k > 0 &&
+           s->opt.top_k <= TOP_K_DIRECT && s->opt.top_k < s->n_vocab;
 }
 
 /* The largest logit without a list of candidates. */

@@ -232,8 +232,8 @@ static kvant_status free_slot(const struct kvant_session *s, int *slot, struct k
             "all %d sequences of the session are open; close one or raise n_sequences", s->n_sequences);
 }
 
-static kvant_status check_plan(const struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max,
-                               struct kvant_error *err)
+static kvant_status check_plan(const struct kvant_session *s, const struct kvant_plan *plan,
+                               int64_t n_tokens_max, struct kvant_error *err)
 {
     const struct kv_hparams *h = &s->model->hp;
     if (n_tokens_max < 1 || n_tokens_max > INT32_MAX)
@@ -307,9 +307,9 @@ kvant_status kvant_sequence_save(struct kvant_session *s, int seq, const kvant_t
     return status;
 }
 
-kvant_status kvant_sequence_restore(struct kvant_session *s, const struct kvant_plan *plan, int64_t n_tokens_max,
-                                    const char *path, int *seq, kvant_token *tokens, size_t cap, size_t *n_out,
-                                    size_t *n_bytes, struct kvant_error *err)
+kvant_status kvant_sequence_restore(struct kvant_session *s, const struct kvant_plan *plan,
+                                    int64_t n_tokens_max, const char *path, int *seq, kvant_token *tokens,
+                                    size_t cap, size_t *n_out, size_t *n_bytes, struct kvant_error *err)
 {
     int slot = -1;
     char *data;
@@ -323,7 +323,8 @@ kvant_status kvant_sequence_restore(struct kvant_session *s, const struct kvant_
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "plan %s: calibrate it first", kvant_plan_name(plan));
     KV_TRY(kv_file_read(path, kv_host_memory_bytes(), &data, &file.n_bytes, err));
     file.data = (const uint8_t *)data;
-    kvant_status status = kv_file_unpack(&s->seqs[slot], s->store, plan, n_tokens_max, &file, tokens, cap, n_out, err);
+    kvant_status status = kv_file_unpack(&s->seqs[slot], s->store, plan, n_tokens_max, &file, tokens, cap,
+                                         n_out, err);
     kv_free(data);
     if (status == KVANT_ERR_FORMAT || status == KVANT_ERR_MISMATCH || status == KVANT_ERR_UNSUPPORTED ||
         status == KVANT_ERR_SPACE)
@@ -373,8 +374,8 @@ static kvant_status check_entries(struct kvant_session *s, const struct kvant_ba
     return KVANT_OK;
 }
 
-/* Rows in the order in which sequences join the pass, each one run; *n_logits rows of the wanted logits in entry
- * order. */
+/* Rows in the order in which sequences join the pass, each one run; *n_logits rows of the wanted logits in
+ * entry order. */
 static kvant_status gather_runs(struct kvant_session *s, const struct kvant_batch_entry *entries, int n,
                                 int *n_runs, int *n_logits, struct kvant_error *err)
 {
@@ -392,7 +393,8 @@ static kvant_status gather_runs(struct kvant_session *s, const struct kvant_batc
         };
         const struct kv_run_entry *entry = &s->entry[seq];
         assert(!entry->layer || c->count[entry->source] == c->count[seq]);
-        c->entries[*n_runs] = (struct kv_run_entry){ entry->layer, entry->layer ? c->run_of[entry->source] : 0 };
+        c->entries[*n_runs] = (struct kv_run_entry){ entry->layer,
+                                                     entry->layer ? c->run_of[entry->source] : 0 };
         c->run_of[seq] = *n_runs;
         s->seq_of_run[(*n_runs)++] = seq;
         row += c->count[seq];

@@ -19,8 +19,9 @@ struct kv_capture {
 /* NULL: off. */
 void kv_session_set_capture(struct kvant_session *session, const struct kv_capture *capture);
 
-/* Called for every token of a step with its row of the residual stream, x (n_embd), before any norm: layer 0 is the
- * embedding, layer i the output of block i - 1. In order of layers, from the calling thread; valid during the call. */
+/* Called for every token of a step with its row of the residual stream, x (n_embd), before any norm: layer 0
+ * is the embedding, layer i the output of block i - 1. In order of layers, from the calling thread; valid
+ * during the call. */
 struct kv_hidden_capture {
     void (*fn)(void *user, int layer, int seq, int64_t position, const float *x);
     void *user;
@@ -43,8 +44,8 @@ kvant_status kv_session_sequence(const struct kvant_session *session, int seq, s
 /* Sequences that share the plan of their first layers, and all tokens, share the work of those layers too:
  * `seq` takes part from first_layer on and starts there from the rows of `source` (whose own first layer must
  * be below). Both must be in every step from the first on, with the same tokens, and a step must fit n_batch.
- * The result is the same bit by bit, as no row's result depends on its batch. The layers below hold nothing in
- * this cache. first_layer 0: off. */
+ * The result is the same bit by bit, as no row's result depends on its batch. The layers below hold nothing
+ * in this cache. first_layer 0: off. */
 void kv_session_set_entry(struct kvant_session *session, int seq, int first_layer, int source);
 
 /* True after a step ended with NUMERIC because of this sequence. The other sequences of that step are

@@ -11,7 +11,7 @@ struct kvant_template {
     char *source;
 };
 
-/* ---------------------------------------------------------------------------------------------- built in -- */
+/* -------------------------------------------------------------------------------------------- built in -- */
 
 #define ALTERNATE                                                                                            \
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"                                         \
@@ -107,7 +107,7 @@ const char *kv_chat_format_name(const struct kv_str *s)
     return "jinja";
 }
 
-/* --------------------------------------------------------------------------------------------- templates -- */
+/* ------------------------------------------------------------------------------------------- templates -- */
 
 kvant_status kv_chat_open(struct kvant_template **out, const struct kv_tokenizer *t, const char *source,
                           size_t n_bytes, struct kvant_error *err)
@@ -146,7 +146,7 @@ bool kvant_template_uses(const struct kvant_template *chat, const char *variable
     return kv_jinja_mentions(chat->jinja, variable);
 }
 
-/* --------------------------------------------------------------------------------------------- rendering -- */
+/* ------------------------------------------------------------------------------------------- rendering -- */
 
 static bool allows(const void *user, const char *text, size_t n_bytes, const char **why, size_t *n_why)
 {

@@ -1,11 +1,12 @@
 /*
  * Chat templates: the part of Jinja that the templates of model files use (docs/templates.md), as the hubs
- * render it: trim_blocks, lstrip_blocks, loop controls, `{% generation %}`, a tojson that leaves text as it is.
+ * render it: trim_blocks, lstrip_blocks, loop controls, `{% generation %}`, a tojson that leaves text as it
+ * is.
  *
  *   source -> lex -> tokens -> parse -> nodes (one arena, immutable) -> evaluate (an arena per call) -> text
  *
- * A template comes from a model file, variables from anybody: depth, steps and memory are bounded, and nothing
- * reaches the file system, the environment or other memory.
+ * A template comes from a model file, variables from anybody: depth, steps and memory are bounded, and
+ * nothing reaches the file system, the environment or other memory.
  */
 #ifndef KV_TEXT_JINJA_H
 #define KV_TEXT_JINJA_H

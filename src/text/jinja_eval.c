@@ -40,7 +40,7 @@ typedef const struct kv_jnode *node;
 static bool eval(struct kv_jeval *e, node n, struct kv_jval *out);
 static enum flow run_list(struct kv_jeval *e, node n);
 
-/* ---------------------------------------------------------------------------------------------- failures -- */
+/* -------------------------------------------------------------------------------------------- failures -- */
 
 bool kv_jfail(struct kv_jeval *e, kvant_status status, const char *format, ...)
 {
@@ -86,7 +86,7 @@ bool kv_jtext_of(struct kv_jeval *e, const struct kv_jval *v, struct kv_jval *ou
     return kv_jbuf_end(e, &b, out);
 }
 
-/* ------------------------------------------------------------------------------------------------ scopes -- */
+/* ---------------------------------------------------------------------------------------------- scopes -- */
 
 static bool scope_enter(struct kv_jeval *e, struct kv_jscope *parent)
 {
@@ -141,7 +141,7 @@ static bool assign(struct kv_jeval *e, node target, struct kv_jval value)
     return i == items->n || kv_jfail(e, KVANT_ERR_ARGUMENT, "too many values to unpack");
 }
 
-/* ------------------------------------------------------------------------------------------- expressions -- */
+/* ----------------------------------------------------------------------------------------- expressions -- */
 
 static size_t list_length(node n)
 {
@@ -381,7 +381,7 @@ static bool eval(struct kv_jeval *e, node n, struct kv_jval *out)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------ macros -- */
+/* ---------------------------------------------------------------------------------------------- macros -- */
 
 static const struct kv_jval *named_arg(const struct kv_jargs *args, struct kv_jstr name)
 {
@@ -454,7 +454,7 @@ bool kv_jcall_value(struct kv_jeval *e, const struct kv_jval *f, const struct kv
     }
 }
 
-/* -------------------------------------------------------------------------------------------- statements -- */
+/* ------------------------------------------------------------------------------------------ statements -- */
 
 /* The loop's elements: those that its condition lets through. */
 static bool loop_items(struct kv_jeval *e, node n, struct kv_jlist **out)
@@ -625,7 +625,7 @@ static enum flow run_list(struct kv_jeval *e, node n)
     return flow;
 }
 
-/* --------------------------------------------------------------------------------------- open and render -- */
+/* ------------------------------------------------------------------------------------- open and render -- */
 
 /* Newlines as \n, and the last one gone. */
 static bool normalise(struct kv_jarena *a, const char *source, size_t n_bytes, struct kv_jstr *out)

@@ -48,7 +48,7 @@ bool kv_jtext_method(ev e, const char *name, val x, const struct kv_jargs *args,
     return kv_jcall_method(e, &m, args, out);
 }
 
-/* -------------------------------------------------------------------------------------------------- text -- */
+/* ------------------------------------------------------------------------------------------------ text -- */
 
 static bool f_trim(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
@@ -220,7 +220,7 @@ static bool f_format(ev e, val x, const struct kv_jargs *args, struct kv_jval *o
     return kv_jbinary(e, KV_JO_MOD, &text, &values, out);
 }
 
-/* ----------------------------------------------------------------------------------------------- numbers -- */
+/* --------------------------------------------------------------------------------------------- numbers -- */
 
 static bool f_abs(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
@@ -314,7 +314,7 @@ static bool f_round(ev e, val x, const struct kv_jargs *args, struct kv_jval *ou
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------- lists -- */
+/* ----------------------------------------------------------------------------------------------- lists -- */
 
 static bool f_length(ev e, val x, const struct kv_jargs *args, struct kv_jval *out)
 {
@@ -576,7 +576,7 @@ static bool f_batch(ev e, val x, const struct kv_jargs *args, struct kv_jval *ou
     return true;
 }
 
-/* ----------------------------------------------------------------------------- map, select and their kin -- */
+/* --------------------------------------------------------------------------- map, select and their kin -- */
 
 static bool named_index(ev e, val name, const char *what, int (*find)(struct kv_jstr), int *index)
 {

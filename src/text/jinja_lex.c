@@ -61,7 +61,7 @@ static bool at_text(const struct lexer *x, size_t at, const char *text)
     return x->n - at >= n && memcmp(x->s + at, text, n) == 0;
 }
 
-/* -------------------------------------------------------------------------------------------- data, tags -- */
+/* ------------------------------------------------------------------------------------------ data, tags -- */
 
 /* The text before a tag that begins at x->at + n, as the tag leaves it. */
 static kvant_status push_text(struct lexer *x, size_t n, char sign, bool is_output)
@@ -143,7 +143,7 @@ static kvant_status lex_raw(struct lexer *x, size_t open, bool *done)
     return wrong(x, open, "{% raw %} without {% endraw %}");
 }
 
-/* ---------------------------------------------------------------------------------------- inside of tags -- */
+/* -------------------------------------------------------------------------------------- inside of tags -- */
 
 static int hex_digit(char c)
 {

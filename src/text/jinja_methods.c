@@ -13,7 +13,7 @@
 typedef struct kv_jeval *ev;
 typedef const struct kv_jval *val;
 
-/* --------------------------------------------------------------------------------------------- functions -- */
+/* ------------------------------------------------------------------------------------------- functions -- */
 
 static bool f_raise(ev e, const struct kv_jargs *args, struct kv_jval *out)
 {
@@ -120,7 +120,7 @@ bool kv_jcall_function(ev e, int index, const struct kv_jargs *args, struct kv_j
     return functions[index].call(e, args, out);
 }
 
-/* ---------------------------------------------------------------------------------------- methods of str -- */
+/* -------------------------------------------------------------------------------------- methods of str -- */
 
 /* Kin share a function and differ by `variant`. */
 struct method {
@@ -476,7 +476,7 @@ static bool s_is(ev e, val of, const struct method *m, const struct kv_jargs *ar
     return kv_jbind(e, m->name, "", args, slots);
 }
 
-/* --------------------------------------------------------------------------- methods of list, dict, loop -- */
+/* ------------------------------------------------------------------------- methods of list, dict, loop -- */
 
 static bool l_index(ev e, val of, const struct method *m, const struct kv_jargs *args, struct kv_jval *out)
 {

@@ -9,7 +9,7 @@
 typedef struct kv_jeval *ev;
 typedef const struct kv_jval *val;
 
-/* --------------------------------------------------------------------------------------------- arguments -- */
+/* ------------------------------------------------------------------------------------------- arguments -- */
 
 bool kv_jbind(ev e, const char *what, const char *params, const struct kv_jargs *args,
               val slots[KV_JPARAMS_MAX])
@@ -71,7 +71,7 @@ static bool undefined_used(ev e, val v)
     return kv_jfail(e, KVANT_ERR_ARGUMENT, "'%.*s' is undefined", (int)(v->s.n < 80 ? v->s.n : 80), v->s.s);
 }
 
-/* --------------------------------------------------------------------------------------------- operators -- */
+/* ------------------------------------------------------------------------------------------- operators -- */
 
 static bool type_error(ev e, const char *op, val a, val b)
 {
@@ -286,7 +286,7 @@ bool kv_jbinary(ev e, enum kv_jop op, val a, val b, struct kv_jval *out)
     return type_error(e, names[op], a, b);
 }
 
-/* -------------------------------------------------------------------------------------------- attributes -- */
+/* ------------------------------------------------------------------------------------------ attributes -- */
 
 static struct kv_jval undefined(struct kv_jstr name)
 {

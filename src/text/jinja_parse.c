@@ -86,7 +86,7 @@ static kvant_status enter(struct parser *p)
     return KVANT_OK;
 }
 
-/* ------------------------------------------------------------------------------------------- expressions -- */
+/* ----------------------------------------------------------------------------------------- expressions -- */
 
 static kvant_status parse_expr(struct parser *p, node *out); /* with a condition, without a bare tuple */
 static kvant_status parse_unary(struct parser *p, bool with_filters, node *out);
@@ -521,7 +521,7 @@ static kvant_status parse_tuple(struct parser *p, bool with_condition, node *out
     return KVANT_OK;
 }
 
-/* -------------------------------------------------------------------------------------------- statements -- */
+/* ------------------------------------------------------------------------------------------ statements -- */
 
 static kvant_status parse_body(struct parser *p, const char *const *ends, node *out);
 

@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 
-/* ------------------------------------------------------------------------------------------------- arena -- */
+/* ----------------------------------------------------------------------------------------------- arena -- */
 
 struct kv_jchunk;
 
@@ -21,7 +21,7 @@ struct kv_jarena {
 void *kv_jarena_take(struct kv_jarena *a, size_t n_bytes);
 void kv_jarena_close(struct kv_jarena *a);
 
-/* ------------------------------------------------------------------------------------------------ values -- */
+/* ---------------------------------------------------------------------------------------------- values -- */
 
 enum kv_jkind {
     KV_J_UNDEFINED,
@@ -104,7 +104,7 @@ int kv_jval_compare(const struct kv_jval *a, const struct kv_jval *b);
 /* "str", "int", "dict", ...: Python's names. */
 const char *kv_jval_type(const struct kv_jval *v);
 
-/* ---------------------------------------------------------------------------------------------- text out -- */
+/* -------------------------------------------------------------------------------------------- text out -- */
 
 struct kv_jbuf { /* grows inside an arena; `failed`: no memory, and what follows is dropped */
     struct kv_jarena *arena;
@@ -122,7 +122,7 @@ void kv_jbuf_repr(struct kv_jbuf *b, const struct kv_jval *v);
 /* Python's repr of a float: the shortest digits that give it back. */
 void kv_jbuf_float(struct kv_jbuf *b, double f);
 
-/* -------------------------------------------------------------------------------------------------- JSON -- */
+/* ------------------------------------------------------------------------------------------------ JSON -- */
 
 struct kv_json_style {
     int indent; /* -1: on one line */
@@ -137,7 +137,7 @@ bool kv_json_write(struct kv_jbuf *b, const struct kv_jval *v, const struct kv_j
 kvant_status kv_json_read(struct kv_jarena *a, const char *text, size_t n_bytes, struct kv_jval *out,
                           struct kvant_error *err);
 
-/* ----------------------------------------------------------------------------------------------- Unicode -- */
+/* --------------------------------------------------------------------------------------------- Unicode -- */
 
 /* The code point at s (n >= 1 bytes) and its length; a byte that begins none counts as itself. */
 uint32_t kv_jrune(const char *s, size_t n, size_t *length);

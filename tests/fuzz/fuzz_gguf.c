@@ -14,7 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char *const keys[] = {
     "general.architecture", "general.alignment", "general.name", "llama.block_count", "llama.context_length",
     "llama.attention.head_count_kv", "llama.rope.freq_base", "tokenizer.ggml.model", "tokenizer.ggml.tokens",
-    "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.add_bos_token", "tokenizer.chat_template",
+    "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.add_bos_token",
+    "tokenizer.chat_template",
     "t.u8", "t.i8", "t.f64", "t.words", "t.flags", "t.shorts", "t.doubles", "t.none", "t.nested", "",
 };
 
@@ -36,7 +37,8 @@ static uint64_t ask_array(const struct kv_gguf *g, const char *key, enum kv_gguf
     if (kv_gguf_get_array(g, key, type, &a, &found, &err) != KVANT_OK || !found) return 0;
     for (uint64_t i = 0; i < a.n; i++) {
         if (type == KV_GGUF_STRING) sum += sum_bytes(a.strings[i].data, a.strings[i].n_bytes);
-        else if (type == KV_GGUF_F32) sum += (kv_gguf_array_f64(&a, i) > 0) + (uint64_t)kv_gguf_array_i64(&a, i);
+        else if (type == KV_GGUF_F32)
+            sum += (kv_gguf_array_f64(&a, i) > 0) + (uint64_t)kv_gguf_array_i64(&a, i);
         else sum += (uint64_t)kv_gguf_array_i64(&a, i);
     }
     return sum;
@@ -58,11 +60,13 @@ static uint64_t ask_key(const struct kv_gguf *g, const char *key)
     kv_gguf_get_bool(g, key, &b, &found, &err);
     if (kv_gguf_get_str(g, key, &s, &found, &err) == KVANT_OK && found) sum += sum_bytes(s.data, s.n_bytes);
     if (kv_gguf_key_type(g, key, &type, &is_array)) sum += strlen(kv_gguf_type_name(type));
-    sum += ask_array(g, key, KV_GGUF_STRING) + ask_array(g, key, KV_GGUF_I32) + ask_array(g, key, KV_GGUF_F32);
+    sum += ask_array(g, key, KV_GGUF_STRING) + ask_array(g, key, KV_GGUF_I32) +
+           ask_array(g, key, KV_GGUF_F32);
     return sum + ask_array(g, key, KV_GGUF_BOOL) + (uint64_t)b + (d > 0);
 }
 
-static uint64_t ask_tensor(const struct kv_gguf *g, const struct kv_kernels *table, const struct kv_gguf_tensor *t)
+static uint64_t ask_tensor(const struct kv_gguf *g, const struct kv_kernels *table,
+                           const struct kv_gguf_tensor *t)
 {
     char name[65] = { 0 };
     memcpy(name, t->name.data, t->name.n_bytes);

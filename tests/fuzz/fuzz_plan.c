@@ -1,5 +1,5 @@
-/* Plans from anyone: YAML and presets, and specifications of the command line. What is accepted must print to a text
- * that is accepted again and prints the same. */
+/* Plans from anyone: YAML and presets, and specifications of the command line. What is accepted must print to
+ * a text that is accepted again and prints the same. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +29,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct kvant_plan *plan;
     struct kvant_error err;
-    if (kv_plan_read_yaml(&plan, &dims, (const char *)data, size, "kivi", KV_PRESET_AUTO, NULL, &err) == KVANT_OK)
+    if (kv_plan_read_yaml(&plan, &dims, (const char *)data, size, "kivi", KV_PRESET_AUTO, NULL, &err) ==
+        KVANT_OK)
         check_accepted(plan);
     /* Only what begins like a layer grammar: other words would be opened as files. */
     if (size == 0 || size > 4096 || !memchr("k[0123456789fq;", data[0], 15)) return 0;

@@ -1,5 +1,5 @@
-/* Any bytes through tiny tokenizers of both kinds. The first byte chooses the vocabulary and the flags. What comes back
- * must be what went in, and no id may lie outside the vocabulary. */
+/* Any bytes through tiny tokenizers of both kinds. The first byte chooses the vocabulary and the flags. What
+ * comes back must be what went in, and no id may lie outside the vocabulary. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +45,8 @@ static struct kv_tokenizer *open_spm(bool inner_space)
     return t;
 }
 
-static void round_trip(const struct kv_tokenizer *t, const char *text, size_t n_bytes, bool control, bool exact)
+static void round_trip(const struct kv_tokenizer *t, const char *text, size_t n_bytes, bool control,
+                       bool exact)
 {
     /* SPECIAL makes control tokens of text; decoding with special writes them out again. */
     int flags = KVANT_TOKENIZE_BOS | (control ? KVANT_TOKENIZE_SPECIAL : 0);
@@ -60,7 +61,8 @@ static void round_trip(const struct kv_tokenizer *t, const char *text, size_t n_
     for (size_t i = 0; i < n_ids; i++)
         if (ids[i] < 0 || ids[i] >= kv_tokenizer_n_vocab(t)) abort();
     if (exact) {
-        if (kv_tokenizer_decode(t, ids, n_ids, control, back, n_bytes + 64, &n_back, NULL) != KVANT_OK) abort();
+        if (kv_tokenizer_decode(t, ids, n_ids, control, back, n_bytes + 64, &n_back, NULL) != KVANT_OK)
+            abort();
         if (n_back != n_bytes || memcmp(back, text, n_bytes) != 0) abort();
     }
     free(ids);
@@ -70,19 +72,21 @@ static void round_trip(const struct kv_tokenizer *t, const char *text, size_t n_
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const pres[] = { "gpt-2", "llama-bpe", "qwen2", "smollm", "deepseek-llm", "deepseek-coder",
-                                        "falcon", "default", "deepseek-v3", "tekken", "gpt-4o", "bloom" };
+    static const char *const pres[] = { "gpt-2",        "llama-bpe",      "qwen2",  "smollm",
+                                        "deepseek-llm", "deepseek-coder", "falcon", "default",
+                                        "deepseek-v3",  "tekken",         "gpt-4o", "bloom" };
     enum { N_PRES = sizeof pres / sizeof pres[0], N_KINDS = N_PRES + 2 };
     static struct kv_tokenizer *tokenizers[N_KINDS]; /* opened once; they stay reachable until the end */
     if (!tokenizers[0])
-        for (int i = 0; i < N_KINDS; i++) tokenizers[i] = i < N_PRES ? open_bpe(pres[i]) : open_spm(i > N_PRES);
+        for (int i = 0; i < N_KINDS; i++)
+            tokenizers[i] = i < N_PRES ? open_bpe(pres[i]) : open_spm(i > N_PRES);
     if (size == 0) return 0;
     int kind = data[0] % N_KINDS;
     bool control = data[0] >= 128, spm = kind >= N_PRES;
     const char *text = (const char *)data + 1;
     size_t n_bytes = size - 1;
-    /* SPM writes spaces as U+2581, so a text that has one of its own is not told apart; and it puts a space after each
-     * special token. BPE is exact always. */
+    /* SPM writes spaces as U+2581, so a text that has one of its own is not told apart; and it puts a space
+     * after each special token. BPE is exact always. */
     bool exact = !spm || (!control && !memmem(text, n_bytes, "\xe2\x96\x81", 3));
     round_trip(tokenizers[kind], text, n_bytes, control, exact);
     return 0;

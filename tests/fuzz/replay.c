@@ -1,5 +1,5 @@
-/* Feeds every file of a corpus to a fuzz target, without libFuzzer: what a fuzzer once found is checked for ever by
- * any compiler. Prints one TAP line. An input that is refused is fine; a crash ends the program. */
+/* Feeds every file of a corpus to a fuzz target, without libFuzzer: what a fuzzer once found is checked for
+ * ever by any compiler. Prints one TAP line. An input that is refused is fine; a crash ends the program. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -41,7 +41,8 @@ static float three_bits(float x, bool up)
 {
     int exponent;
     frexpf(x, &exponent);
-    float unit = ldexpf(1.0f, exponent - 4 < -17 ? -17 : exponent - 4); /* below 2^-14 float16 has a fixed step */
+    float unit = ldexpf(1.0f,
+                        exponent - 4 < -17 ? -17 : exponent - 4); /* below 2^-14 float16 has a fixed step */
     return (up ? ceilf(x / unit) : floorf(x / unit + 0.5f)) * unit;
 }
 
@@ -50,7 +51,8 @@ static bool shorten(float *scale, float *min, int bits, bool fitted)
 {
     float width = (float)(1 << bits), levels = width - 1, middle = *min + levels / 2 * *scale;
     bool constant = *scale == 0.0f;
-    float stored = constant ? 0.0f : bits == 8 ? three_bits(*scale * levels / (levels - width / 16), true) : three_bits(*scale, false);
+    float stored = constant ? 0.0f : bits == 8 ? three_bits(*scale * levels / (levels - width / 16),
+                                                            true) : three_bits(*scale, false);
     float least = fabsf(middle) * 64 / (127 * width - (constant ? 32 * levels : 0)); /* 127 parts of 64 a width: all that a byte has */
     bool wider = least > stored;
     if (wider) stored = three_bits(least, true);
@@ -61,8 +63,9 @@ static bool shorten(float *scale, float *min, int bits, bool fitted)
     return !fitted || wider;
 }
 
-/* x[0], x[step], ... (n of them) through codes of `bits` and back: min + code · scale, both float16. min is the largest
- * one not above all x, so that no code is below 0; a group without spread, or without bits, is one float16 number. */
+/* x[0], x[step], ... (n of them) through codes of `bits` and back: min + code · scale, both float16. min is
+ * the largest one not above all x, so that no code is below 0; a group without spread, or without bits, is
+ * one float16 number. */
 static void through_codes(float *x, int n, int step, int bits, bool is_short)
 {
     float low = INFINITY, high = -INFINITY, levels = (float)((1 << bits) - 1), scale = 0.0f;
@@ -110,9 +113,9 @@ static void try_fitted(struct fitted *best, double low, double step, const doubl
     if (f.fit > best->fit) *best = f;
 }
 
-/* The same with the grid of our own recipes up to 3 bits: thresholds of the largest correlation among four parts of
- * the range and what least squares makes of the best; then scale and minimum such that the error has no mean and is
- * not along x. False, and nothing done, where float16 is too coarse for that. */
+/* The same with the grid of our own recipes up to 3 bits: thresholds of the largest correlation among four
+ * parts of the range and what least squares makes of the best; then scale and minimum such that the error has
+ * no mean and is not along x. False, and nothing done, where float16 is too coarse for that. */
 static bool through_fitted_codes(float *x, int n, int step, int bits, bool is_short)
 {
     static const double parts[] = { 1.0, 0.85, 0.7, 0.55 };
@@ -185,11 +188,13 @@ static void quantize_head(const struct oracle *o, const struct oracle_cache *c, 
     }
     for (int t = first; t < end; t++) {
         if (r->key_rotated) hadamard(k + t * stride, dim);
-        if (r->key_bits < 16 && !r->key_group) oracle_quantize(k + t * stride, dim, 1, r->key_bits, fitted, r->key_short);
+        if (r->key_bits < 16 && !r->key_group)
+            oracle_quantize(k + t * stride, dim, 1, r->key_bits, fitted, r->key_short);
     }
     for (int t = first; t < end && r->key_group; t += r->key_group) {
         for (int d = 0; d < dim; d++) {
-            oracle_quantize(k + t * stride + d, r->key_group, stride, bits ? bits[d] : r->key_bits, fitted, r->key_short);
+            oracle_quantize(k + t * stride + d, r->key_group, stride, bits ? bits[d] : r->key_bits, fitted,
+                            r->key_short);
         }
     }
     for (int t = first; t < end; t++) {

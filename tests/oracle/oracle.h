@@ -1,11 +1,12 @@
 /*
- * The oracle: what the logits must be, computed a second time. A float forward pass of llama, mistral, qwen2 and
- * qwen3 on one thread, with its own GGUF reader, its own dequantization and its own model of the quantized cache.
- * Tests use it and nothing else does; it shares no line with src/, so that a mistake must be made twice to hide.
+ * The oracle: what the logits must be, computed a second time. A float forward pass of llama, mistral, qwen2
+ * and qwen3 on one thread, with its own GGUF reader, its own dequantization and its own model of the
+ * quantized cache. Tests use it and nothing else does; it shares no line with src/, so that a mistake must be
+ * made twice to hide.
  *
  * Written from the papers (RMSNorm 1910.07467, RoPE 2104.09864, GQA 2305.13245, SwiGLU 2002.05202), the GGUF
- * specification and the drawing of sealing in cache/kv_layout.h. Plain and slow; its files are trusted. What it
- * cannot do is NULL or false with a message; memory that is short ends the program.
+ * specification and the drawing of sealing in cache/kv_layout.h. Plain and slow; its files are trusted. What
+ * it cannot do is NULL or false with a message; memory that is short ends the program.
  */
 #ifndef ORACLE_H
 #define ORACLE_H
@@ -35,8 +36,9 @@ struct oracle_recipe {
 struct oracle_cache {
     const struct oracle_recipe *recipe; /* (n_layer, n_head_kv), or one for all when `uniform`             */
     bool uniform;
-    int sinks, tail, granule;           /* with n tokens before it, a query reads [sinks, sinks + m) quantized:
-                                         * m the largest multiple of granule that leaves `tail` of them    */
+    int sinks, tail, granule;           /* with n tokens before it, a query reads [sinks, sinks + m)
+                                         * quantized: m the largest multiple of granule that leaves `tail` of
+                                         * them */
     const float *center;                /* (n_layer, n_head_kv, head_dim) before RoPE; for centred recipes */
     const uint8_t *channel_bits;        /* (n_layer, n_head_kv, head_dim) 8 4 3 2, or 0 = the group's mean;
                                          * for mixed recipes                                               */
@@ -60,8 +62,9 @@ bool oracle_forward(const struct oracle *o, const int32_t *tokens, int n, int ro
                     const struct oracle_cache *cache, float *logits, const struct oracle_trace *trace,
                     char *message, size_t cap);
 
-/* x[0], x[step], ... (n of them, at most 256) through codes of `bits` and back. fitted: on the grid of kvant's own recipes
- * where it is used, up to 3 bits; otherwise between minimum and maximum. is_short: scale and minimum in a byte each. */
+/* x[0], x[step], ... (n of them, at most 256) through codes of `bits` and back. fitted: on the grid of
+ * kvant's own recipes where it is used, up to 3 bits; otherwise between minimum and maximum. is_short: scale
+ * and minimum in a byte each. */
 void oracle_quantize(float *x, int n, int step, int bits, bool fitted, bool is_short);
 
 /* Comparisons that tests share, all in double. */

@@ -233,8 +233,9 @@ static void dequantize_32(uint32_t type, const uint8_t *b, float *y)
     }
 }
 
-/* Eight sub-blocks of 32; their 6-bit scales s and minima m in 12 bytes: the low six bits of bytes 0-3 are s0-s3,
- * of 4-7 m0-m3; bytes 8-11 hold the low nibbles of s4-s7 | m4-m7, whose upper two bits top bytes 0-3 | 4-7. */
+/* Eight sub-blocks of 32; their 6-bit scales s and minima m in 12 bytes: the low six bits of bytes 0-3 are
+ * s0-s3, of 4-7 m0-m3; bytes 8-11 hold the low nibbles of s4-s7 | m4-m7, whose upper two bits top bytes 0-3 |
+ * 4-7. */
 static void dequantize_q4_k(const uint8_t *b, float *y)
 {
     const uint8_t *packed = b + 4, *codes = b + 16;
@@ -253,8 +254,8 @@ static void dequantize_q4_k(const uint8_t *b, float *y)
 }
 
 /* 128 bytes of low nibbles, 64 of upper pairs, 16 int8 scales per 16 elements, one float16. Each half of 128
- * elements takes 64 low bytes (elements 0-63 their low nibbles, 64-127 the high ones) and 32 upper bytes (a pair
- * per quarter). */
+ * elements takes 64 low bytes (elements 0-63 their low nibbles, 64-127 the high ones) and 32 upper bytes (a
+ * pair per quarter). */
 static void dequantize_q6_k(const uint8_t *b, float *y)
 {
     for (int i = 0; i < 256; i++) {
@@ -310,7 +311,8 @@ static bool read_layers(struct oracle *o, char *message, size_t cap)
     return true;
 }
 
-/* inv_freq[i] = base^(-2i / n_rot) over the linear scaling factor and over the file's own factors (llama 3). */
+/* inv_freq[i] = base^(-2i / n_rot) over the linear scaling factor and over the file's own factors (llama
+ * 3). */
 static bool read_rope(struct oracle *o, char *message, size_t cap)
 {
     double base = meta_number(o, "rope.freq_base", 10000.0), factor = 1.0;

@@ -1,6 +1,6 @@
 /*
- * The oracle's own file reading: a GGUF file as tensors and numbers, rows of any of its types as floats. Shared by
- * the two files of the oracle only.
+ * The oracle's own file reading: a GGUF file as tensors and numbers, rows of any of its types as floats.
+ * Shared by the two files of the oracle only.
  */
 #ifndef ORACLE_FILE_H
 #define ORACLE_FILE_H

@@ -25,8 +25,8 @@ void trials_refused(const char *path, bool resume, kvant_status status, const ch
 struct kv_trial trials_make(int i, char plan[64]);
 /* Adds batch i: TRIALS_BATCH trials in one call, then a vector of n_values in another. */
 kvant_status trials_add_batch(struct kv_trials *t, int i, size_t n_values, struct kvant_error *err);
-/* Fails the test unless the store's trials are those of n whole batches and nothing else; the same of vectors.
- * Returns n, which is between `min` and `max`. */
+/* Fails the test unless the store's trials are those of n whole batches and nothing else; the same of
+ * vectors. Returns n, which is between `min` and `max`. */
 int trials_expect_batches(struct kv_trials *t, int min, int max, size_t n_values);
 
 /* The whole file, malloc'ed; NULL when it cannot be read. */

@@ -65,8 +65,10 @@ static void the_last_number_is_the_answer(void **state)
         { "2\xc2\xb2 = 4", "4" },
         { "\xef\xbc\x95 only", "" },     /* a full-width five is no digit of the pattern */
         { "it is 5th", "5" },
-        { "12345678901234567890123456789012345678901234567890", "12345678901234567890123456789012345678901234567890" },
-        { "1234567890123456789012345678901234567890123456789012345678901234567890", "" }, /* longer than any answer */
+        { "12345678901234567890123456789012345678901234567890",
+          "12345678901234567890123456789012345678901234567890" },
+        { "1234567890123456789012345678901234567890123456789012345678901234567890", "" },
+        /* longer than any answer */
         { "1/2", "2" },
         { "1e3", "3" },
     };
@@ -90,7 +92,8 @@ static void a_letter_that_stands_alone_is_the_answer(void **state)
     (void)state;
     static const struct row rows[] = {
         { " B", "B" },       { "(C) a house", "C" },       { "The answer is D.", "D" }, { "b", "" },
-        { "Bee", "" },       { "A: because", "A" },        { "It's E", "E" },           { "I'm sure: B", "B" },
+        { "Bee", "" },       { "A: because", "A" },        { "It's E", "E" },
+        { "I'm sure: B", "B" },
         { "B2", "" },        { "\xc3\xa9" "A", "" },       { "", "" },                  { "X_1 or Y", "Y" },
     };
     check(KVANT_ANSWER_LETTER, rows, sizeof rows / sizeof rows[0]);
@@ -140,7 +143,8 @@ static void text_ends_at_the_first_stop(void **state)
 static void intervals_and_pairs(void **state)
 {
     (void)state;
-    static const struct { int64_t k, n; } rows[] = { { 60, 200 }, { 0, 10 }, { 10, 10 }, { 1, 2 }, { 1, 1319 } };
+    static const struct { int64_t k, n; } rows[] = { { 60, 200 }, { 0, 10 }, { 10, 10 }, { 1, 2 },
+                                                     { 1, 1319 } };
     for (size_t i = 0; i < 5; i++) {
         double end[2], k = (double)rows[i].k, n = (double)rows[i].n;
         kv_wilson(rows[i].k, rows[i].n, &end[0], &end[1]);

@@ -131,7 +131,8 @@ static void no_other_assignment_is_better(void **state)
 static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
 {
     (void)state;
-    /* key biases of ±50 on weights of unit scale: the mean key before RoPE must be near the bias in those channels */
+    /* key biases of ±50 on weights of unit scale: the mean key before RoPE must be near the bias in those
+     * channels */
     struct kvant_error err = { 0 };
     struct tiny_gguf_options opt = { .arch = "qwen2", .seed = 9, .key_bias_outlier = 50 };
     char path[SCRATCH_CAP];
@@ -145,7 +146,8 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     assert_int_equal(kvant_plan_open(&plan, model, "k4tm v4h", &err), KVANT_OK);
     assert_true(kvant_plan_needs_calibration(plan));
     assert_int_equal(kvant_plan_calibrate(plan, model, tokens, 50, NULL, NULL, &err), KVANT_ERR_ARGUMENT);
-    if (kvant_plan_calibrate(plan, model, tokens, 400, NULL, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kvant_plan_calibrate(plan, model, tokens, 400, NULL, NULL, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
     assert_false(kvant_plan_needs_calibration(plan));
     assert_non_null(plan->center);
     const float *bias = model->layers[0].bk;

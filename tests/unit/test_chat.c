@@ -1,6 +1,6 @@
 /*
- * Chat templates: the built-in ones, what a source is taken for, forged control tokens, sizes. What Jinja makes of
- * real templates is in test_jinja.c and test_model_chat.c.
+ * Chat templates: the built-in ones, what a source is taken for, forged control tokens, sizes. What Jinja
+ * makes of real templates is in test_jinja.c and test_model_chat.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -100,7 +100,8 @@ static void test_own_words(void **state)
     static const struct kvant_message odd[] = { { "assistant", "x" } },
                                       bytes[] = { { "user", "\xff\xfe z" } };
     struct kvant_template *chat = open_chat(kv_chat_builtin("gemma"), NULL);
-    assert_int_equal(kvant_template_chat(chat, odd, 1, true, text, sizeof text, &n, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_template_chat(chat, odd, 1, true, text, sizeof text, &n, &err),
+                     KVANT_ERR_ARGUMENT);
     assert_non_null(strstr(err.message, "take turns"));
     kvant_template_close(chat);
     expect(kv_chat_builtin("none"), bytes, 1, true, "\xff\xfe z");

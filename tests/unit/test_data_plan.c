@@ -126,7 +126,8 @@ static void the_mode_can_be_set_and_a_preset_of_another_model_is_refused(void **
     assert_int_equal(plan->sinks, 4);
     assert_int_equal(plan->tail, 32);
     kvant_plan_close(plan);
-    assert_int_equal(kv_plan_open(&plan, &qwen, path, &err), KVANT_ERR_MISMATCH); /* 32 layers for a model of 28 */
+    assert_int_equal(kv_plan_open(&plan, &qwen, path, &err),
+                     KVANT_ERR_MISMATCH); /* 32 layers for a model of 28 */
     path_of(path, sizeof path, "Qwen2.5-7B-Instruct_kivi_KVTuner4_0.yaml");
     assert_int_equal(kv_plan_open(&plan, &llama, path, &err), KVANT_ERR_FORMAT); /* 28 for 32 */
     assert_non_null(strstr(err.message, "layers 28 to 31"));

@@ -1,7 +1,7 @@
 /*
- * Tokenizers against the vectors of ../shared/data/vocab: texts of a .inp file, one line of ids per text in the .out
- * file, plain text (no BOS, nothing parsed as special). And back: decoding gives the bytes of the vectors, of WikiText
- * and of random bytes.
+ * Tokenizers against the vectors of ../shared/data/vocab: texts of a .inp file, one line of ids per text in
+ * the .out file, plain text (no BOS, nothing parsed as special). And back: decoding gives the bytes of the
+ * vectors, of WikiText and of random bytes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -51,13 +51,15 @@ static char *read_data(const char *name, const char *suffix, size_t *n_bytes)
     return text;
 }
 
-static kvant_token *encode(const struct kv_tokenizer *t, const char *text, size_t n_bytes, int flags, size_t *n)
+static kvant_token *encode(const struct kv_tokenizer *t, const char *text, size_t n_bytes, int flags,
+                           size_t *n)
 {
     size_t cap = n_bytes + 8;
     kvant_token *ids = malloc(cap * sizeof *ids);
     assert_non_null(ids);
     struct kvant_error err = { 0 };
-    if (kv_tokenizer_encode(t, text, n_bytes, flags, ids, cap, n, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kv_tokenizer_encode(t, text, n_bytes, flags, ids, cap, n, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
     return ids;
 }
 
@@ -98,7 +100,8 @@ static void expect_vectors(const struct kv_tokenizer *t, const char *name)
         for (size_t i = 0; i < n_ids; i++) at += (size_t)snprintf(got + at, sizeof got - at, " %d", ids[i]);
         free(ids);
         if (strcmp(got, line) != 0)
-            fail_msg("%s, text %d \"%.*s\":\n  expected%s\n  got     %s", name, n_texts, (int)n_bytes, text, line, got);
+            fail_msg("%s, text %d \"%.*s\":\n  expected%s\n  got     %s", name, n_texts, (int)n_bytes, text,
+                     line, got);
         expect_round_trip(t, text, n_bytes);
         n_texts++;
         line = line_end + 1;
@@ -118,14 +121,15 @@ static void expect_wikitext(const struct kv_tokenizer *t, const char *name)
     double start = kv_clock_s();
     kvant_token *ids = encode(t, text, n_bytes, 0, &n_ids);
     double seconds = kv_clock_s() - start;
-    print_message("%s: WikiText-2 validation, %zu bytes, %zu tokens, %.0f ms\n", name, n_bytes, n_ids, seconds * 1e3);
+    print_message("%s: WikiText-2 validation, %zu bytes, %zu tokens, %.0f ms\n", name, n_bytes, n_ids,
+                  seconds * 1e3);
     free(ids);
     expect_round_trip(t, text, n_bytes);
     kv_free(text);
 }
 
-/* Bytes 00 to FF, many of them no UTF-8. `utf8_only`: without the bytes that no UTF-8 holds, for vocabularies that have
- * no token for them (deepseek-llm gives theirs to added tokens). */
+/* Bytes 00 to FF, many of them no UTF-8. `utf8_only`: without the bytes that no UTF-8 holds, for vocabularies
+ * that have no token for them (deepseek-llm gives theirs to added tokens). */
 static void expect_random_bytes(const struct kv_tokenizer *t, bool utf8_only)
 {
     uint32_t state = 12345;
@@ -222,8 +226,8 @@ static void test_smollm2(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gpt2),      cmocka_unit_test(test_deepseek_llm), cmocka_unit_test(test_llama_spm),
-        cmocka_unit_test(test_qwen2),     cmocka_unit_test(test_smollm2),
+        cmocka_unit_test(test_gpt2),  cmocka_unit_test(test_deepseek_llm), cmocka_unit_test(test_llama_spm),
+        cmocka_unit_test(test_qwen2), cmocka_unit_test(test_smollm2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,9 +93,10 @@ static int teardown(void **state)
     return 0;
 }
 
-/* What a session and the greedy sampler make of a prompt: the whole prompt in one step, then token by token. */
-static size_t write_alone(const struct fixture *f, const struct kvant_plan *plan, const struct kvant_prompt *prompt,
-                          kvant_token *out)
+/* What a session and the greedy sampler make of a prompt: the whole prompt in one step, then token by
+ * token. */
+static size_t write_alone(const struct fixture *f, const struct kvant_plan *plan,
+                          const struct kvant_prompt *prompt, kvant_token *out)
 {
     struct kvant_session *s;
     struct kvant_sampler *sampler;
@@ -129,8 +130,9 @@ static void a_text_is_the_same_in_any_company(void **state)
     for (int n_sequences = 1; n_sequences <= 5; n_sequences += 2) {
         struct kv_plan_texts t;
         const struct kv_generate_options opt = { .n_sequences = n_sequences, .what = "writing" };
-        assert_int_equal(kv_plan_texts_open(&t, f->model, false, plans, 3, f->prompts, N_PROMPTS, PREDICT, &opt, NULL),
-                         KVANT_OK);
+        assert_int_equal(
+            kv_plan_texts_open(&t, f->model, false, plans, 3, f->prompts, N_PROMPTS, PREDICT, &opt, NULL),
+            KVANT_OK);
         assert_int_equal(t.n_rows, 3);
         for (size_t i = 0; i < 3 * N_PROMPTS; i++) {
             kvant_token alone[PREDICT];
@@ -144,8 +146,8 @@ static void a_text_is_the_same_in_any_company(void **state)
     }
 }
 
-/* Prompts with the same first 200 tokens, one plan: read once. The same prompts with another plan between each
- * two: read each. */
+/* Prompts with the same first 200 tokens, one plan: read once. The same prompts with another plan between
+ * each two: read each. */
 static void a_common_beginning_changes_nothing(void **state)
 {
     const struct fixture *f = *state;
@@ -205,8 +207,10 @@ static void texts_end_in_each_way(void **state)
     for (int i = 0; i < N; i++) {
         hot.seed = (uint64_t)i + 1;
         assert_int_equal(kvant_sampler_open(&sampler[i], info.n_vocab, &hot, NULL), KVANT_OK);
-        texts[i] = (struct kv_generation){ .plan = i == 3 ? f->broken : f->f16, .prompt = f->tokens[0], .n_prompt = i == 3 ? 150 : 40,
-                                           .sampler = sampler[i], .n_predict = i == 1 ? 2 : LONG, .tokens = tokens[i] };
+        texts[i] = (struct kv_generation){ .plan = i == 3 ? f->broken : f->f16, .prompt = f->tokens[0],
+                                           .n_prompt = i == 3 ? 150 : 40,
+                                           .sampler = sampler[i], .n_predict = i == 1 ? 2 : LONG,
+                                           .tokens = tokens[i] };
     }
     struct stopper stopper = { .after = 3 };
     const struct kv_generate_options opt = { .what = "writing", .stop = stop_after, .hook_user = &stopper };
@@ -241,33 +245,39 @@ static void work_can_be_enough_or_cancelled(void **state)
     struct kv_plan_texts t;
     struct kvant_error err = { 0 };
     int64_t last[3] = { 0, 0, -1 };
-    struct kv_generate_options opt = { .n_sequences = 3, .what = "writing", .progress = count_progress, .user = last };
-    assert_int_equal(kv_plan_texts_open(&t, f->model, true, plans, 1, f->prompts, N_PROMPTS, PREDICT, &opt, NULL),
-                     KVANT_OK);
+    struct kv_generate_options opt = { .n_sequences = 3, .what = "writing", .progress = count_progress,
+                                       .user = last };
+    assert_int_equal(
+        kv_plan_texts_open(&t, f->model, true, plans, 1, f->prompts, N_PROMPTS, PREDICT, &opt, NULL),
+        KVANT_OK);
     assert_true(last[0] == last[1]); /* all done at the end */
     kv_plan_texts_close(&t);
 
     memcpy(last, (int64_t[3]){ 0, 0, 4 }, sizeof last);
-    assert_int_equal(kv_plan_texts_open(&t, f->model, true, plans, 1, f->prompts, N_PROMPTS, PREDICT, &opt, &err),
-                     KVANT_ERR_CANCELLED);
+    assert_int_equal(
+        kv_plan_texts_open(&t, f->model, true, plans, 1, f->prompts, N_PROMPTS, PREDICT, &opt, &err),
+        KVANT_ERR_CANCELLED);
     assert_null(t.texts);
 
     memcpy(last, (int64_t[3]){ 0, 0, -1 }, sizeof last);
     opt.n_enough = 320;
-    assert_int_equal(kv_plan_texts_open(&t, f->model, false, plans, 1, f->prompts, N_PROMPTS, PREDICT, &opt, NULL),
-                     KVANT_OK);
+    assert_int_equal(
+        kv_plan_texts_open(&t, f->model, false, plans, 1, f->prompts, N_PROMPTS, PREDICT, &opt, NULL),
+        KVANT_OK);
     size_t n = 0;
     for (size_t i = 0; i < N_PROMPTS; i++) n += t.texts[i].n_cached;
     assert_true(n >= 320 && n < 320 + 3 * 128 && last[0] == 320 && last[1] == 320);
     kv_plan_texts_close(&t);
 
     opt.n_sequences = 257;
-    assert_int_equal(kv_plan_texts_open(&t, f->model, false, plans, 1, f->prompts, 1, 1, &opt, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kv_plan_texts_open(&t, f->model, false, plans, 1, f->prompts, 1, 1, &opt, &err),
+                     KVANT_ERR_ARGUMENT);
     opt.n_sequences = 1;
-    assert_int_equal(kv_plan_texts_open(&t, f->model, false, plans, 1, f->prompts, 1, 0, &opt, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kv_plan_texts_open(&t, f->model, false, plans, 1, f->prompts, 1, 0, &opt, &err),
+                     KVANT_ERR_ARGUMENT);
 }
 
-/* ------------------------------------------------------------------------------------------- trajectories -- */
+/* ---------------------------------------------------------------------------------------- trajectories -- */
 
 static void prompts_lie_evenly_in_the_text(void **state)
 {
@@ -326,7 +336,8 @@ static void trajectories_are_compared_token_by_token(void **state)
         assert_true(fabs(r[plan].identical - 100.0 * n_identical / N_PROMPTS) < 1e-9);
         assert_int_equal(r[plan].n_tokens, n_tokens);
         assert_int_equal(r[plan].n_prompts, N_PROMPTS);
-        assert_int_equal(kvant_trajectory_run(f->model, plans + plan, 1, f->prompts, N_PROMPTS, &opt, &one, first_one, &err),
+        assert_int_equal(kvant_trajectory_run(f->model, plans + plan, 1, f->prompts, N_PROMPTS, &opt, &one,
+                                              first_one, &err),
                          KVANT_OK);
         assert_memory_equal(&one, &r[plan], sizeof one);
         assert_memory_equal(first_one, first + plan * N_PROMPTS, sizeof first_one);
@@ -340,25 +351,31 @@ static void a_plan_that_fails_parts_where_it_fails(void **state)
     const struct kvant_plan *plans[] = { f->broken, f->f16 };
     struct kvant_trajectory_result r[2];
     struct kvant_error err = { .message = "untouched" };
-    assert_int_equal(kvant_trajectory_run(f->model, plans, 2, f->prompts, N_PROMPTS, NULL, r, NULL, &err), KVANT_OK);
+    assert_int_equal(kvant_trajectory_run(f->model, plans, 2, f->prompts, N_PROMPTS, NULL, r, NULL, &err),
+                     KVANT_OK);
     assert_string_equal(err.message, "untouched");
     assert_true(r[0].n_failed >= 1 && r[0].agreement < 100);
     assert_true(r[1].n_failed == 0 && r[1].agreement == 100);
 
     struct kvant_trajectory_options opt = KVANT_TRAJECTORY_OPTIONS_INIT;
     opt.n_predict = -1;
-    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, f->prompts, 1, &opt, r, NULL, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, f->prompts, 1, &opt, r, NULL, &err),
+                     KVANT_ERR_ARGUMENT);
     opt = (struct kvant_trajectory_options){ 0 };
-    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, f->prompts, 1, &opt, r, NULL, &err), KVANT_ERR_ARGUMENT);
-    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, f->prompts, 0, NULL, r, NULL, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, f->prompts, 1, &opt, r, NULL, &err),
+                     KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, f->prompts, 0, NULL, r, NULL, &err),
+                     KVANT_ERR_ARGUMENT);
     const struct kvant_prompt empty = { f->tokens[0], 0 };
-    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, &empty, 1, NULL, r, NULL, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, &empty, 1, NULL, r, NULL, &err),
+                     KVANT_ERR_ARGUMENT);
     const kvant_token unknown = 1 << 20;
     const struct kvant_prompt odd = { &unknown, 1 };
-    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, &odd, 1, NULL, r, NULL, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_trajectory_run(f->model, plans, 1, &odd, 1, NULL, r, NULL, &err),
+                     KVANT_ERR_ARGUMENT);
 }
 
-/* ----------------------------------------------------------------------------------------------- accuracy -- */
+/* -------------------------------------------------------------------------------------------- accuracy -- */
 
 struct answers {
     char found[4][N_PROMPTS][64]; /* of the base, then of each plan */
@@ -408,7 +425,8 @@ static void answers_are_counted_in_pairs(void **state)
     }
     memset(&b, 0, sizeof b);
     opt.user = &b;
-    assert_int_equal(kvant_accuracy_run(f->model, plans, 3, questions, N_PROMPTS, &opt, r, &base, &err), KVANT_OK);
+    assert_int_equal(kvant_accuracy_run(f->model, plans, 3, questions, N_PROMPTS, &opt, r, &base, &err),
+                     KVANT_OK);
     assert_int_equal(base.n, N_PROMPTS);
     assert_int_equal(base.n_correct, n_answered - 1);
     assert_int_equal(base.n_unanswered, N_PROMPTS - n_answered);
@@ -426,8 +444,9 @@ static void answers_are_counted_in_pairs(void **state)
         assert_true(r[plan].n_correct - base.n_correct == n_won - n_lost);
         opt.on_answer = NULL;
         opt.no_base = true;
-        assert_int_equal(kvant_accuracy_run(f->model, plans + plan, 1, questions, N_PROMPTS, &opt, &one, NULL, &err),
-                         KVANT_OK);
+        assert_int_equal(
+            kvant_accuracy_run(f->model, plans + plan, 1, questions, N_PROMPTS, &opt, &one, NULL, &err),
+            KVANT_OK);
         assert_true(one.n_correct == n_correct && one.n_tokens == r[plan].n_tokens && isnan(one.p_value));
     }
     assert_true(r[0].n_correct == base.n_correct && r[0].n_lost == 0 && r[0].p_value == 1.0);
@@ -449,7 +468,8 @@ static void an_answer_ends_before_its_stop(void **state)
     for (int i = 0; i < N_PROMPTS; i++)
         questions[i] = (struct kvant_question){ f->prompts[i].tokens, f->prompts[i].n_tokens, "#### 1", NULL,
                                                 0 };
-    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, N_PROMPTS, &opt, NULL, &whole, &err), KVANT_OK);
+    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, N_PROMPTS, &opt, NULL, &whole, &err),
+                     KVANT_OK);
     assert_true(strlen(a.text[0][0]) > 20);
     memcpy(stop, a.text[0][0] + 10, 3); /* three bytes out of the first answer */
     const char *const stops[] = { "never to be seen", stop };
@@ -457,7 +477,8 @@ static void an_answer_ends_before_its_stop(void **state)
     opt.n_stops = 2;
     opt.user = &b;
     memset(&b, 0, sizeof b);
-    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, N_PROMPTS, &opt, NULL, &cut, &err), KVANT_OK);
+    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, N_PROMPTS, &opt, NULL, &cut, &err),
+                     KVANT_OK);
     assert_true(strlen(b.text[0][0]) <= 10);
     for (int i = 0; i < N_PROMPTS; i++) {
         const char *at = strstr(a.text[0][i], stop);
@@ -470,16 +491,19 @@ static void an_answer_ends_before_its_stop(void **state)
     static const char *const empty[] = { "" };
     opt.stops = empty;
     opt.n_stops = 1;
-    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, 1, &opt, NULL, NULL, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, 1, &opt, NULL, NULL, &err),
+                     KVANT_ERR_ARGUMENT);
     opt.n_stops = 0;
     questions[3].answer = "none";
     assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, N_PROMPTS, &opt, NULL, NULL, &err),
                      KVANT_ERR_ARGUMENT);
     assert_int_equal(err.position, 3);
     assert_non_null(strstr(err.message, "'none' holds no number"));
-    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, 0, &opt, NULL, NULL, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, 0, &opt, NULL, NULL, &err),
+                     KVANT_ERR_ARGUMENT);
     opt.size = 0;
-    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, 1, &opt, NULL, NULL, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_accuracy_run(f->model, NULL, 0, questions, 1, &opt, NULL, NULL, &err),
+                     KVANT_ERR_ARGUMENT);
 }
 
 static void answers_of_a_plan_that_fails_are_wrong(void **state)
@@ -566,7 +590,7 @@ static void a_choice_is_the_likeliest_of_its_tokens(void **state)
     assert_true(err.position == 2 && strstr(err.message, "choice 1 is token 1048576"));
 }
 
-/* --------------------------------------------------------------------------------------------------- gate -- */
+/* ------------------------------------------------------------------------------------------------ gate -- */
 
 static void the_gate_gives_its_reason(void **state)
 {

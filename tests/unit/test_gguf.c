@@ -1,6 +1,6 @@
 /*
- * The GGUF reader: every metadata type and version, and every way in which a file can be wrong. Refusals are checked for
- * status, file name, position and the name of the field.
+ * The GGUF reader: every metadata type and version, and every way in which a file can be wrong. Refusals are
+ * checked for status, file name, position and the name of the field.
  */
 #include "base/memory.h"
 #include "format/gguf.h"
@@ -227,7 +227,8 @@ static void absent_keys_are_no_error(void **state)
     gguf_writer_free(&w);
 }
 
-static void expect_named(kvant_status status, const struct kvant_error *err, const char *key, const char *what)
+static void expect_named(kvant_status status, const struct kvant_error *err, const char *key,
+                         const char *what)
 {
     assert_int_equal(status, KVANT_ERR_FORMAT);
     assert_non_null(strstr(err->message, NAME));
@@ -261,16 +262,20 @@ static void wrong_types_and_ranges_are_named(void **state)
     expect_named(kv_gguf_get_i64(g, "t.i32", 0, 9, &i, &found, &err), &err, "t.i32", "-5");
     expect_named(kv_gguf_get_i64(g, "t.u64", INT64_MIN, INT64_MAX, &i, &found, &err), &err, "t.u64",
                  "18446744073709551615");
-    expect_named(kv_gguf_get_i64(g, "t.str", 0, 9, &i, &found, &err), &err, "t.str", "string, should be an integer");
+    expect_named(kv_gguf_get_i64(g, "t.str", 0, 9, &i, &found, &err), &err, "t.str",
+                 "string, should be an integer");
     expect_named(kv_gguf_get_i64(g, "t.list", 0, 9, &i, &found, &err), &err, "t.list", "an array of i32");
     expect_named(kv_gguf_get_i64(g, "t.nan", 0, 9, &i, &found, &err), &err, "t.nan", "f32");
     expect_named(kv_gguf_get_f64(g, "t.nan", &d, &found, &err), &err, "t.nan", "finite");
     expect_named(kv_gguf_get_f64(g, "t.str", &d, &found, &err), &err, "t.str", "a number");
     expect_named(kv_gguf_get_bool(g, "t.u8", &b, &found, &err), &err, "t.u8", "a bool");
     expect_named(kv_gguf_get_str(g, "t.u8", &s, &found, &err), &err, "t.u8", "a string");
-    expect_named(kv_gguf_get_array(g, "t.str", KV_GGUF_STRING, &a, &found, &err), &err, "t.str", "an array of string");
-    expect_named(kv_gguf_get_array(g, "t.list", KV_GGUF_F32, &a, &found, &err), &err, "t.list", "an array of f32");
-    expect_named(kv_gguf_get_array(g, "t.list", KV_GGUF_STRING, &a, &found, &err), &err, "t.list", "an array of string");
+    expect_named(kv_gguf_get_array(g, "t.str", KV_GGUF_STRING, &a, &found, &err), &err, "t.str",
+                 "an array of string");
+    expect_named(kv_gguf_get_array(g, "t.list", KV_GGUF_F32, &a, &found, &err), &err, "t.list",
+                 "an array of f32");
+    expect_named(kv_gguf_get_array(g, "t.list", KV_GGUF_STRING, &a, &found, &err), &err, "t.list",
+                 "an array of string");
     assert_int_equal(i, 77);
     kv_gguf_close(g);
     gguf_writer_free(&w);
@@ -460,12 +465,14 @@ static uint64_t walk(const struct kv_gguf *g)
     return sum;
 }
 
-/* Any damage to any header byte ends in an error or in a file that can be walked safely (the sanitizers judge). */
+/* Any damage to any header byte ends in an error or in a file that can be walked safely (the sanitizers
+ * judge). */
 static void damaged_bytes_are_harmless(void **state)
 {
     (void)state;
     struct gguf_writer w;
-    struct tiny_gguf_options opt = { .arch = "qwen2", .n_layer = 1, .n_embd = 32, .n_ff = 32, .weight_type = TINY_Q8_0 };
+    struct tiny_gguf_options opt = { .arch = "qwen2", .n_layer = 1, .n_embd = 32, .n_ff = 32,
+                                     .weight_type = TINY_Q8_0 };
     assert_int_equal(tiny_gguf_build(&w, &opt, NULL), KVANT_OK);
     static const uint8_t flips[] = { 0x01, 0x80, 0xff };
     uint64_t sum = 0;
@@ -586,7 +593,8 @@ static void tensor_types_and_shapes_are_checked(void **state)
     gguf_writer_begin(&w, 3, 0); /* a first tensor longer than its place */
     gguf_put_tensor(&w, "long.weight", TINY_F32, 1, (int64_t[]){ 16 }, bytes, 32);
     gguf_put_tensor(&w, "next.weight", TINY_F32, 1, (int64_t[]){ 16 }, bytes, 64);
-    expect_writer_refused(&w, KVANT_ERR_FORMAT, "tensor next.weight: its data overlaps that of tensor long.weight");
+    expect_writer_refused(&w, KVANT_ERR_FORMAT,
+                          "tensor next.weight: its data overlaps that of tensor long.weight");
 }
 
 /* 40000 names that differ only at the end, found through the index: would take minutes if it were a list. */
@@ -677,7 +685,8 @@ static void tiny_models_open_from_disk(void **state)
     static const int types[] = { TINY_F32, TINY_F16, TINY_BF16, TINY_Q8_0, TINY_Q4_0, TINY_Q4_1 };
     snprintf(path, sizeof path, "%s/file.gguf", (char *)*state);
     for (int i = 0; i < 18; i++) {
-        struct tiny_gguf_options opt = { .arch = archs[i % 3], .weight_type = types[i / 3], .rope_llama3 = i % 2 == 0 };
+        struct tiny_gguf_options opt = { .arch = archs[i % 3], .weight_type = types[i / 3],
+                                         .rope_llama3 = i % 2 == 0 };
         if (tiny_gguf_write(path, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
         struct kv_gguf *g;
         if (kv_gguf_open(&g, path, &err) != KVANT_OK) fail_msg("%s", err.message);
@@ -688,7 +697,8 @@ static void tiny_models_open_from_disk(void **state)
         assert_int_equal(kv_gguf_tensor_find(g, "rope_freqs.weight") != NULL, i % 2 == 0);
         struct kv_gguf_array tokens;
         bool found;
-        assert_int_equal(kv_gguf_get_array(g, "tokenizer.ggml.tokens", KV_GGUF_STRING, &tokens, &found, &err), KVANT_OK);
+        assert_int_equal(kv_gguf_get_array(g, "tokenizer.ggml.tokens", KV_GGUF_STRING, &tokens, &found, &err),
+                         KVANT_OK);
         assert_int_equal(tokens.n, TINY_VOCAB_MIN);
         assert_memory_equal(tokens.strings[TINY_TOKEN_IM_END].data, "<|im_end|>", 10);
         kv_gguf_close(g);

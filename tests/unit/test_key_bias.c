@@ -22,7 +22,8 @@ static struct kvant_model *open_tiny(const char *arch, float outlier, bool vocab
     struct kvant_model_options how = KVANT_MODEL_OPTIONS_INIT;
     struct kvant_model *model;
     how.vocab_only = vocab_only;
-    if (tiny_gguf_write(scratch_path(path, "test_key_bias.gguf"), &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (tiny_gguf_write(scratch_path(path, "test_key_bias.gguf"), &opt, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
     if (kvant_model_open(&model, path, &how, &err) != KVANT_OK) fail_msg("%s", err.message);
     unlink(path);
     return model;

@@ -1,6 +1,6 @@
 /*
- * Encode and expand: every recipe's error against its own grid, element by element, in the domain in which it is
- * stored. The transforms are recomputed here in double from their definitions.
+ * Encode and expand: every recipe's error against its own grid, element by element, in the domain in which it
+ * is stored. The transforms are recomputed here in double from their definitions.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -74,8 +74,8 @@ static kvant_status encode(struct bench *b, int layer, int head_kv, int row, int
                            struct kvant_error *err)
 {
     size_t first = (size_t)row * (size_t)b->rig.plan->head_dim;
-    return kv_codec_encode(&b->codec, alone(b->page), layer, head_kv, row, n, page_position + row, b->k + first,
-                           b->v + first, b->scratch, err);
+    return kv_codec_encode(&b->codec, alone(b->page), layer, head_kv, row, n, page_position + row,
+                           b->k + first, b->v + first, b->scratch, err);
 }
 
 static float f16_at(const uint8_t *page, size_t offset, int i)
@@ -114,15 +114,16 @@ static void center_by_definition(const struct bench *b, int layer, int head_kv, 
     }
 }
 
-static void to_stored_domain(const struct bench *b, int layer, int head_kv, int64_t position, bool keys, double *x)
+static void to_stored_domain(const struct bench *b, int layer, int head_kv, int64_t position, bool keys,
+                             double *x)
 {
     const struct kv_recipe *r = kv_plan_recipe_at(b->rig.plan, layer, head_kv);
     if (keys && r->key_centered) center_by_definition(b, layer, head_kv, position, x);
     if (keys ? r->key_rotated : r->value_rotated) hadamard_by_definition(x, b->rig.plan->head_dim);
 }
 
-/* Recipes of our own are stored up to 3 bits on grids that follow the distribution (kernels/fit_calls.h): an outlier may be
- * clipped, and what holds is that errors cancel (below). */
+/* Recipes of our own are stored up to 3 bits on grids that follow the distribution (kernels/fit_calls.h): an
+ * outlier may be clipped, and what holds is that errors cancel (below). */
 static bool keys_are_fitted(const struct kv_recipe *r)
 {
     bool published = r->key_scheme != KV_KEY_C64 && !r->key_mixed && !r->key_centered && !r->key_rotated;
@@ -137,15 +138,16 @@ static bool values_are_fitted(const struct kv_recipe *r)
 /* Scale i of a side. */
 static double scale_at(const struct bench *b, const struct kv_side_layout *side, bool is_short, int i)
 {
-    return is_short ? (double)kv_f16_to_f32((uint16_t)(b->page[side->scale + (size_t)i] << 7)) : (double)f16_at(b->page, side->scale, i);
+    return is_short ? (double)kv_f16_to_f32((uint16_t)(b->page[side->scale + (size_t)i] << 7))
+                    : (double)f16_at(b->page, side->scale, i);
 }
 
-/* Between minimum and maximum half a step; of short scales, which are rounded by up to a sixteenth of 15 steps, with a
- * centre that is off by up to an eighth of one, 1.2 (of 8 bits: rounded up, off by two). */
+/* Between minimum and maximum half a step; of short scales, which are rounded by up to a sixteenth of 15
+ * steps, with a centre that is off by up to an eighth of one, 1.2 (of 8 bits: rounded up, off by two). */
 static double steps_of(bool is_short, int bits) { return !is_short ? 0.5 : bits == 8 ? 2.5 : 1.2; }
 
-/* Half a step, of the grid that element (row, channel) was stored on; of a fitted grid (of mixed keys: a grid of 2
- * or 3 bits among others) all of it. */
+/* Half a step, of the grid that element (row, channel) was stored on; of a fitted grid (of mixed keys: a grid
+ * of 2 or 3 bits among others) all of it. */
 static double key_bound(const struct bench *b, int layer, int head_kv, int row, int channel, double x)
 {
     const struct kvant_plan *plan = b->rig.plan;
@@ -168,11 +170,14 @@ static double value_bound(const struct bench *b, int layer, int head_kv, int row
     const struct kv_recipe *r = kv_plan_recipe_at(b->rig.plan, layer, head_kv);
     if (r->value_bits == 16) return fabs(x) * 0x1p-11 + 0x1p-25;
     int head_dim = b->rig.plan->head_dim, group = r->value_group ? r->value_group : head_dim;
-    double scale = scale_at(b, &b->layout.value[layer * N_HEAD + head_kv], r->value_short, channel / group * ROWS + row);
-    return values_are_fitted(r) ? scale * ((1 << r->value_bits) - 1) : scale * steps_of(r->value_short, r->value_bits);
+    double scale = scale_at(b, &b->layout.value[layer * N_HEAD + head_kv], r->value_short,
+                            channel / group * ROWS + row);
+    return values_are_fitted(r) ? scale * ((1 << r->value_bits) - 1)
+                                : scale * steps_of(r->value_short, r->value_bits);
 }
 
-/* Float arithmetic of the transforms: a few roundings at the size of the largest term (centres up to 100, keys to
+/* Float arithmetic of the transforms: a few roundings at the size of the largest term (centres up to 100,
+ * keys to
  * 211). */
 #define TRANSFORM_ROUNDING 2e-4
 #define PLAIN_ROUNDING 2e-5
@@ -201,7 +206,8 @@ static void check_bounds(struct bench *b, int layer, int head_kv, int n, int64_t
         to_stored_domain(b, layer, head_kv, page_position + row, true, y);
         for (int c = 0; c < head_dim; c++) {
             if (!is_mean[c])
-                assert_true(fabs(x[c] - y[c]) <= key_bound(b, layer, head_kv, row, c, x[c]) * 1.00001 + key_rounding);
+                assert_true(fabs(x[c] - y[c]) <=
+                            key_bound(b, layer, head_kv, row, c, x[c]) * 1.00001 + key_rounding);
         }
     }
     kv_codec_expand_values(&b->codec, alone(b->page), layer, head_kv, n, b->tile); /* stays rotated */
@@ -216,8 +222,8 @@ static void check_bounds(struct bench *b, int layer, int head_kv, int n, int64_t
     }
 }
 
-/* Fitted rows of values: no offset and no shrinking, up to the rounding of scale and minimum to f16; and the error
- * is not larger than that of a grid between minimum and maximum would be on average (s² / 12). */
+/* Fitted rows of values: no offset and no shrinking, up to the rounding of scale and minimum to f16; and the
+ * error is not larger than that of a grid between minimum and maximum would be on average (s² / 12). */
 static void check_fitted_values(struct bench *b, int head_kv)
 {
     const struct kv_recipe *r = kv_plan_recipe_at(b->rig.plan, 0, head_kv);
@@ -225,7 +231,8 @@ static void check_fitted_values(struct bench *b, int head_kv)
     double sum_fitted = 0.0, sum_plain = 0.0;
     kv_codec_expand_values(&b->codec, alone(b->page), 0, head_kv, ROWS, b->tile);
     for (int row = 0; row < ROWS; row++) {
-        double x[KV_HEAD_DIM_MAX], mean = 0.0, offset = 0.0, along = 0.0, variance = 0.0, low = INFINITY, high = -INFINITY;
+        double x[KV_HEAD_DIM_MAX], mean = 0.0, offset = 0.0, along = 0.0, variance = 0.0, low = INFINITY,
+                                   high = -INFINITY;
         for (int c = 0; c < head_dim; c++) x[c] = b->v[row * head_dim + c];
         to_stored_domain(b, 0, head_kv, row, false, x);
         for (int c = 0; c < head_dim; c++) mean += x[c] / head_dim;
@@ -237,7 +244,8 @@ static void check_fitted_values(struct bench *b, int head_kv)
             low = fmin(low, x[c]), high = fmax(high, x[c]);
             sum_fitted += error * error;
         }
-        double scale = f16_at(b->page, b->layout.value[head_kv].scale, row), rounding = (fabs(mean) + levels * scale) * 0x1p-10;
+        double scale = f16_at(b->page, b->layout.value[head_kv].scale, row),
+               rounding = (fabs(mean) + levels * scale) * 0x1p-10;
         assert_true(fabs(offset) <= rounding);
         assert_true(fabs(along) <= 2e-3 * variance);
         sum_plain += head_dim * (high - low) * (high - low) / (levels * levels) / 12.0;
@@ -289,8 +297,9 @@ static void test_every_uniform_recipe_is_within_half_a_step(void **state)
                     int head_dim = head_dims[(n + i) % 4];
                     if (head_dim % 32 && g % 2) head_dim = 64;
                     for (int is_short = 0; is_short < 4; is_short++) {
-                        snprintf(recipe, sizeof recipe, "k%d%s%s%s v%d%s%s", bits[i], schemes[s], transforms[t],
-                                 is_short & 1 ? "s" : "", bits[(i + g) % 4], groups[g], is_short & 2 ? "s" : "");
+                        snprintf(recipe, sizeof recipe, "k%d%s%s%s v%d%s%s", bits[i], schemes[s],
+                                 transforms[t], is_short & 1 ? "s" : "", bits[(i + g) % 4], groups[g],
+                                 is_short & 2 ? "s" : "");
                         check_recipe(recipe, head_dim);
                     }
                 }
@@ -305,7 +314,8 @@ static void test_every_uniform_recipe_is_within_half_a_step(void **state)
 static void test_every_mixed_recipe_is_within_half_a_step(void **state)
 {
     (void)state;
-    static const char *const recipes[] = { "k3c64x v3h", "k3c64xm v2", "k2.5c32x v4g32", "k4c32xm v8", "k3c64xs v3hs", "k4c32xms v8s" };
+    static const char *const recipes[] = { "k3c64x v3h", "k3c64xm v2",   "k2.5c32x v4g32",
+                                           "k4c32xm v8", "k3c64xs v3hs", "k4c32xms v8s" };
     static const int head_dims[] = { 8, 64, 96, 256 };
     for (int i = 0; i < (int)(sizeof recipes / sizeof *recipes); i++) {
         for (int d = 0; d < 4; d++) {
@@ -365,15 +375,16 @@ static void test_constant_groups(void **state)
     }
 }
 
-/* A narrow group far from zero: f16 steps of 0.125 around 211, a range of 0.3. Rounding the minimum to nearest would
- * clip. */
+/* A narrow group far from zero: f16 steps of 0.125 around 211, a range of 0.3. Rounding the minimum to
+ * nearest would clip. */
 static void test_narrow_groups_far_from_zero(void **state)
 {
     (void)state;
     struct bench b;
     bench_open(&b, "k4c64 v4", 64);
     uint64_t noise = 5;
-    for (int j = 0; j < 64 * ROWS; j++) b.k[j] = b.v[j] = (j % 2 ? 211.06f : -211.06f) + 0.15f * rig_noise(&noise);
+    for (int j = 0; j < 64 * ROWS; j++)
+        b.k[j] = b.v[j] = (j % 2 ? 211.06f : -211.06f) + 0.15f * rig_noise(&noise);
     assert_int_equal(encode(&b, 0, 0, 0, ROWS, 4, NULL), KVANT_OK);
     check_bounds(&b, 0, 0, ROWS, 4);
     kv_codec_expand_keys(&b.codec, alone(b.page), 0, 0, ROWS, 4, b.tile);
@@ -384,7 +395,8 @@ static void test_narrow_groups_far_from_zero(void **state)
     bench_close(&b);
 }
 
-/* Scales below 2^-14 are subnormal in f16 and round by up to half of themselves: 1.49 · 2^-24 must not become 2^-24.
+/* Scales below 2^-14 are subnormal in f16 and round by up to half of themselves: 1.49 · 2^-24 must not become
+ * 2^-24.
  * */
 static void test_tiny_ranges(void **state)
 {
@@ -424,26 +436,32 @@ static void test_numbers_that_are_none_are_refused_by_name(void **state)
     for (int i = 0; i < 4; i++) {
         struct bench b;
         bench_open(&b, recipes[i], 64);
-        expect_numeric(&b, &b.k[40 * 64 + 17], NAN, "layer 1, KV head 0, position 684: key channel 17 is NaN");
-        expect_numeric(&b, &b.k[32 * 64], INFINITY, "layer 1, KV head 0, position 676: key channel 0 is infinite");
+        expect_numeric(&b, &b.k[40 * 64 + 17], NAN,
+                       "layer 1, KV head 0, position 684: key channel 17 is NaN");
+        expect_numeric(&b, &b.k[32 * 64], INFINITY,
+                       "layer 1, KV head 0, position 676: key channel 0 is infinite");
         expect_numeric(&b, &b.v[63 * 64 + 63], -INFINITY,
                        "layer 1, KV head 0, position 707: value channel 63 is infinite");
-        expect_numeric(&b, &b.v[33 * 64 + 5], -NAN, "layer 1, KV head 0, position 677: value channel 5 is NaN");
+        expect_numeric(&b, &b.v[33 * 64 + 5], -NAN,
+                       "layer 1, KV head 0, position 677: value channel 5 is NaN");
         bench_close(&b);
     }
     struct bench b; /* finite, but beyond what a scale or minimum can hold */
     bench_open(&b, "k4c64 v3,k4c64 v3,k4c32 v3", 64);
-    expect_numeric(&b, &b.k[40 * 64 + 17], -3e6f, "layer 1, KV head 0, position 676: keys are too large for float16");
+    expect_numeric(&b, &b.k[40 * 64 + 17], -3e6f,
+                   "layer 1, KV head 0, position 676: keys are too large for float16");
     expect_numeric(&b, &b.v[40 * 64 + 17], 3e6f,
                    "layer 1, KV head 0, position 684: values are too large for float16");
     bench_close(&b);
 }
 
-/* A spike in one channel changes no other channel's bytes, in per-channel keys: no group straddles channels. */
+/* A spike in one channel changes no other channel's bytes, in per-channel keys: no group straddles
+ * channels. */
 static void test_a_spike_stays_in_its_channel(void **state)
 {
     (void)state;
-    static const char *const recipes[] = {"k2c32 v2", "k3c32 v3", "k4c64 v4", "k8c64 v8", "k3c64x v3", "k2.5c32x v3"};
+    static const char *const recipes[] = { "k2c32 v2", "k3c32 v3",  "k4c64 v4",
+                                           "k8c64 v8", "k3c64x v3", "k2.5c32x v3" };
     for (int r = 0; r < 6; r++) {
         struct bench b;
         bench_open(&b, recipes[r], 64);
@@ -474,8 +492,9 @@ static void test_a_spike_stays_in_its_channel(void **state)
 static void test_encoding_an_expanded_page_changes_nothing(void **state)
 {
     (void)state;
-    static const char *const recipes[] = {"k2t v2",   "k3t v3g32", "k4t v4",  "k8t v8",       "k2c32 v2", "k3c32 v3",
-                                          "k4c64 v4", "k8c64 v8",  "k16 v16", "k3c64x v4g32", "k2c32x v3"};
+    static const char *const recipes[] = { "k2t v2",   "k3t v3g32",    "k4t v4",   "k8t v8",
+                                           "k2c32 v2", "k3c32 v3",     "k4c64 v4", "k8c64 v8",
+                                           "k16 v16",  "k3c64x v4g32", "k2c32x v3" };
     for (size_t r = 0; r < sizeof recipes / sizeof recipes[0]; r++) {
         struct bench b;
         bench_open(&b, recipes[r], 64);
@@ -554,7 +573,8 @@ static void test_other_heads_keep_their_bytes(void **state)
         size_t key = b.layout.key[i].codes, value = b.layout.value[i].codes;
         size_t key_end = side_end(&b.layout, key), value_end = side_end(&b.layout, value);
         for (size_t at = 0; at < b.layout.page_bytes; at++) {
-            if ((at < key || at >= key_end) && (at < value || at >= value_end)) assert_int_equal(b.page[at], 0x5a);
+            if ((at < key || at >= key_end) && (at < value || at >= value_end))
+                assert_int_equal(b.page[at], 0x5a);
         }
     }
     bench_close(&b);

@@ -10,7 +10,8 @@
 #include "support/allocation_hooks.h"
 #include "support/cache_rig.h"
 
-/* One layer of one head; key and value bytes of a page with their scales and minima, each array rounded up to 64. */
+/* One layer of one head; key and value bytes of a page with their scales and minima, each array rounded up to
+ * 64. */
 static const struct size_row {
     const char *recipe;
     int head_dim;
@@ -167,7 +168,8 @@ static void test_sealed_tokens(void **state)
     (void)state;
     const int granules[] = { 1, 32, 64 }, tails[] = { 0, 1, 32, 33, 128 }, sinks[] = { 0, 4, 64 };
     for (int i = 0; i < 3 * 5 * 3; i++) {
-        struct kvant_plan p = { .granule = granules[i % 3], .tail = tails[i / 3 % 5], .sinks = sinks[i / 15] };
+        struct kvant_plan p = { .granule = granules[i % 3], .tail = tails[i / 3 % 5],
+                                .sinks = sinks[i / 15] };
         int64_t last = 0;
         for (int64_t n = 0; n < 700; n++) {
             int64_t sealed = kv_sealed_tokens(&p, n), others = n > p.sinks ? n - p.sinks : 0, expected = 0;
@@ -189,8 +191,8 @@ static double bits_of_tokens(const struct kvant_plan *plan, int64_t n_tokens)
     return (sealed * m.page_bits + (n - sealed) * 16.0) / n;
 }
 
-/* Per-token mode, group = head: "equivalent bits" + 0.25 at 128 channels. KIVI mode: + 1. The tables' averages come
- * from layers of different pairs; here the same averages from few layers. */
+/* Per-token mode, group = head: "equivalent bits" + 0.25 at 128 channels. KIVI mode: + 1. The tables'
+ * averages come from layers of different pairs; here the same averages from few layers. */
 static void test_paper_true_bits(void **state)
 {
     (void)state;
@@ -199,10 +201,11 @@ static void test_paper_true_bits(void **state)
         int n_layer;
         double code_bits, true_bits;
     } rows[] = {
-        {"k4t v4", 1, 4.0, 4.25},
-        {"k8t v4,k4t v2,k4t v2,k4t v2,k4t v2,k2t v4", 6, 3.5, 3.75},
-        {"k4c32 v4g32", 1, 4.0, 5.0},
-        {"k4c32 v2g32,k4c32 v4g32,k4c32 v2g32,k4c32 v2g32", 4, 3.25, 4.25}, /* Llama C3.25: mean K 4.0, mean V 2.5 */
+        { "k4t v4", 1, 4.0, 4.25 },
+        { "k8t v4,k4t v2,k4t v2,k4t v2,k4t v2,k2t v4", 6, 3.5, 3.75 },
+        { "k4c32 v4g32", 1, 4.0, 5.0 },
+        { "k4c32 v2g32,k4c32 v4g32,k4c32 v2g32,k4c32 v2g32", 4, 3.25,
+          4.25 }, /* Llama C3.25: mean K 4.0, mean V 2.5 */
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct cache_rig rig;
@@ -213,8 +216,8 @@ static void test_paper_true_bits(void **state)
         assert_true(m.page_bits == rows[i].true_bits);
         rig_close(&rig);
     }
-    /* With the residual window R = 32 the paper's V_true(T) = ((T - R)(b + 1) + 16 R) / T holds for ours at multiples of 32; keys
-     * are sealed together with values, so it holds for both. */
+    /* With the residual window R = 32 the paper's V_true(T) = ((T - R)(b + 1) + 16 R) / T holds for ours at
+     * multiples of 32; keys are sealed together with values, so it holds for both. */
     struct cache_rig rig;
     rig_open(&rig, rows[3].recipes, 4, 1, 128, 0, 32);
     for (int64_t t = 32; t <= 32768; t += 32) {
@@ -222,7 +225,8 @@ static void test_paper_true_bits(void **state)
         double ours = bits_of_tokens(rig.plan, t);
         assert_true(ours - expected < 1e-12 && expected - ours < 1e-12);
     }
-    /* The allocator's bits differ from it by the rest of the last page, the unused tail rows and the tables alone. */
+    /* The allocator's bits differ from it by the rest of the last page, the unused tail rows and the tables
+     * alone. */
     struct kvant_plan_memory m;
     kv_plan_memory(rig.plan, 32768, &m);
     double elements_per_token = 4 * 2 * 128, sealed = 32768 - 32;
@@ -231,7 +235,8 @@ static void test_paper_true_bits(void **state)
     double unused_tail = 31 * 16.0 * elements_per_token / 8;
     double rest = (double)(m.total_bytes + m.tables_bytes) - tokens_bytes - unused_page - unused_tail;
     assert_true(rest > 0 && rest < 512 * 24 + 4096); /* page table, reference counts, layout */
-    assert_true(m.true_bits - 8 * (double)(m.total_bytes + m.tables_bytes) / (elements_per_token * 32768) == 0);
+    assert_true(m.true_bits - 8 * (double)(m.total_bytes + m.tables_bytes) / (elements_per_token * 32768) ==
+                0);
     rig_close(&rig);
 }
 

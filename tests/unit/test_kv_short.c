@@ -1,6 +1,6 @@
 /*
- * Short grids: the bytes against the formula of cache/kv_short.h in double, every level equal bits; what kv_short_make
- * keeps of a grid.
+ * Short grids: the bytes against the formula of cache/kv_short.h in double, every level equal bits; what
+ * kv_short_make keeps of a grid.
  */
 #include "support/kernel_check.h"
 
@@ -56,15 +56,16 @@ static void grids_keep_their_size_and_middle(void **state)
         struct kv_short_grid g;
         assert_true(kv_short_make(scale, min, bits, fitted, &g, &recode));
         double stored = scale_of(g.scale), ratio = stored / (double)scale, width = stored * (1 << bits);
-        double far = fabs((double)middle) / ((1 << bits) * (double)scale) * 64 / 127; /* > 1: the grid must grow */
+        double far = fabs((double)middle) / ((1 << bits) * (double)scale) * 64 /
+                     127; /* > 1: the grid must grow */
         CHECK(recode || (fitted && far < 1.07), &rnd, "codes are kept, far %g", far);
         CHECK(!recode || !fitted || far > 0.93, &rnd, "codes are not kept, far %g", far);
         double low = bits == 8 ? 1.0 : 15.0 / 16, high = bits == 8 ? 1.07 * 1.125 : 17.0 / 16;
         CHECK(ratio >= fmax(low, far) * (1 - 1e-6) && ratio <= fmax(high, 1.126 * far), &rnd,
               "scale %g -> %g, far %g, %d bits", (double)scale, stored, far, bits);
         double kept = min_of(g, bits) + 0.5 * levels * stored;
-        CHECK(fabs(kept - (double)middle) <= width / 128 * 1.001, &rnd, "middle %g -> %g, %d bits", (double)middle,
-              kept, bits);
+        CHECK(fabs(kept - (double)middle) <= width / 128 * 1.001, &rnd, "middle %g -> %g, %d bits",
+              (double)middle, kept, bits);
     }
 }
 

@@ -93,7 +93,8 @@ static uint8_t *flat(const struct kv_seq *seq, struct kv_page page)
     return bytes;
 }
 
-static void assert_same_page(const struct kv_seq *a, struct kv_page of_a, const struct kv_seq *b, struct kv_page of_b)
+static void assert_same_page(const struct kv_seq *a, struct kv_page of_a, const struct kv_seq *b,
+                             struct kv_page of_b)
 {
     uint8_t *x = flat(a, of_a), *y = flat(b, of_b);
     assert_memory_equal(x, y, kv_seq_codec(a)->layout->page_bytes);
@@ -144,7 +145,8 @@ static void assert_exact_rows(const struct cache_rig *rig, const struct kv_seq *
                 assert_memory_equal(row, e->v + j * e->row_stride, sizeof row);
             }
         }
-        assert_int_equal(view.exact[0].n + view.n_pages_sealed_tokens + view.exact[1].n, kv_seq_n_tokens(seq));
+        assert_int_equal(view.exact[0].n + view.n_pages_sealed_tokens + view.exact[1].n,
+                         kv_seq_n_tokens(seq));
     }
 }
 
@@ -229,7 +231,8 @@ static void test_sealed_bytes_never_change(void **state)
             kv_seq_get_view(seq, 0, 0, NULL, NULL, 0, &view);
             for (size_t i = 0; i < n_full; i++)
                 assert_same_page(seq, (struct kv_page){ before[i], 0, 1 }, seq, view.pages[i]);
-            if (n_part) kv_codec_expand_keys(kv_seq_codec(seq), view.pages[n_full], 1, 1, n_part, position, y);
+            if (n_part)
+                kv_codec_expand_keys(kv_seq_codec(seq), view.pages[n_full], 1, 1, n_part, position, y);
             if (n_part) assert_memory_equal(x, y, sizeof x);
         }
         for (size_t i = 0; i < n_full; i++) free(before[i]);
@@ -239,7 +242,8 @@ static void test_sealed_bytes_never_change(void **state)
     }
 }
 
-/* Inside a step, between write and commit_head: sealed rows are readable in both forms, all positions are covered. */
+/* Inside a step, between write and commit_head: sealed rows are readable in both forms, all positions are
+ * covered. */
 static void test_view_inside_a_step(void **state)
 {
     (void)state;
@@ -268,7 +272,8 @@ static void test_view_inside_a_step(void **state)
         assert_int_equal(view.exact[2].n, 130);
         assert_ptr_equal(view.exact[2].k, k);
         uint16_t row[64];
-        for (int64_t i = 0; i < view.exact[1].n; i++) { /* the rows that have just been sealed are still there */
+        for (int64_t i = 0; i < view.exact[1].n; i++) { /* the rows that have just been sealed are still
+                                                         * there */
             rig_row(&f.rig, 1, 1, 0, 0, view.exact[1].position + i, row);
             assert_memory_equal(row, view.exact[1].k + i * view.exact[1].row_stride, sizeof row);
         }
@@ -370,7 +375,8 @@ static void test_random_lives(void **state)
         struct kv_seq *seqs[6] = { NULL };
         uint64_t random = 42 + (uint64_t)p;
         for (int i = 0; i < 250; i++) {
-            int slot = (int)(fabsf(rig_noise(&random)) * 5.99f), action = (int)(fabsf(rig_noise(&random)) * 9.99f);
+            int slot = (int)(fabsf(rig_noise(&random)) * 5.99f),
+                action = (int)(fabsf(rig_noise(&random)) * 9.99f);
             float share = fabsf(rig_noise(&random));
             struct kv_seq **seq = &seqs[slot];
             if (!*seq) {
@@ -380,7 +386,8 @@ static void test_random_lives(void **state)
             }
             int64_t n = kv_seq_n_tokens(*seq), room = kv_seq_n_tokens_max(*seq) - n;
             if (action < 5) append(&f, *seq, slot, (int64_t)((float)room * share));
-            else if (action < 8) assert_int_equal(kv_seq_truncate(*seq, (int64_t)((float)n * share), NULL), KVANT_OK);
+            else if (action < 8)
+                assert_int_equal(kv_seq_truncate(*seq, (int64_t)((float)n * share), NULL), KVANT_OK);
             else {
                 kv_seq_close(*seq);
                 *seq = NULL;
@@ -426,7 +433,8 @@ static void test_exact_truncation(void **state)
     }
 }
 
-/* A cut inside a page: the rows come back as the page had them, in the plain domain, and the rest is untouched. */
+/* A cut inside a page: the rows come back as the page had them, in the plain domain, and the rest is
+ * untouched. */
 static void test_inexact_truncation(void **state)
 {
     (void)state;
@@ -565,7 +573,8 @@ static void test_steps_allocate_nothing(void **state)
         for (int t = 0; t < 500; t++) {
             assert_int_equal(kv_seq_begin(seq, 1, NULL), KVANT_OK);
             for (int i = 0; i < N_LAYER * N_HEAD; i++) {
-                assert_int_equal(kv_seq_write(seq, i / N_HEAD, i % N_HEAD, rows, rows, 64, scratch, NULL), KVANT_OK);
+                assert_int_equal(kv_seq_write(seq, i / N_HEAD, i % N_HEAD, rows, rows, 64, scratch, NULL),
+                                 KVANT_OK);
                 kv_seq_commit_head(seq, i / N_HEAD, i % N_HEAD, rows, rows, 64);
             }
             kv_seq_commit(seq);

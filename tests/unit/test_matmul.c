@@ -1,4 +1,5 @@
-/* Products over the pool: every row once, the same bits for any number of threads, biases and strides in place. */
+/* Products over the pool: every row once, the same bits for any number of threads, biases and strides in
+ * place. */
 #include "support/kernel_weights.h"
 
 #include "base/memory.h"
@@ -64,7 +65,8 @@ static void turn_all(const struct matrices *m, const struct kv_kernels *kernels,
     }
 }
 
-/* All products with n_threads; turned: panels, or NULL; y: N_PRODUCTS arrays of (N, rows + 5), one after the other. */
+/* All products with n_threads; turned: panels, or NULL; y: N_PRODUCTS arrays of (N, rows + 5), one after the
+ * other. */
 static void run(const struct matrices *m, const struct kv_kernels *kernels, int n_threads, int n_digits,
                 uint8_t *const *turned, float *y, size_t y_floats)
 {

@@ -57,7 +57,8 @@ static void kld_of_a_vocabulary_against_long_double(void **state)
         long double zp = 0, zq = 0, kl = 0;
         for (int i = 0; i < N; i++) zp += expl((long double)p[i]), zq += expl((long double)q[i]);
         for (int i = 0; i < N; i++)
-            kl += expl((long double)p[i]) / zp * ((long double)p[i] - logl(zp) - (long double)q[i] + logl(zq));
+            kl += expl((long double)p[i]) / zp *
+                  ((long double)p[i] - logl(zp) - (long double)q[i] + logl(zq));
         float kld, nll;
         bool same;
         struct kv_base_row base;
@@ -75,9 +76,11 @@ static void a_collapsed_row_is_infinite_not_an_error(void **state)
 {
     (void)state;
     const float p[] = { 1, 2, 3 };
-    const float bad[][3] = {
-        { NAN, 1, 2 }, { 1, NAN, 2 }, { INFINITY, 1, 2 }, { NAN, NAN, NAN }, { -INFINITY, -INFINITY, -INFINITY }
-    };
+    const float bad[][3] = { { NAN, 1, 2 },
+                             { 1, NAN, 2 },
+                             { INFINITY, 1, 2 },
+                             { NAN, NAN, NAN },
+                             { -INFINITY, -INFINITY, -INFINITY } };
     float prob[3], kld, nll;
     bool same;
     struct kv_base_row base;
@@ -120,7 +123,8 @@ static void numbers_of_a_text(void **state)
     kv_scores_reduce(&s, &base, &r);
     assert_int_equal(r.n_scored, 4);
     assert_true(fabs(r.ppl - exp(2.5)) < 1e-9 && fabs(r.ppl_ratio - exp(0.5)) < 1e-9);
-    assert_true(fabs(r.kld_mean - 0.15) < 1e-7 && fabs(r.kld_median - 0.15) < 1e-7 && fabs(r.kld_max - 0.3) < 1e-7);
+    assert_true(fabs(r.kld_mean - 0.15) < 1e-7 && fabs(r.kld_median - 0.15) < 1e-7 &&
+                fabs(r.kld_max - 0.3) < 1e-7);
     assert_true(r.same_top_p == 75.0 && r.page_bits == 4.5);
 
     struct kvant_eval_result b;

@@ -1,14 +1,15 @@
 /*
- * Attention over codes on both real models: what rounding queries and probabilities changes, against what the plan itself
- * changes. KLD of the logits at the last positions of a WikiText passage.
+ * Attention over codes on both real models: what rounding queries and probabilities changes, against what the
+ * plan itself changes. KLD of the logits at the last positions of a WikiText passage.
  *
  *     own    = KL(16 bits in float32 || plan in float32)
  *     change = KL(plan in float32 || plan over codes), on the same codes: one sequence is filled in float32, and each scored
  *              token is also given to a fork of it, over codes
  *
- * Left to itself a sequence over codes gets other codes: any change, however small, moves some keys over the edge between two
- * codes. That changes the logits more, and is no worse against 16 bits (docs/attention.md). For the same reason the plans here
- * have a tail: without one a query's own token is read from codes that this step makes.
+ * Left to itself a sequence over codes gets other codes: any change, however small, moves some keys over the
+ * edge between two codes. That changes the logits more, and is no worse against 16 bits (docs/attention.md).
+ * For the same reason the plans here have a tail: without one a query's own token is read from codes that
+ * this step makes.
  */
 #include "model/model.h"
 #include "support/reference.h"
@@ -26,7 +27,8 @@ enum { N_TOKENS = 560, N_SCORED = 48 };
 
 static const char *const specs[] = {
     "f16", "k8v8", "k4v4", "k3c64v3h", "k2c32v2h", "k4tmhv4h", "k2.5c64xmv2h", "k16v4h", /* both models */
-    "k8tv8", "k4c64v4", "k3c64xmv3h", "k2.5c64xmsv2hs", "k4c64v16", "k8c64v4g32", "k4c64hv2g32h",           /* the small one */
+    "k8tv8", "k4c64v4", "k3c64xmv3h", "k2.5c64xmsv2hs", "k4c64v16", "k8c64v4g32", "k4c64hv2g32h",
+    /* the small one */
 };
 
 static double kld(const float *p, const float *q, int n)
@@ -41,14 +43,16 @@ static double kld(const float *p, const float *q, int n)
         q_sum += exp((double)q[i] - q_max);
     }
     double shift = q_max + log(q_sum) - p_max - log(p_sum);
-    for (int i = 0; i < n; i++) sum += exp((double)p[i] - p_max) / p_sum * ((double)p[i] - (double)q[i] + shift);
+    for (int i = 0; i < n; i++)
+        sum += exp((double)p[i] - p_max) / p_sum * ((double)p[i] - (double)q[i] + shift);
     return sum;
 }
 
 static double mean_kld(const float *p, const float *q, int n_vocab)
 {
     double sum = 0;
-    for (size_t i = 0; i < N_SCORED; i++) sum += kld(p + i * (size_t)n_vocab, q + i * (size_t)n_vocab, n_vocab);
+    for (size_t i = 0; i < N_SCORED; i++)
+        sum += kld(p + i * (size_t)n_vocab, q + i * (size_t)n_vocab, n_vocab);
     return sum / N_SCORED;
 }
 
@@ -66,14 +70,15 @@ static kvant_token *passage(const struct kvant_model *model)
     fclose(f);
     kvant_token *tokens = calloc(sizeof text, sizeof *tokens);
     assert_non_null(tokens);
-    assert_int_equal(kvant_tokenize(model, text, n, KVANT_TOKENIZE_BOS, tokens, sizeof text, &n_tokens, NULL), KVANT_OK);
+    assert_int_equal(kvant_tokenize(model, text, n, KVANT_TOKENIZE_BOS, tokens, sizeof text, &n_tokens, NULL),
+                     KVANT_OK);
     assert_true(n_tokens >= N_TOKENS);
     return tokens;
 }
 
 /* Logits of the last N_SCORED tokens, one by one, in float32 and by a fork over codes. */
-static void both_ways(struct kvant_model *model, const struct kvant_plan *plan, const kvant_token *tokens, size_t n_vocab,
-                      float *plain, float *fast)
+static void both_ways(struct kvant_model *model, const struct kvant_plan *plan, const kvant_token *tokens,
+                      size_t n_vocab, float *plain, float *fast)
 {
     struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
     struct kvant_session *session;
@@ -85,7 +90,8 @@ static void both_ways(struct kvant_model *model, const struct kvant_plan *plan, 
     model->attn = KVANT_ATTN_F32;
     if (kvant_session_open(&session, model, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
     assert_int_equal(kvant_sequence_open(session, plan, N_TOKENS, &seq, NULL), KVANT_OK);
-    for (int i = 0; i < N_TOKENS; i++) entries[i] = (struct kvant_batch_entry){ seq, tokens[i], i >= N_TOKENS - N_SCORED };
+    for (int i = 0; i < N_TOKENS; i++)
+        entries[i] = (struct kvant_batch_entry){ seq, tokens[i], i >= N_TOKENS - N_SCORED };
     assert_int_equal(kvant_session_step(session, entries, N_TOKENS - N_SCORED, NULL), KVANT_OK);
     for (int i = N_TOKENS - N_SCORED; i < N_TOKENS; i++, plain += n_vocab, fast += n_vocab) {
         assert_int_equal(kvant_sequence_fork(session, seq, &fork, NULL), KVANT_OK);
@@ -110,7 +116,8 @@ static void check_model(const char *file, size_t n_specs)
     kvant_model_get_info(model, &info);
     kvant_token *tokens = passage(model);
     size_t n = (size_t)N_SCORED * (size_t)info.n_vocab;
-    float *base = malloc(n * sizeof *base), *plain = malloc(n * sizeof *plain), *fast = malloc(n * sizeof *fast);
+    float *base = malloc(n * sizeof *base), *plain = malloc(n * sizeof *plain),
+          *fast = malloc(n * sizeof *fast);
     assert_true(base && plain && fast);
     struct kvant_plan *f16 = reference_open_plan(model, "f16");
     both_ways(model, f16, tokens, (size_t)info.n_vocab, base, fast);

@@ -1,7 +1,7 @@
 /*
- * What the KVTuner paper found, on the real models and on questions of GSM8K's train split: key bits matter more
- * than value bits, heads with concentrated attention are robust, and layers rank alike whatever the prompts. Where a
- * finding does not hold here, docs/sensitivity.md says so, with numbers.
+ * What the KVTuner paper found, on the real models and on questions of GSM8K's train split: key bits matter
+ * more than value bits, heads with concentrated attention are robust, and layers rank alike whatever the
+ * prompts. Where a finding does not hold here, docs/sensitivity.md says so, with numbers.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -59,7 +59,8 @@ static bool read_questions(struct questions *out, const struct kvant_model *mode
         struct kvant_message message = { "user", json_string_value(json_object_get(object, "question")) };
         size_t n_bytes, n_ids;
         assert_non_null(message.content);
-        assert_int_equal(kvant_chat_render(model, &message, 1, true, text, sizeof text, &n_bytes, NULL), KVANT_OK);
+        assert_int_equal(kvant_chat_render(model, &message, 1, true, text, sizeof text, &n_bytes, NULL),
+                         KVANT_OK);
         assert_int_equal(kvant_tokenize(model, text, n_bytes, KVANT_TOKENIZE_BOS | KVANT_TOKENIZE_SPECIAL,
                                         out->tokens[out->n], 512, &n_ids, NULL),
                          KVANT_OK);
@@ -72,7 +73,7 @@ static bool read_questions(struct questions *out, const struct kvant_model *mode
     return true;
 }
 
-/* ---------------------------------------------------------------------------------------------- findings -- */
+/* -------------------------------------------------------------------------------------------- findings -- */
 
 static double mean_e_o(const struct kvant_sensitivity *s, int mode, int key, int value)
 {
@@ -92,8 +93,8 @@ static void key_bits_matter_more(const struct kvant_sensitivity *s)
 {
     for (int mode = 0; mode < KVANT_SENSITIVITY_MODES; mode++) {
         const char *name = kvant_sensitivity_mode_name((kvant_sensitivity_mode)mode);
-        double k4v8 = mean_e_o(s, mode, K4, K8), k8v4 = mean_e_o(s, mode, K8, K4), k2v4 = mean_e_o(s, mode, K2, K4),
-               k4v2 = mean_e_o(s, mode, K4, K2);
+        double k4v8 = mean_e_o(s, mode, K4, K8), k8v4 = mean_e_o(s, mode, K8, K4),
+               k2v4 = mean_e_o(s, mode, K2, K4), k4v2 = mean_e_o(s, mode, K4, K2);
         print_message("%s: e_o K4V8 %.4f K8V4 %.4f, K2V4 %.4f K4V2 %.4f\n", name, k4v8, k8v4, k2v4, k4v2);
         assert_true(k4v8 > k8v4 && k2v4 > k4v2);
         for (int layer = 0; layer < s->n_layer; layer++) { /* more bits are never worse, in any layer */
@@ -105,12 +106,14 @@ static void key_bits_matter_more(const struct kvant_sensitivity *s)
     }
 }
 
-/* The published e_v per token of an 8B model with heads of 128 is .00787, .1269, .6079. These heads have 64 channels:
- * their groups are half as wide, so errors are a little smaller. The L1 ratio of Gaussian and Laplace values in groups
- * of 128 brackets the published numbers: .0064 to .0093, .108 to .157, .541 to .652. */
+/* The published e_v per token of an 8B model with heads of 128 is .00787, .1269, .6079. These heads have 64
+ * channels: their groups are half as wide, so errors are a little smaller. The L1 ratio of Gaussian and
+ * Laplace values in groups of 128 brackets the published numbers: .0064 to .0093, .108 to .157, .541 to
+ * .652. */
 static void value_errors_are_the_published_ones(const struct kvant_sensitivity *s)
 {
-    double e8 = mean_e_v(s, KVANT_SENSITIVITY_PER_TOKEN, K8), e4 = mean_e_v(s, KVANT_SENSITIVITY_PER_TOKEN, K4),
+    double e8 = mean_e_v(s, KVANT_SENSITIVITY_PER_TOKEN, K8),
+           e4 = mean_e_v(s, KVANT_SENSITIVITY_PER_TOKEN, K4),
            e2 = mean_e_v(s, KVANT_SENSITIVITY_PER_TOKEN, K2);
     print_message("e_v per token: %.5f %.4f %.4f\n", e8, e4, e2);
     assert_true(e8 > .0064 && e8 < .0093);
@@ -134,21 +137,22 @@ static double within_layers(const struct kvant_sensitivity *s, int mode, int key
     return sum / s->n_layer;
 }
 
-/* Measured over 6 or 4 prompts: entropy .17 to .31, top 8 -.17 to -.35, with a standard error of .06. It holds where the
- * first tokens are exact; where they are quantized (the paper's two modes) it does not: docs/sensitivity.md. */
+/* Measured over 6 or 4 prompts: entropy .17 to .31, top 8 -.17 to -.35, with a standard error of .06. It
+ * holds where the first tokens are exact; where they are quantized (the paper's two modes) it does not:
+ * docs/sensitivity.md. */
 static void concentrated_heads_are_robust(const struct kvant_sensitivity *s)
 {
     for (int key = K2; key <= K4; key += K4 - K2) {
         double entropy = within_layers(s, KVANT_SENSITIVITY_KVANT, key, true),
                top8 = within_layers(s, KVANT_SENSITIVITY_KVANT, key, false);
-        print_message("kvant, %d-bit keys: Spearman of e_o with entropy %.3f, with top 8 %.3f\n", key == K2 ? 2 : 4, entropy,
-                      top8);
+        print_message("kvant, %d-bit keys: Spearman of e_o with entropy %.3f, with top 8 %.3f\n",
+                      key == K2 ? 2 : 4, entropy, top8);
         assert_true(entropy > .1 && top8 < -.1);
     }
 }
 
-static double rank_agreement(const struct kvant_sensitivity *a, const struct kvant_sensitivity *b, int mode, int key,
-                             int value)
+static double rank_agreement(const struct kvant_sensitivity *a, const struct kvant_sensitivity *b, int mode,
+                             int key, int value)
 {
     double x[LAYERS_MAX], y[LAYERS_MAX];
     for (int layer = 0; layer < a->n_layer; layer++) {
@@ -158,7 +162,8 @@ static double rank_agreement(const struct kvant_sensitivity *a, const struct kva
     return check_spearman(x, y, a->n_layer);
 }
 
-/* Measured: per token .96 to .98, kivi .97 to .98, kvant .80 to .96 (a third of what its queries read is quantized). */
+/* Measured: per token .96 to .98, kivi .97 to .98, kvant .80 to .96 (a third of what its queries read is
+ * quantized). */
 static void layers_rank_alike(const struct kvant_sensitivity *a, const struct kvant_sensitivity *b)
 {
     static const double least[KVANT_SENSITIVITY_MODES] = { .9, .9, .7 };
@@ -185,7 +190,8 @@ static void check_findings(const char *file, int n_prompts, int n_predict)
     struct kvant_error err = { 0 };
     opt.n_predict = n_predict;
     for (int i = 0; i < 2; i++)
-        if (kvant_sensitivity_run(&s[i], model, questions[i].prompts, (size_t)n_prompts, &opt, &err) != KVANT_OK)
+        if (kvant_sensitivity_run(&s[i], model, questions[i].prompts, (size_t)n_prompts, &opt, &err) !=
+            KVANT_OK)
             fail_msg("%s", err.message);
     for (int i = 0; i < 2; i++) {
         key_bits_matter_more(s[i]);

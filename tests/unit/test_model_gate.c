@@ -1,6 +1,6 @@
 /*
- * The gate and the static detector on real models: per-token keys of 4 bits collapse on Qwen2.5-Coder-0.5B, whose
- * key biases say so beforehand; the default recipe passes on both.
+ * The gate and the static detector on real models: per-token keys of 4 bits collapse on Qwen2.5-Coder-0.5B,
+ * whose key biases say so beforehand; the default recipe passes on both.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -49,8 +49,8 @@ static struct kvant_model *open_model(const char *name)
 }
 
 #define PLANS 2
-static void judge(const struct kvant_model *model, const char *const specs[PLANS], struct kvant_verdict verdicts[PLANS],
-                  struct kvant_plan *plans[PLANS])
+static void judge(const struct kvant_model *model, const char *const specs[PLANS],
+                  struct kvant_verdict verdicts[PLANS], struct kvant_plan *plans[PLANS])
 {
     struct kvant_error err = { 0 };
     struct kvant_eval_result measured[PLANS];
@@ -72,12 +72,13 @@ static void judge(const struct kvant_model *model, const char *const specs[PLANS
     assert_int_equal(n_prompts, 2);
     if (kvant_eval_run(model, list, PLANS, tokens, n, &eval, measured, NULL, &err) != KVANT_OK)
         fail_msg("%s", err.message);
-    if (kvant_trajectory_run(model, list, PLANS, prompts, 2, &trajectory, trajectories, NULL, &err) != KVANT_OK)
+    if (kvant_trajectory_run(model, list, PLANS, prompts, 2, &trajectory, trajectories, NULL, &err) !=
+        KVANT_OK)
         fail_msg("%s", err.message);
     for (int i = 0; i < PLANS; i++) {
         kvant_gate_judge(NULL, &measured[i], &trajectories[i], &verdicts[i]);
-        print_message("%s: same likeliest token %.1f %%, KLD %.4f, trajectories agree for %.1f %%: %s\n", specs[i],
-                      measured[i].same_top_p, measured[i].kld_mean, trajectories[i].agreement,
+        print_message("%s: same likeliest token %.1f %%, KLD %.4f, trajectories agree for %.1f %%: %s\n",
+                      specs[i], measured[i].same_top_p, measured[i].kld_mean, trajectories[i].agreement,
                       verdicts[i].collapsed ? verdicts[i].reason : "passed");
     }
 }

@@ -1,9 +1,10 @@
 /*
  * Greedy text of two real models against llama.cpp's (tests/data/greedy), 64 tokens of each of four prompts.
  *
- * Both programs quantize activations, each in its own way, so that the largest two logits may change places where they
- * lie close. The text is therefore fed back as llama.cpp wrote it: at every position kvant must choose the same token,
- * or the two must be a near-tie in llama.cpp's own logits. One near-tie does not end the comparison.
+ * Both programs quantize activations, each in its own way, so that the largest two logits may change places
+ * where they lie close. The text is therefore fed back as llama.cpp wrote it: at every position kvant must
+ * choose the same token, or the two must be a near-tie in llama.cpp's own logits. One near-tie does not end
+ * the comparison.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,8 +17,9 @@
 #include "oracle/oracle.h"
 #include "support/reference.h"
 
-/* In logits, of llama.cpp's own. Against the exact float forward (tests/oracle) its choices differ where its first two
- * lie up to 0.164 apart in these texts, and its gaps below 1 are off by up to 0.42; here two such arithmetics meet. */
+/* In logits, of llama.cpp's own. Against the exact float forward (tests/oracle) its choices differ where its
+ * first two lie up to 0.164 apart in these texts, and its gaps below 1 are off by up to 0.42; here two such
+ * arithmetics meet. */
 #define NEAR_TIE 0.25
 
 struct text {
@@ -48,14 +50,16 @@ static double gap_of(const struct text *t, int i, kvant_token id)
 {
     const json_t *ids = json_array_get(t->runners_up, (size_t)i), *gaps = json_array_get(t->gaps, (size_t)i);
     for (size_t k = 0; k < json_array_size(ids); k++) {
-        if (json_integer_value(json_array_get(ids, k)) == id) return json_number_value(json_array_get(gaps, k));
+        if (json_integer_value(json_array_get(ids, k)) == id)
+            return json_number_value(json_array_get(gaps, k));
     }
     return -1;
 }
 
-/* How many tokens are the same from the start; every difference is shown, and counted as wrong unless a near-tie. */
-static int compare(const struct kvant_model *model, const struct kvant_plan *plan, const struct text *t, int n_vocab,
-                   int *n_wrong)
+/* How many tokens are the same from the start; every difference is shown, and counted as wrong unless a
+ * near-tie. */
+static int compare(const struct kvant_model *model, const struct kvant_plan *plan, const struct text *t,
+                   int n_vocab, int *n_wrong)
 {
     int n_read = t->n_prompt + t->n - 1, n_same = t->n;
     float *logits = calloc((size_t)t->n * (size_t)n_vocab, sizeof *logits);
@@ -68,7 +72,8 @@ static int compare(const struct kvant_model *model, const struct kvant_plan *pla
         double gap = gap_of(t, i, ours);
         bool near_tie = gap >= 0 && gap < NEAR_TIE;
         print_message("%s, token %d: %d (logit %.4f) instead of %d (%.4f); in llama.cpp it lies %.4f below%s\n", t->name,
-                      i, ours, (double)y[ours], theirs, (double)y[theirs], gap, near_tie ? ", a near-tie" : "");
+                      i, ours, (double)y[ours], theirs, (double)y[theirs], gap,
+                      near_tie ? ", a near-tie" : "");
         *n_wrong += !near_tie;
         if (n_same == t->n) n_same = i;
     }

@@ -1,5 +1,6 @@
 /*
- * kvant on two real models, against logits that numpy computed (tests/data/logits) and against the oracle run live.
+ * kvant on two real models, against logits that numpy computed (tests/data/logits) and against the oracle run
+ * live.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -18,9 +19,10 @@ struct real_model {
     double value_bound; /* of a stored logit or logsumexp, with float activations and the f16 cache */
 };
 
-/* The numpy reference has no cache; rounding keys and values to f16 moves the stored numbers by at most 0.0149 (SmolLM2)
- * and 0.0140 (Qwen), the oracle says. The bounds are twice that. */
-static const struct real_model smollm2 = { "SmolLM2-135M-Instruct.Q4_1.gguf", "tests/data/logits/smollm2.json", 0.03 };
+/* The numpy reference has no cache; rounding keys and values to f16 moves the stored numbers by at most
+ * 0.0149 (SmolLM2) and 0.0140 (Qwen), the oracle says. The bounds are twice that. */
+static const struct real_model smollm2 = { "SmolLM2-135M-Instruct.Q4_1.gguf",
+                                           "tests/data/logits/smollm2.json", 0.03 };
 static const struct real_model qwen = { "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
                                         "tests/data/logits/qwen2.5-coder-0.5b.json", 0.03 };
 
@@ -80,7 +82,7 @@ static void drop_prompt(struct prompt *p)
     free(p->logits);
 }
 
-/* ------------------------------------------------------------------------------------- float activations -- */
+/* ----------------------------------------------------------------------------------- float activations -- */
 
 static void float_activations_give_the_stored_logits(const struct real_model *m)
 {
@@ -92,7 +94,8 @@ static void float_activations_give_the_stored_logits(const struct real_model *m)
     for (size_t i = 0; next_prompt(&r, i, &p); i++) {
         for (int row = 0; row < p.n; row++) {
             const float *y = p.logits + (size_t)row * (size_t)r.n_vocab;
-            json_t *ids = json_array_get(p.top_ids, (size_t)row), *values = json_array_get(p.top_logits, (size_t)row);
+            json_t *ids = json_array_get(p.top_ids, (size_t)row),
+                   *values = json_array_get(p.top_logits, (size_t)row);
             n_same += oracle_top(y, r.n_vocab) == json_integer_value(json_array_get(ids, 0));
             n_rows++;
             for (size_t t = 0; t < json_array_size(ids); t++) {
@@ -104,7 +107,8 @@ static void float_activations_give_the_stored_logits(const struct real_model *m)
         }
         drop_prompt(&p);
     }
-    print_message("%s: same top-1 at %d of %d positions, largest difference %.5f\n", m->file, n_same, n_rows, worst);
+    print_message("%s: same top-1 at %d of %d positions, largest difference %.5f\n", m->file, n_same, n_rows,
+                  worst);
     assert_true(n_rows >= 120);
     assert_true(n_same * 100 >= n_rows * 99);
     assert_true(worst <= m->value_bound);
@@ -123,7 +127,7 @@ static void qwen_float_activations(void **state)
     float_activations_give_the_stored_logits(&qwen);
 }
 
-/* ------------------------------------------------------------------------------------------------ oracle -- */
+/* ---------------------------------------------------------------------------------------------- oracle -- */
 
 struct agreement { /* over all positions of all prompts */
     double kld_mean, kld_max, cosine_min;
@@ -157,8 +161,9 @@ static struct agreement agree_with_oracle(const struct real_model *m, kvant_act 
         drop_prompt(&p);
     }
     a.kld_mean /= a.n_rows;
-    print_message("%s, %s activations: KLD mean %.1e, largest %.1e, cosine from %.8f, same top-1 at %d of %d\n", m->file,
-                  kvant_act_name(act), a.kld_mean, a.kld_max, a.cosine_min, a.n_same, a.n_rows);
+    print_message(
+        "%s, %s activations: KLD mean %.1e, largest %.1e, cosine from %.8f, same top-1 at %d of %d\n",
+        m->file, kvant_act_name(act), a.kld_mean, a.kld_max, a.cosine_min, a.n_same, a.n_rows);
     oracle_close(oracle);
     close_run(&r);
     return a;
@@ -184,8 +189,9 @@ static void qwen_float_oracle(void **state)
     float_activations_agree_with_the_oracle(&qwen);
 }
 
-#define MEAN_KLD_BOUND 1e-5 /* nats per position, with two digits; measured 4e-7 and 1e-6, of which f16 keys and values
-                             * are nearly all. One int8 digit would have 2.9e-3 (SmolLM2) and 6.0e-4 (Qwen). */
+#define MEAN_KLD_BOUND 1e-5 /* nats per position, with two digits; measured 4e-7 and 1e-6, of which f16 keys
+                             * and values are nearly all. One int8 digit would have 2.9e-3 (SmolLM2) and
+                             * 6.0e-4 (Qwen). */
 
 static void smollm2_int16_oracle(void **state)
 {
@@ -199,7 +205,7 @@ static void qwen_int16_oracle(void **state)
     assert_true(agree_with_oracle(&qwen, KVANT_ACT_INT16).kld_mean <= MEAN_KLD_BOUND);
 }
 
-/* ------------------------------------------------------------------------------------------------ tokens -- */
+/* ---------------------------------------------------------------------------------------------- tokens -- */
 
 static void tokenizer_gives_the_stored_ids(const struct real_model *m)
 {
@@ -210,7 +216,8 @@ static void tokenizer_gives_the_stored_ids(const struct real_model *m)
         kvant_token ids[256];
         size_t n;
         struct kvant_error err = { .message = "" };
-        if (kvant_tokenize(r.model, p.text, strlen(p.text), KVANT_TOKENIZE_SPECIAL, ids, 256, &n, &err) != KVANT_OK) {
+        if (kvant_tokenize(r.model, p.text, strlen(p.text), KVANT_TOKENIZE_SPECIAL, ids, 256, &n, &err) !=
+            KVANT_OK) {
             fail_msg("%s", err.message);
         }
         assert_int_equal(n, p.n);

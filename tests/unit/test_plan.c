@@ -19,7 +19,7 @@
 
 static const struct kv_plan_dims dims = { "Tiny \"2\"", "qwen2", "sha256:0123", 6, 2, 64 };
 
-/* ---------------------------------------------------------------------------------------------- recipes -- */
+/* --------------------------------------------------------------------------------------------- recipes -- */
 
 static void recipes_are_read_as_specified(void **state)
 {
@@ -122,7 +122,7 @@ static void bad_recipes_are_refused_at_their_column(void **state)
     }
 }
 
-/* ----------------------------------------------------------------------------------------- specifications -- */
+/* -------------------------------------------------------------------------------------- specifications -- */
 
 static void specifications_are_read_as_specified(void **state)
 {
@@ -217,7 +217,7 @@ static void bad_specifications_are_refused_at_their_column(void **state)
     assert_int_equal(kv_plan_open(&plan, &odd, "f16", &err), KVANT_ERR_UNSUPPORTED);
 }
 
-/* --------------------------------------------------------------------------------------------------- YAML -- */
+/* ------------------------------------------------------------------------------------------------ YAML -- */
 
 static kvant_status read_yaml(struct kvant_plan **plan, const char *text, struct kvant_error *err)
 {
@@ -272,7 +272,8 @@ static void a_verdict_is_kept_and_asked_for(void **state)
 
     v = (struct kvant_verdict){ false, 97.5, NAN, "" };
     kvant_plan_set_verdict(plan, &v);
-    assert_true(kvant_plan_get_verdict(plan, &v) && !v.collapsed && v.same_top_p == 97.5 && isnan(v.agreement));
+    assert_true(kvant_plan_get_verdict(plan, &v) && !v.collapsed && v.same_top_p == 97.5 &&
+                isnan(v.agreement));
     assert_false(kvant_plan_is_refused(plan, NULL, 0));
 
     v = (struct kvant_verdict){ true, INFINITY, .875, "line\nbreak" };
@@ -280,7 +281,8 @@ static void a_verdict_is_kept_and_asked_for(void **state)
     assert_int_equal(kv_plan_clone(&copy, plan, &err), KVANT_OK);
     kvant_plan_set_verdict(plan, NULL);
     assert_false(kvant_plan_get_verdict(plan, &v));
-    assert_true(kvant_plan_get_verdict(copy, &v) && v.collapsed && isnan(v.same_top_p) && v.agreement == .875);
+    assert_true(kvant_plan_get_verdict(copy, &v) && v.collapsed && isnan(v.same_top_p) &&
+                v.agreement == .875);
     assert_string_equal(v.reason, "line?break");
     assert_true(kvant_plan_is_refused(copy, why, sizeof why));
     assert_string_equal(why, "line?break");
@@ -314,7 +316,8 @@ static void settings_over_a_file_drop_what_passed(void **state)
     (void)state;
     static const char *const verdicts[] = { "passed", "collapsed" };
     static const struct { const char *settings; bool is_same; } rows[] = {
-        { "", true }, { ";sinks=4", true }, { ";tail=64", true }, { ";sinks=0", false }, { ";tail=32", false },
+        { "", true }, { ";sinks=4", true }, { ";tail=64", true }, { ";sinks=0", false },
+        { ";tail=32", false },
     };
     char path[SCRATCH_CAP], spec[SCRATCH_CAP + 32];
     scratch_path(path, "test_plan_gate.yaml");
@@ -378,7 +381,8 @@ static void bad_files_are_refused_at_their_line(void **state)
         { "kvplan: 1\nlayers: {0-5: f16\n", KVANT_ERR_FORMAT, 3, "not YAML" },
         { "kvplan: 1\nlayers: {0-5: f16}\nmodel: {size: 3}\n", KVANT_ERR_FORMAT, 3, "unknown key 'size'" },
         { "kvplan: 1\nmodel: {fingerprint: sha256:ffff}\n", KVANT_ERR_MISMATCH, 2, "another model" },
-        { "kvplan: 1\nmodel: {architecture: llama}\n", KVANT_ERR_MISMATCH, 2, "'llama', this model has 'qwen2'" },
+        { "kvplan: 1\nmodel: {architecture: llama}\n", KVANT_ERR_MISMATCH, 2,
+          "'llama', this model has 'qwen2'" },
         { "kvplan: 1\nmodel: {layers: 7}\n", KVANT_ERR_MISMATCH, 2, "layers" },
         { "kvplan: 1\nmodel: {kv_heads: 3}\n", KVANT_ERR_MISMATCH, 2, "kv_heads" },
         { "kvplan: 1\nmodel: {head_dim: 128}\n", KVANT_ERR_MISMATCH, 2, "head_dim" },
@@ -401,7 +405,8 @@ static void bad_files_are_refused_at_their_line(void **state)
         { "kvplan: 1\ngate: {verdict: passed, agreement: nan}\n", KVANT_ERR_FORMAT, 2, "finite" },
         { "kvplan: 1\ngate: {verdict: passed}\ngate: {verdict: passed}\n", KVANT_ERR_FORMAT, 3, "twice" },
         { "kvplan: 1\ngate: {verdict: collapsed, reason: "
-          "01234567890123456789012345678901234567890123456789012345678901230123456789012345678901234567890123456789"
+          "01234567890123456789012345678901234567890123456789012345678901230123456789012345678901234567890123"
+          "456789"
           "012345678901234567890123}\n",
           KVANT_ERR_FORMAT, 2, "at most 127" },
         { "kvplan: 1\ncenter: |\n  AAAA\n  A!AA\n", KVANT_ERR_FORMAT, 4, "not base64" },
@@ -441,7 +446,8 @@ static void bad_files_are_refused_at_their_line(void **state)
     assert_non_null(deep);
     memcpy(deep, "kvplan: 1\ntail: ", 16);
     memset(deep + 16, '[', n);
-    assert_int_equal(kv_plan_read_yaml(&plan, &dims, deep, n + 16, "", KV_PRESET_AUTO, NULL, &err), KVANT_ERR_FORMAT);
+    assert_int_equal(kv_plan_read_yaml(&plan, &dims, deep, n + 16, "", KV_PRESET_AUTO, NULL, &err),
+                     KVANT_ERR_FORMAT);
     kv_free(deep);
 
     char *large = kv_alloc(KV_PLAN_FILE_BYTES_MAX + 1, 1);
@@ -534,13 +540,15 @@ static struct kvant_plan *random_plan(void)
         p->recipe[i] = i && below(2) ? p->recipe[i - 1] : random_recipe(d.head_dim);
         for (int c = 0; p->center && c < d.head_dim; c++)
             p->center[i * (size_t)d.head_dim + (size_t)c] = (uint16_t)(below(0x7c00) | below(2) << 15);
-        if (p->channels && p->recipe[i].key_mixed) random_channels(&p->channels[i], &p->recipe[i], d.head_dim);
+        if (p->channels && p->recipe[i].key_mixed)
+            random_channels(&p->channels[i], &p->recipe[i], d.head_dim);
     }
     if (below(2)) p->measured.kld_mean = below(1000000) * 1.1e-9;
     if (below(2)) p->measured.page_bits = 1.0 / (1 + below(1000));
     if (below(2)) snprintf(p->measured.text, sizeof p->measured.text, "%s", names[below(7)]);
     if (below(2)) {
-        struct kvant_verdict v = { below(2), below(2) ? below(1000) * .1 : NAN, below(2) ? below(1000) * 1e-5 : NAN, "" };
+        struct kvant_verdict v = { below(2), below(2) ? below(1000) * .1 : NAN,
+                                   below(2) ? below(1000) * 1e-5 : NAN, "" };
         snprintf(v.reason, sizeof v.reason, "%s", names[below(7)]);
         kvant_plan_set_verdict(p, &v);
     }

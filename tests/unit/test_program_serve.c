@@ -1,6 +1,6 @@
 /*
- * What the server makes of an answer's tokens: thoughts, stop texts, calls of tools, characters that tokens cut; and
- * which sequences it keeps as prefixes. A tiny model lends its vocabulary.
+ * What the server makes of an answer's tokens: thoughts, stop texts, calls of tools, characters that tokens
+ * cut; and which sequences it keeps as prefixes. A tiny model lends its vocabulary.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -43,7 +43,8 @@ static int teardown(void **state)
     return 0;
 }
 
-/* Feeds a text token by token; the lane ends with `finish` unless a stop text ended it. Returns what was sent. */
+/* Feeds a text token by token; the lane ends with `finish` unless a stop text ended it. Returns what was
+ * sent. */
 static json_t *answer(struct request request, const char *text)
 {
     struct job *job = job_open(JOB_ANSWER);
@@ -66,7 +67,8 @@ static json_t *answer(struct request request, const char *text)
     answer_end(&server, &lane);
     answer_clear(&lane);
     assert_true(job->finished);
-    json_t *out = request.stream ? json_stringn(job->out, job->n_out) : json_loadb(job->out, job->n_out, 0, NULL);
+    json_t *out = request.stream ? json_stringn(job->out, job->n_out)
+                                 : json_loadb(job->out, job->n_out, 0, NULL);
     assert_non_null(out);
     free(ids);
     job->request = (struct request){0}; /* its texts are literals */
@@ -75,16 +77,19 @@ static json_t *answer(struct request request, const char *text)
     return out;
 }
 
-static const struct request chat = {.kind = API_CHAT, .id = "chatcmpl-0123456789", .n_choices = 1, .n_prompts = 1,
+static const struct request chat = {.kind = API_CHAT, .id = "chatcmpl-0123456789", .n_choices = 1,
+                                    .n_prompts = 1,
                                     .split_thinking = true, .think_mode = "template"};
 
-static void expect(struct request request, const char *text, const char *content, const char *thought, const char *finish)
+static void expect(struct request request, const char *text, const char *content, const char *thought,
+                   const char *finish)
 {
     json_t *out = answer(request, text), *choice = json_array_get(json_object_get(out, "choices"), 0);
     json_t *message = json_object_get(choice, "message");
     const char *got = json_string_value(json_object_get(message, "content"));
     const char *got_thought = json_string_value(json_object_get(message, "reasoning_content"));
-    if (!got || strcmp(got, content) != 0) print_error("%s: content |%s|, not |%s|\n", text, got ? got : "", content);
+    if (!got || strcmp(got, content) != 0)
+        print_error("%s: content |%s|, not |%s|\n", text, got ? got : "", content);
     assert_true(got && strcmp(got, content) == 0);
     if (thought) assert_string_equal(got_thought ? got_thought : "", thought);
     else assert_null(got_thought);
@@ -147,10 +152,13 @@ static void test_tools(void **state)
     (void)state;
     struct request r = chat;
     r.has_tools = true;
-    json_t *out = answer(r, "I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>{\"name\":"
+    json_t *out = answer(r, "I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": "
+                            "1}}\n</tool_call>\n<tool_call>{\"name\":"
                             "\"g\",\"arguments\":{}}</tool_call>");
-    json_t *choice = json_array_get(json_object_get(out, "choices"), 0), *message = json_object_get(choice, "message");
-    json_t *calls = json_object_get(message, "tool_calls"), *function = json_object_get(json_array_get(calls, 0), "function");
+    json_t *choice = json_array_get(json_object_get(out, "choices"), 0),
+           *message = json_object_get(choice, "message");
+    json_t *calls = json_object_get(message, "tool_calls"),
+           *function = json_object_get(json_array_get(calls, 0), "function");
     assert_int_equal(json_array_size(calls), 2);
     assert_string_equal(json_string_value(json_object_get(message, "content")), "I look.");
     assert_string_equal(json_string_value(json_object_get(function, "name")), "f");
@@ -172,7 +180,8 @@ static void test_tools(void **state)
     json_decref(out);
 }
 
-/* Sequences kept, found by their longest common beginning, and dropped, the one that was not used for longest first. */
+/* Sequences kept, found by their longest common beginning, and dropped, the one that was not used for longest
+ * first. */
 static void test_prefixes(void **state)
 {
     (void)state;

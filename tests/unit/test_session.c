@@ -1,6 +1,6 @@
 /*
- * Properties of a session on tiny random models: what a step computes depends on the tokens of a sequence alone, never on how
- * they were split into steps, batched with others, or shared among threads.
+ * Properties of a session on tiny random models: what a step computes depends on the tokens of a sequence
+ * alone, never on how they were split into steps, batched with others, or shared among threads.
  */
 #include "kvant.h"
 
@@ -18,13 +18,15 @@
 #define N_TOKENS 300
 #define MODEL_FILE "test_session.gguf"
 
-/* Splits change the order in which attention folds its partial sums (1e-7), and in a later layer that can move a 16-bit row
- * to its neighbour (5e-4 of one element) or, rarely, an element across the border of two codes (at 3 bits one step of 1/7 of
- * its group's range; measured: 2e-3 of the logits). A wrong row, mask or position is seen in the first digit. */
+/* Splits change the order in which attention folds its partial sums (1e-7), and in a later layer that can
+ * move a 16-bit row to its neighbour (5e-4 of one element) or, rarely, an element across the border of two
+ * codes (at 3 bits one step of 1/7 of its group's range; measured: 2e-3 of the logits). A wrong row, mask or
+ * position is seen in the first digit. */
 #define SPLIT_BOUND 1e-2
 
 static const char *const specs[] = {
-    "f16", "k8tv8", "k4tv4", "k4thv4h;sinks=0;tail=0", "k4c32v4", "k3c64v3h", "k2c32v2h", "k2c64v2g32h;sinks=8;tail=64",
+    "f16",     "k8tv8",    "k4tv4",    "k4thv4h;sinks=0;tail=0",
+    "k4c32v4", "k3c64v3h", "k2c32v2h", "k2c64v2g32h;sinks=8;tail=64",
 };
 #define N_SPECS (sizeof specs / sizeof specs[0])
 
@@ -57,7 +59,8 @@ static struct kvant_model *open_model(int n_threads, kvant_act act)
 
 static int setup(void **state)
 {
-    struct tiny_gguf_options opt = { .arch = "qwen2", .weight_type = TINY_Q8_0, .n_layer = 3, .n_embd = 128, .n_head = 6, .n_head_kv = 2,
+    struct tiny_gguf_options opt = { .arch = "qwen2", .weight_type = TINY_Q8_0, .n_layer = 3, .n_embd = 128,
+                                     .n_head = 6, .n_head_kv = 2,
                                      .head_dim = 64, .key_bias_outlier = 30.0f, .seed = 7 };
     struct kvant_error err = { .message = "" };
     char path[SCRATCH_CAP];
@@ -113,14 +116,17 @@ static int open_sequence(struct kvant_session *s, const struct kvant_plan *plan)
     return seq;
 }
 
-/* Appends tokens [first, last) in steps of `stride`; the last one's logits are kept if the step is the last. */
-static void append(struct kvant_session *s, int seq, const kvant_token *tokens, int first, int last, int stride)
+/* Appends tokens [first, last) in steps of `stride`; the last one's logits are kept if the step is the
+ * last. */
+static void append(struct kvant_session *s, int seq, const kvant_token *tokens, int first, int last,
+                   int stride)
 {
     struct kvant_batch_entry entries[N_TOKENS];
     struct kvant_error err = { .message = "" };
     for (int at = first; at < last; at += stride) {
         int n = at + stride < last ? stride : last - at;
-        for (int i = 0; i < n; i++) entries[i] = (struct kvant_batch_entry){ seq, tokens[at + i], at + i == last - 1 };
+        for (int i = 0; i < n; i++)
+            entries[i] = (struct kvant_batch_entry){ seq, tokens[at + i], at + i == last - 1 };
         kvant_status status = kvant_session_step(s, entries, (size_t)n, &err);
         if (status != KVANT_OK) print_error("%s\n", err.message);
         assert_int_equal(status, KVANT_OK);
@@ -128,7 +134,8 @@ static void append(struct kvant_session *s, int seq, const kvant_token *tokens, 
 }
 
 /* Logits after all tokens, appended in steps of `stride`. Caller frees. */
-static float *run(const struct kvant_model *model, const char *spec, const kvant_token *tokens, int n, int n_batch, int stride)
+static float *run(const struct kvant_model *model, const char *spec, const kvant_token *tokens, int n,
+                  int n_batch, int stride)
 {
     struct kvant_model_info info;
     kvant_model_get_info(model, &info);
@@ -167,17 +174,20 @@ static void logits_are_finite_and_differ_between_plans(void **state)
     free(base);
 }
 
-/* Attention folds partial sums in another order for other splits, so equality is up to rounding; the codes are the same. */
+/* Attention folds partial sums in another order for other splits, so equality is up to rounding; the codes
+ * are the same. */
 static void append_equals_rebuild(void **state)
 {
     struct fixture *f = *state;
     for (size_t p = 0; p < N_SPECS; p++) {
         float *whole = run(f->model, specs[p], f->tokens, N_TOKENS, 512, N_TOKENS);
-        static const struct { int n_batch, stride; } splits[] = { { 512, 1 }, { 512, 7 }, { 50, 300 }, { 512, 64 }, { 33, 100 } };
+        static const struct { int n_batch, stride; } splits[] = { { 512, 1 }, { 512, 7 }, { 50, 300 },
+                                                                  { 512, 64 }, { 33, 100 } };
         for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++) {
             float *parts = run(f->model, specs[p], f->tokens, N_TOKENS, splits[i].n_batch, splits[i].stride);
             double d = relative_difference(whole, parts, f->info.n_vocab);
-            if (d > SPLIT_BOUND) print_error("%s: steps of %d in batches of %d: %g\n", specs[p], splits[i].stride, splits[i].n_batch, d);
+            if (d > SPLIT_BOUND) print_error("%s: steps of %d in batches of %d: %g\n", specs[p],
+                                             splits[i].stride, splits[i].n_batch, d);
             assert_true(d < SPLIT_BOUND);
             free(parts);
         }
@@ -244,7 +254,8 @@ static void batches_do_not_mix_sequences(void **state)
     }
     for (int i = 0; i < N_TOKENS; i++) /* interleaved, of different lengths */
         for (int p = 0; p < (int)N_SPECS; p++)
-            if (i < length[p]) entries[n++] = (struct kvant_batch_entry){ p, f->tokens[i], i == length[p] - 1 };
+            if (i < length[p])
+                entries[n++] = (struct kvant_batch_entry){ p, f->tokens[i], i == length[p] - 1 };
     assert_int_equal(kvant_session_step(s, entries, (size_t)n, NULL), KVANT_OK);
     int row = 0;
     for (int i = 0; i < N_TOKENS; i++)
@@ -252,7 +263,8 @@ static void batches_do_not_mix_sequences(void **state)
             if (i == length[p] - 1) {
                 float *alone = run(f->model, specs[p], f->tokens, length[p], 512, N_TOKENS);
                 assert_non_null(kvant_session_logits(s, row));
-                assert_true(relative_difference(alone, kvant_session_logits(s, row), f->info.n_vocab) < SPLIT_BOUND);
+                assert_true(relative_difference(alone, kvant_session_logits(s, row), f->info.n_vocab) <
+                            SPLIT_BOUND);
                 row++;
                 free(alone);
             }
@@ -298,7 +310,8 @@ static void truncate_and_append_equals_fresh(void **state)
         append(s, seq, f->tokens, 205, N_TOKENS, N_TOKENS);
         if (stats.n_inexact_tail == 0) { /* nothing sealed had to come back: the same cache */
             float *fresh = run(f->model, specs[p], f->tokens, N_TOKENS, 512, N_TOKENS);
-            assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) < SPLIT_BOUND);
+            assert_true(relative_difference(fresh, kvant_session_logits(s, 0), f->info.n_vocab) <
+                        SPLIT_BOUND);
             free(fresh);
         }
         assert_int_equal(kvant_sequence_truncate(s, seq, N_TOKENS + 1, NULL), KVANT_ERR_ARGUMENT);
@@ -354,7 +367,8 @@ static void repacking_leaves_every_bit(void **state)
         for (int i = 0; i < 2; i++) {
             model[i] = open_model_as(1 + i, 0, (kvant_act)act, i == 0);
             kvant_model_get_info(model[i], &info);
-            assert_int_equal(info.repacked, i == 1 && act != KVANT_ACT_F32 && strcmp(info.cpu, "scalar") != 0);
+            assert_int_equal(info.repacked,
+                             i == 1 && act != KVANT_ACT_F32 && strcmp(info.cpu, "scalar") != 0);
             if (!info.repacked && i == 1) assert_int_equal(info.repacked_bytes, 0);
         }
         for (int stride = 1; stride <= 32; stride += 31) {

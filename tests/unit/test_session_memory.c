@@ -1,5 +1,6 @@
 /*
- * Memory of a session: steps allocate nothing, and every allocation may fail without a leak or a broken session.
+ * Memory of a session: steps allocate nothing, and every allocation may fail without a leak or a broken
+ * session.
  */
 #include "kvant.h"
 
@@ -62,7 +63,8 @@ static void steps_allocate_nothing(void **state)
     assert_int_equal(kvant_sequence_fork(s, seq, &forked, NULL), KVANT_OK);
     long before = hooks.n_calls;
     assert_int_equal(append(s, seq, N_TOKENS, NULL), KVANT_OK); /* a prompt */
-    for (int i = 0; i < 300; i++) {                             /* decoding, over several pages, one of them shared */
+    for (int i = 0; i < 300; i++) {                             /* decoding, over several pages, one of them
+                                                                 * shared */
         assert_int_equal(append(s, seq, 1, NULL), KVANT_OK);
         assert_int_equal(append(s, forked, 1, NULL), KVANT_OK);
     }
@@ -72,7 +74,8 @@ static void steps_allocate_nothing(void **state)
 }
 
 /* Opens everything and uses it; on failure leaves what was opened to the caller. */
-static kvant_status use(struct kvant_model *model, struct kvant_plan **plan, struct kvant_session **s, struct kvant_error *err)
+static kvant_status use(struct kvant_model *model, struct kvant_plan **plan, struct kvant_session **s,
+                        struct kvant_error *err)
 {
     int seq = -1, forked = -1;
     kvant_status status = kvant_plan_open(plan, model, "0:k4c32 v4h,1:k8t v8", err);

@@ -246,9 +246,11 @@ static void late_workers_are_not_waited_for(void **state)
     assert_int_equal(kv_pool_open(&pool, 2, NULL), KVANT_OK);
     kv_pool_run(pool, make_worker_weak, &bully);
     assert_int_equal(pthread_create(&thread, NULL, compete, &bully), 0);
-    /* The competitor may take a while to get its core; a pool that waits for the worker attends every run, however many. */
+    /* The competitor may take a while to get its core; a pool that waits for the worker attends every run,
+     * however many. */
     int n_attended = 0, n_runs = 0;
-    for (double until_s = kv_clock_s() + 20.0; n_runs < 3000 || (n_attended == n_runs && kv_clock_s() < until_s); n_runs++)
+    for (double until_s = kv_clock_s() + 20.0;
+         n_runs < 3000 || (n_attended == n_runs && kv_clock_s() < until_s); n_runs++)
         n_attended += share_once(pool);
     atomic_store(&bully.stop, true);
     pthread_join(thread, NULL);

@@ -1,6 +1,6 @@
 /*
- * Tokenizers on vocabularies of a few tokens: ranks and ties, byte fallback, special tokens, pre-tokenizers on
- * hand-made cases, and every kind of wrong vocabulary.
+ * Tokenizers on vocabularies of a few tokens: ranks and ties, byte fallback, special tokens, pre-tokenizers
+ * on hand-made cases, and every kind of wrong vocabulary.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -39,13 +39,15 @@ static void expect_refused(const struct tiny_tokenizer *v, kvant_status status, 
 }
 
 /* Expects the tokens of `text` to be `expected`: their texts in the vocabulary, separated by spaces. */
-static void expect_tokens(const struct kv_tokenizer *t, const char *text, size_t n_bytes, int flags, const char *expected)
+static void expect_tokens(const struct kv_tokenizer *t, const char *text, size_t n_bytes, int flags,
+                          const char *expected)
 {
     kvant_token ids[256];
     size_t n = 0, at = 0;
     char got[2048] = "";
     struct kvant_error err = { 0 };
-    if (kv_tokenizer_encode(t, text, n_bytes, flags, ids, 256, &n, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kv_tokenizer_encode(t, text, n_bytes, flags, ids, 256, &n, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
     for (size_t i = 0; i < n; i++) {
         struct kv_str s = kv_tokenizer_text(t, ids[i]);
         at += (size_t)snprintf(got + at, sizeof got - at, "%s%.*s", i > 0 ? " " : "", (int)s.n_bytes, s.data);
@@ -81,9 +83,11 @@ static void test_utf8(void **state)
     (void)state;
     static const struct { const char *s; size_t n, expected; } cases[] = {
         { "a", 1, 1 }, { "\x80", 1, 0 }, { "\xc3\xa9", 2, 2 }, { "\xc3", 1, 0 }, { "\xc1\xbf", 2, 0 },
-        { "\xe0\x9f\xbf", 3, 0 }, { "\xe0\xa0\x80", 3, 3 }, { "\xed\xa0\x80", 3, 0 }, { "\xed\x9f\xbf", 3, 3 },
+        { "\xe0\x9f\xbf", 3, 0 }, { "\xe0\xa0\x80", 3, 3 }, { "\xed\xa0\x80", 3, 0 },
+        { "\xed\x9f\xbf", 3, 3 },
         { "\xf0\x8f\xbf\xbf", 4, 0 }, { "\xf0\x90\x80\x80", 4, 4 }, { "\xf4\x8f\xbf\xbf", 4, 4 },
-        { "\xf4\x90\x80\x80", 4, 0 }, { "\xf5\x80\x80\x80", 4, 0 }, { "\xe2\x82", 2, 0 }, { "\xe2\x28\xa1", 3, 0 },
+        { "\xf4\x90\x80\x80", 4, 0 }, { "\xf5\x80\x80\x80", 4, 0 }, { "\xe2\x82", 2, 0 },
+        { "\xe2\x28\xa1", 3, 0 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         assert_int_equal(kv_utf8_length(cases[i].s, cases[i].n), cases[i].expected);
@@ -236,7 +240,8 @@ static void test_spm(void **state)
     assert_int_equal(kv_tokenizer_decode(t, ids, n, false, text, sizeof text, &n_text, NULL), KVANT_OK);
     assert_int_equal(n_text, 3);
     assert_memory_equal(text, "a b", 3);
-    assert_int_equal(kv_tokenizer_decode(t, ids + 1, n - 1, false, text, sizeof text, &n_text, NULL), KVANT_OK);
+    assert_int_equal(kv_tokenizer_decode(t, ids + 1, n - 1, false, text, sizeof text, &n_text, NULL),
+                     KVANT_OK);
     assert_memory_equal(text, " a b", 4); /* without BOS each token gives all its bytes */
     kv_tokenizer_close(t);
 
@@ -292,8 +297,8 @@ static kvant_status collect(void *user, const char *s, size_t n, struct kvant_er
 {
     (void)err;
     struct words *words = user;
-    words->n += (size_t)snprintf(words->text + words->n, sizeof words->text - words->n, "%s%.*s", words->n > 0 ? "|" : "",
-                                 (int)n, s);
+    words->n += (size_t)snprintf(words->text + words->n, sizeof words->text - words->n, "%s%.*s",
+                                 words->n > 0 ? "|" : "", (int)n, s);
     return KVANT_OK;
 }
 
@@ -303,14 +308,16 @@ static void test_split(void **state)
     static const struct { const char *names, *text, *expected; } cases[] = {
         { "gpt-2", "Hello  world! it's 'S 123abc\n\n x ", "Hello| | world|!| it|'s| '|S| 123|abc|\n\n| x| " },
         { "gpt-2", "a\xc2\xa0" "b \xe3\x80\x80" "c", "a|\xc2\xa0|b| |\xe3\x80\x80|c" },
-        { "llama-bpe llama3 llama-v3", "I'LL take 12345 (apples)\r\n\r\n  x", "I|'LL| take| |123|45| (|apples|)\r\n\r\n| | x" },
+        { "llama-bpe llama3 llama-v3", "I'LL take 12345 (apples)\r\n\r\n  x",
+          "I|'LL| take| |123|45| (|apples|)\r\n\r\n| | x" },
         { "llama-bpe", " \t\n \n a\xe2\x80\x8d" "b", " \t\n \n| a|\xe2\x80\x8d" "b" },
         { "llama-bpe", "a\xc2\xa0" "b  \xe1\xa0\x8e" "c", "a|\xc2\xa0" "b| | \xe1\xa0\x8e|c" },
         { "qwen2 deepseek-r1-qwen stablelm2", "x=12;\n\ty", "x|=|1|2|;\n|\ty" },
         { "smollm starcoder refact command-r", " 12 ab'm", " |1|2| ab|'m" },
         { "falcon", "a+b 12345 `x`", "a|+|b| |123|45| |`|x|`" },
         { "default", "a `x` 12345$", "a| `|x|`| |123|45|$" },
-        { "deepseek-llm", "Hi, \xe4\xb8\xad\xe6\x96\x87 12\n x", "Hi|,| |\xe4\xb8\xad\xe6\x96\x87| |12|\n| x" },
+        { "deepseek-llm", "Hi, \xe4\xb8\xad\xe6\x96\x87 12\n x",
+          "Hi|,| |\xe4\xb8\xad\xe6\x96\x87| |12|\n| x" },
         { "deepseek-coder", "Hi, \xe4\xb8\xad 12+a\n", "Hi|,| |\xe4\xb8\xad| |1|2|+|a|\n" },
         { "deepseek-v3", "x.foo 12345 (a)\n", "x|.foo| |123|45| (|a|)\n" },
         { "tekken", "HelloWORLDFoo's 12", "Hello|WORLDFoo|'s| |1|2" },
@@ -329,7 +336,8 @@ static void test_split(void **state)
             struct kv_split *split;
             assert_int_equal(kv_split_open(&split, row, NULL), KVANT_OK);
             struct words words = { 0 };
-            assert_int_equal(kv_split_run(split, cases[i].text, strlen(cases[i].text), collect, &words, NULL), KVANT_OK);
+            assert_int_equal(kv_split_run(split, cases[i].text, strlen(cases[i].text), collect, &words, NULL),
+                             KVANT_OK);
             if (strcmp(words.text, cases[i].expected) != 0)
                 fail_msg("%s: expected \"%s\", got \"%s\"", name, cases[i].expected, words.text);
             kv_split_close(split);
@@ -345,7 +353,8 @@ static kvant_status count_bytes(void *user, const char *s, size_t n, struct kvan
     return n > 0 ? KVANT_OK : KVANT_ERR_ARGUMENT;
 }
 
-/* Every row compiles, has all its names, loses no byte, and needs no more than linear time on a run of spaces. */
+/* Every row compiles, has all its names, loses no byte, and needs no more than linear time on a run of
+ * spaces. */
 static void test_split_rows(void **state)
 {
     (void)state;
@@ -387,7 +396,8 @@ static void test_ignore_merges(void **state)
     v.bos = tiny_token(&v, "<|begin_of_text|>", CONTROL, 0);
     v.pre = "llama-bpe";
     struct kv_tokenizer *t = opened(&v);
-    EXPECT(t, "x hi", BOS, "<|begin_of_text|> x \xc4\xa0hi"); /* this family adds BOS when the file does not say */
+    EXPECT(t, "x hi", BOS, "<|begin_of_text|> x \xc4\xa0hi"); /* this family adds BOS when the file does not
+                                                               * say */
     kv_tokenizer_close(t);
     v.pre = "qwen2";
     t = opened(&v);
@@ -441,7 +451,8 @@ static void test_refused_merges(void **state)
     (void)state;
     static struct tiny_tokenizer v;
     static const struct { const char *merge, *part; } cases[] = {
-        { "a b", "merges[1]: \"ab\" is no token" }, { "xy b", "\"xy\"" }, { "b xy", "\"xy\"" }, { "ab", "merges[1]" },
+        { "a b", "merges[1]: \"ab\" is no token" }, { "xy b", "\"xy\"" }, { "b xy", "\"xy\"" },
+        { "ab", "merges[1]" },
         { "", "merges[1]" }, { " ", "merges[1]" }, { "a ", "merges[1]" }, { " a", "merges[1]" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -365,7 +365,8 @@ static void sum_number(struct kv_hash *h, const void *bytes)
     kv_hash_add(h, low_first, sizeof low_first);
 }
 
-/* docs/format-trials.md section 4, on what SQLite says is in the columns; `first`: the first column that counts. */
+/* docs/format-trials.md section 4, on what SQLite says is in the columns; `first`: the first column that
+ * counts. */
 static void expect_sums(const char *path, const char *sql, int first)
 {
     sqlite3 *db;

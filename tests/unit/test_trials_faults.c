@@ -1,5 +1,5 @@
-/* The trial store when things go wrong: killed processes, full disks, files that may not be written, files that
- * are damaged, forged or something else. */
+/* The trial store when things go wrong: killed processes, full disks, files that may not be written, files
+ * that are damaged, forged or something else. */
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -22,8 +22,8 @@
 
 /* ------------------------------------------------------------------------------ system calls of SQLite -- */
 
-/* SQLite's own hook for tests (sqlite3_vfs.xSetSystemCall): the calls that change files are counted, and at one
- * of them the process dies or the disk is full from then on. */
+/* SQLite's own hook for tests (sqlite3_vfs.xSetSystemCall): the calls that change files are counted, and at
+ * one of them the process dies or the disk is full from then on. */
 enum fault { FAULT_NONE, FAULT_KILL, FAULT_KILL_HALFWAY, FAULT_FULL, FAULT_EIO };
 
 static struct {
@@ -97,8 +97,8 @@ static void set_fault(enum fault fault, long at)
 
 /* -------------------------------------------------------------------------------------------- kill -9 -- */
 
-/* A tuning run in a process of its own: continues the store, adds batches up to n_batches, and tells each by a
- * byte when it is on the disk. Exit code 0, or the process was killed. */
+/* A tuning run in a process of its own: continues the store, adds batches up to n_batches, and tells each by
+ * a byte when it is on the disk. Exit code 0, or the process was killed. */
 static pid_t start_run(const char *path, int n_batches, size_t n_values, enum fault fault, long at, int *told)
 {
     int ends[2];
@@ -154,8 +154,8 @@ static void dies_at_every_call(enum fault fault)
         killed = end_run(child, told, &n_told);
         n_kills += killed;
         struct kv_trials *t = trials_open(path, true);
-        /* All that was promised, and perhaps the batch that was under way; trials_expect_batches knows no part
-         * of a batch. */
+        /* All that was promised, and perhaps the batch that was under way; trials_expect_batches knows no
+         * part of a batch. */
         trials_expect_batches(t, n_told, n_told + 1, 700);
         kv_trials_close(t);
         if (!killed) assert_int_equal(n_told, 3);
@@ -236,7 +236,7 @@ static void the_lock_ends_with_the_process(void **state)
     close(ready[1]);
 }
 
-/* ---------------------------------------------------------------------------------------- disk and rights -- */
+/* ------------------------------------------------------------------------------------- disk and rights -- */
 
 static void fails_at_every_call(enum fault fault, const char *part)
 {

@@ -1,11 +1,11 @@
 /*
  * Weight types against values made with the PyPI package gguf (tools/make-weight-vectors.py).
  *
- * Equality is exact. The reference multiplies scale, sub-scale and code in float32 and subtracts a minimum; so do we, but
- * for formats with signed codes, where we add −offset · scale to scale · (code + offset). Every product there has at
- * most 24 significant bits (11 of the float16, up to 6 of a sub-scale, up to 8 of a code: never all of them), the sum
- * equals scale · code, which has fewer: nothing is rounded on either side. Only the sign of zero may differ, which ==
- * does not see.
+ * Equality is exact. The reference multiplies scale, sub-scale and code in float32 and subtracts a minimum;
+ * so do we, but for formats with signed codes, where we add −offset · scale to scale · (code + offset). Every
+ * product there has at most 24 significant bits (11 of the float16, up to 6 of a sub-scale, up to 8 of a
+ * code: never all of them), the sum equals scale · code, which has fewer: nothing is rounded on either side.
+ * Only the sign of zero may differ, which == does not see.
  */
 #include "base/memory.h"
 #include "format/weight_type.h"
@@ -42,7 +42,8 @@ static int open_vectors(struct vectors *v)
 {
     struct kvant_error err;
     *v = (struct vectors){ 0 };
-    assert_int_equal(kv_file_read("tests/data/weights/vectors.bin", 1 << 22, &v->file, &v->n_bytes, &err), KVANT_OK);
+    assert_int_equal(kv_file_read("tests/data/weights/vectors.bin", 1 << 22, &v->file, &v->n_bytes, &err),
+                     KVANT_OK);
     assert_memory_equal(v->file, "KVWV", 4);
     v->pos = 4;
     return (int)next_u32(v);
@@ -81,7 +82,8 @@ static void check_row(const struct kv_kernels *table, const struct vector *x)
     kv_weight_row_to_f32(table, type, row + 1, x->n, out, scratch);
     for (uint32_t i = 0; i < x->n; i++)
         if (!(out[i] == x->value[i]))
-            fail_msg("%s element %u: %.9g, should be %.9g", type->name, i, (double)out[i], (double)x->value[i]);
+            fail_msg("%s element %u: %.9g, should be %.9g", type->name, i, (double)out[i],
+                     (double)x->value[i]);
     kv_free(row);
     kv_free(out);
     kv_free(scratch);
@@ -110,7 +112,8 @@ static void rows_equal_reference_at_every_level(void **state)
 static void unpack_writes_only_its_own(void **state)
 {
     (void)state;
-    static void (*const unpack[])(const uint8_t *restrict, int64_t, uint8_t *restrict, float *restrict, float *restrict) = {
+    static void (*const unpack[])(const uint8_t *restrict, int64_t, uint8_t *restrict, float *restrict,
+                                  float *restrict) = {
 #define X(format) kv_unpack_##format,
         KV_UNPACK_FORMATS(X)
 #undef X
