@@ -45,7 +45,7 @@ static int take_verb(struct command_line *line, int *verb)
 
 static int run(int argc, char **argv)
 {
-    struct router_flags f = {.think = THINK_FLAGS_DEFAULT, .n_sequences = 16, .limit = 128, .window = 32, .seed = 1, .max_loss = 1};
+    struct router_flags f = {.think = THINK_FLAGS_DEFAULT, .n_sequences = 16, .limit = 128, .window = 32, .seed = 1, .max_loss = 1, .n_rounds = 1};
     f.think.most[MODE_FAST] = 256;
     f.think.most[MODE_SLOW] = 1024;
     const struct option options[] = {
@@ -66,9 +66,12 @@ static int run(int argc, char **argv)
         {"--max-loss", OPTION_NUMBER, "P", &f.max_loss,
          "train, eval: points of accuracy that may be lost against always\nslow when 50 is laid where d divides; default 1", 0, 100},
         {"--window", OPTION_INT, "N", &f.window, "train: pool the last N tokens of a prompt; default 32", 1, 65536},
-        {"--hidden-units", OPTION_INT, "N", &f.n_hidden, "train: of the network; 0 = 512 (default)", 0, 8192},
-        {"--epochs", OPTION_INT, "N", &f.n_epochs, "train: most; 0 = 500 (default)", 0, 100000},
-        {"-s, --seed", OPTION_INT, "N", &f.seed, "train: of weights and order; default 1", 0, 9e15},
+        {"--method", OPTION_CHOICE, "network|ridge", &f.method,
+         "train, eval: a network of one hidden layer, or a line with a\npenalty; default: the one that does better on questions it\nhas not seen", 0, 0},
+        {"--rounds", OPTION_INT, "N", &f.n_rounds, "eval without --router: divide the questions so many times\ninto five, and take the mean; default 1", 1, 1000},
+        {"--hidden-units", OPTION_INT, "N", &f.n_hidden, "train, eval: of the network; 0 = 512 (default)", 0, 8192},
+        {"--epochs", OPTION_INT, "N", &f.n_epochs, "train, eval: most of the network; 0 = 500 (default)", 0, 100000},
+        {"-s, --seed", OPTION_INT, "N", &f.seed, "train, eval: of weights and order; default 1", 0, 9e15},
         {"--source", OPTION_CHOICE, "kv|hidden", &f.embed.source, "train: on the cache (default), or on hidden states", 0, 0},
         {"--online", OPTION_FLAG, NULL, &f.online, "eval: also answer each test question with turns", 0, 0},
         {"--rows", OPTION_NAME, "FILE.jsonl", &f.rows_path, "eval --online: every question's account of tokens", 0, 0},
