@@ -25,6 +25,13 @@ void training_divide(struct training *t, bool all, int round)
     free(order);
 }
 
+/* A training that stops early has no known end: the routers are counted. */
+static bool watch(void *user, const char *what, int64_t done, int64_t total)
+{
+    struct training *t = user;
+    return progress_update(&t->progress, what, 100 * t->n_trained + 100 * done / total, 100 * (int64_t)t->n_to_train);
+}
+
 void training_open(struct training *t, struct router_work *w, const struct kvant_embed_options *pooling,
                    const float *features, size_t dim, bool all)
 {
@@ -37,10 +44,11 @@ void training_open(struct training *t, struct router_work *w, const struct kvant
     t->options.n_epochs = (int)f->n_epochs;
     t->options.seed = (uint64_t)f->seed;
     t->options.modes = w->modes.name;
-    t->options.progress = progress_update;
-    t->options.user = &t->progress;
+    t->options.progress = watch;
+    t->options.user = t;
     t->has[KVANT_ROUTER_NETWORK] = !f->method || strcmp(f->method, "ridge") != 0;
     t->has[KVANT_ROUTER_RIDGE] = !f->method || strcmp(f->method, "network") != 0;
+    t->n_to_train = FOLDS * (t->has[0] + t->has[1]) * (all ? (int)f->n_rounds : 1) + !all;
     t->labels = allocate(t->n, sizeof *t->labels);
     t->gain = allocate(t->n, sizeof *t->gain);
     t->split = allocate(t->n, 1);
@@ -69,10 +77,10 @@ int training_one(struct training *t, kvant_router_method method, const uint8_t *
 {
     struct kvant_error err;
     t->options.method = method;
-    return kvant_router_train(router, t->w->model, t->features, t->labels, split, t->n, &t->options, report,
-                              &err) == KVANT_OK
-               ? EXIT_OK
-               : fail(&err);
+    kvant_status status = kvant_router_train(router, t->w->model, t->features, t->labels, split, t->n, &t->options,
+                                             report, &err);
+    t->n_trained++;
+    return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
 int training_cross(struct training *t)

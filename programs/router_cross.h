@@ -22,6 +22,7 @@ struct training {
     size_t n, dim;
     struct kvant_router_options options;
     struct progress progress;
+    int n_trained, n_to_train; /* routers: what the progress is told of */
 };
 
 /* all: no question is kept for a test, each is in a fold. Which one: the next in turn; with round > 0 by chance. */
