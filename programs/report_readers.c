@@ -101,20 +101,23 @@ static bool read_rows(struct json_fields *f, struct report_readers *r)
 }
 
 static kvant_status open_document(struct report_readers *r, const json_t *root, const char *file,
-                                  bool (*read)(struct json_fields *, struct report_readers *), struct kvant_error *err)
+                                  bool (*read)(struct json_fields *, struct report_readers *),
+                                  struct kvant_error *err)
 {
     struct json_fields f = { .file = file, .err = err };
     bool ok = json_is_object(root) ? read(&f, r) : fields_refuse(&f, "document", "is not an object");
     return ok ? KVANT_OK : KVANT_ERR_FORMAT;
 }
 
-kvant_status report_scores_open(struct report_readers *r, json_t *root, const char *file, struct kvant_error *err)
+kvant_status report_scores_open(struct report_readers *r, json_t *root, const char *file,
+                                struct kvant_error *err)
 {
     r->score_root = root;
     return open_document(r, root, file, read_scores, err);
 }
 
-kvant_status report_router_open(struct report_readers *r, json_t *root, const char *file, struct kvant_error *err)
+kvant_status report_router_open(struct report_readers *r, json_t *root, const char *file,
+                                struct kvant_error *err)
 {
     r->router_root = root;
     return open_document(r, root, file, read_rows, err);
@@ -166,18 +169,17 @@ static void begin_plot(struct plot *p, const char *what, const char *below, cons
     fputc('\n', p->out);
 }
 
-/* Four kinds of scores, of which the best is drawn: a curve each for fifteen of them would hide one another. */
+/* Four kinds of scores, of which the best is drawn: fifteen curves would hide one another. */
 enum { KIND_KV, KIND_HIDDEN, KIND_LOGITS, KIND_LENGTH, KINDS };
 static const char *const kind_names[KINDS] = { "from the cache", "from hidden states", "from probabilities",
                                                "length alone" };
-static const char *const kind_styles[KINDS] = {
-    "class='front kvant'", "class='front kvtuner'", "class='front logits'",
-    "class='front uniform' stroke-dasharray='4 4'"
-};
+static const char *const kind_styles[KINDS] = { "class='front kvant'", "class='front kvtuner'",
+                                                "class='front logits'",
+                                                "class='front uniform' stroke-dasharray='4 4'" };
 
 static int kind_of(const char *name)
 {
-    return strncmp(name, "kv-coe", 6) == 0       ? KIND_KV
+    return strncmp(name, "kv-coe", 6) == 0        ? KIND_KV
            : strncmp(name, "hidden-coe", 10) == 0 ? KIND_HIDDEN
            : strcmp(name, "length") == 0          ? KIND_LENGTH
                                                   : KIND_LOGITS;
@@ -188,7 +190,9 @@ static const struct report_score *best_of_kind(const struct report_readers *r, i
     const struct report_score *best = NULL;
     for (size_t i = 0; i < r->n_scores; i++) {
         const struct report_score *s = &r->scores[i];
-        if (kind_of(s->name) == kind && s->n_curve > 1 && !isnan(s->auroc) && (!best || s->auroc > best->auroc)) best = s;
+        if (kind_of(s->name) == kind && s->n_curve > 1 && !isnan(s->auroc) &&
+            (!best || s->auroc > best->auroc))
+            best = s;
     }
     return best;
 }
@@ -200,24 +204,26 @@ static void draw_roc(const struct report_readers *r, FILE *out)
     for (int k = 0; k < KINDS; k++) {
         const struct report_score *s = best_of_kind(r, k);
         if (!s) continue;
-        fprintf(out, "<li><svg viewBox='0 0 16 16' aria-hidden='true'><path %s d='M0 8H16'/></svg>%s: ", kind_styles[k],
-                kind_names[k]);
+        fprintf(out, "<li><svg viewBox='0 0 16 16' aria-hidden='true'><path %s d='M0 8H16'/></svg>%s: ",
+                kind_styles[k], kind_names[k]);
         html_textf(out, "%s %.2f", s->name, s->auroc);
         fputs("</li>", out);
     }
     fputs("</ul>\n", out);
-    begin_plot(&p, "Right answers that pass over wrong answers that pass; further up is better.", "wrong answers that pass",
-               "right answers that pass");
+    begin_plot(&p, "Right answers that pass over wrong answers that pass; further up is better.",
+               "wrong answers that pass", "right answers that pass");
     fprintf(out, "<path class='none' d='M%.1f %.1fL%.1f %.1f'/>\n", p.x.from, p.y.from, p.x.to, p.y.to);
     for (int k = KINDS; k-- > 0;) {
         const struct report_score *s = best_of_kind(r, k);
         if (!s) continue;
         fprintf(out, "<polyline %s points='", kind_styles[k]);
         for (size_t i = 0; i < s->n_curve; i++)
-            fprintf(out, "%s%.1f,%.1f", i ? " " : "", plot_scale_at(&p.x, s->curve[i][0]), plot_scale_at(&p.y, s->curve[i][1]));
+            fprintf(out, "%s%.1f,%.1f", i ? " " : "", plot_scale_at(&p.x, s->curve[i][0]),
+                    plot_scale_at(&p.y, s->curve[i][1]));
         fputs("'/>\n", out);
     }
-    fputs("</svg><figcaption>ROC: the threshold goes down from left to right; the grey line is chance. The best score of each "
+    fputs("</svg><figcaption>ROC: the threshold goes down from left to right; the grey line is chance. The "
+          "best score of each "
           "kind, with its area.</figcaption></figure>\n",
           out);
 }
@@ -235,7 +241,8 @@ static enum report_source row_source(const struct report_row *row)
 
 static int by_tokens(const void *a, const void *b)
 {
-    const struct report_row *x = *(const struct report_row *const *)a, *y = *(const struct report_row *const *)b;
+    const struct report_row *x = *(const struct report_row *const *)a,
+                            *y = *(const struct report_row *const *)b;
     if (x->tokens != y->tokens) return x->tokens < y->tokens ? -1 : 1;
     return (x->accuracy < y->accuracy) - (x->accuracy > y->accuracy);
 }
@@ -272,7 +279,8 @@ static void draw_router(const struct report_readers *r, FILE *out)
     p.y = plot_scale_fit(values, r->n_rows, false);
     free(values);
     fputs("<figure>", out);
-    begin_plot(&p, "Accuracy over mean tokens; further up and left is better. The table below has the numbers.",
+    begin_plot(&p,
+               "Accuracy over mean tokens; further up and left is better. The table below has the numbers.",
                "mean tokens generated", "accuracy, %");
     draw_pareto(r, &p);
     for (size_t i = 0; i < r->n_rows; i++) {
@@ -282,10 +290,13 @@ static void draw_router(const struct report_readers *r, FILE *out)
         fprintf(out, "<g class='%s'>", report_source_name(row_source(row)));
         svg_titlef(out, "%s: %.1f %% right, %.1f tokens", row->name, 100 * row->accuracy, row->tokens);
         report_mark(out, row_source(row), x, y);
-        svg_textf(out, (struct svg_text){ x + (is_left ? 9 : -9), y - 5, "s11 halo", is_left ? "start" : "end" }, "%s", row->name);
+        svg_textf(out,
+                  (struct svg_text){ x + (is_left ? 9 : -9), y - 5, "s11 halo", is_left ? "start" : "end" },
+                  "%s", row->name);
         fputs("</g>\n", out);
     }
-    fputs("</svg><figcaption>Every generated token counts. The line joins what no other way beats in both; the oracle, which knows "
+    fputs("</svg><figcaption>Every generated token counts. The line joins what no other way beats in both; "
+          "the oracle, which knows "
           "the answers, is not part of it.</figcaption></figure>\n",
           out);
 }
@@ -301,7 +312,8 @@ static void cell(FILE *out, double x, int n_decimals)
 static void begin_table(FILE *out, const char *label, const char *const *heads, size_t n)
 {
     fprintf(out, "<div class='scroll' tabindex='0' role='region' aria-label='%s'><table><thead><tr>", label);
-    for (size_t i = 0; i < n; i++) fprintf(out, "<th scope='col'%s>%s</th>", i ? "" : " class='left'", heads[i]);
+    for (size_t i = 0; i < n; i++)
+        fprintf(out, "<th scope='col'%s>%s</th>", i ? "" : " class='left'", heads[i]);
     fputs("</tr></thead><tbody>\n", out);
 }
 
@@ -325,8 +337,9 @@ static void write_scores(const struct report_readers *r, FILE *out)
 
 static void write_rows(const struct report_readers *r, FILE *out)
 {
-    static const char *const heads[] = { "way to answer", "accuracy %", "from", "to", "tokens", "of the oracle&#39;s saving %",
-                                         "slow %" };
+    static const char *const heads[] = {
+        "way to answer", "accuracy %", "from", "to", "tokens", "of the oracle&#39;s saving %", "slow %"
+    };
     begin_table(out, "ways to answer", heads, sizeof heads / sizeof *heads);
     for (size_t i = 0; i < r->n_rows; i++) {
         const struct report_row *row = &r->rows[i];
@@ -348,7 +361,8 @@ void report_readers_write(const struct report_readers *r, FILE *out)
 {
     fputs("<div class='pair'>", out);
     if (r->score_root) {
-        fprintf(out, "<div><h3>How sure is an answer? %.0f answers, %.0f right</h3>\n", r->n_answers, r->n_correct);
+        fprintf(out, "<div><h3>How sure is an answer? %.0f answers, %.0f right</h3>\n", r->n_answers,
+                r->n_correct);
         draw_roc(r, out);
         fputs("</div>", out);
     }

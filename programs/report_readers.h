@@ -1,6 +1,7 @@
 /*
- * What reading the cache is good for, on the report's page: the ROC curves of scores (kvant score --json), and accuracy
- * against tokens of a router (kvant router eval --json). Documents are as untrusted as the report itself.
+ * What reading the cache is good for, on the report's page: the ROC curves of scores (kvant score --json),
+ * and accuracy against tokens of a router (kvant router eval --json). Documents are as untrusted as the
+ * report itself.
  */
 #ifndef REPORT_READERS_H
 #define REPORT_READERS_H
@@ -35,8 +36,10 @@ struct report_readers {
 };
 
 /* Take a document over, also on failure. FORMAT, with the field in the message. */
-kvant_status report_scores_open(struct report_readers *out, json_t *root, const char *file, struct kvant_error *err);
-kvant_status report_router_open(struct report_readers *out, json_t *root, const char *file, struct kvant_error *err);
+kvant_status report_scores_open(struct report_readers *out, json_t *root, const char *file,
+                                struct kvant_error *err);
+kvant_status report_router_open(struct report_readers *out, json_t *root, const char *file,
+                                struct kvant_error *err);
 void report_readers_close(struct report_readers *readers);
 
 /* What stands inside the section. */

@@ -29,14 +29,15 @@ void training_divide(struct training *t, bool all, int round)
 static bool watch(void *user, const char *what, int64_t done, int64_t total)
 {
     struct training *t = user;
-    return progress_update(&t->progress, what, 100 * t->n_trained + 100 * done / total, 100 * (int64_t)t->n_to_train);
+    return progress_update(&t->progress, what, 100 * t->n_trained + 100 * done / total,
+                           100 * (int64_t)t->n_to_train);
 }
 
 void training_open(struct training *t, struct router_work *w, const struct kvant_embed_options *pooling,
                    const float *features, size_t dim, bool all)
 {
     const struct router_flags *f = w->flags;
-    *t = (struct training){.w = w, .features = features, .n = w->data.n, .dim = dim};
+    *t = (struct training){ .w = w, .features = features, .n = w->data.n, .dim = dim };
     t->options = (struct kvant_router_options)KVANT_ROUTER_OPTIONS_INIT;
     t->options.pooling = *pooling;
     t->options.window = (int)f->window;
@@ -77,8 +78,8 @@ int training_one(struct training *t, kvant_router_method method, const uint8_t *
 {
     struct kvant_error err;
     t->options.method = method;
-    kvant_status status = kvant_router_train(router, t->w->model, t->features, t->labels, split, t->n, &t->options,
-                                             report, &err);
+    kvant_status status = kvant_router_train(router, t->w->model, t->features, t->labels, split, t->n,
+                                             &t->options, report, &err);
     t->n_trained++;
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
@@ -149,7 +150,7 @@ double training_threshold(const struct training *t, kvant_router_method method, 
 /* part: by each method, then by the better one. */
 int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *const part[3])
 {
-    struct training t = {0};
+    struct training t = { 0 };
     struct kvant_embed_options opt;
     float *features = NULL;
     size_t dim;

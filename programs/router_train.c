@@ -109,18 +109,20 @@ static void print_division(const struct training *t, kvant_router_method method,
         tokens += (double)a[mode].n_tokens;
         tokens_slow += (double)a[MODE_SLOW].n_tokens;
     }
-    printf("%.0f questions that their router had not seen (%d-fold): %.0f %% slow; accuracy %.1f %% of always "
-           "slow's %.1f %%, tokens %.1f of %.1f\n",
+    printf("%.0f questions that their router had not seen (%d-fold): %.0f %% slow; accuracy %.1f %% of "
+           "always slow's %.1f %%, tokens %.1f of %.1f\n",
            n, FOLDS, 100 * n_slow / n, 100 * right / n, 100 * right_slow / n, tokens / n, tokens_slow / n);
 }
 
 static const char *const method_names[METHODS] = {"network", "ridge"};
 
-static void print_report(const struct training *t, kvant_router_method method, const struct kvant_router_training *r)
+static void print_report(const struct training *t, kvant_router_method method,
+                         const struct kvant_router_training *r)
 {
     print_splits(&t->w->data, t->split);
     if (t->has[KVANT_ROUTER_NETWORK] && t->has[KVANT_ROUTER_RIDGE])
-        printf("mean squared error on questions that were not seen: network %.1f, ridge %.1f: the %s is kept\n",
+        printf("mean squared error on questions that were not seen: network %.1f, ridge %.1f: the %s is "
+               "kept\n",
                training_error(t, KVANT_ROUTER_NETWORK, -1), training_error(t, KVANT_ROUTER_RIDGE, -1),
                method_names[method]);
     if (method == KVANT_ROUTER_NETWORK)
@@ -128,13 +130,15 @@ static void print_report(const struct training *t, kvant_router_method method, c
                "%.1f)\n",
                r->n_epochs, r->best_epoch, r->train_error, r->validation_error, r->validation_error_of_mean);
     else
-        printf("penalty %g; mean squared error: train %.1f, left out one by one %.1f (of the mean label: %.1f)\n",
+        printf("penalty %g; mean squared error: train %.1f, left out one by one %.1f (of the mean label: "
+               "%.1f)\n",
                r->penalty, r->train_error, r->validation_error, r->validation_error_of_mean);
     if (!(r->validation_error < r->validation_error_of_mean))
         fprintf(stderr, "kvant: this router is no better than the mean label: collect more questions\n");
 }
 
-static int train(struct router_work *w, const struct kvant_embed_options *pooling, const float *features, size_t dim)
+static int train(struct router_work *w, const struct kvant_embed_options *pooling, const float *features,
+                 size_t dim)
 {
     struct kvant_error err;
     struct kvant_router *router = NULL;

@@ -1,13 +1,15 @@
 /*
- * A linear router: ridge regression of the labels on the standardized inputs. Some hundred questions do not determine the
- * 512 · n_input weights of a network; a penalized line they do, and it leaves nothing to early stopping or to a seed.
+ * A linear router: ridge regression of the labels on the standardized inputs. Some hundred questions do not
+ * determine the 512 · n_input weights of a network; a penalized line they do, and it leaves nothing to early
+ * stopping or to a seed.
  *
- *     Z (n, D): standardized inputs / sqrt(D), columns of mean 0      y: labels less their mean      s: the penalty
+ *     Z (n, D): standardized inputs / sqrt(D), columns of mean 0   y: labels less their mean   s: the penalty
  *     n >= D:  A = Z'Z + s I (D, D)    b = A⁻¹ Z'y        h_i = z_i' A⁻¹ z_i
  *     n <  D:  A = ZZ' + s I (n, n)    b = Z' A⁻¹ y       h_i = 1 − s (A⁻¹)_ii
  *
- * Either way the error of question i by the line that was fitted without it is (y_i − z_i b) / (1 − 1/n − h_i), exactly, for
- * this Z and s: the penalty of least such error is taken. As a network: d = relu(w x') − relu(−w x') + b2, w = b / sqrt(D).
+ * Either way the error of question i by the line fitted without it is (y_i − z_i b) / (1 − 1/n − h_i),
+ * exactly, for this Z and s: the penalty of least such error is taken. As a network:
+ * d = relu(w x') − relu(−w x') + b2, w = b / sqrt(D).
  */
 #include <math.h>
 #include <string.h>
@@ -78,8 +80,8 @@ static void make_gram(struct ridge *g)
     }
 }
 
-/* L of gram + s I. The penalty keeps it positive: the gram matrix has no negative eigenvalue but by rounding, 1e-13
- * of its trace. */
+/* L of gram + s I. The penalty keeps it positive: the gram matrix has no negative eigenvalue but by rounding,
+ * 1e-13 of its trace. */
 static void factorize(struct ridge *g, double s)
 {
     for (size_t i = 0; i < g->m; i++) {
@@ -138,7 +140,8 @@ static double left_out(struct ridge *g, double s, double *error_of_all)
         const float *z = g->z + i * g->dim;
         double e = g->y[i] - dot_fd(z, g->b, g->dim);
         memset(g->v, 0, g->m * sizeof *g->v);
-        if (g->dual) g->v[i] = 1;
+        if (g->dual)
+            g->v[i] = 1;
         else
             for (size_t c = 0; c < g->dim; c++) g->v[c] = (double)z[c];
         forward(g, g->dual ? i : 0);
@@ -159,9 +162,10 @@ static kvant_status ridge_open(struct ridge *g, struct kvant_router *r, const st
     g->dual = g->n < g->dim;
     g->m = g->dual ? g->n : g->dim;
     if (g->m > SIZE_MAX_OF_A)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
-                "ridge regression of %zu inputs on %zu questions: one of both may be at most %d; train a network",
-                g->dim, g->n, SIZE_MAX_OF_A);
+        KV_FAIL(
+            err, KVANT_ERR_ARGUMENT, -1,
+            "ridge regression of %zu inputs on %zu questions: one of both may be at most %d; train a network",
+            g->dim, g->n, SIZE_MAX_OF_A);
     g->rows = kv_alloc(g->n, sizeof *g->rows);
     g->z = kv_alloc(g->n * g->dim, sizeof *g->z);
     g->y = kv_alloc(g->n, sizeof *g->y);

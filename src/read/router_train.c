@@ -1,6 +1,7 @@
 /*
- * Training of a router, and its network: mean squared error on labels 0 .. 100, Adam, shuffled batches, early stopping on
- * the validation split. A few seconds for some thousand questions, so plain loops do; deterministic for a seed.
+ * Training of a router, and its network: mean squared error on labels 0 .. 100, Adam, shuffled batches,
+ * early stopping on the validation split. A few seconds for some thousand questions, so plain loops do;
+ * deterministic for a seed.
  */
 #include <math.h>
 #include <string.h>
@@ -65,7 +66,8 @@ static kvant_status check(const struct kvant_router_options *opt, const float *f
                 "kvant_router_options: n_hidden %d, n_epochs %d are out of range", opt->n_hidden,
                 opt->n_epochs);
     if (opt->method != KVANT_ROUTER_NETWORK && opt->method != KVANT_ROUTER_RIDGE)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_router_options.method is %d, which is none", (int)opt->method);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_router_options.method is %d, which is none",
+                (int)opt->method);
     if (opt->modes && (strlen(opt->modes) >= KV_ROUTER_MODES_CAP || strpbrk(opt->modes, " \t\r\n")))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "kvant_router_options.modes: a name of at most %d characters is needed",
@@ -153,7 +155,8 @@ static double error_of(struct trainer *t, uint8_t split)
     double sum = 0, n = 0;
     for (size_t i = 0; i < t->data.n; i++) {
         if (t->data.split[i] != split) continue;
-        double e = (double)(LABEL_SCALE * forward(t, t->x + i * (size_t)t->router->n_input) - t->data.labels[i]);
+        float y = forward(t, t->x + i * (size_t)t->router->n_input);
+        double e = (double)(LABEL_SCALE * y - t->data.labels[i]);
         sum += e * e;
         n++;
     }
@@ -299,7 +302,11 @@ kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_mo
     KV_TRY(check(opt, features, labels, split, n, (size_t)n_input, err));
     bool ridge = opt->method == KVANT_ROUTER_RIDGE;
     struct trainer t = { .data = { features, labels, split, n } };
-    KV_TRY(kv_router_alloc(&t.router, n_input, ridge ? 2 : opt->n_hidden ? opt->n_hidden : HIDDEN_DEFAULT, err));
+    KV_TRY(kv_router_alloc(&t.router, n_input,
+                           ridge           ? 2
+                           : opt->n_hidden ? opt->n_hidden
+                                           : HIDDEN_DEFAULT,
+                           err));
     struct kvant_router *r = t.router;
     r->window = opt->window;
     r->layer_first = pooling.layer_first;
@@ -314,7 +321,8 @@ kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_mo
     r->hidden = hidden;
     memcpy(r->fingerprint, model->fingerprint, sizeof r->fingerprint);
     strncpy(r->modes, opt->modes ? opt->modes : "-", sizeof r->modes - 1);
-    kvant_status status = ridge ? kv_router_ridge(r, &t.data, opt, report, err) : train_network(&t, opt, report, err);
+    kvant_status status = ridge ? kv_router_ridge(r, &t.data, opt, report, err)
+                                : train_network(&t, opt, report, err);
     trainer_close(&t);
     if (status != KVANT_OK)
         kvant_router_close(r);

@@ -17,13 +17,16 @@ struct kv_router_data {
 };
 
 /* Mean and inverse deviation of each input over `rows`; an input that does not vary there gets 0. */
-void kv_router_standardize(struct kvant_router *r, const struct kv_router_data *data, const size_t *rows, size_t n_rows);
+void kv_router_standardize(struct kvant_router *r, const struct kv_router_data *data, const size_t *rows,
+                           size_t n_rows);
 /* x' = (x − mean) · inverse of one question. */
 void kv_router_standardized(const struct kvant_router *r, const float *features, float *out);
 
-/* A linear router in the shape of a network of two hidden units (docs/router.md). Learns from the questions of both
- * TRAIN and VALIDATION. `r` has 2 hidden units. ARGUMENT when questions and inputs both exceed 4096; CANCELLED; MEMORY. */
-kvant_status kv_router_ridge(struct kvant_router *r, const struct kv_router_data *data, const struct kvant_router_options *opt,
-                             struct kvant_router_training *report, struct kvant_error *err);
+/* A linear router in the shape of a network of two hidden units (docs/router.md), which `r` has. Learns
+ * from the questions of both TRAIN and VALIDATION. ARGUMENT when questions and inputs both exceed 4096;
+ * CANCELLED; MEMORY. */
+kvant_status kv_router_ridge(struct kvant_router *r, const struct kv_router_data *data,
+                             const struct kvant_router_options *opt, struct kvant_router_training *report,
+                             struct kvant_error *err);
 
 #endif
