@@ -1002,7 +1002,8 @@ KVANT_API kvant_status kvant_ranking_set(struct kvant_ranking *out, const double
 /* -------------------------------------------------------------------------------------------- router -- */
 
 /* Decides whether a question needs slow thinking, from the last tokens of its prompt in the cache (docs/router.md): a
- * network of one hidden layer that estimates difficulty d, 0 (fast is right and short) to 100 (wrong either way). */
+ * network of one hidden layer, or a line, that estimates difficulty d, 0 (fast is right and short) to 100 (wrong either
+ * way). */
 struct kvant_router;
 
 /* A router file for this model (docs/format-router.md). Errors: IO, FORMAT (position), UNSUPPORTED (a version),
@@ -1029,6 +1030,10 @@ KVANT_API double kvant_router_score(const struct kvant_router *router, const flo
 KVANT_API void kvant_router_add(struct kvant_router *router, double by);
 
 enum { KVANT_ROUTER_TRAIN = 0, KVANT_ROUTER_VALIDATION = 1, KVANT_ROUTER_TEST = 2 };
+/* NETWORK: one hidden layer, learns from TRAIN and stops by VALIDATION. RIDGE: a line with a penalty, which learns from
+ * both and takes the penalty of least error on questions left out one by one; no seed, epochs or hidden units. Of
+ * questions and inputs one may be at most 4096. */
+typedef enum { KVANT_ROUTER_NETWORK = 0, KVANT_ROUTER_RIDGE = 1 } kvant_router_method;
 struct kvant_router_options {
     size_t size;
     struct kvant_embed_options pooling; /* source, part, heads, layer_first, layer_last, before_rope, by_side */
@@ -1039,15 +1044,21 @@ struct kvant_router_options {
     const char *modes;   /* a name of at most 31 characters without blanks, kept in the file; NULL: "-"         */
     kvant_progress_fn progress;
     void *user;
+    kvant_router_method method;
 };
-#define KVANT_ROUTER_OPTIONS_INIT \
-    { sizeof(struct kvant_router_options), KVANT_EMBED_OPTIONS_INIT, 32, 0, 0, 1, NULL, NULL, NULL }
+#define KVANT_ROUTER_OPTIONS_INIT                                                             \
+    {                                                                                         \
+        sizeof(struct kvant_router_options), KVANT_EMBED_OPTIONS_INIT, 32, 0, 0, 1, NULL, NULL, NULL, \
+            KVANT_ROUTER_NETWORK                                                              \
+    }
 
 struct kvant_router_training {
-    int n_epochs, best_epoch;
-    double train_error, validation_error; /* mean squared, of d, at the best epoch */
-    double validation_error_of_mean;      /* of the constant that is the training split's mean label: a router that
-                                           * does not lie below it has learned nothing */
+    int n_epochs, best_epoch;             /* network; else 0 */
+    double train_error, validation_error; /* mean squared, of d, at the best epoch; ridge: on TRAIN and VALIDATION,
+                                           * and on each of their questions by the line without it */
+    double validation_error_of_mean;      /* of the mean label, likewise: a router that does not lie below it has
+                                           * learned nothing */
+    double penalty;                       /* ridge; else 0 */
 };
 /* features: (n, n_input); labels: (n) 0 to 100; split: (n) KVANT_ROUTER_...: questions of TEST are not looked at.
  * Deterministic for a seed. Errors: ARGUMENT (position: the question whose label it is; too few questions; options),

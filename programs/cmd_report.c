@@ -12,12 +12,11 @@
 struct report_flags {
     const char *const *inputs;
     int n_inputs;
-    const char *output, *format;
+    const char *output, *format, *scores, *router;
 };
 
-static int load(struct report **out, const char *path)
+static int load(json_t **root, const char *path, const char *writer)
 {
-    struct kvant_error err;
     json_error_t where;
     size_t n_bytes;
     char *text = file_read(path, &n_bytes);
@@ -27,12 +26,36 @@ static int load(struct report **out, const char *path)
         return fail_text("%s: %zu bytes are no report; at most %zu are read", path, n_bytes,
                          REPORT_BYTES_MAX);
     }
-    json_t *root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &where);
+    *root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &where);
     free(text);
-    if (!root)
-        return fail_text("%s: line %d, column %d: %s; kvant tune --report writes such a file", path,
-                         where.line, where.column, where.text);
+    return *root ? EXIT_OK
+                 : fail_text("%s: line %d, column %d: %s; %s writes such a file", path, where.line, where.column,
+                             where.text, writer);
+}
+
+static int load_report(struct report **out, const char *path)
+{
+    struct kvant_error err;
+    json_t *root;
+    int code = load(&root, path, "kvant tune --report");
+    if (code != EXIT_OK) return code;
     return report_open(out, root, path, &err) == KVANT_OK ? EXIT_OK : fail(&err);
+}
+
+static int load_readers(struct report_readers *out, const struct report_flags *flags)
+{
+    struct kvant_error err;
+    json_t *root;
+    int code = EXIT_OK;
+    if (flags->scores) {
+        code = load(&root, flags->scores, "kvant score --json");
+        if (code == EXIT_OK && report_scores_open(out, root, flags->scores, &err) != KVANT_OK) code = fail(&err);
+    }
+    if (code == EXIT_OK && flags->router) {
+        code = load(&root, flags->router, "kvant router eval --json");
+        if (code == EXIT_OK && report_router_open(out, root, flags->router, &err) != KVANT_OK) code = fail(&err);
+    }
+    return code;
 }
 
 static void print(const struct report *report, FILE *out, const char *format)
@@ -52,9 +75,10 @@ static int execute(const struct report_flags *flags)
     struct output_file output = { 0 };
     int code = flags->output && !output_check(flags->output) ? EXIT_FAILED : EXIT_OK;
     for (int i = 0; code == EXIT_OK && i < flags->n_inputs; i++) {
-        code = load(&reports[i], flags->inputs[i]);
+        code = load_report(&reports[i], flags->inputs[i]);
         if (code == EXIT_OK && i) code = report_join(reports[0], reports[i], flags->inputs[i]);
     }
+    if (code == EXIT_OK) code = load_readers(&reports[0]->readers, flags);
     if (code == EXIT_OK && flags->output && !output_open(&output, flags->output)) code = EXIT_FAILED;
     if (code == EXIT_OK) print(reports[0], flags->output ? output.stream : stdout, flags->format);
     if (code == EXIT_OK && flags->output) code = output_commit(&output) ? EXIT_OK : EXIT_FAILED;
@@ -72,6 +96,10 @@ static int run(int argc, char **argv)
           "html: one page that needs nothing else (default);\ntext: menu and front for a terminal; csv: a "
           "line per plan",
           0, 0 },
+        { "--scores", OPTION_NAME, "FILE", &f.scores,
+          "html: also ROC curves, of what kvant score --json printed", 0, 0 },
+        { "--router", OPTION_NAME, "FILE", &f.router,
+          "html: also accuracy against tokens, of what\nkvant router eval --json printed", 0, 0 },
     };
     struct command_line line = {
         .command = "report",
@@ -82,6 +110,7 @@ static int run(int argc, char **argv)
             "text, are\n"
             "shown beside those of the first: the published method's, say.",
         .examples = "  kvant report tune.json -o tune.html\n"
+                    "  kvant report tune.json --scores scores.json --router eval.json -o page.html\n"
                     "  kvant report tune.json --format text\n"
                     "  kvant report tune.json --format csv -o tune.csv",
         .options = options,

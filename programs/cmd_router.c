@@ -3,8 +3,18 @@
 
 #include "router_parts.h"
 
+#define WINDOW_DEFAULT 32
+
 static const char *const verbs[] = {"collect", "train", "eval", "decide"};
 enum { COLLECT, TRAIN, EVAL, DECIDE, VERBS };
+
+/* A router was trained for its layers and its window and reads no others: that is not to be passed over. */
+static bool names_input(const struct router_flags *f)
+{
+    const struct embed_flags *e = &f->embed;
+    return f->window || f->method || e->source || e->part || e->heads || e->keys || e->layout || e->n_last_layers ||
+           e->layer_first || e->layer_last;
+}
 
 /* What a verb cannot do without. */
 static int check_needs(int verb, const struct router_flags *f)
@@ -15,6 +25,9 @@ static int check_needs(int verb, const struct router_flags *f)
     if (verb == EVAL && !f->router_path && (f->online || f->hidden_path))
         return fail_usage("router", "--online and --hidden-router need --router FILE");
     if (verb == DECIDE && !f->text) return fail_usage("router", "decide needs -p TEXT");
+    if (verb != COLLECT && verb != TRAIN && f->router_path && names_input(f))
+        return fail_usage("router", "%s: a router has its own window, layers, parts and method; leave these flags out beside "
+                          "--router", verbs[verb]);
     if (f->rows_path && !f->online) return fail_usage("router", "--rows keeps what --online did; give it too");
     return EXIT_OK;
 }
@@ -45,7 +58,7 @@ static int take_verb(struct command_line *line, int *verb)
 
 static int run(int argc, char **argv)
 {
-    struct router_flags f = {.think = THINK_FLAGS_DEFAULT, .n_sequences = 16, .limit = 128, .window = 32, .seed = 1, .max_loss = 1};
+    struct router_flags f = {.think = THINK_FLAGS_DEFAULT, .n_sequences = 16, .limit = 128, .seed = 1, .max_loss = 1, .n_rounds = 1};
     f.think.most[MODE_FAST] = 256;
     f.think.most[MODE_SLOW] = 1024;
     const struct option options[] = {
@@ -65,10 +78,13 @@ static int run(int argc, char **argv)
          "train, eval: 0, 25, 75, 100 (default), or what thinking gains:\n0 fast alone right, 50 no difference, 100 slow alone", 0, 0},
         {"--max-loss", OPTION_NUMBER, "P", &f.max_loss,
          "train, eval: points of accuracy that may be lost against always\nslow when 50 is laid where d divides; default 1", 0, 100},
-        {"--window", OPTION_INT, "N", &f.window, "train: pool the last N tokens of a prompt; default 32", 1, 65536},
-        {"--hidden-units", OPTION_INT, "N", &f.n_hidden, "train: of the network; 0 = 512 (default)", 0, 8192},
-        {"--epochs", OPTION_INT, "N", &f.n_epochs, "train: most; 0 = 500 (default)", 0, 100000},
-        {"-s, --seed", OPTION_INT, "N", &f.seed, "train: of weights and order; default 1", 0, 9e15},
+        {"--window", OPTION_INT, "N", &f.window, "train, eval: pool the last N tokens of a prompt; default 32", 1, 65536},
+        {"--method", OPTION_CHOICE, "network|ridge", &f.method,
+         "train, eval: a network of one hidden layer, or a line with a\npenalty; default: the one that does better on questions it\nhas not seen", 0, 0},
+        {"--rounds", OPTION_INT, "N", &f.n_rounds, "eval without --router: divide the questions so many times\ninto five, and take the mean; default 1", 1, 1000},
+        {"--hidden-units", OPTION_INT, "N", &f.n_hidden, "train, eval: of the network; 0 = 512 (default)", 0, 8192},
+        {"--epochs", OPTION_INT, "N", &f.n_epochs, "train, eval: most of the network; 0 = 500 (default)", 0, 100000},
+        {"-s, --seed", OPTION_INT, "N", &f.seed, "train, eval: of weights and order; default 1", 0, 9e15},
         {"--source", OPTION_CHOICE, "kv|hidden", &f.embed.source, "train: on the cache (default), or on hidden states", 0, 0},
         {"--online", OPTION_FLAG, NULL, &f.online, "eval: also answer each test question with turns", 0, 0},
         {"--rows", OPTION_NAME, "FILE.jsonl", &f.rows_path, "eval --online: every question's account of tokens", 0, 0},
@@ -97,6 +113,7 @@ static int run(int argc, char **argv)
     int code = take_verb(&line, &verb);
     if (code == EXIT_OK) code = setup_model_path(&line, &f.model, 0);
     if (code == EXIT_OK) code = check_needs(verb, &f);
+    if (!f.window) f.window = WINDOW_DEFAULT;
     if (code == EXIT_OK) code = embed_flags_set(&f.embed, "router", &pooling);
     return code == EXIT_OK ? execute(verb, &f, &pooling) : code;
 }

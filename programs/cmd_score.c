@@ -14,6 +14,7 @@
 #define LENGTH_BINS 4
 #define DRAWS_DEFAULT 1000
 #define LOGITS_AT_A_TIME 32
+#define ROC_POINTS 200
 
 struct score_flags {
     struct model_flags model;
@@ -137,6 +138,16 @@ static int rank_all(struct work *w)
     return status == KVANT_OK ? EXIT_OK : fail(&err);
 }
 
+/* One kind of answers alone has no ranking: said, as all that follows is dashes. */
+static void note_one_kind(const struct work *w)
+{
+    size_t n_right = 0;
+    for (size_t i = 0; i < w->rows.n; i++) n_right += w->right[i];
+    if (n_right == 0 || n_right == w->rows.n)
+        fprintf(stderr, "kvant: %s: no answer is %s: there is nothing to tell apart\n", w->rows.path,
+                n_right ? "wrong" : "right");
+}
+
 static int write_rows(const struct work *w)
 {
     struct output_file out;
@@ -154,15 +165,51 @@ static int write_rows(const struct work *w)
     return EXIT_FAILED;
 }
 
+struct mark {
+    double score;
+    bool is_right;
+};
+
+static int descending(const void *a, const void *b)
+{
+    double x = ((const struct mark *)a)->score, y = ((const struct mark *)b)->score;
+    return x > y ? -1 : x < y;
+}
+
+/* [share of wrong answers that pass, share of right ones] from (0, 0) to (1, 1), a threshold each (ties are one), thinned
+ * to some 200. NULL where there is one kind of answers only. */
+static json_t *roc_json(const struct work *w, int s)
+{
+    struct mark *marks = allocate(w->rows.n, sizeof *marks);
+    size_t n = 0, n_right = 0, right = 0, last = 0;
+    for (size_t i = 0; i < w->rows.n; i++) {
+        if (isnan(w->scores[i][s])) continue;
+        marks[n++] = (struct mark){w->scores[i][s], w->right[i]};
+        n_right += w->right[i];
+    }
+    qsort(marks, n, sizeof *marks, descending);
+    json_t *curve = n_right > 0 && n_right < n ? json_pack("[[i, i]]", 0, 0) : json_null();
+    for (size_t i = 0; i < n && json_is_array(curve); i++) {
+        right += marks[i].is_right;
+        if (i + 1 < n && (marks[i].score == marks[i + 1].score || i + 1 - last < n / ROC_POINTS)) continue;
+        last = i + 1;
+        json_array_append_new(curve, json_pack("[f, f]", (double)(i + 1 - right) / (double)(n - n_right),
+                                               (double)right / (double)n_right));
+    }
+    free(marks);
+    return curve;
+}
+
 static json_t *ranking_json(const struct work *w, int s)
 {
     const struct kvant_ranking *r = &w->ranking[s], *b = &w->within[s];
-    return json_pack("{s:s, s:o, s:[o, o], s:o, s:[o, o], s:o, s:[o, o], s:o, s:[o, o], s:I}", "score", score_names[s], "auroc",
+    return json_pack("{s:s, s:o, s:[o, o], s:o, s:[o, o], s:o, s:[o, o], s:o, s:[o, o], s:I, s:o}", "score", score_names[s], "auroc",
                      json_number(r->auroc), "auroc_95", json_number(r->auroc_low), json_number(r->auroc_high), "fpr95",
                      json_number(r->fpr95), "fpr95_95", json_number(r->fpr95_low), json_number(r->fpr95_high), "aupr",
                      json_number(r->aupr), "aupr_95", json_number(r->aupr_low), json_number(r->aupr_high),
                      "auroc_in_length_bins", json_number(b->auroc), "auroc_in_length_bins_95", json_number(b->auroc_low),
-                     json_number(b->auroc_high), "undefined", (json_int_t)r->n_undefined);
+                     json_number(b->auroc_high), "undefined", (json_int_t)r->n_undefined,
+                     "roc", roc_json(w, s));
 }
 
 static int print_json(const struct work *w)
@@ -231,6 +278,7 @@ static int execute(const struct score_flags *flags, const struct kvant_embed_opt
     int code = open_all(&w);
     if (code == EXIT_OK) code = score_all(&w);
     if (code == EXIT_OK) set_bins(&w);
+    if (code == EXIT_OK) note_one_kind(&w);
     if (code == EXIT_OK) code = rank_all(&w);
     if (code == EXIT_OK && flags->rows_path) code = write_rows(&w);
     if (code == EXIT_OK) code = flags->model.json ? print_json(&w) : print_table(&w);

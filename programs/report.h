@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "json.h"
+#include "report_readers.h"
 
 /* Bounds of version 1, above what any model has: they keep a hostile file from taking memory. */
 #define REPORT_BYTES_MAX    ((size_t)64 << 20)
@@ -122,6 +123,7 @@ struct report {
         struct report_phase phases[REPORT_PHASES_MAX];
         size_t n_phases;
     } cost;
+    struct report_readers readers; /* from documents of their own; the page alone shows them */
 };
 
 /* Checks the whole document, and takes it over: also on failure the caller must not release it. `file` names

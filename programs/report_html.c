@@ -357,6 +357,8 @@ void report_write_html(const struct report *r, FILE *out)
     if (report_has_predictions(r)) fputs("<li><a href='#speed'>Speed and memory</a></li>", out);
     if (has_gate(r)) fputs("<li><a href='#gate'>Gate</a></li>", out);
     if (report_has_sensitivity(r)) fputs("<li><a href='#sensitivity'>Sensitivity</a></li>", out);
+    bool has_readers = r->readers.score_root || r->readers.router_root;
+    if (has_readers) fputs("<li><a href='#readers'>Reading the cache</a></li>", out);
     fputs("<li><a href='#making'>How it was made</a></li></ul></nav>\n", out);
     write_menu(r, out);
     if (has_map) {
@@ -380,6 +382,13 @@ void report_write_html(const struct report *r, FILE *out)
               "id='sensitivity-title'>What each layer tolerates</h2>\n",
               out);
         report_sensitivity(r, out);
+        fputs("</section>\n", out);
+    }
+    if (has_readers) {
+        fputs("<section id='readers' aria-labelledby='readers-title'>\n<h2 id='readers-title'>Reading the "
+              "cache</h2>\n",
+              out);
+        report_readers_write(&r->readers, out);
         fputs("</section>\n", out);
     }
     write_making(r, out);

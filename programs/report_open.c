@@ -466,6 +466,7 @@ void report_close(struct report *r)
     free(r->errors);
     free(r->outliers);
     free(r->points);
+    report_readers_close(&r->readers);
     json_decref(r->root);
     free(r);
 }

@@ -124,6 +124,7 @@ static const char plots[] =
     ".kvant{--c:var(--kvant)}\n"
     ".kvtuner{--c:var(--kvtuner)}\n"
     ".uniform{--c:var(--uniform)}\n"
+    ".logits{--c:var(--ink)}\n"
     ".kvant .mark,.kvtuner .mark{fill:var(--c);stroke:var(--panel);stroke-width:1.5}\n"
     ".front.uniform{stroke-width:1.25}\n"
     ".halo{paint-order:stroke;stroke:var(--panel);stroke-width:4px;stroke-linejoin:round}\n"

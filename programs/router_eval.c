@@ -20,7 +20,8 @@ struct evaluation {
     size_t *test; /* (n) places in the data */
     size_t n;
     double *d, *d_hidden, *length; /* (n) */
-    struct outcome rows[9];
+    double *part[3];               /* (n) without a router: router_cross */
+    struct outcome rows[11];
     int n_rows, i_slow, i_oracle; /* rows; which are these */
 };
 
@@ -290,7 +291,7 @@ static int compare(struct evaluation *e, const struct kvant_embed_options *pooli
 {
     double threshold = e->w->flags->think.threshold;
     double *part = allocate(e->n, sizeof *part);
-    int code = e->router ? score_test(e, e->router, e->d) : router_cross(e->w, pooling, e->d);
+    int code = e->router ? score_test(e, e->router, e->d) : router_cross(e->w, pooling, e->part);
     if (code == EXIT_OK && e->hidden) code = score_test(e, e->hidden, e->d_hidden);
     if (code == EXIT_OK) code = prompt_lengths(e);
     if (code == EXIT_OK) {
@@ -298,8 +299,13 @@ static int compare(struct evaluation *e, const struct kvant_embed_options *pooli
         for (size_t i = 0; i < e->n; i++) part[i] = 1;
         add_outcome(e, "always slow", part);
         e->i_slow = e->n_rows - 1;
-        add_threshold(e, "one-step router", e->d, threshold);
+        if (e->router) add_threshold(e, "one-step router", e->d, threshold);
+        else add_outcome(e, "one-step router", e->part[2]);
         double share = e->rows[e->n_rows - 1].slow_share;
+        if (!e->router && !e->w->flags->method) {
+            add_outcome(e, "always a network", e->part[KVANT_ROUTER_NETWORK]);
+            add_outcome(e, "always a line (ridge)", e->part[KVANT_ROUTER_RIDGE]);
+        }
         for (size_t i = 0; i < e->n; i++) part[i] = share;
         add_outcome(e, "random, same share", part);
         add_largest(e, "prompt length, same share", e->length, share);
@@ -341,6 +347,7 @@ int router_eval(struct router_work *w, const struct kvant_embed_options *pooling
     e.d = allocate(cap, sizeof *e.d);
     e.d_hidden = allocate(cap, sizeof *e.d_hidden);
     e.length = allocate(cap, sizeof *e.length);
+    for (int i = 0; i < 3; i++) e.part[i] = allocate(cap, sizeof *e.part[i]);
     for (size_t i = 0; i < w->data.n; i++)
         if (!w->flags->router_path || collected_split(w->data.items[i].question) == KVANT_ROUTER_TEST)
             e.test[e.n++] = i;
@@ -358,5 +365,6 @@ int router_eval(struct router_work *w, const struct kvant_embed_options *pooling
     free(e.d);
     free(e.d_hidden);
     free(e.length);
+    for (int i = 0; i < 3; i++) free(e.part[i]);
     return code;
 }

@@ -15,8 +15,8 @@ struct router_flags {
     struct plan_flags plan;
     struct embed_flags embed;
     struct think_flags think;
-    const char *data_path, *router_path, *hidden_path, *out_path, *rows_path, *text, *labels;
-    int64_t n_most, n_sequences, limit, window, n_hidden, n_epochs, seed, n_ctx;
+    const char *data_path, *router_path, *hidden_path, *out_path, *rows_path, *text, *labels, *method;
+    int64_t n_most, n_sequences, limit, window, n_hidden, n_epochs, seed, n_ctx, n_rounds;
     double max_loss; /* points of accuracy */
     bool online;
 };
@@ -43,9 +43,13 @@ int router_features(struct router_work *w, const struct kvant_embed_options *poo
 void router_note_window(const struct router_work *w);
 
 enum labels router_labels(const struct router_flags *flags);
-/* (data.n) d of every question, each by a router that was trained on the other four fifths, moved so that the
- * threshold that these four fifths gave lies at --think-threshold. Prints what fails. */
-int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *d);
+/* `pooling` over --window tokens, lengths kept. */
+void router_pooling(const struct router_flags *flags, const struct kvant_embed_options *pooling,
+                    struct kvant_embed_options *out);
+/* How much of every question goes to slow, 0 to 1 (data.n), by a network, by a line, and by the one that did better
+ * elsewhere: over --rounds divisions into five, each question by a router that was trained on the other four fifths, with
+ * the threshold that these gave. Of methods that --method does not name, 0. Prints what fails. */
+int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *const part[3]);
 
 int router_collect(struct router_work *w);
 int router_train(struct router_work *w, const struct kvant_embed_options *pooling);

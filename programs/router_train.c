@@ -1,12 +1,11 @@
 /* kvant router train and decide. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "json.h"
 #include "progress.h"
 #include "prompt.h"
-#include "router_parts.h"
+#include "router_cross.h"
 
 int router_work_open(struct router_work *w, const struct router_flags *flags)
 {
@@ -95,142 +94,47 @@ static void print_splits(const struct collected *c, const uint8_t *split)
 
 /* ----------------------------------------------------------------------------------------------- train -- */
 
-#define FOLDS 5
-
-struct training {
-    struct router_work *w;
-    const float *features; /* (n, dim) */
-    float *labels;         /* (n)      */
-    uint8_t *split, *fold; /* (n)      */
-    double *d;             /* (n) of routers that did not learn from the question; NaN of test questions */
-    size_t n, dim;
-    struct kvant_router_options options;
-    struct progress progress;
-};
-
-static int train_one(struct training *t, const uint8_t *split, struct kvant_router **router,
-                     struct kvant_router_training *report)
+/* What always slow and the threshold do, over the questions that have a d. */
+static void print_division(const struct training *t, kvant_router_method method, double threshold)
 {
-    struct kvant_error err;
-    return kvant_router_train(router, t->w->model, t->features, t->labels, split, t->n, &t->options, report,
-                              &err) == KVANT_OK
-               ? EXIT_OK
-               : fail(&err);
-}
-
-/* d of each question that is no test question, by a router that has not seen it: questions in fives by
- * another hash. */
-static int cross_validate(struct training *t)
-{
-    uint8_t *split = allocate(t->n, 1);
-    int code = EXIT_OK;
-    for (int f = 0; f < FOLDS && code == EXIT_OK; f++) {
-        struct kvant_router *router = NULL;
-        struct kvant_router_training report;
-        for (size_t i = 0; i < t->n; i++)
-            split[i] = t->split[i] == KVANT_ROUTER_TEST || t->fold[i] == f ? KVANT_ROUTER_TEST
-                       : t->fold[i] == (f + 1) % FOLDS                     ? KVANT_ROUTER_VALIDATION
-                                                                           : KVANT_ROUTER_TRAIN;
-        code = train_one(t, split, &router, &report);
-        for (size_t i = 0; i < t->n && code == EXIT_OK; i++)
-            if (t->fold[i] == f) t->d[i] = kvant_router_score(router, t->features + i * t->dim);
-        kvant_router_close(router);
+    double n = 0, n_slow = 0, right = 0, right_slow = 0, tokens = 0, tokens_slow = 0;
+    for (size_t i = 0; i < t->n; i++) {
+        if (t->fold[i] >= FOLDS) continue;
+        const struct collected_answer *a = t->w->data.items[i].answers;
+        int mode = t->d[method][i] > threshold ? MODE_SLOW : MODE_FAST;
+        n++;
+        n_slow += mode == MODE_SLOW;
+        right += a[mode].is_correct;
+        right_slow += a[MODE_SLOW].is_correct;
+        tokens += (double)a[mode].n_tokens;
+        tokens_slow += (double)a[MODE_SLOW].n_tokens;
     }
-    free(split);
-    return code;
+    printf("%.0f questions that their router had not seen (%d-fold): %.0f %% slow; accuracy %.1f %% of "
+           "always slow's %.1f %%, tokens %.1f of %.1f\n",
+           n, FOLDS, 100 * n_slow / n, 100 * right / n, 100 * right_slow / n, tokens / n, tokens_slow / n);
 }
 
-struct place {
-    double d;
-    size_t i; /* question */
-};
+static const char *const method_names[METHODS] = {"network", "ridge"};
 
-static int by_d(const void *a, const void *b)
-{
-    const struct place *x = a, *y = b;
-    return x->d != y->d ? (x->d < y->d ? -1 : 1) : (x->i > y->i) - (x->i < y->i);
-}
-
-struct division { /* of the questions that took part */
-    double threshold, slow_share, accuracy, accuracy_slow, tokens, tokens_slow; /* shares of 1, means */
-    size_t n;
-};
-
-/* Where d divides: as many questions to fast as lose no more than --max-loss points against always slow.
- * Without the questions of one fold (-1: all that have a d). */
-static struct division find_threshold(const struct training *t, int without)
-{
-    struct place *order = allocate(t->n, sizeof *order);
-    struct division v = {0};
-    size_t n = 0, n_fast = 0;
-    for (size_t i = 0; i < t->n; i++)
-        if (t->split[i] != KVANT_ROUTER_TEST && t->fold[i] != without)
-            order[n++] = (struct place){t->d[i], i};
-    qsort(order, n, sizeof *order, by_d);
-    double lost = 0, may_lose = t->w->flags->max_loss / 100 * (double)n;
-    for (size_t i = 0; i < n; i++) {
-        const struct collected_answer *a = t->w->data.items[order[i].i].answers;
-        lost += (double)a[MODE_SLOW].is_correct - (double)a[MODE_FAST].is_correct;
-        if (lost <= may_lose) n_fast = i + 1;
-    }
-    for (size_t i = 0; i < n; i++) {
-        const struct collected_answer *a = t->w->data.items[order[i].i].answers;
-        int mode = i < n_fast ? MODE_FAST : MODE_SLOW;
-        v.tokens_slow += (double)a[MODE_SLOW].n_tokens / (double)n;
-        v.tokens += (double)a[mode].n_tokens / (double)n;
-        v.accuracy_slow += (double)a[MODE_SLOW].is_correct / (double)n;
-        v.accuracy += (double)a[mode].is_correct / (double)n;
-    }
-    v.n = n;
-    v.slow_share = n ? (double)(n - n_fast) / (double)n : 1;
-    v.threshold = n == 0        ? 50
-                  : n_fast == 0 ? order[0].d - 1
-                  : n_fast == n ? order[n - 1].d + 1
-                                : 0.5 * (order[n_fast - 1].d + order[n_fast].d);
-    free(order);
-    return v;
-}
-
-/* all: no question is kept for a test, each is in a fold. */
-static void prepare(struct training *t, bool all)
-{
-    const struct router_flags *f = t->w->flags;
-    t->labels = allocate(t->n, sizeof *t->labels);
-    t->split = allocate(t->n, 1);
-    t->fold = allocate(t->n, 1);
-    t->d = allocate(t->n, sizeof *t->d);
-    for (size_t i = 0, n = 0; i < t->n; i++) {
-        t->labels[i] = t->w->data.items[i].label;
-        t->split[i] = (uint8_t)(all ? KVANT_ROUTER_TRAIN : collected_split(t->w->data.items[i].question));
-        t->fold[i] = t->split[i] == KVANT_ROUTER_TEST ? FOLDS : (uint8_t)(n++ % FOLDS);
-        t->d[i] = NAN;
-    }
-    t->options.window = (int)f->window;
-    t->options.n_hidden = (int)f->n_hidden;
-    t->options.n_epochs = (int)f->n_epochs;
-    t->options.seed = (uint64_t)f->seed;
-    t->options.modes = t->w->modes.name;
-    t->options.progress = progress_update;
-    t->options.user = &t->progress;
-}
-
-static void training_close(struct training *t)
-{
-    free(t->labels);
-    free(t->split);
-    free(t->fold);
-    free(t->d);
-}
-
-static int report(const struct training *t, const struct kvant_router_training *r)
+static void print_report(const struct training *t, kvant_router_method method,
+                         const struct kvant_router_training *r)
 {
     print_splits(&t->w->data, t->split);
-    printf(
-        "best of %d epochs: %d; mean squared error: train %.1f, validation %.1f (of the mean label: %.1f)\n",
-        r->n_epochs, r->best_epoch, r->train_error, r->validation_error, r->validation_error_of_mean);
+    if (t->has[KVANT_ROUTER_NETWORK] && t->has[KVANT_ROUTER_RIDGE])
+        printf("mean squared error on questions that were not seen: network %.1f, ridge %.1f: the %s is "
+               "kept\n",
+               training_error(t, KVANT_ROUTER_NETWORK, -1), training_error(t, KVANT_ROUTER_RIDGE, -1),
+               method_names[method]);
+    if (method == KVANT_ROUTER_NETWORK)
+        printf("best of %d epochs: %d; mean squared error: train %.1f, validation %.1f (of the mean label: "
+               "%.1f)\n",
+               r->n_epochs, r->best_epoch, r->train_error, r->validation_error, r->validation_error_of_mean);
+    else
+        printf("penalty %g; mean squared error: train %.1f, left out one by one %.1f (of the mean label: "
+               "%.1f)\n",
+               r->penalty, r->train_error, r->validation_error, r->validation_error_of_mean);
     if (!(r->validation_error < r->validation_error_of_mean))
         fprintf(stderr, "kvant: this router is no better than the mean label: collect more questions\n");
-    return finish_output();
 }
 
 static int train(struct router_work *w, const struct kvant_embed_options *pooling, const float *features,
@@ -238,25 +142,20 @@ static int train(struct router_work *w, const struct kvant_embed_options *poolin
 {
     struct kvant_error err;
     struct kvant_router *router = NULL;
-    struct kvant_router_training result;
-    struct training t = {.w = w, .features = features, .n = w->data.n, .dim = dim};
-    t.options = (struct kvant_router_options)KVANT_ROUTER_OPTIONS_INIT;
-    t.options.pooling = *pooling;
-    prepare(&t, false);
+    struct kvant_router_training report;
+    struct training t;
+    training_open(&t, w, pooling, features, dim, false);
     interrupt_catch();
     progress_begin(&t.progress);
-    int code = train_one(&t, t.split, &router, &result);
-    if (code == EXIT_OK) code = cross_validate(&t);
+    int code = training_cross(&t);
+    kvant_router_method method = code == EXIT_OK ? training_best(&t, -1) : KVANT_ROUTER_RIDGE;
+    if (code == EXIT_OK) code = training_one(&t, method, t.split, &router, &report);
     progress_end(&t.progress);
-    if (code == EXIT_OK) code = report(&t, &result);
     if (code == EXIT_OK) {
-        struct division v = find_threshold(&t, -1);
-        printf("%zu questions that their router had not seen (%d-fold): %.0f %% slow; accuracy %.1f %% of "
-               "always slow's %.1f %%, "
-               "tokens %.1f of %.1f\n",
-               v.n, FOLDS, 100 * v.slow_share, 100 * v.accuracy, 100 * v.accuracy_slow, v.tokens,
-               v.tokens_slow);
-        kvant_router_add(router, w->flags->think.threshold - v.threshold);
+        double threshold = training_threshold(&t, method, -1);
+        print_report(&t, method, &report);
+        print_division(&t, method, threshold);
+        kvant_router_add(router, w->flags->think.threshold - threshold);
     }
     if (code == EXIT_OK && kvant_router_save(router, w->flags->out_path, &err) != KVANT_OK) code = fail(&err);
     if (code == EXIT_OK) printf("%s written\n", w->flags->out_path);
@@ -265,35 +164,12 @@ static int train(struct router_work *w, const struct kvant_embed_options *poolin
     return code == EXIT_OK ? finish_output() : code;
 }
 
-static void pooling_of(const struct router_flags *f, const struct kvant_embed_options *pooling,
-                       struct kvant_embed_options *out)
+void router_pooling(const struct router_flags *f, const struct kvant_embed_options *pooling,
+                    struct kvant_embed_options *out)
 {
     *out = *pooling;
     out->token_first = -f->window;
     out->not_normalized = true;
-}
-
-int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *d)
-{
-    struct training t = {.w = w, .n = w->data.n};
-    float *features = NULL;
-    t.options = (struct kvant_router_options)KVANT_ROUTER_OPTIONS_INIT;
-    pooling_of(w->flags, pooling, &t.options.pooling);
-    int code = router_features(w, &t.options.pooling, NULL, t.n, &features, &t.dim);
-    if (code == EXIT_OK) {
-        t.features = features;
-        prepare(&t, true);
-        progress_begin(&t.progress);
-        code = cross_validate(&t);
-        progress_end(&t.progress);
-    }
-    double thresholds[FOLDS];
-    for (int f = 0; f < FOLDS && code == EXIT_OK; f++) thresholds[f] = find_threshold(&t, f).threshold;
-    for (size_t i = 0; i < t.n && code == EXIT_OK; i++)
-        d[i] = t.d[i] - thresholds[t.fold[i]] + w->flags->think.threshold;
-    free(features);
-    training_close(&t);
-    return code;
 }
 
 enum labels router_labels(const struct router_flags *f)
@@ -316,7 +192,7 @@ int router_train(struct router_work *w, const struct kvant_embed_options *poolin
     size_t dropped = collected_label(&w->data, f->limit, router_labels(f));
     if (dropped) fprintf(stderr, "%zu questions have an answer in one mode only and are left out\n", dropped);
     if (w->data.n == 0) return fail_text("%s: no question has an answer in both modes", f->data_path);
-    pooling_of(f, pooling, &opt);
+    router_pooling(f, pooling, &opt);
     code = router_features(w, &opt, NULL, w->data.n, &features, &dim);
     if (code == EXIT_OK) code = train(w, &opt, features, dim);
     if (code == EXIT_OK) router_note_window(w);

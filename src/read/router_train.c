@@ -1,6 +1,7 @@
 /*
- * Training of a router: mean squared error on labels 0 .. 100, Adam, shuffled batches, early stopping on the validation
- * split. A few seconds for some thousand questions, so plain loops do; deterministic for a seed.
+ * Training of a router, and its network: mean squared error on labels 0 .. 100, Adam, shuffled batches,
+ * early stopping on the validation split. A few seconds for some thousand questions, so plain loops do;
+ * deterministic for a seed.
  */
 #include <math.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 #include "base/random.h"
 #include "model/model.h"
 #include "read/pool.h"
-#include "read/router.h"
+#include "read/router_train.h"
 
 #define HIDDEN_DEFAULT 512
 #define EPOCHS_DEFAULT 500
@@ -28,10 +29,7 @@ struct parameters {
 
 struct trainer {
     struct kvant_router *router;
-    const float *features;
-    const float *labels;
-    const uint8_t *split;
-    size_t n;
+    struct kv_router_data data;
     float *x;               /* (n, n_input) standardized  */
     float *hidden, *delta;  /* (n_hidden)                 */
     struct parameters p[4]; /* w1, b1, w2, b2             */
@@ -67,6 +65,9 @@ static kvant_status check(const struct kvant_router_options *opt, const float *f
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "kvant_router_options: n_hidden %d, n_epochs %d are out of range", opt->n_hidden,
                 opt->n_epochs);
+    if (opt->method != KVANT_ROUTER_NETWORK && opt->method != KVANT_ROUTER_RIDGE)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "kvant_router_options.method is %d, which is none",
+                (int)opt->method);
     if (opt->modes && (strlen(opt->modes) >= KV_ROUTER_MODES_CAP || strpbrk(opt->modes, " \t\r\n")))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "kvant_router_options.modes: a name of at most %d characters is needed",
@@ -74,26 +75,27 @@ static kvant_status check(const struct kvant_router_options *opt, const float *f
     return KVANT_OK;
 }
 
-/* Mean and deviation of each input over the training split; an input that does not vary there is left out. */
-static void standardize(struct trainer *t)
+void kv_router_standardize(struct kvant_router *r, const struct kv_router_data *data, const size_t *rows,
+                           size_t n_rows)
 {
-    struct kvant_router *r = t->router;
     size_t dim = (size_t)r->n_input;
     for (size_t c = 0; c < dim; c++) {
         double sum = 0, square = 0;
-        for (size_t i = 0; i < t->n_train; i++) sum += (double)t->features[t->order[i] * dim + c];
-        double mean = sum / (double)t->n_train;
-        for (size_t i = 0; i < t->n_train; i++) {
-            double x = (double)t->features[t->order[i] * dim + c] - mean;
+        for (size_t i = 0; i < n_rows; i++) sum += (double)data->features[rows[i] * dim + c];
+        double mean = sum / (double)n_rows;
+        for (size_t i = 0; i < n_rows; i++) {
+            double x = (double)data->features[rows[i] * dim + c] - mean;
             square += x * x;
         }
-        double deviation = sqrt(square / (double)t->n_train);
+        double deviation = sqrt(square / (double)n_rows);
         r->mean[c] = (float)mean;
         r->inverse[c] = deviation > 1e-6 * (fabs(mean) + 1e-6) ? (float)(1.0 / deviation) : 0.0f;
     }
-    for (size_t i = 0; i < t->n; i++)
-        for (size_t c = 0; c < dim; c++)
-            t->x[i * dim + c] = (t->features[i * dim + c] - r->mean[c]) * r->inverse[c];
+}
+
+void kv_router_standardized(const struct kvant_router *r, const float *features, float *out)
+{
+    for (size_t c = 0; c < (size_t)r->n_input; c++) out[c] = (features[c] - r->mean[c]) * r->inverse[c];
 }
 
 static float forward(struct trainer *t, const float *x)
@@ -121,7 +123,7 @@ static void backward(struct trainer *t, size_t i, float share)
     struct kvant_router *r = t->router;
     size_t dim = (size_t)r->n_input;
     const float *x = t->x + i * dim;
-    float g = 2 * share * (forward(t, x) - t->labels[i] / LABEL_SCALE);
+    float g = 2 * share * (forward(t, x) - t->data.labels[i] / LABEL_SCALE);
     t->p[3].g[0] += g;
     for (int h = 0; h < r->n_hidden; h++) {
         if (t->hidden[h] <= 0) continue;
@@ -151,9 +153,10 @@ static void adam(struct trainer *t)
 static double error_of(struct trainer *t, uint8_t split)
 {
     double sum = 0, n = 0;
-    for (size_t i = 0; i < t->n; i++) {
-        if (t->split[i] != split) continue;
-        double e = (double)(LABEL_SCALE * forward(t, t->x + i * (size_t)t->router->n_input) - t->labels[i]);
+    for (size_t i = 0; i < t->data.n; i++) {
+        if (t->data.split[i] != split) continue;
+        float y = forward(t, t->x + i * (size_t)t->router->n_input);
+        double e = (double)(LABEL_SCALE * y - t->data.labels[i]);
         sum += e * e;
         n++;
     }
@@ -164,10 +167,10 @@ static double error_of(struct trainer *t, uint8_t split)
 static double error_of_mean(const struct trainer *t)
 {
     double mean = 0, sum = 0, n = 0;
-    for (size_t i = 0; i < t->n_train; i++) mean += (double)t->labels[t->order[i]] / (double)t->n_train;
-    for (size_t i = 0; i < t->n; i++) {
-        if (t->split[i] != KVANT_ROUTER_VALIDATION) continue;
-        sum += ((double)t->labels[i] - mean) * ((double)t->labels[i] - mean);
+    for (size_t i = 0; i < t->n_train; i++) mean += (double)t->data.labels[t->order[i]] / (double)t->n_train;
+    for (size_t i = 0; i < t->data.n; i++) {
+        if (t->data.split[i] != KVANT_ROUTER_VALIDATION) continue;
+        sum += ((double)t->data.labels[i] - mean) * ((double)t->data.labels[i] - mean);
         n++;
     }
     return sum / n;
@@ -201,9 +204,9 @@ static kvant_status trainer_open(struct trainer *t, struct kvant_error *err)
     float *w[4] = { r->w1, r->b1, r->w2, &t->b2 };
     const size_t n[4] = { in * mid, mid, mid, 1 };
     bool ok = true;
-    t->x = kv_alloc(t->n * in, sizeof *t->x);
+    t->x = kv_alloc(t->data.n * in, sizeof *t->x);
     t->hidden = kv_alloc(mid, sizeof *t->hidden);
-    t->order = kv_alloc(t->n, sizeof *t->order);
+    t->order = kv_alloc(t->data.n, sizeof *t->order);
     for (int k = 0; k < 4; k++) {
         struct parameters *p = &t->p[k];
         *p = (struct parameters){ .w = w[k], .n = n[k], .decays = k % 2 == 0 };
@@ -214,9 +217,9 @@ static kvant_status trainer_open(struct trainer *t, struct kvant_error *err)
         ok = ok && p->g && p->m && p->v && p->best;
     }
     if (!ok || !t->x || !t->hidden || !t->order)
-        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory to train on %zu questions", t->n);
-    for (size_t i = 0; i < t->n; i++)
-        if (t->split[i] == KVANT_ROUTER_TRAIN) t->order[t->n_train++] = i;
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory to train on %zu questions", t->data.n);
+    for (size_t i = 0; i < t->data.n; i++)
+        if (t->data.split[i] == KVANT_ROUTER_TRAIN) t->order[t->n_train++] = i;
     return KVANT_OK;
 }
 
@@ -241,18 +244,20 @@ static void initialize(struct trainer *t, struct kv_random *random)
     struct kvant_router *r = t->router;
     double a = 1 / sqrt((double)r->n_input), sum = 0;
     for (size_t i = 0; i < t->p[0].n; i++) r->w1[i] = (float)(a * (2 * kv_random_unit(random) - 1));
-    for (size_t i = 0; i < t->n_train; i++) sum += (double)t->labels[t->order[i]];
+    for (size_t i = 0; i < t->n_train; i++) sum += (double)t->data.labels[t->order[i]];
     t->b2 = (float)(sum / (double)t->n_train / (double)LABEL_SCALE);
 }
 
-static kvant_status train(struct trainer *t, const struct kvant_router_options *opt,
+static kvant_status train_network(struct trainer *t, const struct kvant_router_options *opt,
                           struct kvant_router_training *out, struct kvant_error *err)
 {
     struct kv_random random;
     int n_epochs = opt->n_epochs ? opt->n_epochs : EPOCHS_DEFAULT;
     KV_TRY(trainer_open(t, err));
     kv_random_seed(&random, opt->seed);
-    standardize(t);
+    kv_router_standardize(t->router, &t->data, t->order, t->n_train);
+    for (size_t i = 0, in = (size_t)t->router->n_input; i < t->data.n; i++)
+        kv_router_standardized(t->router, t->data.features + i * in, t->x + i * in);
     initialize(t, &random);
     out->validation_error = error_of(t, KVANT_ROUTER_VALIDATION);
     out->validation_error_of_mean = error_of_mean(t);
@@ -295,8 +300,13 @@ kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_mo
     bool hidden = embed.source == KVANT_EMBED_HIDDEN;
     int n_input = hidden ? model->hp.n_embd : pooling.layer_dim;
     KV_TRY(check(opt, features, labels, split, n, (size_t)n_input, err));
-    struct trainer t = { .features = features, .labels = labels, .split = split, .n = n };
-    KV_TRY(kv_router_alloc(&t.router, n_input, opt->n_hidden ? opt->n_hidden : HIDDEN_DEFAULT, err));
+    bool ridge = opt->method == KVANT_ROUTER_RIDGE;
+    struct trainer t = { .data = { features, labels, split, n } };
+    KV_TRY(kv_router_alloc(&t.router, n_input,
+                           ridge           ? 2
+                           : opt->n_hidden ? opt->n_hidden
+                                           : HIDDEN_DEFAULT,
+                           err));
     struct kvant_router *r = t.router;
     r->window = opt->window;
     r->layer_first = pooling.layer_first;
@@ -311,7 +321,8 @@ kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_mo
     r->hidden = hidden;
     memcpy(r->fingerprint, model->fingerprint, sizeof r->fingerprint);
     strncpy(r->modes, opt->modes ? opt->modes : "-", sizeof r->modes - 1);
-    kvant_status status = train(&t, opt, report, err);
+    kvant_status status = ridge ? kv_router_ridge(r, &t.data, opt, report, err)
+                                : train_network(&t, opt, report, err);
     trainer_close(&t);
     if (status != KVANT_OK)
         kvant_router_close(r);

@@ -168,6 +168,107 @@ static void noise_is_never_worse_than_the_mean(void **state)
     free(d);
 }
 
+/* The standardized inputs of the questions that a line learns from, divided by sqrt(DIM), in double; their labels less
+ * the mean. */
+struct line {
+    double z[N][DIM], y[N], mean;
+    int n;
+};
+
+static void make_line(struct line *l, const struct data *d, int n)
+{
+    int rows[N];
+    *l = (struct line){ .n = 0 };
+    for (int i = 0; i < n; i++)
+        if (d->split[i] != KVANT_ROUTER_TEST) rows[l->n++] = i;
+    for (int i = 0; i < l->n; i++) l->mean += (double)d->label[rows[i]] / l->n;
+    for (int i = 0; i < l->n; i++) l->y[i] = (double)d->label[rows[i]] - l->mean;
+    for (int c = 0; c < DIM; c++) {
+        double mean = 0, square = 0;
+        for (int i = 0; i < l->n; i++) mean += (double)d->x[rows[i] * DIM + c] / l->n;
+        for (int i = 0; i < l->n; i++) square += pow((double)d->x[rows[i] * DIM + c] - mean, 2) / l->n;
+        for (int i = 0; i < l->n; i++) l->z[i][c] = ((double)d->x[rows[i] * DIM + c] - mean) / sqrt(square * DIM);
+    }
+}
+
+/* (Z'Z + s) b = Z'y without question `without` (-1: with all), the intercept free: by elimination in DIM + 1 unknowns. */
+static void fit_line(const struct line *l, double s, int without, double b[DIM + 1])
+{
+    double a[DIM + 1][DIM + 2] = { { 0 } };
+    for (int i = 0; i < l->n; i++) {
+        if (i == without) continue;
+        for (int c = 0; c <= DIM; c++) {
+            double x = c < DIM ? l->z[i][c] : 1;
+            for (int k = 0; k <= DIM; k++) a[c][k] += x * (k < DIM ? l->z[i][k] : 1);
+            a[c][DIM + 1] += x * l->y[i];
+        }
+    }
+    for (int c = 0; c < DIM; c++) a[c][c] += s;
+    for (int c = 0; c <= DIM; c++)
+        for (int r = 0; r <= DIM; r++) {
+            if (r == c) continue;
+            double f = a[r][c] / a[c][c];
+            for (int k = c; k <= DIM + 1; k++) a[r][k] -= f * a[c][k];
+        }
+    for (int c = 0; c <= DIM; c++) b[c] = a[c][DIM + 1] / a[c][c];
+}
+
+/* Of n questions, more or fewer than inputs: the penalty, both errors and each d, computed once more, question by
+ * question. */
+static void check_line(const struct fixture *f, const struct data *d, int n)
+{
+    static const double penalties[] = { 0.1, 0.316, 1, 3.16, 10, 31.6, 100 };
+    struct kvant_router_options opt = KVANT_ROUTER_OPTIONS_INIT;
+    struct kvant_router_training report;
+    struct kvant_router *r;
+    struct kvant_error err = { .message = "" };
+    struct line *l = malloc(sizeof *l);
+    double b[DIM + 1], least = INFINITY, penalty = 0, mean_alone = 0;
+    make_line(l, d, n);
+    opt.pooling.layer_first = -2;
+    opt.method = KVANT_ROUTER_RIDGE;
+    kvant_status status = kvant_router_train(&r, f->model, d->x, d->label, d->split, (size_t)n, &opt, &report, &err);
+    if (status != KVANT_OK) fail_msg("%s", err.message);
+    for (size_t p = 0; p < sizeof penalties / sizeof *penalties; p++) {
+        double error = 0;
+        for (int i = 0; i < l->n; i++) {
+            fit_line(l, penalties[p], i, b);
+            double e = l->y[i] - b[DIM];
+            for (int c = 0; c < DIM; c++) e -= l->z[i][c] * b[c];
+            error += e * e / l->n;
+        }
+        if (error < least) least = error, penalty = penalties[p];
+    }
+    assert_true(report.penalty == penalty);
+    assert_true(fabs(report.validation_error - least) < 1e-5 * least);
+    double error = 0;
+    fit_line(l, penalty, -1, b);
+    for (int i = 0, k = 0; i < n; i++) {
+        if (d->split[i] == KVANT_ROUTER_TEST) continue;
+        double y = l->mean + b[DIM];
+        for (int c = 0; c < DIM; c++) y += l->z[k][c] * b[c];
+        if (!(fabs(kvant_router_score(r, d->x + i * DIM) - y) < 2e-3)) fail_msg("question %d: %g, not %g", i, kvant_router_score(r, d->x + i * DIM), y);
+        error += pow(y - (double)d->label[i], 2) / l->n;
+        mean_alone += pow(l->y[k++] * l->n / (l->n - 1), 2) / l->n;
+    }
+    assert_true(fabs(report.train_error - error) < 1e-5 * error);
+    assert_true(fabs(report.validation_error_of_mean - mean_alone) < 1e-9 * mean_alone);
+    kvant_router_close(r);
+    free(l);
+}
+
+static void a_line_is_what_it_says(void **state)
+{
+    struct data *d = malloc(sizeof *d);
+    make_data(d);
+    for (int i = 0; i < N * DIM; i++) d->x[i] -= 100.0f * (float)(i % DIM); /* means near 0, so that float32 holds them */
+    for (int i = 0; i < N; i++) /* something to learn, and noise */
+        d->label[i] = 50 + 20 * d->x[i * DIM + 2] + 10 * d->x[i * DIM + 9] + (float)(i * 7919 % 41 - 20);
+    check_line(*state, d, 200);
+    check_line(*state, d, 18); /* 14 questions, 16 inputs */
+    free(d);
+}
+
 static void training_refuses(void **state)
 {
     struct fixture *f = *state;
@@ -192,6 +293,9 @@ static void training_refuses(void **state)
     opt.modes = "two words";
     assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err), KVANT_ERR_ARGUMENT);
     opt.modes = NULL;
+    opt.method = (kvant_router_method)2;
+    assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err), KVANT_ERR_ARGUMENT);
+    opt.method = KVANT_ROUTER_NETWORK;
     assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, 8, &opt, &report, &err), KVANT_ERR_ARGUMENT);
     free(d);
 }
@@ -291,6 +395,7 @@ int main(void)
         cmocka_unit_test(a_network_by_hand),
         cmocka_unit_test(training_generalizes_and_repeats),
         cmocka_unit_test(noise_is_never_worse_than_the_mean),
+        cmocka_unit_test(a_line_is_what_it_says),
         cmocka_unit_test(training_refuses),
         cmocka_unit_test(files_come_back_or_are_refused),
         cmocka_unit_test(a_window_follows_its_sequence),
