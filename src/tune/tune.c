@@ -259,8 +259,9 @@ static int64_t planned_tokens(const struct tune *t)
         return 2 * (int64_t)t->n_tuning + kv_measure_tokens(&tuning, kv_published_plans(&opt)) +
                kv_measure_tokens(&verify, 4 * KV_MEASURE_BATCH);
     }
-    int n_plans = t->n_budgets, n_probes = kv_sensitivity_probes(t->model->hp.n_layer, t->model->hp.n_head_kv,
-                                                                 !t->opt->no_mix);
+    int n_plans = t->n_budgets,
+        n_probes = kv_sensitivity_probes(t->model->hp.n_layer, t->model->hp.n_head_kv, !t->opt->no_mix,
+                                         t->opt->by_layer);
     const struct kv_measure tuning = { .n_tokens = t->n_tuning }, verify = { .n_tokens = t->n_verify };
     for (const char *const *spec = uniform_of(t->opt); *spec; spec++) n_plans++;
     return (int64_t)t->n_tuning + kv_measure_tokens(&tuning, n_probes) +
@@ -426,7 +427,8 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
                    &t->progress);
     t->tuning.ranks = t->verify.ranks = t->answers.ranks = t->ranks;
     if (t->opt->method == KVANT_TUNE_KVTUNER) return find_published(t, err);
-    KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix, err));
+    KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix,
+                               t->opt->by_layer, err));
     KV_TRY(kv_search_open(&t->search, t->model, &t->calibration, &t->result->sensitivity, t->opt->by_layer, 16.0,
                           err));
     KV_TRY(settle_budgets(t, err));

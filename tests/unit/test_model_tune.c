@@ -120,6 +120,10 @@ static void tuning_ends_with_a_menu(void **state)
         assert_int_equal(n_tuned, 3);
         assert_int_equal(r->keys.n_layer, 2);
         for (int i = 0; i < 4 * r->keys.n_choices; i++) assert_true(r->keys.kld[i] > 0 && isfinite(r->keys.kld[i]));
+        for (int layer = 0; layer < 2; layer++) { /* choice 1 is measured, with mixing and without */
+            const double *first = r->keys.kld + 2 * layer * r->keys.n_choices;
+            assert_true((first[1] == first[r->keys.n_choices + 1]) == opt.by_layer); /* measured once for both heads */
+        }
         assert_true(watch.n_calls > 0 && watch.total > 0);
         kvant_tune_close(r);
 
