@@ -3,7 +3,7 @@
  *
  *   text ── tuning part ──── means, channel importance ── KLD of each (layer, KV head, side, choice) alone
  *        │                       └─ exact allocation for each budget (errors add up) ── measured swaps
- *        └─ held-back part ── every plan of the menu and the strong uniform recipes measured as a whole
+ *        └─ held-back part ── first the strong uniform recipes, last every plan of the menu measured as a whole
  *
  * Never with 8-bit activations: with them the KLD between two nearly equal caches has a floor of .002 to .003
  * (SmolLM2; 16-bit activations and float32: .0006 for k16v4h), above what most single layers cost.
@@ -50,6 +50,7 @@ struct tune {
     struct kv_calibration calibration;
     struct kv_search search;
     struct kv_measure tuning, verify, answers; /* answers: with questions */
+    struct kv_menu uniform;                    /* measured first: what there is to show of a search that is stopped */
     struct kv_ranks ranks;
     struct kv_tune_progress progress;
     struct kv_trials *trials;
@@ -167,7 +168,7 @@ static kvant_status refine_budgets(struct tune *t, int *choice, struct kvant_err
     return status;
 }
 
-static kvant_status add_uniform(struct tune *t, struct kvant_error *err)
+static kvant_status measure_uniform(struct tune *t, struct kvant_error *err)
 {
     for (const char *const *spec = uniform_of(t->opt); *spec; spec++) {
         struct kvant_plan *plan;
@@ -182,9 +183,23 @@ static kvant_status add_uniform(struct tune *t, struct kvant_error *err)
             kvant_plan_close(plan);
             return status;
         }
-        KV_TRY(kv_menu_add(&t->result->menu, plan, &like, err));
+        KV_TRY(kv_menu_add(&t->uniform, plan, &like, err));
     }
-    return KVANT_OK;
+    t->progress.what = "measuring uniform recipes";
+    return kv_menu_measure(&t->uniform, 0, &t->verify, t->n_ctx, t->result->view.own_text, err);
+}
+
+/* The strong uniform recipes join the plans that were found; one that was found as well is that one's. */
+static kvant_status join_uniform(struct tune *t, struct kvant_error *err)
+{
+    kvant_status status = KVANT_OK;
+    for (size_t i = 0; status == KVANT_OK && i < t->uniform.n; i++) {
+        struct kvant_tune_point point = t->uniform.points[i];
+        t->uniform.points[i].plan = NULL;
+        status = kv_menu_add(&t->result->menu, point.plan, &point, err);
+    }
+    kv_menu_close(&t->uniform);
+    return status;
 }
 
 /* ----------------------------------------------------------------------------------------------- bounds -- */
@@ -251,25 +266,25 @@ static struct kv_published_options published_options(const struct kvant_tune_opt
 /* All forward tokens, before the first one is run. */
 static int64_t planned_tokens(const struct tune *t)
 {
+    int n_uniform = 0;
+    for (const char *const *spec = uniform_of(t->opt); *spec; spec++) n_uniform++;
     if (t->opt->method == KVANT_TUNE_KVTUNER) {
         const struct kv_measure tuning = { .n_tokens = t->opt->questions ? t->answers.n_tokens
                                                                          : t->n_tuning },
                                 verify = { .n_tokens = t->n_verify };
         const struct kv_published_options opt = published_options(t->opt);
         return 2 * (int64_t)t->n_tuning + kv_measure_tokens(&tuning, kv_published_plans(&opt)) +
-               kv_measure_tokens(&verify, 4 * KV_MEASURE_BATCH);
+               kv_measure_tokens(&verify, n_uniform) + kv_measure_tokens(&verify, 4 * KV_MEASURE_BATCH);
     }
-    int n_plans = t->n_budgets,
-        n_probes = kv_sensitivity_probes(t->model->hp.n_layer, t->model->hp.n_head_kv, !t->opt->no_mix,
+    int n_probes = kv_sensitivity_probes(t->model->hp.n_layer, t->model->hp.n_head_kv, !t->opt->no_mix,
                                          t->opt->by_layer);
     const struct kv_measure tuning = { .n_tokens = t->n_tuning }, verify = { .n_tokens = t->n_verify };
-    for (const char *const *spec = uniform_of(t->opt); *spec; spec++) n_plans++;
     return (int64_t)t->n_tuning + kv_measure_tokens(&tuning, n_probes) +
            (t->opt->refine ? t->n_budgets * kv_measure_tokens(&tuning, kv_refine_plans()) +
                                  kv_measure_tokens(&verify, t->n_budgets)
                            : 0) +
            (t->opt->max_kld > 0 ? kv_measure_tokens(&verify, 2 * BOUND_GRID) : 0) +
-           kv_measure_tokens(&verify, n_plans);
+           kv_measure_tokens(&verify, n_uniform) + kv_measure_tokens(&verify, t->n_budgets);
 }
 
 /* Splits the text, or lets the model write one. *own is to be freed. */
@@ -367,9 +382,9 @@ static kvant_status settle_budgets(struct tune *t, struct kvant_error *err)
 static kvant_status make_menu(struct tune *t, int *choice, struct kvant_error *err)
 {
     for (int i = 0; i < t->n_budgets; i++) KV_TRY(add_budget(t, t->budgets[i], choice, err));
-    KV_TRY(add_uniform(t, err));
     t->progress.what = "verifying plans";
     KV_TRY(kv_menu_measure(&t->result->menu, 0, &t->verify, t->n_ctx, t->result->view.own_text, err));
+    KV_TRY(join_uniform(t, err));
     if (t->opt->max_kld > 0) KV_TRY(add_bound(t, choice, err));
     return t->opt->refine ? refine_budgets(t, choice, err) : KVANT_OK;
 }
@@ -387,11 +402,11 @@ static kvant_status find_published(struct tune *t, struct kvant_error *err)
     kvant_status status = kv_published_run(&t->result->menu, t->opt->questions ? &t->answers : &t->tuning,
                                            &opt, err);
     if (status != KVANT_OK && status != KVANT_ERR_CANCELLED) return status;
-    KV_TRY(add_uniform(t, err));
     t->progress.what = "verifying plans";
     bool stopped = status != KVANT_OK; /* what it had found by then is shown all the same */
     if (stopped) t->progress.fn = NULL;
     KV_TRY(kv_menu_measure(&t->result->menu, 0, &t->verify, t->n_ctx, t->result->view.own_text, err));
+    KV_TRY(join_uniform(t, err));
     return stopped ? status : judge(t, err);
 }
 
@@ -426,6 +441,7 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
     kv_measure_set(&t->verify, t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify, t->trials,
                    &t->progress);
     t->tuning.ranks = t->verify.ranks = t->answers.ranks = t->ranks;
+    KV_TRY(measure_uniform(t, err));
     if (t->opt->method == KVANT_TUNE_KVTUNER) return find_published(t, err);
     KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix,
                                t->opt->by_layer, err));
@@ -443,6 +459,7 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
 static kvant_status stop_early(struct tune *t, kvant_status status)
 {
     size_t n = 0;
+    if (status == KVANT_ERR_CANCELLED) status = join_uniform(t, NULL) == KVANT_OK ? status : KVANT_ERR_MEMORY;
     for (size_t i = 0; i < t->result->menu.n; i++) n += t->result->menu.points[i].measured.n_scored > 0;
     if (status != KVANT_ERR_CANCELLED || n == 0) return status;
     t->result->view.interrupted = true;
@@ -551,6 +568,7 @@ kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *
     } else {
         kvant_tune_close(&t.result->view);
     }
+    kv_menu_close(&t.uniform);
     kv_search_close(&t.search);
     kv_calibration_close(&t.calibration);
     kv_free(own);
