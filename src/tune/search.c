@@ -30,12 +30,13 @@ static kvant_status set_options(struct kv_search *s, const struct kv_sensitivity
 
 kvant_status kv_search_open(struct kv_search *s, const struct kvant_model *model,
                             const struct kv_calibration *calibration, const struct kv_sensitivity *sensitivity,
-                            bool by_layer, double budget_max, struct kvant_error *err)
+                            bool by_layer, int tail, double budget_max, struct kvant_error *err)
 {
     *s = (struct kv_search){ .model = model,
                              .calibration = calibration,
                              .mixed = sensitivity->mixed,
                              .by_layer = by_layer,
+                             .tail = tail,
                              .n_layer = sensitivity->n_layer,
                              .n_head_kv = sensitivity->n_head_kv };
     s->n_items = 2 * s->n_layer * (by_layer ? 1 : s->n_head_kv);
@@ -64,6 +65,7 @@ kvant_status kv_search_plan(const struct kv_search *s, const int *choice, struct
     struct kvant_plan *plan = *out;
     kvant_status status = KVANT_OK;
     plan->sinks = s->calibration->sinks;
+    plan->tail = s->tail;
     for (int i = 0; status == KVANT_OK && i < s->n_layer * s->n_head_kv; i++) {
         int item = 2 * (s->by_layer ? i / s->n_head_kv : i);
         status = kv_choice_recipe(s->mixed, choice[item], choice[item + 1], &plan->recipe[i], err);
