@@ -59,7 +59,8 @@ struct tune {
 };
 
 /* Exact last tokens. What they cost is the less the longer the context. Tuned plans of 2.86 true bits at 8192 tokens (SmolLM2,
- * GSM8K / WikiText): .0060 / .0071 with 32, .0043 / .0062 with 64, .0032 / .0059 with 128; at 2048 tokens 64 is better on
+ * GSM8K / WikiText): .0060 / .0071 with 32, .0043 / .0062 with 64, .0032 / .0059 with 128 (Qwen: WikiText .0133, .0121, .0114);
+ * at 2048 tokens 64 is better on
  * one text and worse on the other (docs/tuning.md). */
 static int tail_of(const struct kvant_tune_options *opt, int64_t n_ctx)
 {
