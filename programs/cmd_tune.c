@@ -410,8 +410,8 @@ static int sensitivity(const struct tune_flags *flags)
 
 static int run(int argc, char **argv)
 {
-    struct tune_flags f = {.tail = -1, .n_shots = -1, .n_limit = -1, .n_predict = -1, .max_kld = NAN, .stage = "all",
-                           .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
+    struct tune_flags f = {.tail = -1, .n_shots = -1, .n_limit = -1, .n_predict = -1, .max_kld = NAN,
+                           .stage = "all", .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,

@@ -148,7 +148,8 @@ kvant_status kv_sensitivity_open(struct kv_sensitivity *s, struct kv_measure *me
                                  struct kvant_error *err)
 {
     const struct kv_hparams *h = &measure->model->hp;
-    *s = (struct kv_sensitivity){ .mixed = mixed, .by_layer = by_layer, .n_layer = h->n_layer, .n_head_kv = h->n_head_kv };
+    *s = (struct kv_sensitivity){ .mixed = mixed, .by_layer = by_layer, .n_layer = h->n_layer,
+                                  .n_head_kv = h->n_head_kv };
     size_t n_heads = (size_t)h->n_layer * (size_t)h->n_head_kv;
     for (int side = 0; side < KV_SIDES; side++) {
         s->n_choices[side] = kv_choices(mixed, (enum kv_side)side)->n;

@@ -10,7 +10,7 @@
 #include "tune/measure.h"
 
 struct kv_sensitivity {
-    bool mixed, by_layer; /* by_layer: all heads of a layer measured at once, each counts as an equal part of it */
+    bool mixed, by_layer;  /* by_layer: the heads of a layer measured at once, each an equal part of it */
     int n_layer, n_head_kv;
     int n_choices[KV_SIDES];
     double *kld[KV_SIDES]; /* (n_layer, n_head_kv, n_choices of the side) */

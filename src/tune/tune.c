@@ -3,7 +3,7 @@
  *
  *   text ── tuning part ──── means, channel importance ── KLD of each (layer, KV head, side, choice) alone
  *        │                       └─ exact allocation for each budget (errors add up) ── measured swaps
- *        └─ held-back part ── first the strong uniform recipes, last every plan of the menu measured as a whole
+ *        └─ held-back part ── first the strong uniform recipes, last every plan, measured as a whole
  *
  * Never with 8-bit activations: with them the KLD between two nearly equal caches has a floor of .002 to .003
  * (SmolLM2; 16-bit activations and float32: .0006 for k16v4h), above what most single layers cost.
@@ -51,17 +51,16 @@ struct tune {
     struct kv_calibration calibration;
     struct kv_search search;
     struct kv_measure tuning, verify, answers; /* answers: with questions */
-    struct kv_menu uniform;                    /* measured first: what there is to show of a search that is stopped */
+    struct kv_menu uniform;                    /* measured first, for a search that is stopped      */
     struct kv_ranks ranks;
     struct kv_tune_progress progress;
     struct kv_trials *trials;
     struct result *result;
 };
 
-/* Exact last tokens. What they cost is the less the longer the context. Tuned plans of 2.86 true bits at 8192 tokens (SmolLM2,
- * GSM8K / WikiText): .0060 / .0071 with 32, .0043 / .0062 with 64, .0032 / .0059 with 128 (Qwen: WikiText .0133, .0121, .0114);
- * at 2048 tokens 64 is better on
- * one text and worse on the other (docs/tuning.md). */
+/* Exact last tokens. What they cost is the less the longer the context. Tuned plans of 2.86 true bits at 8192
+ * tokens: 32 of them .0060 / .0071 (SmolLM2, GSM8K / WikiText) and .0133 (Qwen, WikiText), 64 .0043 / .0062
+ * and .0121, 128 .0032 / .0059 and .0114. At 2048 tokens 64 is better on one text, worse on the other. */
 static int tail_of(const struct kvant_tune_options *opt, int64_t n_ctx)
 {
     if (opt->tail >= 0) return opt->tail;
@@ -83,7 +82,8 @@ static double true_bits(const struct kvant_plan *plan, int64_t n_ctx)
 }
 
 /* The best plan within so many true bits, NULL if there is none. Sinks, tail, tables and the alignment of
- * pages have their price: the page budget is lowered until the whole fits, each time below the plan that did not. */
+ * pages have their price: the page budget is lowered until the whole fits, each time below the plan that did
+ * not. */
 static kvant_status plan_within(const struct tune *t, double bits, int *choice, struct kvant_tune_point *like,
                                 struct kvant_plan **out, struct kvant_error *err)
 {
@@ -357,7 +357,8 @@ static kvant_status check_options(const struct kvant_tune_options *opt, struct k
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_tokens %lld: %zu to 65536, or 0", (long long)opt->n_tokens,
                 kv_calibration_tokens_min(SINKS));
     if (opt->tail < -1 || opt->tail > KVANT_TUNE_TAIL_MAX)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a tail of %d tokens: 0 to %d, or -1", opt->tail, KVANT_TUNE_TAIL_MAX);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a tail of %d tokens: 0 to %d, or -1", opt->tail,
+                KVANT_TUNE_TAIL_MAX);
     if (opt->n_ctx < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_ctx %lld: 0 or more", (long long)opt->n_ctx);
     if (opt->method != KVANT_TUNE_KVANT && opt->method != KVANT_TUNE_KVTUNER)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "there is no tuning method %d", (int)opt->method);

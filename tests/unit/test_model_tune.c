@@ -112,7 +112,7 @@ static void tuning_ends_with_a_menu(void **state)
             char spec[4096];
             size_t n_spec;
             assert_int_equal(kvant_plan_print(p->plan, spec, sizeof spec, &n_spec, NULL), KVANT_OK);
-            assert_non_null(strstr(spec, variant == 1 ? "tail: 16\n" : "tail: 64\n")); /* uniform ones, too; 64 at 4096 tokens */
+            assert_non_null(strstr(spec, variant == 1 ? "tail: 16\n" : "tail: 64\n")); /* of uniform ones, too */
             if (p->source == KVANT_TUNE_FROM_UNIFORM) continue;
             n_tuned++;
             assert_true(isfinite(p->kld_predicted) && p->measured.true_bits <= p->budget);
@@ -127,7 +127,7 @@ static void tuning_ends_with_a_menu(void **state)
         for (int i = 0; i < 4 * r->keys.n_choices; i++) assert_true(r->keys.kld[i] > 0 && isfinite(r->keys.kld[i]));
         for (int layer = 0; layer < 2; layer++) { /* choice 1 is measured, with mixing and without */
             const double *first = r->keys.kld + 2 * layer * r->keys.n_choices;
-            assert_true((first[1] == first[r->keys.n_choices + 1]) == opt.by_layer); /* measured once for both heads */
+            assert_true((first[1] == first[r->keys.n_choices + 1]) == opt.by_layer); /* both at once */
         }
         assert_true(watch.n_calls > 0 && watch.total > 0);
         kvant_tune_close(r);
