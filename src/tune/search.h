@@ -20,6 +20,10 @@ struct kv_search {
     int64_t bits_per_page_bit;   /* bits that a token takes in all layers, for each page bit         */
 };
 
+/* What plans need, before anything is measured: for kv_search_plan. Nothing to close. */
+struct kv_search kv_search_shape(const struct kvant_model *model, const struct kv_calibration *calibration,
+                                 bool mixed, bool by_layer, int tail);
+
 /* budget_max: page bits. */
 kvant_status kv_search_open(struct kv_search *out, const struct kvant_model *model,
                             const struct kv_calibration *calibration, const struct kv_sensitivity *sensitivity,

@@ -114,9 +114,11 @@ static kvant_status add_named(struct kv_menu *menu, struct kvant_plan *plan, con
 static kvant_status smallest_plan(const struct tune *t, double *bits, struct kvant_error *err)
 {
     struct kvant_plan *plan;
-    int *choice = kv_alloc((size_t)t->search.n_items, sizeof *choice); /* all at the first and smallest */
+    const struct kv_search shape = kv_search_shape(t->model, &t->calibration, !t->opt->no_mix, t->opt->by_layer,
+                                                   tail_of(t->opt, t->n_ctx));
+    int *choice = kv_alloc((size_t)shape.n_items, sizeof *choice); /* all at the first and smallest */
     if (!choice) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
-    kvant_status status = kv_search_plan(&t->search, choice, &plan, err);
+    kvant_status status = kv_search_plan(&shape, choice, &plan, err);
     kv_free(choice);
     if (status != KVANT_OK) return status;
     *bits = true_bits(plan, t->n_ctx);
@@ -458,13 +460,13 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
     kv_measure_set(&t->verify, t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify, t->trials,
                    &t->progress);
     t->tuning.ranks = t->verify.ranks = t->answers.ranks = t->ranks;
+    if (t->opt->method == KVANT_TUNE_KVANT) KV_TRY(settle_budgets(t, err));
     KV_TRY(measure_uniform(t, err));
     if (t->opt->method == KVANT_TUNE_KVTUNER) return find_published(t, err);
     KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix,
                                t->opt->by_layer, err));
     KV_TRY(kv_search_open(&t->search, t->model, &t->calibration, &t->result->sensitivity, t->opt->by_layer,
                           tail_of(t->opt, t->n_ctx), 16.0, err));
-    KV_TRY(settle_budgets(t, err));
     int *choice = kv_alloc((size_t)t->search.n_items, sizeof *choice);
     if (!choice) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
     kvant_status status = make_menu(t, choice, err);
