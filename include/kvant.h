@@ -667,8 +667,10 @@ struct kvant_tune_options {
     int n_budgets;           /* at most 32; 0 = the default 2.5 2.75 3 3.25 3.5 4 5, those that a plan can meet */
     double max_kld;          /* > 0: also the cheapest plan found within this mean KLD on the held-back text */
     int64_t n_ctx;           /* where true bits are stated; 0 = the smaller of 8192 and the model's */
+    int tail;                /* exact last tokens of every plan, 0 to 1024; -1: what pays at n_ctx: 32, from
+                              * 4096 on 64, from 8192 on 128 */
     int64_t n_tokens;        /* most tokens to tune on, 68 to 65536; 0 = 1024; half of a text that is shorter
-                              * than these and the 512 that plans are measured on */
+                              * than these and 512 that plans are measured on */
     bool no_mix;             /* no channel classes (x) */
     bool by_layer;           /* one recipe for all KV heads of a layer, as in the paper */
     bool refine;             /* also local search by measured swaps: up to 45 more plans for each budget */
@@ -694,9 +696,10 @@ struct kvant_tune_options {
                               * with CANCELLED */
     void *user;
 };
+#define KVANT_TUNE_TAIL_MAX 1024
 #define KVANT_TUNE_OPTIONS_INIT \
-    { sizeof(struct kvant_tune_options), KVANT_TUNE_KVANT, NULL, 0, 0.0, 0, 0, false, false, false, false, false, \
-      0, 0, NULL, false, NULL, 0, NULL, 0, 0, NULL, NULL, NULL, NULL }
+    { sizeof(struct kvant_tune_options), KVANT_TUNE_KVANT, NULL, 0, 0.0, 0, -1, 0, false, false, false, false, \
+      false, 0, 0, NULL, false, NULL, 0, NULL, 0, 0, NULL, NULL, NULL, NULL }
 
 typedef enum kvant_tune_source {
     KVANT_TUNE_FROM_UNIFORM = 0, /* a strong uniform recipe, listed for comparison                   */
@@ -706,7 +709,7 @@ typedef enum kvant_tune_source {
 
 struct kvant_tune_point {
     struct kvant_plan *plan;            /* owned by the result                                            */
-    struct kvant_eval_result measured;  /* on at most 512 held-back tokens; bits at the options' n_ctx     */
+    struct kvant_eval_result measured;  /* on at most 1024 held-back tokens; bits at the options' n_ctx    */
     double budget;                      /* that it was made for; NaN: for none                             */
     double kld_predicted;               /* sum of the KLDs of single heads; NaN: not predicted             */
     double kld_tuning;                  /* measured on the tuning text; NaN: was not                       */
@@ -742,7 +745,8 @@ struct kvant_tune_result {
  * that part. KVANT_TUNE_KVTUNER instead measures the errors e_o of each layer, prunes and groups, searches twice
  * (below 4 and below 6 equivalent bits) for plans of least KLD on the tuning text, or of most right answers
  * to questions, and lists its front; budgets and max_kld do not apply. Equal plans are listed once. tokens: at
- * least 136; NULL: text of the model's own making, n_tokens + 512 of them. A model that was opened with KVANT_ACT_MIXED or _INT8 is tuned in KVANT_ACT_INT16: the noise of
+ * least 136; NULL: text of the model's own making, n_tokens + 1024 of them. A model that was opened with KVANT_ACT_MIXED or
+ * _INT8 is tuned in KVANT_ACT_INT16: the noise of
  * 8 bits is larger than what most heads cost. `*out` is owned by the caller, NULL on failure.
  * Errors: ARGUMENT (a budget below the smallest plan names it), CANCELLED, NUMERIC (the 16-bit cache itself
  * fails), MEMORY; with several processes: IO (they cannot be reached), MISMATCH (they compute different

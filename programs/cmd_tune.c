@@ -28,7 +28,7 @@ struct tune_flags {
     double max_kld, pick; /* max_kld: NaN = not given; pick: true bits, 0 = by max_kld */
     const char *memory_text;
     const char *stage, *method, *granularity, *mode, *search;
-    int64_t n_trials, seed;
+    int64_t n_trials, seed, tail; /* tail -1: not given */
     const char *questions_path;
     int64_t n_shots, n_limit, n_predict; /* -1: not given */
     const char *store, *report;
@@ -100,6 +100,7 @@ static int search(struct menu *menu, const struct tune_flags *flags)
     options.budgets = flags->n_budgets ? flags->budgets : NULL;
     options.n_budgets = flags->n_budgets;
     options.n_ctx = flags->n_ctx;
+    options.tail = (int)flags->tail;
     options.n_tokens = flags->n_tokens;
     options.max_kld = flags->n_budgets || isnan(flags->max_kld) ? 0.0 : flags->max_kld;
     options.no_mix = flags->no_mix;
@@ -409,8 +410,8 @@ static int sensitivity(const struct tune_flags *flags)
 
 static int run(int argc, char **argv)
 {
-    struct tune_flags f = {.n_shots = -1, .n_limit = -1, .n_predict = -1, .max_kld = NAN, .stage = "all",
-                           .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
+    struct tune_flags f = {.tail = -1, .n_shots = -1, .n_limit = -1, .n_predict = -1, .max_kld = NAN,
+                           .stage = "all", .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
@@ -421,6 +422,9 @@ static int run(int argc, char **argv)
          "a budget: what the cache of -c tokens may take, such as\n512MiB or 2G", 0, 0},
         {"-c, --ctx-size", OPTION_INT, "N", &f.n_ctx,
          "context that true bits are stated at; 0 = the smaller of\n8192 and the model's (default)", 0, 1e9},
+        {"--tail", OPTION_INT, "N", &f.tail,
+         "exact last tokens of every plan; default 32, from a -c of\n4096 on 64, from 8192 on 128", 0,
+         KVANT_TUNE_TAIL_MAX},
         {"--tokens", OPTION_INT, "N", &f.n_tokens, "tokens of text to use; 0 = 1024 (default)", 0, 1e6},
         {"--no-mix", OPTION_FLAG, NULL, &f.no_mix, "no channel classes (x)", 0, 0},
         {"--granularity", OPTION_CHOICE, "head|layer", &f.granularity,

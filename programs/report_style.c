@@ -82,6 +82,7 @@ static const char parts[] =
     "  margin:12px 0 0;width:100%}\n"
     "th,td{padding:6px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}\n"
     "th{font-weight:550;color:var(--muted);vertical-align:bottom}\n"
+    "thead th{white-space:normal}\n"
     "tbody th{color:var(--ink);font-weight:450}\n"
     "tbody th,.left{text-align:left}\n"
     "th[scope=colgroup]{text-align:center}\n"

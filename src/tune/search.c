@@ -28,18 +28,26 @@ static kvant_status set_options(struct kv_search *s, const struct kv_sensitivity
     return KVANT_OK;
 }
 
+struct kv_search kv_search_shape(const struct kvant_model *model, const struct kv_calibration *calibration,
+                                 bool mixed, bool by_layer, int tail)
+{
+    struct kv_search s = { .model = model,
+                           .calibration = calibration,
+                           .mixed = mixed,
+                           .by_layer = by_layer,
+                           .tail = tail,
+                           .n_layer = model->hp.n_layer,
+                           .n_head_kv = model->hp.n_head_kv };
+    s.n_items = 2 * s.n_layer * (by_layer ? 1 : s.n_head_kv);
+    s.bits_per_page_bit = 2 * (int64_t)model->hp.head_dim * s.n_layer * s.n_head_kv;
+    return s;
+}
+
 kvant_status kv_search_open(struct kv_search *s, const struct kvant_model *model,
                             const struct kv_calibration *calibration, const struct kv_sensitivity *sensitivity,
-                            bool by_layer, double budget_max, struct kvant_error *err)
+                            bool by_layer, int tail, double budget_max, struct kvant_error *err)
 {
-    *s = (struct kv_search){ .model = model,
-                             .calibration = calibration,
-                             .mixed = sensitivity->mixed,
-                             .by_layer = by_layer,
-                             .n_layer = sensitivity->n_layer,
-                             .n_head_kv = sensitivity->n_head_kv };
-    s->n_items = 2 * s->n_layer * (by_layer ? 1 : s->n_head_kv);
-    s->bits_per_page_bit = 2 * (int64_t)model->hp.head_dim * s->n_layer * s->n_head_kv;
+    *s = kv_search_shape(model, calibration, sensitivity->mixed, by_layer, tail);
     s->options = kv_alloc((size_t)s->n_items * KV_CHOICES_MAX, sizeof *s->options);
     if (!s->options) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the choices of %d heads", s->n_items);
     kvant_status status = set_options(s, sensitivity, err);
@@ -64,6 +72,7 @@ kvant_status kv_search_plan(const struct kv_search *s, const int *choice, struct
     struct kvant_plan *plan = *out;
     kvant_status status = KVANT_OK;
     plan->sinks = s->calibration->sinks;
+    plan->tail = s->tail;
     for (int i = 0; status == KVANT_OK && i < s->n_layer * s->n_head_kv; i++) {
         int item = 2 * (s->by_layer ? i / s->n_head_kv : i);
         status = kv_choice_recipe(s->mixed, choice[item], choice[item + 1], &plan->recipe[i], err);

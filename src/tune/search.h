@@ -13,16 +13,21 @@ struct kv_search {
     const struct kv_calibration *calibration;
     bool mixed, by_layer;        /* by_layer: all heads of a layer get one recipe                    */
     int n_layer, n_head_kv;
+    int tail;                    /* exact last tokens of every plan                               */
     int n_items;                 /* (layer, side) or (layer, head, side): each gets one choice       */
     struct kv_option *options;   /* (n_items, KV_CHOICES_MAX)                                        */
     struct kv_allocation allocation;
     int64_t bits_per_page_bit;   /* bits that a token takes in all layers, for each page bit         */
 };
 
+/* What plans need, before anything is measured: for kv_search_plan. Nothing to close. */
+struct kv_search kv_search_shape(const struct kvant_model *model, const struct kv_calibration *calibration,
+                                 bool mixed, bool by_layer, int tail);
+
 /* budget_max: page bits. */
 kvant_status kv_search_open(struct kv_search *out, const struct kvant_model *model,
                             const struct kv_calibration *calibration, const struct kv_sensitivity *sensitivity,
-                            bool by_layer, double budget_max, struct kvant_error *err);
+                            bool by_layer, int tail, double budget_max, struct kvant_error *err);
 void kv_search_close(struct kv_search *s);
 
 /* Plan of the choices (n_items), calibrated. */

@@ -51,18 +51,19 @@ void kv_sensitivity_derive(const struct kv_choice_list *list, const double *erro
     }
 }
 
-int kv_sensitivity_probes(int n_layer, int n_head_kv, bool mixed)
+int kv_sensitivity_probes(int n_layer, int n_head_kv, bool mixed, bool by_layer)
 {
+    int n_rows = n_layer * (by_layer ? 1 : n_head_kv);
     int n = 0;
     for (int side = 0; side < KV_SIDES; side++) {
         const struct kv_choice_list *list = kv_choices(mixed, (enum kv_side)side);
-        for (int i = 0; i < list->n; i++) n += list->choice[i].measured * n_layer * n_head_kv + 1;
+        for (int i = 0; i < list->n; i++) n += list->choice[i].measured * n_rows + 1;
     }
     return n;
 }
 
 struct probe {
-    int layer, head, choice; /* layer -1: all heads */
+    int layer, head, choice; /* layer -1: all heads; head -1: all of the layer */
     enum kv_side side;
 };
 
@@ -83,8 +84,10 @@ static kvant_status open_probe(void *user, int i, struct kvant_plan **out, struc
     bool key = probe->side == KV_SIDE_KEY;
     struct kv_recipe recipe;
     KV_TRY(kv_choice_recipe(p->s->mixed, key ? probe->choice : -1, key ? -1 : probe->choice, &recipe, err));
-    for (int k = 0; k < plan->n_layer * plan->n_head_kv; k++)
-        if (probe->layer < 0 || k == probe->layer * plan->n_head_kv + probe->head) plan->recipe[k] = recipe;
+    for (int layer = 0; layer < plan->n_layer; layer++)
+        for (int head = 0; head < plan->n_head_kv; head++)
+            if ((probe->layer < 0 || probe->layer == layer) && (probe->head < 0 || probe->head == head))
+                plan->recipe[layer * plan->n_head_kv + head] = recipe;
     kv_plan_settle(plan);
     return kv_calibration_apply(p->calibration, plan, err);
 }
@@ -94,15 +97,25 @@ static int list_probes(const struct kv_sensitivity *s, struct probe *probes)
 {
     int n = 0;
     for (int layer = 0; layer < s->n_layer; layer++)
-        for (int head = 0; head < s->n_head_kv; head++)
+        for (int head = s->by_layer ? -1 : 0; head < (s->by_layer ? 0 : s->n_head_kv); head++)
             for (int side = 0; side < KV_SIDES; side++)
                 for (int i = 0; i < s->n_choices[side]; i++)
                     if (kv_choices(s->mixed, (enum kv_side)side)->choice[i].measured)
                         probes[n++] = (struct probe){ layer, head, i, (enum kv_side)side };
     for (int side = 0; side < KV_SIDES; side++)
         for (int i = 0; i < s->n_choices[side]; i++)
-            probes[n++] = (struct probe){ -1, 0, i, (enum kv_side)side };
+            probes[n++] = (struct probe){ -1, -1, i, (enum kv_side)side };
     return n;
+}
+
+static void set_measured(struct kv_sensitivity *s, const struct probe *p, double kld)
+{
+    if (p->head >= 0) {
+        kv_sensitivity_at(s, p->side, p->layer, p->head)[p->choice] = kld;
+        return;
+    }
+    for (int head = 0; head < s->n_head_kv; head++)
+        kv_sensitivity_at(s, p->side, p->layer, head)[p->choice] = kld / s->n_head_kv;
 }
 
 /* All heads together cost `joint`: the single ones get the same sum. A plan that collapsed says nothing. */
@@ -131,16 +144,18 @@ static void derive_all(struct kv_sensitivity *s, const struct kv_calibration *ca
 }
 
 kvant_status kv_sensitivity_open(struct kv_sensitivity *s, struct kv_measure *measure,
-                                 const struct kv_calibration *calibration, bool mixed, struct kvant_error *err)
+                                 const struct kv_calibration *calibration, bool mixed, bool by_layer,
+                                 struct kvant_error *err)
 {
     const struct kv_hparams *h = &measure->model->hp;
-    *s = (struct kv_sensitivity){ .mixed = mixed, .n_layer = h->n_layer, .n_head_kv = h->n_head_kv };
+    *s = (struct kv_sensitivity){ .mixed = mixed, .by_layer = by_layer, .n_layer = h->n_layer,
+                                  .n_head_kv = h->n_head_kv };
     size_t n_heads = (size_t)h->n_layer * (size_t)h->n_head_kv;
     for (int side = 0; side < KV_SIDES; side++) {
         s->n_choices[side] = kv_choices(mixed, (enum kv_side)side)->n;
         s->kld[side] = kv_alloc(n_heads * (size_t)s->n_choices[side], sizeof *s->kld[side]);
     }
-    size_t n_probes = (size_t)kv_sensitivity_probes(h->n_layer, h->n_head_kv, mixed);
+    size_t n_probes = (size_t)kv_sensitivity_probes(h->n_layer, h->n_head_kv, mixed, by_layer);
     struct probing probing = { s, measure, calibration, kv_alloc(n_probes, sizeof *probing.probes) };
     struct kvant_eval_result *results = kv_alloc(n_probes, sizeof *results);
     kvant_status status = s->kld[0] && s->kld[1] && probing.probes && results
@@ -152,7 +167,7 @@ kvant_status kv_sensitivity_open(struct kv_sensitivity *s, struct kv_measure *me
     measure->progress->what = NULL;
     for (int i = 0; status == KVANT_OK && i < n; i++) {
         const struct probe *p = &probing.probes[i];
-        if (p->layer >= 0) kv_sensitivity_at(s, p->side, p->layer, p->head)[p->choice] = results[i].kld_mean;
+        if (p->layer >= 0) set_measured(s, p, results[i].kld_mean);
     }
     if (status == KVANT_OK) derive_all(s, calibration);
     for (int i = 0; status == KVANT_OK && i < n; i++) {

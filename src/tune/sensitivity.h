@@ -10,18 +10,19 @@
 #include "tune/measure.h"
 
 struct kv_sensitivity {
-    bool mixed;
+    bool mixed, by_layer;  /* by_layer: the heads of a layer measured at once, each an equal part of it */
     int n_layer, n_head_kv;
     int n_choices[KV_SIDES];
     double *kld[KV_SIDES]; /* (n_layer, n_head_kv, n_choices of the side) */
 };
 
 /* Plans that kv_sensitivity_open measures. */
-int kv_sensitivity_probes(int n_layer, int n_head_kv, bool mixed);
+int kv_sensitivity_probes(int n_layer, int n_head_kv, bool mixed, bool by_layer);
 
 /* Measures the choices that are to be measured; the others follow from them (kv_sensitivity_derive). */
 kvant_status kv_sensitivity_open(struct kv_sensitivity *out, struct kv_measure *measure,
-                                 const struct kv_calibration *calibration, bool mixed, struct kvant_error *err);
+                                 const struct kv_calibration *calibration, bool mixed, bool by_layer,
+                                 struct kvant_error *err);
 void kv_sensitivity_close(struct kv_sensitivity *s);
 
 static inline double *kv_sensitivity_at(const struct kv_sensitivity *s, enum kv_side side, int layer, int head)

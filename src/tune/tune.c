@@ -3,7 +3,7 @@
  *
  *   text ── tuning part ──── means, channel importance ── KLD of each (layer, KV head, side, choice) alone
  *        │                       └─ exact allocation for each budget (errors add up) ── measured swaps
- *        └─ held-back part ── every plan of the menu and the strong uniform recipes measured as a whole
+ *        └─ held-back part ── first the strong uniform recipes, last every plan, measured as a whole
  *
  * Never with 8-bit activations: with them the KLD between two nearly equal caches has a floor of .002 to .003
  * (SmolLM2; 16-bit activations and float32: .0006 for k16v4h), above what most single layers cost.
@@ -18,7 +18,8 @@
 #include "tune/refine.h"
 
 #define TOKENS_DEFAULT 1024 /* for calibration and sensitivities                            */
-#define TOKENS_VERIFY 512  /* held back                                                     */
+#define TOKENS_VERIFY 1024 /* held back, in one sequence: a tail is judged too well by a short one */
+#define TOKENS_VERIFY_LEAST 512 /* of a text that is short: what tuning leaves                     */
 #define N_CTX_DEFAULT 8192 /* at which true bits are stated                                 */
 #define BUDGETS_MAX 32
 #define RANKS_MAX      4096
@@ -50,11 +51,21 @@ struct tune {
     struct kv_calibration calibration;
     struct kv_search search;
     struct kv_measure tuning, verify, answers; /* answers: with questions */
+    struct kv_menu uniform;                    /* measured first, for a search that is stopped      */
     struct kv_ranks ranks;
     struct kv_tune_progress progress;
     struct kv_trials *trials;
     struct result *result;
 };
+
+/* Exact last tokens. What they cost is the less the longer the context. Tuned plans of 2.86 true bits at 8192
+ * tokens: 32 of them .0060 / .0071 (SmolLM2, GSM8K / WikiText) and .0133 (Qwen, WikiText), 64 .0043 / .0062
+ * and .0121, 128 .0032 / .0059 and .0114. At 2048 tokens 64 is better on one text, worse on the other. */
+static int tail_of(const struct kvant_tune_options *opt, int64_t n_ctx)
+{
+    if (opt->tail >= 0) return opt->tail;
+    return n_ctx >= 8192 ? 128 : n_ctx >= 4096 ? 64 : 32;
+}
 
 static const char *const *uniform_of(const struct kvant_tune_options *opt)
 {
@@ -71,18 +82,20 @@ static double true_bits(const struct kvant_plan *plan, int64_t n_ctx)
 }
 
 /* The best plan within so many true bits, NULL if there is none. Sinks, tail, tables and the alignment of
- * pages have their price: the page budget is lowered until the whole fits. */
+ * pages have their price: the page budget is lowered until the whole fits, each time below the plan that did
+ * not. */
 static kvant_status plan_within(const struct tune *t, double bits, int *choice, struct kvant_tune_point *like,
                                 struct kvant_plan **out, struct kvant_error *err)
 {
     double page_bits = bits;
     *out = NULL;
-    for (int i = 0; i < 20; i++) {
-        if (!kv_search_choose(&t->search, page_bits, choice, &like->kld_predicted)) return KVANT_OK;
+    while (kv_search_choose(&t->search, page_bits, choice, &like->kld_predicted)) {
+        struct kvant_plan_memory memory;
         KV_TRY(kv_search_plan(&t->search, choice, out, err));
-        double over = true_bits(*out, t->n_ctx) - bits;
+        kvant_plan_get_memory(*out, t->n_ctx, &memory);
+        double over = memory.true_bits - bits;
         if (over <= 0) return KVANT_OK;
-        page_bits -= fmax(over, 1.0 / (double)t->search.bits_per_page_bit);
+        page_bits = fmin(page_bits - over, memory.page_bits - 1.0 / (double)t->search.bits_per_page_bit);
         kvant_plan_close(*out);
         *out = NULL;
     }
@@ -101,9 +114,11 @@ static kvant_status add_named(struct kv_menu *menu, struct kvant_plan *plan, con
 static kvant_status smallest_plan(const struct tune *t, double *bits, struct kvant_error *err)
 {
     struct kvant_plan *plan;
-    int *choice = kv_alloc((size_t)t->search.n_items, sizeof *choice); /* all at the first and smallest */
+    const struct kv_search shape = kv_search_shape(t->model, &t->calibration, !t->opt->no_mix, t->opt->by_layer,
+                                                   tail_of(t->opt, t->n_ctx));
+    int *choice = kv_alloc((size_t)shape.n_items, sizeof *choice); /* all at the first and smallest */
     if (!choice) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
-    kvant_status status = kv_search_plan(&t->search, choice, &plan, err);
+    kvant_status status = kv_search_plan(&shape, choice, &plan, err);
     kv_free(choice);
     if (status != KVANT_OK) return status;
     *bits = true_bits(plan, t->n_ctx);
@@ -167,7 +182,7 @@ static kvant_status refine_budgets(struct tune *t, int *choice, struct kvant_err
     return status;
 }
 
-static kvant_status add_uniform(struct tune *t, struct kvant_error *err)
+static kvant_status measure_uniform(struct tune *t, struct kvant_error *err)
 {
     for (const char *const *spec = uniform_of(t->opt); *spec; spec++) {
         struct kvant_plan *plan;
@@ -176,15 +191,31 @@ static kvant_status add_uniform(struct tune *t, struct kvant_error *err)
                                          .kld_tuning = NAN,
                                          .accuracy = NAN,
                                          .source = KVANT_TUNE_FROM_UNIFORM };
-        KV_TRY(kvant_plan_open(&plan, t->model, *spec, err));
+        char text[64];
+        snprintf(text, sizeof text, "%s;tail=%d", *spec, tail_of(t->opt, t->n_ctx));
+        KV_TRY(kvant_plan_open(&plan, t->model, text, err));
         kvant_status status = kv_calibration_apply(&t->calibration, plan, err);
         if (status != KVANT_OK) {
             kvant_plan_close(plan);
             return status;
         }
-        KV_TRY(kv_menu_add(&t->result->menu, plan, &like, err));
+        KV_TRY(kv_menu_add(&t->uniform, plan, &like, err));
     }
-    return KVANT_OK;
+    t->progress.what = "measuring uniform recipes";
+    return kv_menu_measure(&t->uniform, 0, &t->verify, t->n_ctx, t->result->view.own_text, err);
+}
+
+/* The strong uniform recipes join the plans that were found; one that was found as well is that one's. */
+static kvant_status join_uniform(struct tune *t, struct kvant_error *err)
+{
+    kvant_status status = KVANT_OK;
+    for (size_t i = 0; status == KVANT_OK && i < t->uniform.n; i++) {
+        struct kvant_tune_point point = t->uniform.points[i];
+        t->uniform.points[i].plan = NULL;
+        status = kv_menu_add(&t->result->menu, point.plan, &point, err);
+    }
+    kv_menu_close(&t->uniform);
+    return status;
 }
 
 /* ----------------------------------------------------------------------------------------------- bounds -- */
@@ -235,9 +266,9 @@ static kvant_status add_bound(struct tune *t, int *choice, struct kvant_error *e
 /* The tuning part is at most half of a text that is too short for both. */
 static void split_text(struct tune *t, size_t n_tokens, size_t n_tuning)
 {
-    t->n_tuning = n_tokens >= n_tuning + TOKENS_VERIFY ? n_tuning
-                  : n_tokens / 2 < n_tuning            ? n_tokens / 2
-                                                       : n_tuning;
+    t->n_tuning = n_tokens >= n_tuning + TOKENS_VERIFY_LEAST ? n_tuning
+                  : n_tokens / 2 < n_tuning                  ? n_tokens / 2
+                                                             : n_tuning;
     t->n_verify = n_tokens - t->n_tuning < TOKENS_VERIFY ? n_tokens - t->n_tuning : TOKENS_VERIFY;
 }
 
@@ -251,24 +282,25 @@ static struct kv_published_options published_options(const struct kvant_tune_opt
 /* All forward tokens, before the first one is run. */
 static int64_t planned_tokens(const struct tune *t)
 {
+    int n_uniform = 0;
+    for (const char *const *spec = uniform_of(t->opt); *spec; spec++) n_uniform++;
     if (t->opt->method == KVANT_TUNE_KVTUNER) {
         const struct kv_measure tuning = { .n_tokens = t->opt->questions ? t->answers.n_tokens
                                                                          : t->n_tuning },
                                 verify = { .n_tokens = t->n_verify };
         const struct kv_published_options opt = published_options(t->opt);
         return 2 * (int64_t)t->n_tuning + kv_measure_tokens(&tuning, kv_published_plans(&opt)) +
-               kv_measure_tokens(&verify, 4 * KV_MEASURE_BATCH);
+               kv_measure_tokens(&verify, n_uniform) + kv_measure_tokens(&verify, 4 * KV_MEASURE_BATCH);
     }
-    int n_plans = t->n_budgets, n_probes = kv_sensitivity_probes(t->model->hp.n_layer, t->model->hp.n_head_kv,
-                                                                 !t->opt->no_mix);
+    int n_probes = kv_sensitivity_probes(t->model->hp.n_layer, t->model->hp.n_head_kv, !t->opt->no_mix,
+                                         t->opt->by_layer);
     const struct kv_measure tuning = { .n_tokens = t->n_tuning }, verify = { .n_tokens = t->n_verify };
-    for (const char *const *spec = uniform_of(t->opt); *spec; spec++) n_plans++;
     return (int64_t)t->n_tuning + kv_measure_tokens(&tuning, n_probes) +
            (t->opt->refine ? t->n_budgets * kv_measure_tokens(&tuning, kv_refine_plans()) +
                                  kv_measure_tokens(&verify, t->n_budgets)
                            : 0) +
            (t->opt->max_kld > 0 ? kv_measure_tokens(&verify, 2 * BOUND_GRID) : 0) +
-           kv_measure_tokens(&verify, n_plans);
+           kv_measure_tokens(&verify, n_uniform) + kv_measure_tokens(&verify, t->n_budgets);
 }
 
 /* Splits the text, or lets the model write one. *own is to be freed. */
@@ -326,6 +358,9 @@ static kvant_status check_options(const struct kvant_tune_options *opt, struct k
         (opt->n_tokens && (size_t)opt->n_tokens < kv_calibration_tokens_min(SINKS)))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_tokens %lld: %zu to 65536, or 0", (long long)opt->n_tokens,
                 kv_calibration_tokens_min(SINKS));
+    if (opt->tail < -1 || opt->tail > KVANT_TUNE_TAIL_MAX)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "a tail of %d tokens: 0 to %d, or -1", opt->tail,
+                KVANT_TUNE_TAIL_MAX);
     if (opt->n_ctx < 0) KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_ctx %lld: 0 or more", (long long)opt->n_ctx);
     if (opt->method != KVANT_TUNE_KVANT && opt->method != KVANT_TUNE_KVTUNER)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "there is no tuning method %d", (int)opt->method);
@@ -366,9 +401,9 @@ static kvant_status settle_budgets(struct tune *t, struct kvant_error *err)
 static kvant_status make_menu(struct tune *t, int *choice, struct kvant_error *err)
 {
     for (int i = 0; i < t->n_budgets; i++) KV_TRY(add_budget(t, t->budgets[i], choice, err));
-    KV_TRY(add_uniform(t, err));
     t->progress.what = "verifying plans";
     KV_TRY(kv_menu_measure(&t->result->menu, 0, &t->verify, t->n_ctx, t->result->view.own_text, err));
+    KV_TRY(join_uniform(t, err));
     if (t->opt->max_kld > 0) KV_TRY(add_bound(t, choice, err));
     return t->opt->refine ? refine_budgets(t, choice, err) : KVANT_OK;
 }
@@ -386,11 +421,11 @@ static kvant_status find_published(struct tune *t, struct kvant_error *err)
     kvant_status status = kv_published_run(&t->result->menu, t->opt->questions ? &t->answers : &t->tuning,
                                            &opt, err);
     if (status != KVANT_OK && status != KVANT_ERR_CANCELLED) return status;
-    KV_TRY(add_uniform(t, err));
     t->progress.what = "verifying plans";
     bool stopped = status != KVANT_OK; /* what it had found by then is shown all the same */
     if (stopped) t->progress.fn = NULL;
     KV_TRY(kv_menu_measure(&t->result->menu, 0, &t->verify, t->n_ctx, t->result->view.own_text, err));
+    KV_TRY(join_uniform(t, err));
     return stopped ? status : judge(t, err);
 }
 
@@ -425,11 +460,13 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
     kv_measure_set(&t->verify, t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify, t->trials,
                    &t->progress);
     t->tuning.ranks = t->verify.ranks = t->answers.ranks = t->ranks;
+    if (t->opt->method == KVANT_TUNE_KVANT) KV_TRY(settle_budgets(t, err));
+    KV_TRY(measure_uniform(t, err));
     if (t->opt->method == KVANT_TUNE_KVTUNER) return find_published(t, err);
-    KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix, err));
-    KV_TRY(kv_search_open(&t->search, t->model, &t->calibration, &t->result->sensitivity, t->opt->by_layer, 16.0,
-                          err));
-    KV_TRY(settle_budgets(t, err));
+    KV_TRY(kv_sensitivity_open(&t->result->sensitivity, &t->tuning, &t->calibration, !t->opt->no_mix,
+                               t->opt->by_layer, err));
+    KV_TRY(kv_search_open(&t->search, t->model, &t->calibration, &t->result->sensitivity, t->opt->by_layer,
+                          tail_of(t->opt, t->n_ctx), 16.0, err));
     int *choice = kv_alloc((size_t)t->search.n_items, sizeof *choice);
     if (!choice) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
     kvant_status status = make_menu(t, choice, err);
@@ -441,6 +478,7 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
 static kvant_status stop_early(struct tune *t, kvant_status status)
 {
     size_t n = 0;
+    if (status == KVANT_ERR_CANCELLED) status = join_uniform(t, NULL) == KVANT_OK ? status : KVANT_ERR_MEMORY;
     for (size_t i = 0; i < t->result->menu.n; i++) n += t->result->menu.points[i].measured.n_scored > 0;
     if (status != KVANT_ERR_CANCELLED || n == 0) return status;
     t->result->view.interrupted = true;
@@ -549,6 +587,7 @@ kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *
     } else {
         kvant_tune_close(&t.result->view);
     }
+    kv_menu_close(&t.uniform);
     kv_search_close(&t.search);
     kv_calibration_close(&t.calibration);
     kv_free(own);

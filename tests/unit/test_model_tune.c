@@ -95,6 +95,7 @@ static void tuning_ends_with_a_menu(void **state)
         opt.no_mix = variant == 1;
         opt.by_layer = variant == 2;
         opt.refine = variant != 3;
+        if (variant == 1) opt.tail = 16;
         opt.progress = watch_progress;
         opt.user = &watch;
         r = tune(model, tokens, 400, &opt);
@@ -108,6 +109,10 @@ static void tuning_ends_with_a_menu(void **state)
             if (i) assert_true(p->measured.true_bits >= r->points[i - 1].measured.true_bits);
             assert_true(p->dominated == (i > 0 && p->measured.kld_mean >= best));
             best = fmin(best, p->measured.kld_mean);
+            char spec[4096];
+            size_t n_spec;
+            assert_int_equal(kvant_plan_print(p->plan, spec, sizeof spec, &n_spec, NULL), KVANT_OK);
+            assert_non_null(strstr(spec, variant == 1 ? "tail: 16\n" : "tail: 64\n")); /* of uniform ones, too */
             if (p->source == KVANT_TUNE_FROM_UNIFORM) continue;
             n_tuned++;
             assert_true(isfinite(p->kld_predicted) && p->measured.true_bits <= p->budget);
@@ -120,6 +125,10 @@ static void tuning_ends_with_a_menu(void **state)
         assert_int_equal(n_tuned, 3);
         assert_int_equal(r->keys.n_layer, 2);
         for (int i = 0; i < 4 * r->keys.n_choices; i++) assert_true(r->keys.kld[i] > 0 && isfinite(r->keys.kld[i]));
+        for (int layer = 0; layer < 2; layer++) { /* choice 1 is measured, with mixing and without */
+            const double *first = r->keys.kld + 2 * layer * r->keys.n_choices;
+            assert_true((first[1] == first[r->keys.n_choices + 1]) == opt.by_layer); /* both at once */
+        }
         assert_true(watch.n_calls > 0 && watch.total > 0);
         kvant_tune_close(r);
 
