@@ -57,14 +57,8 @@ static int report_text(const struct predicted *p)
 static int measure(struct predicted *p, const struct predict_flags *flags)
 {
     struct kvant_error err;
-    struct own_text text = { 0 };
     struct progress progress;
-    int code = EXIT_OK, n = flags->kv->n ? flags->kv->n : 1;
-    for (int i = 0; i < n && code == EXIT_OK; i++) {
-        code = setup_plan_listed(&p->plans[i], p->model, flags->kv, i, flags->plan, &text, p->names[i]);
-        p->n_plans += code == EXIT_OK;
-    }
-    own_text_close(&text);
+    int code = setup_plans_listed(p->plans, p->names, &p->n_plans, p->model, flags->kv, flags->plan);
     if (code != EXIT_OK) return code;
     interrupt_catch();
     progress_begin(&progress);

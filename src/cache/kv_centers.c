@@ -85,7 +85,7 @@ static void fill_basis(struct kv_centers *c, const struct kv_rope *rope)
 static void fill_list(struct kv_center_list *out, const uint16_t *mean, const struct kv_centers *c,
                       const struct kv_rope *rope)
 {
-    int near = rope->neox ? 1 : 2, far = rope->neox ? c->n_pairs : 1, n_slow = 0;
+    int near = kv_rope_near(rope), far = kv_rope_far(rope), n_slow = 0;
     uint8_t slow[KV_HEAD_DIM_MAX / 2];
     *out = (struct kv_center_list){ 0 };
     for (int p = 0; p < c->n_pairs; p++) {
@@ -140,7 +140,7 @@ void kv_centers_turned(const struct kv_centers *c, const struct kv_rope *rope, c
 float kv_centers_project(const struct kv_centers *c, const struct kv_rope *rope, const float *mean,
                          const float *q, float *cos_part, float *sin_part)
 {
-    int half = rope->n_rot / 2, near = rope->neox ? 1 : 2, far = rope->neox ? half : 1;
+    int half = rope->n_rot / 2, near = kv_rope_near(rope), far = kv_rope_far(rope);
     float still = 0.0f;
     for (int p = 0; p < half; p++) {
         int a = near * p, b = a + far;

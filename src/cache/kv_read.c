@@ -93,7 +93,7 @@ static void turn_within(const struct job *j, int i, float *row)
 {
     const struct kv_reader *reader = j->call->reader;
     const struct kv_rope *r = reader->rope;
-    int half = r->n_rot / 2, near = r->neox ? 1 : 2, far = r->neox ? half : 1;
+    int half = r->n_rot / 2, near = kv_rope_near(r), far = kv_rope_far(r);
     const float *cosines = reader->turn + i, *sines = cosines + half * KV_PAGE_TOKENS;
     for (int p = 0; p < half; p++) {
         float *a = row + near * p, *b = a + far, a0 = *a, b0 = *b;
@@ -271,7 +271,7 @@ static void sum_turned_keys(const struct job *j, const uint8_t *page, int first,
     sum_stored_keys(j, page, first, last, weight, by_cos);
     turn_weights(j, true, still, weight);
     sum_stored_keys(j, page, first, last, weight, by_sin);
-    int half = r->n_rot / 2, near = r->neox ? 1 : 2, far = r->neox ? half : 1;
+    int half = r->n_rot / 2, near = kv_rope_near(r), far = kv_rope_far(r);
     for (int p = 0; p < half; p++) { /* R_{−i}: (a, b) -> (a cos + b sin, b cos − a sin) */
         int a = near * p, b = a + far;
         float turned_a = by_cos[a] + by_sin[b];

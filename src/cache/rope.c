@@ -14,7 +14,7 @@ void kv_rope_angles(const struct kv_rope *r, int64_t position, float *cos_out, f
 void kv_rope_apply(const struct kv_rope *r, const float *cos_t, const float *sin_t, float *x, int n_heads)
 {
     int half = r->n_rot / 2;
-    int near = r->neox ? 1 : 2, far = r->neox ? half : 1; /* step between pairs, distance inside a pair */
+    int near = kv_rope_near(r), far = kv_rope_far(r);
     for (int h = 0; h < n_heads; h++, x += r->head_dim) {
         for (int i = 0; i < half; i++) {
             float *a = x + near * i, *b = a + far;

@@ -13,6 +13,16 @@ struct kv_rope {
     const float *inv_freq;      /* (n_rot / 2), scaling (linear, llama-3) folded in; borrowed */
 };
 
+/* Pair p is the channels near · p and near · p + far. */
+static inline int kv_rope_near(const struct kv_rope *r)
+{
+    return r->neox ? 1 : 2;
+}
+static inline int kv_rope_far(const struct kv_rope *r)
+{
+    return r->neox ? r->n_rot / 2 : 1;
+}
+
 /* cos and sin of position · inv_freq, each (n_rot / 2), computed in double. */
 void kv_rope_angles(const struct kv_rope *r, int64_t position, float *cos_out, float *sin_out);
 /* Turns n_heads rows of head_dim in place. */

@@ -104,6 +104,14 @@ static struct kv_fold fold_of(const struct kv_attn_block *b, const struct kv_key
     };
 }
 
+/* A head may have no pair that gains from centring. */
+static bool has_center(const struct kv_attn_block *b)
+{
+    if (!b->recipe->key_centered) return false;
+    const struct kv_center_list *list = &b->codec->centers->head[i_head(b)];
+    return list->n_listed || list->polynomials || list->still;
+}
+
 void kv_block_prepare_pages(const struct kv_attn_block *b)
 {
     const struct kv_page_scratch *s = &b->worker->page;
@@ -119,7 +127,7 @@ void kv_block_prepare_pages(const struct kv_attn_block *b)
         memcpy(s->q, b->worker->q, n * sizeof *s->q);
     }
     if (r->key_rotated) b->kernels->hadamard(s->q, b->n_rows, head_dim);
-    if (r->key_centered) {
+    if (has_center(b)) {
         float mean[KV_HEAD_DIM_MAX];
         size_t half = (size_t)head_dim / 2;
         b->kernels->f16_to_f32(b->plan->center + i_head(b) * (size_t)head_dim, head_dim, mean);
@@ -208,14 +216,6 @@ static void scores_half(const struct kv_attn_block *b, const uint8_t *page, int 
         .ahead = ahead,
     };
     b->kernels->qk_half(&qk);
-}
-
-/* A head may have no pair that gains from centring. */
-static bool has_center(const struct kv_attn_block *b)
-{
-    if (!b->recipe->key_centered) return false;
-    const struct kv_center_list *list = &b->codec->centers->head[i_head(b)];
-    return list->n_listed || list->polynomials || list->still;
 }
 
 static void add_center_scores(const struct kv_attn_block *b, int64_t i_page, int row)

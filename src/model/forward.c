@@ -73,9 +73,9 @@ static void rows_block(void *user, int64_t i_block, int i_thread)
 }
 
 static void each_row(const struct kv_forward_call *call, const struct kv_layer *layer, int n_rows,
-                     void (*fn)(const struct by_rows *job, int row))
+                     void (*fn)(const struct by_rows *job, int row), const struct kv_activations *made)
 {
-    struct by_rows job = { call, layer, fn, n_rows, NULL };
+    struct by_rows job = { call, layer, fn, n_rows, made };
     kv_pool_for(call->pool, n_row_blocks(n_rows), rows_block, &job);
 }
 
@@ -196,8 +196,7 @@ static void multiply(const struct kv_forward_call *call, const struct kv_layer *
                      const struct kv_product *products, int n_products)
 {
     struct kv_activations a = activations_for(call, x, n_rows, k, products[0].w);
-    struct by_rows job = { call, layer, fn, n_rows, &a };
-    kv_pool_for(call->pool, n_row_blocks(n_rows), rows_block, &job);
+    each_row(call, layer, n_rows, fn, &a);
     kv_activations_finish(&a);
     kv_products(call->pool, &call->model->kernels, &a, products, n_products, call->buffers->matmul_scratch,
                 call->buffers->matmul_stride);
@@ -303,7 +302,7 @@ static void run_layer(const struct kv_forward_call *call, int i)
                                       product(m, l->wk, l->bk, b->k, n_kv),
                                       product(m, l->wv, l->bv, b->v, n_kv) };
     multiply(call, l, attn_norm_row, b->normed, n, h->n_embd, qkv, 3);
-    each_row(call, l, n, position_row);
+    each_row(call, l, n, position_row, NULL);
     if (call->capture) run_capture(call, i);
     attend(call, i);
     const struct kv_product out = product(m, l->wo, l->bo, b->normed, h->n_embd);
@@ -314,7 +313,7 @@ static void run_layer(const struct kv_forward_call *call, int i)
     multiply(call, l, residual_ffn_norm_row, b->normed, n, h->n_embd, gate_up, 2);
     const struct kv_product down = product(m, l->down, l->b_down, b->normed, h->n_embd);
     multiply(call, l, silu_row, b->gate, n, h->n_ff, &down, 1);
-    each_row(call, l, n, residual_row);
+    each_row(call, l, n, residual_row, NULL);
 }
 
 /* The call with the runs that have joined up to `layer`: a prefix, as they are in the order of joining. */

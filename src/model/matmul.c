@@ -94,7 +94,6 @@ static long long take(struct products_job *job, int n_threads, int64_t *n)
         int64_t left = job->n_units - next;
         *n = (left + TAKE_SHARE * n_threads - 1) / (TAKE_SHARE * n_threads);
         if (*n < job->least) *n = left < job->least ? left : job->least;
-        if (left <= 0) *n = 0;
     } while (*n && !atomic_compare_exchange_weak_explicit(&job->next, &next, next + *n, memory_order_relaxed,
                                                           memory_order_relaxed));
     return next;

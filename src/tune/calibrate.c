@@ -238,7 +238,7 @@ static void unit_errors(const double *importance, int head_dim, double *out)
 static void find_turning(struct kv_calibration *c, int layer, int head)
 {
     const struct kv_rope *rope = &c->model->rope;
-    int n_pairs = rope->n_rot / 2, near = rope->neox ? 1 : 2, far = rope->neox ? n_pairs : 1;
+    int n_pairs = rope->n_rot / 2, near = kv_rope_near(rope), far = kv_rope_far(rope);
     float *kept = c->turning + head_at(c, layer, head);
     double centered[KV_HEAD_DIM_MAX], plain[KV_HEAD_DIM_MAX], gain[KV_HEAD_DIM_MAX / 2], spare = 0.0;
     int pair[KV_HEAD_DIM_MAX / 2];
