@@ -25,19 +25,19 @@ struct page {
 
 static void run_fold(const struct kv_kernels *k, const struct page *p)
 {
-    const struct kv_key_class all = { p->bits, p->head_dim };
+    const struct kv_key_class all = { p->bits, p->head_dim, 0 };
     k->attn_fold(&(struct kv_fold){ .q = p->q, .q_stride = (size_t)p->head_dim, .n_rows = p->n_rows,
-                                    .n_classes = 1, .classes = &all, .middle = p->q, .scale = p->scale, .min = p->min,
+                                    .n_classes = 1, .classes = &all, .middle = p->q, .largest = p->codes, .scale = p->scale, .min = p->min,
                                     .digits = p->digits, .digits_stride = 2 * (size_t)p->head_dim,
-                                    .delta = { p->delta, p->sum }, .bias = p->bias });
+                                    .delta = { p->delta }, .bias = p->bias });
 }
 
 static void run_qk(const struct kv_kernels *k, const struct page *p)
 {
-    const struct kv_key_class all = { p->bits, p->head_dim };
+    const struct kv_key_class all = { p->bits, p->head_dim, 0 };
     k->qk_codes(&(struct kv_qk_codes){ .codes = p->codes, .n_classes = 1, .classes = &all,
                                        .digits = { p->digits, p->digits }, .digits_stride = 2 * (size_t)p->head_dim,
-                                       .delta = { { p->delta, p->delta }, { p->delta, p->delta } }, .bias = { p->bias, p->bias },
+                                       .delta = { { p->delta }, { p->delta } }, .bias = { p->bias, p->bias },
                                        .n_rows = p->n_rows, .score = p->score });
 }
 
@@ -97,7 +97,7 @@ static void run_fit(const struct kv_kernels *k, const struct page *p)
 /* Sums know no query rows: one call a page, whatever the column says. */
 static void run_sum_keys(const struct kv_kernels *k, const struct page *p)
 {
-    const struct kv_key_class all = { p->bits, p->head_dim };
+    const struct kv_key_class all = { p->bits, p->head_dim, 0 };
     k->sum_keys(&(struct kv_sum_keys){ .codes = p->codes, .n_classes = 1, .classes = &all, .scale = p->scale,
                                        .min = p->min, .group = KV_TILE, .first = 0, .last = KV_TILE,
                                        .n_channels = p->head_dim, .out = p->out });
@@ -106,7 +106,7 @@ static void run_sum_keys(const struct kv_kernels *k, const struct page *p)
 /* With a row of weights for each channel, as keys before RoPE are read (twice: cosines and sines). */
 static void run_sum_weighted(const struct kv_kernels *k, const struct page *p)
 {
-    const struct kv_key_class all = { p->bits, p->head_dim };
+    const struct kv_key_class all = { p->bits, p->head_dim, 0 };
     const float *weight[KV_HEAD_DIM_MAX];
     for (int c = 0; c < p->head_dim; c++) weight[c] = p->q + c % (p->head_dim / 2) * KV_TILE;
     k->sum_keys(&(struct kv_sum_keys){ .codes = p->codes, .n_classes = 1, .classes = &all, .scale = p->scale,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "cache/kv_classes.h"
 #include "cache/kv_sequence.h"
 #include "cache/kv_short.h"
 
@@ -183,19 +184,6 @@ static const struct kv_channels *channels_of(const struct job *j)
     return j->recipe->key_mixed ? &j->codec->plan->channels[j->i_head] : NULL;
 }
 
-static int classes_of(const struct job *j, struct kv_key_class out[KV_CLASSES_MAX])
-{
-    const struct kv_channels *channels = channels_of(j);
-    if (!channels) {
-        out[0] = (struct kv_key_class){ j->recipe->key_bits, j->head_dim };
-        return 1;
-    }
-    int n = 0;
-    for (int i = 0; i < KV_N_CLASSES; i++)
-        if (channels->count[i]) out[n++] = (struct kv_key_class){ kv_class_bits[i], channels->count[i] };
-    return n;
-}
-
 /* Of 16-bit keys, which lie channel by channel. */
 static void sum_half_keys(const struct job *j, const uint16_t *halves, int first, int last,
                           const float *const *weight, float *out)
@@ -226,7 +214,7 @@ static void sum_stored_keys(const struct job *j, const uint8_t *page, int first,
     struct kv_grids grids = kv_key_grids(j->codec, (size_t)j->i_head, page, scale, min);
     j->codec->kernels->sum_keys(&(struct kv_sum_keys){
         .codes = page + side->codes,
-        .n_classes = classes_of(j, classes),
+        .n_classes = kv_key_classes(j->recipe, channels, j->head_dim, classes),
         .classes = classes,
         .scale = grids.scale,
         .min = grids.min,

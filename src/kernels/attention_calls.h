@@ -4,7 +4,7 @@
  * Over codes (every plan, by default). For a query row, all of it in the domain in which the page stores:
  *
  *     fold      a_c = q_c · scale_c                         per channel; once per page
- *               Q_c = round(a_c / δ)                        int8, or int16 against finer codes
+ *               Q_c = round(a_c / δ)                        int8, or int16 against codes of 8 bits
  *               bias = Σ q_c · min_c + mid · Σ (a_c − δ Q_c)
  *     qk_codes  s_j = bias + δ · Σ_c Q_c · code_cj          exact in int32
  *     soften    p_j = exp(s_j − max)
@@ -51,10 +51,8 @@ static inline float kv_digits_per_unit(int largest, float m)
     return m > 0x1p-100f ? (float)largest / m : 0.0f;
 }
 
-/* Which codes meet 15 bits instead of 8, at twice the products. Measured as the part of the plan's own KLD that
- * rounding costs, on the same codes, with 8 bits for all but 8-bit codes: k4v4 1.8 | 2.3 % (SmolLM2 | Qwen), most of
- * it from the keys: a few channels dominate q · scale. k3c64v3h .3 | .2 %, k16v4h .7 %. */
-static inline bool kv_keys_are_wide(int bits) { return bits > 3; }
+/* Codes of 8 bits meet 15 bits instead of 8, at twice the products: with 8 rounding would cost as much as the codes. */
+static inline bool kv_keys_are_wide(int bits) { return bits > 4; }
 static inline bool kv_values_are_wide(int bits) { return bits > 4; }
 static inline float kv_codes_middle(int bits) { return 0.5f * (float)((1 << bits) - 1); }
 
@@ -62,32 +60,23 @@ static inline float kv_codes_middle(int bits) { return 0.5f * (float)((1 << bits
  * 0 2 1 3, since a mask and a shift turn 4 bytes of codes into the 16-bit pairs (0, 2) and (1, 3). */
 static inline int kv_wide_place(int i) { return (i & ~3) | ((i & 1) << 1) | ((i >> 1) & 1); }
 
-/* A range of stored channels with codes of one width. A head's classes follow each other by falling bits; keys
- * that are not mixed are one class. */
+/* A range of stored channels with codes of one width. A head's classes follow each other by falling bits.
+ *
+ * Neighbouring classes may be one *span*: their digits are of one width, wide or narrow, and share a δ, so that their
+ * products add up in one int32. Channels of mixed keys get their bits so that q · scale is of one size in all of them:
+ * they have a wide and a narrow span. Keys of one width are one class, but for 4 bits (cache/kv_classes.c). */
 struct kv_key_class {
     int bits;                    /* 8 4 3 2; 0: no codes, the group's mean is all there is                   */
     int n_channels;              /* a multiple of 8                                                          */
+    int span;                    /* 0 .. KV_SPANS_MAX − 1, not falling; of bits 0: no matter                 */
 };
 #define KV_CLASSES_MAX 5
+#define KV_SPANS_MAX 4
 
-/* Channels [0, wide) meet 15 bits, [wide, coded) 8, [coded, all) have no codes. */
-struct kv_key_widths {
-    int wide, coded, all;
-};
-static inline struct kv_key_widths kv_key_widths(const struct kv_key_class *classes, int n_classes)
+static inline int kv_class_digits_bytes(const struct kv_key_class *c)
 {
-    struct kv_key_widths n = { 0, 0, 0 };
-    for (int k = 0; k < n_classes; k++) {
-        n.all += classes[k].n_channels;
-        if (classes[k].bits) n.coded = n.all;
-        if (kv_keys_are_wide(classes[k].bits)) n.wide = n.all;
-    }
-    return n;
+    return c->bits ? c->n_channels * (kv_keys_are_wide(c->bits) ? 2 : 1) : 0;
 }
-
-/* Classes of one width of digits, narrow or wide, share a δ: channels get their bits so that q · scale is of one
- * size in all of them. Their products then add up in one int32. */
-enum { KV_NARROW, KV_WIDE, KV_WIDTHS };
 
 /* Query rows times the scales of their channels, as digits. */
 struct kv_fold {
@@ -96,12 +85,13 @@ struct kv_fold {
     int n_rows, n_classes;
     const struct kv_key_class *classes;
     const float *middle;         /* (channels) of their codes; 0 where there are none                        */
+    const uint8_t *largest;      /* (channels) largest code, twice the middle                                */
     const uint16_t *scale, *min; /* f16 (channels); NULL, both: 1 and 0 (keys per token)                     */
-    void *digits;                /* rows digits_stride bytes apart: int16 of the wide channels, then int8    */
+    void *digits;                /* rows digits_stride bytes apart: int16 of wide channels, then int8        */
     size_t digits_stride;
-    float *delta[KV_WIDTHS];     /* (n_rows)                                                                 */
+    float *delta[KV_SPANS_MAX];  /* (n_rows) of each span                                                    */
     float *bias;                 /* (n_rows)                                                                 */
-    float *sum;                  /* (n_rows) Σ q, or NULL                                                    */
+    float *sum;                  /* (n_rows) Σ q, of keys per token                                          */
 };
 
 /* Scores of a page. */
@@ -111,7 +101,7 @@ struct kv_qk_codes {
     const struct kv_key_class *classes;
     const void *digits[2];       /* of tokens 0 .. 31 and 32 .. 63; equal where one scale holds for 64       */
     size_t digits_stride;
-    const float *delta[2][KV_WIDTHS]; /* (n_rows)                                                            */
+    const float *delta[2][KV_SPANS_MAX]; /* (n_rows)                                                         */
     const float *bias[2];        /* (n_rows)                                                                 */
     const uint16_t *scale, *min; /* f16 (64) of keys per token: s = scale_j · s + min_j · sum; NULL: s       */
     const float *sum;            /* (n_rows)                                                                 */

@@ -35,26 +35,29 @@ static void fold_row(const struct kv_fold *f, int row)
 {
     const float *q = f->q + (size_t)row * f->q_stride;
     char *digits = (char *)f->digits + (size_t)row * f->digits_stride;
-    struct kv_key_widths n = kv_key_widths(f->classes, f->n_classes);
-    float a[KV_HEAD_DIM_MAX], max[KV_WIDTHS] = { 0.0f }, inverse[KV_WIDTHS], bias = 0.0f, sum = 0.0f;
-    for (int c = 0; c < n.all; c++) {
-        int width = c < n.wide ? KV_WIDE : KV_NARROW;
-        a[c] = f->scale ? q[c] * kv_f16_to_f32(f->scale[c]) : q[c];
-        if (c < n.coded && fabsf(a[c]) > max[width]) max[width] = fabsf(a[c]);
-        if (f->min) bias += q[c] * kv_f16_to_f32(f->min[c]);
-        sum += q[c];
+    float a[KV_HEAD_DIM_MAX], max[KV_SPANS_MAX] = { 0.0f }, bias = 0.0f, sum = 0.0f;
+    for (int k = 0, c = 0; k < f->n_classes; k++) {
+        const struct kv_key_class *class = &f->classes[k];
+        for (int end = c + class->n_channels; c < end; c++) {
+            a[c] = f->scale ? q[c] * kv_f16_to_f32(f->scale[c]) : q[c];
+            if (class->bits && fabsf(a[c]) > max[class->span]) max[class->span] = fabsf(a[c]);
+            if (f->min) bias += q[c] * kv_f16_to_f32(f->min[c]);
+            sum += q[c];
+        }
     }
-    for (int w = 0; w < KV_WIDTHS; w++) {
-        int largest = w == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW;
-        f->delta[w][row] = max[w] / (float)largest;
-        inverse[w] = kv_digits_per_unit(largest, max[w]);
-    }
-    for (int c = 0; c < n.coded; c++) {
-        int width = c < n.wide ? KV_WIDE : KV_NARROW;
-        int digit = round_within(a[c] * inverse[width], width == KV_WIDE ? KV_Q_WIDE : KV_Q_NARROW);
-        if (width == KV_WIDE) put_digit(digits, true, true, c, digit);
-        else put_digit(digits + 2 * n.wide, false, true, c - n.wide, digit);
-        bias += f->middle[c] * (a[c] - f->delta[width][row] * (float)digit);
+    for (int k = 0, c = 0; k < f->n_classes; k++) {
+        const struct kv_key_class *class = &f->classes[k];
+        if (!class->bits) break;
+        bool wide = kv_keys_are_wide(class->bits);
+        int largest = wide ? KV_Q_WIDE : KV_Q_NARROW;
+        float delta = max[class->span] / (float)largest, inverse = kv_digits_per_unit(largest, max[class->span]);
+        for (int i = 0; i < class->n_channels; i++, c++) {
+            int digit = round_within(a[c] * inverse, largest);
+            put_digit(digits, wide, true, i, digit);
+            bias += f->middle[c] * (a[c] - delta * (float)digit);
+        }
+        f->delta[class->span][row] = delta;
+        digits += kv_class_digits_bytes(class);
     }
     f->bias[row] = bias;
     if (f->sum) f->sum[row] = sum;
@@ -69,17 +72,20 @@ static float score_of(const struct kv_qk_codes *a, int row, int j)
 {
     const char *digits = (const char *)a->digits[j / 32] + (size_t)row * a->digits_stride;
     const uint8_t *codes = a->codes;
-    int32_t dot[KV_WIDTHS] = { 0 };
-    for (int k = 0; k < a->n_classes; k++) {
-        int bits = a->classes[k].bits, width = kv_keys_are_wide(bits);
-        for (int c = 0; bits && c < a->classes[k].n_channels; c++)
-            dot[width] += get_digit(digits, width == KV_WIDE, true, c) *
-                          (int)kv_code_get(codes, bits, kv_key_place(bits, c, j));
-        digits += a->classes[k].n_channels * (width == KV_WIDE ? 2 : 1);
-        codes += a->classes[k].n_channels * 8 * bits;
-    }
     float s = a->bias[j / 32][row];
-    for (int w = 0; w < KV_WIDTHS; w++) s += a->delta[j / 32][w][row] * (float)dot[w];
+    for (int k = 0; k < a->n_classes && a->classes[k].bits;) {
+        int span = a->classes[k].span;
+        int32_t dot = 0;
+        for (; k < a->n_classes && a->classes[k].bits && a->classes[k].span == span; k++) {
+            const struct kv_key_class *class = &a->classes[k];
+            for (int c = 0; c < class->n_channels; c++)
+                dot += get_digit(digits, kv_keys_are_wide(class->bits), true, c) *
+                       (int)kv_code_get(codes, class->bits, kv_key_place(class->bits, c, j));
+            digits += kv_class_digits_bytes(class);
+            codes += class->n_channels * 8 * class->bits;
+        }
+        s += a->delta[j / 32][span][row] * (float)dot;
+    }
     return s;
 }
 

@@ -14,19 +14,34 @@
 KV_INLINE v4 v4_zero(void) { return _mm_setzero_ps(); }
 KV_INLINE v4 v4_set(float x) { return _mm_set1_ps(x); }
 KV_INLINE void v4_store(float p[BLOCK_ROWS], v4 x) { _mm_storeu_ps(p, x); }
+KV_INLINE v4 v4_add(v4 a, v4 b) { return _mm_add_ps(a, b); }
 KV_INLINE v4 v4_sub(v4 a, v4 b) { return _mm_sub_ps(a, b); }
 KV_INLINE v4 v4_mul(v4 a, v4 b) { return _mm_mul_ps(a, b); }
 KV_INLINE v4 v4_div(v4 a, v4 b) { return _mm_div_ps(a, b); }
 KV_INLINE v4 v4_fma(v4 a, v4 b, v4 c) { return _mm_fmadd_ps(a, b, c); }
 KV_INLINE v4 v4_fnma(v4 a, v4 b, v4 c) { return _mm_fnmadd_ps(a, b, c); } /* c - a·b */
 
-/* the first n of 4, a constant at each call; nothing beyond is touched */
-KV_INLINE __m128i v4_below(int n) { return _mm_cmpgt_epi32(_mm_set1_epi32(n), _mm_setr_epi32(0, 1, 2, 3)); }
-KV_INLINE v4 v4_load_n(const float *p, int n) { return n == 4 ? _mm_loadu_ps(p) : _mm_maskload_ps(p, v4_below(n)); }
+/* The first n of 4, a constant at each call; nothing beyond is touched. Not with a mask: what a masked store has written
+ * cannot be loaded before it reaches the cache. */
+KV_INLINE v4 v4_load_n(const float *p, int n)
+{
+    if (n == 4) return _mm_loadu_ps(p);
+    if (n == 1) return _mm_load_ss(p);
+    v4 x = _mm_castpd_ps(_mm_load_sd((const double *)(const void *)p));
+    return n == 2 ? x : _mm_insert_ps(x, _mm_load_ss(p + 2), 0x20);
+}
 KV_INLINE void v4_store_n(float *p, v4 x, int n)
 {
-    if (n == 4) _mm_storeu_ps(p, x);
-    else _mm_maskstore_ps(p, v4_below(n), x);
+    if (n == 4) {
+        _mm_storeu_ps(p, x);
+        return;
+    }
+    if (n == 1) {
+        _mm_store_ss(p, x);
+        return;
+    }
+    _mm_store_sd((double *)(void *)p, _mm_castps_pd(x));
+    if (n == 3) _mm_store_ss(p + 2, _mm_movehl_ps(x, x));
 }
 
 /* 0 for −∞ */

@@ -320,10 +320,21 @@ KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of k
     __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
     _mm_storeu_si128((__m128i *)(void *)p, words);
 }
-KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
+/* The lower half; the upper one is 0. */
+KV_INLINE vi vi_load_low_half(const void *p) { return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
+KV_INLINE void vi_store_low_half(void *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(x)); }
+/* Four vectors of integers as bytes, in their order. */
+KV_INLINE vi vi_in_order(vi bytes) /* half i has four of each */
 {
-    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+KV_INLINE vi vi_pack_bytes(const vi x[4]) /* of −128 .. 127 */
+{
+    return vi_in_order(_mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3])));
+}
+KV_INLINE vi vi_pack_ubytes(const vi x[4]) /* of 0 .. 255 */
+{
+    return vi_in_order(_mm256_packus_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3])));
 }
 
 #include "kernels/whole_parts.h"

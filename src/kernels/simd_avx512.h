@@ -297,9 +297,21 @@ KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
     if (n == LANES) vi_store_bytes(p, x);
     else _mm_storel_epi64((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
 }
-KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) /* of 0 .. 255 */
+/* The lower half; the upper one is 0. */
+KV_INLINE vi vi_load_low_half(const void *p) { return _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)p)); }
+KV_INLINE void vi_store_low_half(void *p, vi x) { _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(x)); }
+/* Four vectors of integers as bytes, in their order. */
+KV_INLINE vi vi_in_order(vi bytes) /* quarter i has four of each */
 {
-    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
+}
+KV_INLINE vi vi_pack_bytes(const vi x[4]) /* of −128 .. 127 */
+{
+    return vi_in_order(_mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3])));
+}
+KV_INLINE vi vi_pack_ubytes(const vi x[4]) /* of 0 .. 255 */
+{
+    return vi_in_order(_mm512_packus_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3])));
 }
 KV_INLINE void vi_store_wide_part(int16_t *p, vi x, int n)
 {

@@ -106,6 +106,7 @@ KV_INLINE vf vf_of(v4 x) { return x; }
 KV_INLINE v4 v4_zero(void) { return vf_zero(); }
 KV_INLINE v4 v4_set(float x) { return vf_set(x); }
 KV_INLINE void v4_store(float *p, v4 x) { vf_store(p, x); }
+KV_INLINE v4 v4_add(v4 a, v4 b) { return vf_add(a, b); }
 KV_INLINE v4 v4_sub(v4 a, v4 b) { return vf_sub(a, b); }
 KV_INLINE v4 v4_mul(v4 a, v4 b) { return vf_mul(a, b); }
 KV_INLINE v4 v4_div(v4 a, v4 b) { return vf_div(a, b); }
@@ -274,7 +275,16 @@ KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of k
     p[2] = words[1];
     p[3] = words[3];
 }
-KV_INLINE void vi_store_ubytes(uint8_t *p, vi x) { vi_store_bytes((int8_t *)p, x); } /* of 0 .. 255 */
+/* The lower half; the upper one is 0. */
+KV_INLINE vi vi_load_low_half(const void *p) { return vreinterpretq_s32_s8(vcombine_s8(vld1_s8(p), vdup_n_s8(0))); }
+KV_INLINE void vi_store_low_half(void *p, vi x) { vst1_s8(p, vget_low_s8(vreinterpretq_s8_s32(x))); }
+/* Four vectors of integers as bytes, in their order. */
+KV_INLINE vi vi_pack_bytes(const vi x[4]) /* of −128 .. 127 */
+{
+    int16x8_t low = vcombine_s16(vmovn_s32(x[0]), vmovn_s32(x[1])), high = vcombine_s16(vmovn_s32(x[2]), vmovn_s32(x[3]));
+    return vreinterpretq_s32_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
+KV_INLINE vi vi_pack_ubytes(const vi x[4]) { return vi_pack_bytes(x); } /* of 0 .. 255 */
 
 #include "kernels/whole_parts.h"
 

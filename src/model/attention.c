@@ -219,11 +219,13 @@ static void attend_chunk(const struct kv_attn_block *b, int64_t chunk, const str
 {
     int64_t sealed = b->sealed[b->n_tokens - 1], end = (sealed + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     if (end > (chunk + 1) * CHUNK_PAGES) end = (chunk + 1) * CHUNK_PAGES;
-    for (int64_t p = chunk * CHUNK_PAGES; p < end; p++) {
-        int n = (int)kv_clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS);
-        if (in_tiles(b)) kv_block_attend_tile_page(b, p, n, state);
-        else kv_block_attend_page(b, p, n, p + 1 < end ? &b->view.pages[p + 1] : NULL, state);
+    int64_t begin = chunk * CHUNK_PAGES;
+    if (!in_tiles(b)) {
+        kv_block_attend_pages(b, begin, end, state);
+        return;
     }
+    for (int64_t p = begin; p < end; p++)
+        kv_block_attend_tile_page(b, p, (int)kv_clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS), state);
 }
 
 /* total: the folded chunks. */
@@ -286,7 +288,7 @@ static int run_of_item(const struct run_work *runs, int n_runs, int64_t item)
 }
 
 /* All parts of a block, one after the other. */
-static void attend_in_sequence(const struct kv_attn_block *b)
+static void attend_in_sequence(struct kv_attn_block *b)
 {
     const struct kv_attn_worker *w = b->worker;
     int head_dim = b->call->head_dim;
@@ -304,7 +306,7 @@ static void attend_in_sequence(const struct kv_attn_block *b)
 }
 
 /* One part of a split run; whoever does the last one folds them all. */
-static void attend_part(const struct kv_attn_block *b, const struct kv_partial *all, const struct run_work *w,
+static void attend_part(struct kv_attn_block *b, const struct kv_partial *all, const struct run_work *w,
                         int64_t part, _Atomic int64_t *left)
 {
     int head_dim = b->call->head_dim;

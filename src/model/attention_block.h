@@ -21,19 +21,36 @@ struct kv_partial {
     float *out;       /* (n, head_dim) */
 };
 
+/* The keys of a page at hand: digits of the queries for it, scores, and the calls that make them, from query row `row`
+ * on. All that changes from page to page of a block are a few pointers. */
+struct kv_page_slot {
+    char *digits[2];               /* (n, 2 · head_dim) of both halves of a page: of q, and                     */
+    float *delta[2][KV_SPANS_MAX]; /* (n) their scales                                                          */
+    float *bias[2];                /* (n)                                                                       */
+    float *score;                  /* (n, 64)                                                                   */
+    int row;
+    struct kv_fold fold[2];
+    struct kv_qk_codes qk;
+    struct kv_qk_center center;
+};
+
 /* What attention over codes needs for a block of n rows. */
 struct kv_page_scratch {
     float *q;                  /* (n, head_dim): rotated, or in the order in which a page stores channels       */
     uint16_t *scale, *min;     /* (KV_GRIDS_MAX) of short grids, widened                                        */
     float *middle;             /* (head_dim) of the codes of each stored channel                                */
-    char *digits[2];           /* (n, 2 · head_dim) of both halves of a page: of q, and                         */
-    float *delta[2][KV_WIDTHS]; /* (n) their scales                                                             */
-    float *bias[2], *sum;      /* (n)                                                                           */
+    uint8_t *largest;          /* (head_dim) likewise                                                           */
+    float *sum;                /* (n)                                                                           */
     float *keep;               /* (n)                                                                           */
     float *cos_part, *sin_part; /* (n, head_dim / 2) of the centres' term                                       */
     float *still;              /* (n)                                                                           */
     char *p_digits;            /* (n, head_dim / 32, 64) of 2 bytes: of probabilities                           */
     float *p_delta, *p_bias;   /* (n, head_dim / 32)                                                            */
+    struct kv_page_slot slot[2];
+    int row;                   /* of the calls below                                                            */
+    struct kv_soften soften;
+    struct kv_weigh weigh;
+    struct kv_pv_codes pv;
 };
 
 struct kv_attn_worker {
@@ -57,6 +74,8 @@ struct kv_attn_block {
     struct kv_seq_view view;
     int64_t token, sealed[KV_BLOCK_TOKENS]; /* of each query; ascending */
     int n_tokens, group, n_rows, head_kv;
+    struct kv_key_class classes[KV_CLASSES_MAX]; /* of the head's keys, once pages are prepared */
+    int n_classes;
 };
 
 static inline int64_t kv_clamp(int64_t x, int64_t lo, int64_t hi)
@@ -75,14 +94,12 @@ static inline void kv_block_set_visible(const struct kv_attn_block *b, int i, in
 
 struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, size_t head_dim);
 /* What follows from the queries alone, before the block's first page. */
-void kv_block_prepare_pages(const struct kv_attn_block *b);
+void kv_block_prepare_pages(struct kv_attn_block *b);
 /* Asks memory for what the block's head has in page i. */
 void kv_block_ask_for_page(const struct kv_attn_block *b, int64_t i_page);
-/* Adds page i, whose first n tokens are sealed for the last query, to the states. next: the page after it, which is
- * asked for meanwhile, or NULL. */
-void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const struct kv_page *next,
-                          const struct kv_partial *state);
-/* The same in float32 from the expanded page. */
+/* Adds pages [begin, end), of one chunk, as far as they are sealed for each query, to the states. */
+void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t end, const struct kv_partial *state);
+/* The same of page i, whose first n tokens are sealed for the last query, in float32 from the expanded page. */
 void kv_block_attend_tile_page(const struct kv_attn_block *b, int64_t i_page, int n,
                                const struct kv_partial *state);
 /* Adds the exact rows that the queries see. */

@@ -1,5 +1,5 @@
 /*
- * A block of queries meets one page: scores from the codes of the keys, probabilities onto the codes of the
+ * A block of queries meets the pages of a chunk: scores from the codes of the keys, probabilities onto the codes of the
  * values. kernels/attention_calls.h has the formulas.
  *
  *            keys per channel: fold per page      per token: fold once          16 bits
@@ -9,6 +9,13 @@
  *            ┌──────────────┴───────────────┐
  *   out      pv_codes                       pv_half
  *
+ * The steps of one page wait for each other: each ends with a maximum or a sum across a vector that the next one begins
+ * with. So steps of three pages take turns, none beside one that it waits for:
+ *
+ *     page p      soften ........... weigh ........... pv
+ *     page p + 1                            scores
+ *     page p + 2            fold
+ *
  * Query rows that see nothing of the page come first, since queries are in order of position: they are left
  * out.
  */
@@ -16,22 +23,30 @@
 
 #include <string.h>
 
+#include "cache/kv_classes.h"
 #include "cache/kv_short.h"
 #include "kernels/code_layout.h"
 
+static void place_slot(struct kv_carve *c, size_t n_rows, size_t head_dim, struct kv_page_slot *slot)
+{
+    for (int half = 0; half < 2; half++) {
+        slot->digits[half] = kv_carve(c, n_rows * head_dim, 2);
+        for (int i = 0; i < KV_SPANS_MAX; i++)
+            slot->delta[half][i] = kv_carve(c, n_rows, sizeof *slot->delta[half][i]);
+        slot->bias[half] = kv_carve(c, n_rows, sizeof *slot->bias[half]);
+    }
+    slot->score = kv_carve(c, n_rows * KV_TILE, sizeof *slot->score);
+}
+
 struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, size_t head_dim)
 {
-    struct kv_page_scratch s;
+    struct kv_page_scratch s = { 0 };
     size_t n_groups = head_dim < 32 ? 1 : head_dim / 32;
     s.q = kv_carve(c, n_rows * head_dim, sizeof *s.q);
     s.middle = kv_carve(c, head_dim, sizeof *s.middle);
+    s.largest = kv_carve(c, head_dim, sizeof *s.largest);
     s.scale = kv_carve(c, KV_GRIDS_MAX, sizeof *s.scale);
     s.min = kv_carve(c, KV_GRIDS_MAX, sizeof *s.min);
-    for (int half = 0; half < 2; half++) {
-        s.digits[half] = kv_carve(c, n_rows * head_dim, 2);
-        for (int w = 0; w < KV_WIDTHS; w++) s.delta[half][w] = kv_carve(c, n_rows, sizeof *s.delta[half][w]);
-        s.bias[half] = kv_carve(c, n_rows, sizeof *s.bias[half]);
-    }
     s.sum = kv_carve(c, n_rows, sizeof *s.sum);
     s.keep = kv_carve(c, n_rows, sizeof *s.keep);
     s.cos_part = kv_carve(c, n_rows * head_dim / 2, sizeof *s.cos_part);
@@ -40,6 +55,7 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     s.p_digits = kv_carve(c, n_rows * n_groups * KV_TILE, 2);
     s.p_delta = kv_carve(c, n_rows * n_groups, sizeof *s.p_delta);
     s.p_bias = kv_carve(c, n_rows * n_groups, sizeof *s.p_bias);
+    for (int i = 0; i < 2; i++) place_slot(c, n_rows, head_dim, &s.slot[i]);
     return s;
 }
 
@@ -48,13 +64,19 @@ static size_t i_head(const struct kv_attn_block *b)
     return (size_t)b->call->layer * (size_t)b->call->n_head_kv + (size_t)b->head_kv;
 }
 
-/* Lines [from, to) sixteenths of the head's keys and values in the next page. A page's time is as long as its lines
- * take from memory, if they are asked for evenly; the queue of outstanding loads holds about 24 of some 50 to 500. */
-static struct kv_ahead ahead_of(const struct kv_attn_block *b, const struct kv_page *next, size_t from, size_t to)
+static const uint8_t *page_at(const struct kv_attn_block *b, int64_t i_page)
 {
-    if (!next) return (struct kv_ahead){ NULL, NULL };
+    return kv_page_base(b->codec->layout, b->view.pages[i_page], i_head(b));
+}
+
+/* Lines [from, to) sixteenths of the head's keys and values in a page, if it is before `end`. A page's time is as long
+ * as its lines take from memory, if they are asked for evenly; the queue of outstanding loads holds about 24 of some 50
+ * to 500. */
+static struct kv_ahead ahead_of(const struct kv_attn_block *b, int64_t i_page, int64_t end, size_t from, size_t to)
+{
+    if (i_page >= end) return (struct kv_ahead){ NULL, NULL };
     const struct kv_head_layout *head = &b->codec->layout->head[i_head(b)];
-    const uint8_t *begin = kv_page_base(b->codec->layout, *next, i_head(b)) + head->first;
+    const uint8_t *begin = page_at(b, i_page) + head->first;
     return (struct kv_ahead){ begin + head->n_bytes / KV_LINE * from / 16 * KV_LINE,
                               begin + head->n_bytes / KV_LINE * to / 16 * KV_LINE };
 }
@@ -66,43 +88,18 @@ static void ask_for(struct kv_ahead a)
 
 void kv_block_ask_for_page(const struct kv_attn_block *b, int64_t i_page)
 {
-    ask_for(ahead_of(b, &b->view.pages[i_page], 0, 16));
+    ask_for(ahead_of(b, i_page, i_page + 1, 0, 16));
+}
+
+/* The first query row that sees something of the page. */
+static int first_row(const struct kv_attn_block *b, int64_t i_page)
+{
+    int blind = 0;
+    while (b->sealed[blind] <= i_page * KV_PAGE_TOKENS) blind++;
+    return blind * b->group;
 }
 
 /* ------------------------------------------------------------------------------------------------ keys -- */
-
-static int key_classes(const struct kv_attn_block *b, struct kv_key_class out[KV_CLASSES_MAX])
-{
-    if (!b->recipe->key_mixed) {
-        out[0] = (struct kv_key_class){ b->recipe->key_bits, b->call->head_dim };
-        return 1;
-    }
-    const struct kv_channels *channels = &b->plan->channels[i_head(b)];
-    int n = 0;
-    for (int i = 0; i < KV_N_CLASSES; i++)
-        if (channels->count[i]) out[n++] = (struct kv_key_class){ kv_class_bits[i], channels->count[i] };
-    return n;
-}
-
-/* Rows [row, n_rows); half: of a page, whose scales are given. */
-static struct kv_fold fold_of(const struct kv_attn_block *b, const struct kv_key_class *classes, int n_classes, int row,
-                              int half)
-{
-    const struct kv_page_scratch *s = &b->worker->page;
-    size_t head_dim = (size_t)b->call->head_dim, first = (size_t)row;
-    return (struct kv_fold){
-        .q = s->q + first * head_dim,
-        .q_stride = head_dim,
-        .n_rows = b->n_rows - row,
-        .n_classes = n_classes,
-        .classes = classes,
-        .middle = s->middle,
-        .digits = s->digits[half] + first * 2 * head_dim,
-        .digits_stride = 2 * head_dim,
-        .delta = { s->delta[half][KV_NARROW] + row, s->delta[half][KV_WIDE] + row },
-        .bias = s->bias[half] + row,
-    };
-}
 
 /* A head may have no pair that gains from centring. */
 static bool has_center(const struct kv_attn_block *b)
@@ -112,9 +109,90 @@ static bool has_center(const struct kv_attn_block *b)
     return list->n_listed || list->polynomials || list->still;
 }
 
-void kv_block_prepare_pages(const struct kv_attn_block *b)
+static struct kv_fold fold_of(const struct kv_attn_block *b, const struct kv_page_slot *slot, int row, int half)
 {
     const struct kv_page_scratch *s = &b->worker->page;
+    size_t head_dim = (size_t)b->call->head_dim, first = (size_t)row;
+    struct kv_fold f = {
+        .q = s->q + first * head_dim,
+        .q_stride = head_dim,
+        .n_rows = b->n_rows - row,
+        .n_classes = b->n_classes,
+        .classes = b->classes,
+        .middle = s->middle,
+        .largest = s->largest,
+        .digits = slot->digits[half] + first * 2 * head_dim,
+        .digits_stride = 2 * head_dim,
+        .bias = slot->bias[half] + row,
+        .sum = s->sum + row,
+    };
+    for (int i = 0; i < KV_SPANS_MAX; i++) f.delta[i] = slot->delta[half][i] + row;
+    return f;
+}
+
+/* digits: the slot whose digits meet the page. high: where those of its second half are. */
+static struct kv_qk_codes qk_of(const struct kv_attn_block *b, const struct kv_page_slot *slot,
+                                const struct kv_page_slot *digits, int row, int high)
+{
+    size_t stride = 2 * (size_t)b->call->head_dim, at = (size_t)row * stride;
+    struct kv_qk_codes qk = {
+        .n_classes = b->n_classes,
+        .classes = b->classes,
+        .digits = { digits->digits[0] + at, digits->digits[high] + at },
+        .digits_stride = stride,
+        .bias = { digits->bias[0] + row, digits->bias[high] + row },
+        .sum = b->worker->page.sum + row,
+        .n_rows = b->n_rows - row,
+        .score = slot->score + row * KV_TILE,
+    };
+    for (int i = 0; i < KV_SPANS_MAX; i++) {
+        qk.delta[0][i] = digits->delta[0][i] + row;
+        qk.delta[1][i] = digits->delta[high][i] + row;
+    }
+    return qk;
+}
+
+static struct kv_qk_center center_of(const struct kv_attn_block *b, const struct kv_page_slot *slot, int row)
+{
+    const struct kv_page_scratch *s = &b->worker->page;
+    const struct kv_centers *centers = b->codec->centers;
+    const struct kv_center_list *list = &centers->head[i_head(b)];
+    size_t stride = (size_t)b->call->head_dim / 2, first = (size_t)row * stride;
+    return (struct kv_qk_center){
+        .cos_part = s->cos_part + first,
+        .sin_part = s->sin_part + first,
+        .stride = stride,
+        .still = s->still + row,
+        .n_pairs = centers->n_pairs,
+        .n_listed = list->n_listed,
+        .listed = list->listed,
+        .turning = centers->turning,
+        .slow = list->polynomials ? centers->slow : NULL,
+        .polynomials = centers->polynomials,
+        .n_rows = b->n_rows - row,
+        .score = slot->score + row * KV_TILE,
+    };
+}
+
+/* The slot of a page, with calls from its first row on. */
+static struct kv_page_slot *slot_of(const struct kv_attn_block *b, int64_t i_page)
+{
+    struct kv_page_slot *slots = b->worker->page.slot, *slot = &slots[i_page % 2];
+    int row = b->sealed[0] > i_page * KV_PAGE_TOKENS ? 0 : first_row(b, i_page);
+    if (slot->row == row) return slot;
+    slot->row = row;
+    if (b->recipe->key_bits != 16) {
+        bool per_token = b->recipe->key_scheme == KV_KEY_TOKEN;
+        for (int half = 0; half < 2; half++) slot->fold[half] = fold_of(b, slot, row, half);
+        slot->qk = qk_of(b, slot, per_token ? &slots[0] : slot, row, b->recipe->key_scheme == KV_KEY_C32 ? 1 : 0);
+    }
+    if (has_center(b)) slot->center = center_of(b, slot, row);
+    return slot;
+}
+
+void kv_block_prepare_pages(struct kv_attn_block *b)
+{
+    struct kv_page_scratch *s = &b->worker->page;
     const struct kv_recipe *r = b->recipe;
     int head_dim = b->call->head_dim;
     size_t n = (size_t)(b->n_rows * head_dim);
@@ -136,186 +214,155 @@ void kv_block_prepare_pages(const struct kv_attn_block *b)
                                                s->cos_part + (size_t)row * half, s->sin_part + (size_t)row * half);
     }
     if (r->key_bits == 16) return;
-    struct kv_key_class classes[KV_CLASSES_MAX];
-    int n_classes = key_classes(b, classes);
-    for (int k = 0, c = 0; k < n_classes; k++)
-        for (int i = 0; i < classes[k].n_channels; i++)
-            s->middle[c++] = classes[k].bits ? kv_codes_middle(classes[k].bits) : 0.0f;
+    b->n_classes = kv_key_classes(r, r->key_mixed ? &b->plan->channels[i_head(b)] : NULL, head_dim, b->classes);
+    for (int k = 0, c = 0; k < b->n_classes; k++)
+        for (int i = 0; i < b->classes[k].n_channels; i++, c++) {
+            s->largest[c] = (uint8_t)((1 << b->classes[k].bits) - 1);
+            s->middle[c] = kv_codes_middle(b->classes[k].bits);
+        }
     if (r->key_scheme != KV_KEY_TOKEN) return;
-    struct kv_fold fold = fold_of(b, classes, n_classes, 0, 0);
-    fold.sum = s->sum;
+    struct kv_fold fold = fold_of(b, &s->slot[0], 0, 0); /* for all pages */
     b->kernels->attn_fold(&fold);
 }
 
-/* Rows [row, n_rows) against the keys of a page; high: where the digits of its second half are. */
-static struct kv_qk_codes qk_of(const struct kv_attn_block *b, const uint8_t *page, const struct kv_key_class *classes,
-                                int n_classes, int row, int high)
+static struct kv_grids key_grids(const struct kv_attn_block *b, int64_t i_page)
 {
     const struct kv_page_scratch *s = &b->worker->page;
-    size_t stride = 2 * (size_t)b->call->head_dim, at = (size_t)row * stride;
-    return (struct kv_qk_codes){
-        .codes = page + b->codec->layout->key[i_head(b)].codes,
-        .n_classes = n_classes,
-        .classes = classes,
-        .digits = { s->digits[0] + at, s->digits[high] + at },
-        .digits_stride = stride,
-        .delta = { { s->delta[0][KV_NARROW] + row, s->delta[0][KV_WIDE] + row },
-                   { s->delta[high][KV_NARROW] + row, s->delta[high][KV_WIDE] + row } },
-        .bias = { s->bias[0] + row, s->bias[high] + row },
-        .n_rows = b->n_rows - row,
-        .score = b->worker->score + row * KV_TILE,
-    };
+    return kv_key_grids(b->codec, i_head(b), page_at(b, i_page), s->scale, s->min);
 }
 
-static struct kv_grids key_grids(const struct kv_attn_block *b, const uint8_t *page)
+/* The queries as digits for the page. */
+static void fold_page(const struct kv_attn_block *b, int64_t i_page)
 {
-    const struct kv_page_scratch *s = &b->worker->page;
-    return kv_key_grids(b->codec, i_head(b), page, s->scale, s->min);
-}
-
-static void scores_per_channel(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
-{
-    struct kv_grids grids = key_grids(b, page);
-    int high = b->recipe->key_scheme == KV_KEY_C32 ? 1 : 0;
-    struct kv_key_class classes[KV_CLASSES_MAX];
-    int n_classes = key_classes(b, classes);
-    for (int half = 0; half <= high; half++) {
-        struct kv_fold fold = fold_of(b, classes, n_classes, row, half);
-        fold.scale = grids.scale + half * b->call->head_dim;
-        fold.min = grids.min + half * b->call->head_dim;
-        b->kernels->attn_fold(&fold);
+    if (b->recipe->key_bits == 16 || b->recipe->key_scheme == KV_KEY_TOKEN) return;
+    struct kv_page_slot *slot = slot_of(b, i_page);
+    struct kv_grids grids = key_grids(b, i_page);
+    int n_halves = b->recipe->key_scheme == KV_KEY_C32 ? 2 : 1;
+    for (int half = 0; half < n_halves; half++) {
+        slot->fold[half].scale = grids.scale + half * b->call->head_dim;
+        slot->fold[half].min = grids.min + half * b->call->head_dim;
+        b->kernels->attn_fold(&slot->fold[half]);
     }
-    struct kv_qk_codes qk = qk_of(b, page, classes, n_classes, row, high);
-    qk.ahead = ahead;
-    b->kernels->qk_codes(&qk);
 }
 
-static void scores_per_token(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
-{
-    struct kv_grids grids = key_grids(b, page);
-    const struct kv_key_class all = { b->recipe->key_bits, b->call->head_dim };
-    struct kv_qk_codes qk = qk_of(b, page, &all, 1, row, 0);
-    qk.scale = grids.scale;
-    qk.min = grids.min;
-    qk.sum = b->worker->page.sum + row;
-    qk.ahead = ahead;
-    b->kernels->qk_codes(&qk);
-}
-
-static void scores_half(const struct kv_attn_block *b, const uint8_t *page, int row, struct kv_ahead ahead)
+static void scores_half(const struct kv_attn_block *b, const struct kv_page_slot *slot, const uint8_t *codes,
+                        struct kv_ahead ahead)
 {
     int head_dim = b->call->head_dim;
     const struct kv_qk_half qk = {
-        .k = (const uint16_t *)(const void *)(page + b->codec->layout->key[i_head(b)].codes),
+        .k = (const uint16_t *)(const void *)codes,
         .stride = 0,
         .head_dim = head_dim,
         .n_tokens = KV_TILE,
-        .n_rows = b->n_rows - row,
-        .q = b->worker->page.q + row * head_dim,
-        .score = b->worker->score + row * KV_TILE,
+        .n_rows = b->n_rows - slot->row,
+        .q = b->worker->page.q + slot->row * head_dim,
+        .score = slot->score + slot->row * KV_TILE,
         .ahead = ahead,
     };
     b->kernels->qk_half(&qk);
 }
 
-static void add_center_scores(const struct kv_attn_block *b, int64_t i_page, int row)
+static void score_page(const struct kv_attn_block *b, int64_t i_page, struct kv_ahead ahead)
 {
-    const struct kv_page_scratch *s = &b->worker->page;
-    const struct kv_centers *centers = b->codec->centers;
-    const struct kv_center_list *list = &centers->head[i_head(b)];
-    size_t stride = (size_t)b->call->head_dim / 2, first = (size_t)row * stride;
-    const float *angles = b->view.page_angles + i_page * b->call->head_dim;
-    const struct kv_qk_center call = {
-        .cos_part = s->cos_part + first,
-        .sin_part = s->sin_part + first,
-        .stride = stride,
-        .still = s->still + row,
-        .cos_t0 = angles,
-        .sin_t0 = angles + stride,
-        .n_pairs = centers->n_pairs,
-        .n_listed = list->n_listed,
-        .listed = list->listed,
-        .turning = centers->turning,
-        .slow = list->polynomials ? centers->slow : NULL,
-        .polynomials = centers->polynomials,
-        .n_rows = b->n_rows - row,
-        .score = b->worker->score + row * KV_TILE,
-    };
-    b->kernels->qk_center(&call);
+    struct kv_page_slot *slot = slot_of(b, i_page);
+    const uint8_t *codes = page_at(b, i_page) + b->codec->layout->key[i_head(b)].codes;
+    if (b->recipe->key_bits == 16) {
+        scores_half(b, slot, codes, ahead);
+    } else {
+        if (b->recipe->key_scheme == KV_KEY_TOKEN) {
+            struct kv_grids grids = key_grids(b, i_page);
+            slot->qk.scale = grids.scale;
+            slot->qk.min = grids.min;
+        }
+        slot->qk.codes = codes;
+        slot->qk.ahead = ahead;
+        b->kernels->qk_codes(&slot->qk);
+    }
+    if (!has_center(b)) return;
+    slot->center.cos_t0 = b->view.page_angles + i_page * b->call->head_dim;
+    slot->center.sin_t0 = slot->center.cos_t0 + b->call->head_dim / 2;
+    b->kernels->qk_center(&slot->center);
 }
 
 /* ---------------------------------------------------------------------------------------------- values -- */
 
-static void add_values(const struct kv_attn_block *b, const uint8_t *page, int row, int n_tokens, struct kv_ahead ahead,
-                       const struct kv_partial *state)
+/* The calls behind the scores, from row on. */
+static void make_calls(const struct kv_attn_block *b, int row, const struct kv_partial *state)
 {
-    const struct kv_page_scratch *s = &b->worker->page;
-    const struct kv_side_layout *side = &b->codec->layout->value[i_head(b)];
-    int bits = b->recipe->value_bits, head_dim = b->call->head_dim, n_rows = b->n_rows - row;
-    const float *p = b->worker->score + row * KV_TILE;
-    if (bits == 16) {
-        b->kernels->pv_half(&(struct kv_pv_half){ (const uint16_t *)(const void *)(page + side->codes), head_dim, head_dim,
-                                                  n_tokens, n_rows, p, s->keep, state->out + row * head_dim, ahead });
-        return;
-    }
+    struct kv_page_scratch *s = &b->worker->page;
+    int head_dim = b->call->head_dim, bits = b->recipe->value_bits, n_rows = b->n_rows - row;
     int n_groups = b->recipe->value_group ? head_dim / b->recipe->value_group : 1;
-    struct kv_grids grids = kv_value_grids(b->codec, i_head(b), page, s->scale, s->min);
-    const struct kv_weigh weigh = {
-        .p = p,
-        .n_rows = n_rows,
-        .n_groups = n_groups,
-        .bits = bits,
-        .n_tokens = n_tokens,
-        .scale = grids.scale,
-        .min = grids.min,
-        .digits = s->p_digits,
-        .delta = s->p_delta,
-        .bias = s->p_bias,
-    };
-    b->kernels->attn_weigh(&weigh);
-    const struct kv_pv_codes pv = {
-        .codes = page + side->codes,
-        .bits = bits,
-        .head_dim = head_dim,
-        .n_groups = n_groups,
-        .n_tokens = n_tokens,
-        .digits = s->p_digits,
-        .delta = s->p_delta,
-        .bias = s->p_bias,
-        .keep = s->keep,
-        .n_rows = n_rows,
-        .out = state->out + row * head_dim,
-        .ahead = ahead,
-    };
-    b->kernels->pv_codes(&pv);
+    s->row = row;
+    s->soften = (struct kv_soften){ .n_rows = n_rows, .first = b->worker->first + row, .last = b->worker->last + row,
+                                    .max = state->max + row, .sum = state->sum + row, .keep = s->keep };
+    s->weigh = (struct kv_weigh){ .n_rows = n_rows, .n_groups = n_groups, .bits = bits, .digits = s->p_digits,
+                                  .delta = s->p_delta, .bias = s->p_bias };
+    s->pv = (struct kv_pv_codes){ .bits = bits, .head_dim = head_dim, .n_groups = n_groups, .digits = s->p_digits,
+                                  .delta = s->p_delta, .bias = s->p_bias, .keep = s->keep, .n_rows = n_rows,
+                                  .out = state->out + row * head_dim };
 }
 
-/* -------------------------------------------------------------------------------------------- a page -- */
-
-void kv_block_attend_page(const struct kv_attn_block *b, int64_t i_page, int n, const struct kv_page *next,
-                          const struct kv_partial *state)
+static void soften_page(const struct kv_attn_block *b, int64_t i_page, const struct kv_partial *state)
 {
-    const struct kv_attn_worker *w = b->worker;
-    const struct kv_layout *layout = b->codec->layout;
-    const uint8_t *page = kv_page_base(layout, b->view.pages[i_page], i_head(b));
+    struct kv_page_scratch *s = &b->worker->page;
+    const struct kv_page_slot *slot = slot_of(b, i_page);
     int64_t begin = i_page * KV_PAGE_TOKENS;
-    int blind = 0; /* query tokens that see nothing of the page */
-    while (b->sealed[blind] <= begin) blind++;
-    for (int i = blind; i < b->n_tokens; i++)
-        kv_block_set_visible(b, i, 0, kv_clamp(b->sealed[i] - begin, 0, n));
-    int row = blind * b->group, n_rows = b->n_rows - row;
-    if (b->recipe->key_bits == 16) {
-        scores_half(b, page, row, ahead_of(b, next, 0, 7));
-    } else if (b->recipe->key_scheme == KV_KEY_TOKEN) {
-        scores_per_token(b, page, row, ahead_of(b, next, 0, 7));
-    } else {
-        ask_for(ahead_of(b, next, 0, 2));
-        scores_per_channel(b, page, row, ahead_of(b, next, 2, 7));
+    if (s->row != slot->row) make_calls(b, slot->row, state);
+    for (int i = slot->row / b->group; i < b->n_tokens; i++)
+        kv_block_set_visible(b, i, 0, kv_clamp(b->sealed[i] - begin, 0, KV_PAGE_TOKENS));
+    s->soften.score = slot->score + slot->row * KV_TILE;
+    b->kernels->attn_soften(&s->soften);
+}
+
+/* score: the probabilities. n: tokens of the page that the last query sees. */
+static void weigh_page(const struct kv_attn_block *b, int64_t i_page, const float *p, int n)
+{
+    struct kv_page_scratch *s = &b->worker->page;
+    if (b->recipe->value_bits == 16) return;
+    struct kv_grids grids = kv_value_grids(b->codec, i_head(b), page_at(b, i_page), s->scale, s->min);
+    s->weigh.p = p;
+    s->weigh.n_tokens = n;
+    s->weigh.scale = grids.scale;
+    s->weigh.min = grids.min;
+    b->kernels->attn_weigh(&s->weigh);
+}
+
+static void add_page(const struct kv_attn_block *b, int64_t i_page, const float *p, int n, struct kv_ahead ahead)
+{
+    struct kv_page_scratch *s = &b->worker->page;
+    const uint8_t *codes = page_at(b, i_page) + b->codec->layout->value[i_head(b)].codes;
+    if (b->recipe->value_bits == 16) {
+        int head_dim = b->call->head_dim;
+        b->kernels->pv_half(&(struct kv_pv_half){ (const uint16_t *)(const void *)codes, head_dim, head_dim, n,
+                                                  s->pv.n_rows, p, s->keep, s->pv.out, ahead });
+        return;
     }
-    if (has_center(b)) add_center_scores(b, i_page, row);
-    ask_for(ahead_of(b, next, 7, 9));
-    b->kernels->attn_soften(&(struct kv_soften){ w->score + row * KV_TILE, n_rows, w->first + row, w->last + row,
-                                                 state->max + row, state->sum + row, w->page.keep });
-    ask_for(ahead_of(b, next, 9, 11));
-    add_values(b, page, row, n, ahead_of(b, next, 11, 16), state);
+    s->pv.codes = codes;
+    s->pv.n_tokens = n;
+    s->pv.ahead = ahead;
+    b->kernels->pv_codes(&s->pv);
+}
+
+/* ----------------------------------------------------------------------------------------------- pages -- */
+
+void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t end, const struct kv_partial *state)
+{
+    struct kv_page_scratch *s = &b->worker->page;
+    int64_t sealed = b->sealed[b->n_tokens - 1];
+    s->row = s->slot[0].row = s->slot[1].row = -1;
+    if (begin >= end) return;
+    fold_page(b, begin);
+    score_page(b, begin, ahead_of(b, begin + 1, end, 0, 16));
+    if (begin + 1 < end) fold_page(b, begin + 1);
+    for (int64_t p = begin; p < end; p++) {
+        int n = (int)kv_clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS);
+        soften_page(b, p, state);
+        const float *own = s->soften.score; /* of this page: its slot's digits are free for the next but one */
+        ask_for(ahead_of(b, p + 2, end, 0, 2));
+        if (p + 2 < end) fold_page(b, p + 2);
+        ask_for(ahead_of(b, p + 2, end, 2, 4));
+        weigh_page(b, p, own, n);
+        if (p + 1 < end) score_page(b, p + 1, ahead_of(b, p + 2, end, 4, 10));
+        add_page(b, p, own, n, ahead_of(b, p + 2, end, 10, 16));
+    }
 }

@@ -57,42 +57,50 @@ static int digit_at(const void *row, bool wide, bool is_signed, int i)
     return is_signed ? ((const int8_t *)row)[i] : ((const uint8_t *)row)[i];
 }
 
-/* One class of `bits`, or for -1 classes of falling bits, as mixed keys have them. Channels in all: at most head_dim. */
+/* Keys of one width: a class, or for 4 bits often several, each a span. For -1 classes of falling bits, as mixed keys have
+ * them. Channels in all: head_dim, or for -1 at most that. */
 static int make_classes(int bits, int head_dim, struct kv_key_class out[KV_CLASSES_MAX])
 {
     static const int class_bits[KV_CLASSES_MAX] = { 8, 4, 3, 2, 0 };
-    if (bits >= 0) {
-        out[0] = (struct kv_key_class){ bits, head_dim };
-        return 1;
-    }
     int n = 0, left = head_dim / 8;
+    if (bits >= 0) {
+        for (int most = bits == 4 ? KV_SPANS_MAX : 1; left; n++) {
+            int units = n + 1 == most ? left : 1 + below(left);
+            out[n] = (struct kv_key_class){ bits, 8 * units, n };
+            left -= units;
+        }
+        return n;
+    }
     for (int i = 0; i < KV_CLASSES_MAX && left; i++) {
-        int units = below(left + 1);
+        int units = below(left + 1), narrow = n > 0 && out[0].bits == 8 && class_bits[i] < 8;
         if (i == KV_CLASSES_MAX - 1 || (i > 1 && below(4) == 0)) units = left;
-        if (units) out[n++] = (struct kv_key_class){ class_bits[i], 8 * units };
+        if (units) out[n++] = (struct kv_key_class){ class_bits[i], 8 * units, narrow };
         left -= units;
     }
     return n;
 }
 
 /* Of a row's digits. */
-static int class_bytes(const struct kv_key_class *class) { return class->n_channels * (class->bits > 3 ? 2 : 1); }
+static int class_bytes(const struct kv_key_class *class) { return class->n_channels * (class->bits > 4 ? 2 : 1); }
 
 /* All of a fold's outputs. */
 struct folded {
-    struct check_buffer digits, delta[KV_WIDTHS], bias, sum;
+    struct check_buffer digits, delta[KV_SPANS_MAX], bias, sum;
 };
 
 static struct folded fold_at(int level, const struct kv_fold *call)
 {
     size_t n = (size_t)call->n_rows * 4;
-    struct folded f = { check_buffer_open((size_t)call->n_rows * call->digits_stride, false),
-                        { check_buffer_open(n, false), check_buffer_open(n, false) }, check_buffer_open(n, false),
-                        check_buffer_open(n, false) };
+    struct folded f = { .digits = check_buffer_open((size_t)call->n_rows * call->digits_stride, false),
+                        .bias = check_buffer_open(n, false), .sum = check_buffer_open(n, false) };
     struct kv_fold own = *call;
     memset(f.digits.p, 0x5a, f.digits.n_bytes);
     own.digits = f.digits.p;
-    for (int w = 0; w < KV_WIDTHS; w++) own.delta[w] = f.delta[w].p;
+    for (int i = 0; i < KV_SPANS_MAX; i++) {
+        f.delta[i] = check_buffer_open(n, false);
+        memset(f.delta[i].p, 0, n);
+        own.delta[i] = f.delta[i].p;
+    }
     own.bias = f.bias.p;
     own.sum = call->scale ? NULL : f.sum.p;
     tables[level].attn_fold(&own);
@@ -102,35 +110,38 @@ static struct folded fold_at(int level, const struct kv_fold *call)
 static void folded_close(struct folded *f)
 {
     check_buffer_close(&f->digits);
-    check_buffer_close(&f->delta[0]);
-    check_buffer_close(&f->delta[1]);
+    for (int i = 0; i < KV_SPANS_MAX; i++) check_buffer_close(&f->delta[i]);
     check_buffer_close(&f->bias);
     check_buffer_close(&f->sum);
 }
 
 static void check_folded(const struct kv_fold *call, const struct folded *f, int row, int level)
 {
-    double max[KV_WIDTHS] = { 0 }, bias = 0, sum = 0, size = 0;
+    double max[KV_SPANS_MAX] = { 0 }, bias = 0, sum = 0, size = 0;
     const float *q = call->q + (size_t)row * call->q_stride;
     const char *digits = (char *)f->digits.p + (size_t)row * call->digits_stride;
     for (int k = 0, first = 0; k < call->n_classes; first += call->classes[k++].n_channels) {
-        int bits = call->classes[k].bits, wide = bits > 3;
-        double delta = (double)((float *)f->delta[wide].p)[row], middle = bits ? 0.5 * ((1 << bits) - 1) : 0;
+        int bits = call->classes[k].bits, wide = bits > 4, span = call->classes[k].span;
+        double delta = (double)((float *)f->delta[span].p)[row], middle = bits ? 0.5 * ((1 << bits) - 1) : 0;
         for (int c = first; c < first + call->classes[k].n_channels; c++) {
             double scale = call->scale ? (double)kv_f16_to_f32(call->scale[c]) : 1, a = (double)((float)((double)q[c] * scale));
             sum += (double)q[c];
             if (call->min) bias += (double)q[c] * (double)kv_f16_to_f32(call->min[c]);
             size += fabs((double)q[c]) * 4 + fabs(a) * (1 << bits);
             if (!bits) continue;
-            max[wide] = fmax(max[wide], fabs(a));
+            max[span] = fmax(max[span], fabs(a));
             int digit = digit_at(digits, wide, true, c - first);
             CHECK(fabs(a - delta * digit) <= delta * (0.5 + 3e-7 * abs(digit)) + 1e-30, &rnd, "channel %d: digit %d of %g, level %d", c, digit, a, level);
             bias += middle * (a - delta * digit);
         }
         digits += class_bytes(&call->classes[k]);
     }
-    for (int w = 0; w < KV_WIDTHS; w++)
-        CHECK_CLOSE(((float *)f->delta[w].p)[row], max[w] / (w ? 16383 : 127), 1e-6, max[w], "delta %d of row %d, level %d", w, row, level);
+    for (int k = 0; k < call->n_classes; k++) {
+        int span = call->classes[k].span;
+        if (!call->classes[k].bits) continue;
+        CHECK_CLOSE(((float *)f->delta[span].p)[row], max[span] / (call->classes[k].bits > 4 ? 16383 : 127), 1e-6, max[span],
+                    "delta %d of row %d, level %d", span, row, level);
+    }
     CHECK_CLOSE(((float *)f->bias.p)[row], bias, SUM, size, "bias of row %d, level %d", row, level);
     if (!call->scale) CHECK_CLOSE(((float *)f->sum.p)[row], sum, SUM, size, "sum of row %d, level %d", row, level);
 }
@@ -142,7 +153,8 @@ static void check_fold(const struct kv_fold *call)
         struct folded got = fold_at(l, call);
         for (int row = 0; row < call->n_rows; row++) check_folded(call, &got, row, l);
         CHECK(!memcmp(got.digits.p, ref.digits.p, ref.digits.n_bytes), &rnd, "digits at level %d", l); /* and nothing between them */
-        for (int w = 0; w < KV_WIDTHS; w++) CHECK(!memcmp(got.delta[w].p, ref.delta[w].p, ref.delta[w].n_bytes), &rnd, "delta at level %d", l);
+        for (int i = 0; i < KV_SPANS_MAX; i++)
+            CHECK(!memcmp(got.delta[i].p, ref.delta[i].p, ref.delta[i].n_bytes), &rnd, "delta at level %d", l);
         folded_close(&got);
     }
     folded_close(&ref);
@@ -160,17 +172,20 @@ static void queries_fold_into_digits(void **state)
                 int n_classes = make_classes(bits[b], n, classes);
                 struct check_buffer q = check_floats(&rnd, (size_t)(n_rows * n), -3, 3);
                 struct check_buffer scale = check_halves(&rnd, (size_t)n, 0, 0.5f), min = check_halves(&rnd, (size_t)n, -2, 2);
-                struct check_buffer middle = check_buffer_open((size_t)n * 4, false);
+                struct check_buffer middle = check_buffer_open((size_t)n * 4, false), largest = check_buffer_open((size_t)n, false);
                 for (int k = 0, c = 0; k < n_classes; k++)
-                    for (int i = 0; i < classes[k].n_channels; i++)
-                        ((float *)middle.p)[c++] = classes[k].bits ? 0.5f * (float)((1 << classes[k].bits) - 1) : 0.0f;
+                    for (int i = 0; i < classes[k].n_channels; i++, c++) {
+                        ((uint8_t *)largest.p)[c] = (uint8_t)((1 << classes[k].bits) - 1);
+                        ((float *)middle.p)[c] = 0.5f * (float)((1 << classes[k].bits) - 1);
+                    }
                 if (below(4) == 0) memset(q.p, 0, q.n_bytes);
                 else if (below(4) == 0)
                     for (int i = 0; i < n * n_rows; i++) ((float *)q.p)[i] *= 1e-37f; /* 16383 steps are beyond a float */
                 check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)n, .n_rows = n_rows, .n_classes = n_classes, .classes = classes,
-                    .middle = middle.p, .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)n });
+                    .middle = middle.p, .largest = largest.p, .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)n });
                 check_buffer_close(&q);
                 check_buffer_close(&middle);
+                check_buffer_close(&largest);
                 check_buffer_close(&scale);
                 check_buffer_close(&min);
             }
@@ -196,25 +211,26 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
     struct kv_key_class classes[KV_CLASSES_MAX];
     int n_classes = make_classes(bits, head_dim, classes);
     for (int k = 0; k < n_classes; k++) n_bytes += (size_t)(classes[k].n_channels * 8 * classes[k].bits);
-    struct check_buffer codes = check_bytes(&rnd, n_bytes), scale = check_halves(&rnd, 64, 0.01f, 1), min = check_halves(&rnd, 64, -2, 2), digits[2], delta[2][2], bias[2],
+    struct check_buffer codes = check_bytes(&rnd, n_bytes), scale = check_halves(&rnd, 64, 0.01f, 1), min = check_halves(&rnd, 64, -2, 2), digits[2],
+                        delta[2][KV_SPANS_MAX], bias[2],
                         sum = check_floats(&rnd, (size_t)n_rows, -2, 2);
     for (int h = 0; h < 2; h++) {
         digits[h] = check_bytes(&rnd, stride * (size_t)n_rows);
         for (int row = 0; row < n_rows; row++)
             for (int k = 0, at = 0; k < n_classes; at += class_bytes(&classes[k++])) {
-                bool wide = classes[k].bits > 3;
+                bool wide = classes[k].bits > 4;
                 struct check_buffer own = random_digits((size_t)classes[k].n_channels, wide, true);
                 memcpy((char *)digits[h].p + (size_t)row * stride + at, own.p, own.n_bytes);
                 check_buffer_close(&own);
             }
-        delta[h][KV_NARROW] = check_floats(&rnd, (size_t)n_rows, 0, 1e-3f);
-        delta[h][KV_WIDE] = check_floats(&rnd, (size_t)n_rows, 0, 1e-5f);
+        for (int i = 0; i < KV_SPANS_MAX; i++) delta[h][i] = check_floats(&rnd, (size_t)n_rows, 0, i == 0 && classes[0].bits > 4 ? 1e-5f : 1e-3f);
         bias[h] = check_floats(&rnd, (size_t)n_rows, -3, 3);
     }
     int high = same ? 0 : 1;
     struct kv_qk_codes call = { .codes = codes.p, .n_classes = n_classes, .classes = classes, .digits = { digits[0].p, digits[high].p },
-        .digits_stride = stride, .delta = { { delta[0][0].p, delta[0][1].p }, { delta[high][0].p, delta[high][1].p } },
+        .digits_stride = stride,
         .bias = { bias[0].p, bias[high].p }, .n_rows = n_rows, .sum = sum.p };
+    for (int i = 0; i < KV_SPANS_MAX; i++) call.delta[0][i] = delta[0][i].p, call.delta[1][i] = delta[high][i].p;
     if (per_token) call.scale = scale.p, call.min = min.p;
     for (int l = 0; l < n_levels; l++) {
         struct check_buffer out = check_buffer_open(n * 4, false);
@@ -228,9 +244,9 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
             for (int k = 0; k < n_classes; k++) {
                 int64_t dot = 0;
                 for (int c = 0; classes[k].bits && c < classes[k].n_channels; c++)
-                    dot += digit_at(q, classes[k].bits > 3, true, c) *
+                    dot += digit_at(q, classes[k].bits > 4, true, c) *
                            (int)kv_code_get(unit, classes[k].bits, kv_key_place(classes[k].bits, c, j));
-                double term = (double)((float *)delta[h][classes[k].bits > 3].p)[row] * (double)dot;
+                double term = (double)((float *)delta[h][classes[k].span].p)[row] * (double)dot;
                 s += term;
                 size += fabs(term);
                 q += class_bytes(&classes[k]);
@@ -247,8 +263,7 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
     }
     for (int h = 0; h < 2; h++) {
         check_buffer_close(&digits[h]);
-        check_buffer_close(&delta[h][0]);
-        check_buffer_close(&delta[h][1]);
+        for (int i = 0; i < KV_SPANS_MAX; i++) check_buffer_close(&delta[h][i]);
         check_buffer_close(&bias[h]);
     }
     check_buffer_close(&codes);

@@ -79,13 +79,13 @@ static int make_classes(int head_dim, struct kv_key_class out[KV_CLASSES_MAX])
 {
     static const int bits[KV_CLASSES_MAX] = { 8, 4, 3, 2, 0 };
     if (below(2)) {
-        out[0] = (struct kv_key_class){ all_bits[below(4)], head_dim };
+        out[0] = (struct kv_key_class){ all_bits[below(4)], head_dim, 0 };
         return 1;
     }
     int n = 0, left = head_dim / 8;
     for (int i = 0; i < KV_CLASSES_MAX && left; i++) {
         int units = i == KV_CLASSES_MAX - 1 ? left : below(left + 1);
-        if (units) out[n++] = (struct kv_key_class){ bits[i], 8 * units };
+        if (units) out[n++] = (struct kv_key_class){ bits[i], 8 * units, 0 };
         left -= units;
     }
     return n;
