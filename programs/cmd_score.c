@@ -46,18 +46,23 @@ static int row_tokens(const struct work *w, size_t i, kvant_token **ids, size_t 
     kvant_token *answer = NULL;
     size_t n_answer = 0;
     int64_t n_ctx = setup_context(w->model, w->flags->n_ctx);
-    int code = prompt_tokens(w->model, NULL, NULL, row->prompt, strlen(row->prompt), row->is_raw, ids, n_prompt);
+    int code = prompt_tokens(w->model, NULL, NULL, row->prompt, strlen(row->prompt), row->is_raw, ids,
+                             n_prompt);
     if (code != EXIT_OK) return code;
-    if (tokens_of_text(w->model, row->answer, strlen(row->answer), 0, &answer, &n_answer, &err) != KVANT_OK) return fail(&err);
+    if (tokens_of_text(w->model, row->answer, strlen(row->answer), 0, &answer, &n_answer, &err) != KVANT_OK)
+        return fail(&err);
     if ((int64_t)*n_prompt >= n_ctx) {
         free(answer);
-        return fail_text("%s: line %zu: the prompt has %zu tokens and the context %lld; raise it with -c", w->rows.path,
-                         row->line, *n_prompt, (long long)n_ctx);
+        return fail_text("%s: line %zu: the prompt has %zu tokens and the context %lld; raise it with -c",
+                         w->rows.path, row->line, *n_prompt, (long long)n_ctx);
     }
     if ((int64_t)(*n_prompt + n_answer) > n_ctx) {
-        fprintf(stderr, "kvant: %s: line %zu: prompt and answer have %zu tokens and the context %lld: the answer's first "
-                "%lld are used (-c for more)\n", w->rows.path, row->line, *n_prompt + n_answer, (long long)n_ctx,
-                (long long)(n_ctx - (int64_t)*n_prompt));
+        fprintf(
+            stderr,
+            "kvant: %s: line %zu: prompt and answer have %zu tokens and the context %lld: the answer's first "
+            "%lld are used (-c for more)\n",
+            w->rows.path, row->line, *n_prompt + n_answer, (long long)n_ctx,
+            (long long)(n_ctx - (int64_t)*n_prompt));
         n_answer = (size_t)(n_ctx - (int64_t)*n_prompt);
     }
     *n_ids = *n_prompt + n_answer;
@@ -131,8 +136,8 @@ static int rank_all(struct work *w)
         status = kvant_ranking_set(&w->ranking[s], column, w->right, NULL, w->rows.n, (int)w->flags->n_draws,
                                    (uint64_t)w->flags->seed, &err);
         if (status == KVANT_OK)
-            status = kvant_ranking_set(&w->within[s], column, w->right, w->bins, w->rows.n, (int)w->flags->n_draws,
-                                       (uint64_t)w->flags->seed, &err);
+            status = kvant_ranking_set(&w->within[s], column, w->right, w->bins, w->rows.n,
+                                       (int)w->flags->n_draws, (uint64_t)w->flags->seed, &err);
     }
     free(column);
     return status == KVANT_OK ? EXIT_OK : fail(&err);
@@ -153,9 +158,10 @@ static int write_rows(const struct work *w)
     struct output_file out;
     if (!output_open(&out, w->flags->rows_path)) return EXIT_FAILED;
     for (size_t i = 0; i < w->rows.n; i++) {
-        json_t *value = json_pack("{s:I, s:b, s:I, s:i, s:o}", "line", (json_int_t)w->rows.items[i].line, "correct",
-                                  (int)w->right[i], "tokens", (json_int_t)-w->scores[i][SCORE_LENGTH], "length_bin",
-                                  w->bins[i], "scores", scores_json(w->scores[i], SCORES));
+        json_t *value = json_pack("{s:I, s:b, s:I, s:i, s:o}", "line", (json_int_t)w->rows.items[i].line,
+                                  "correct", (int)w->right[i], "tokens",
+                                  (json_int_t)-w->scores[i][SCORE_LENGTH], "length_bin", w->bins[i], "scores",
+                                  scores_json(w->scores[i], SCORES));
         if (value) json_dumpf(value, out.stream, JSON_COMPACT | JSON_REAL_PRECISION(9));
         fputc('\n', out.stream);
         json_decref(value);
@@ -176,8 +182,8 @@ static int descending(const void *a, const void *b)
     return x > y ? -1 : x < y;
 }
 
-/* [share of wrong answers that pass, share of right ones] from (0, 0) to (1, 1), a threshold each (ties are one), thinned
- * to some 200. NULL where there is one kind of answers only. */
+/* [share of wrong answers that pass, share of right ones] from (0, 0) to (1, 1), a threshold each (ties
+ * are one), thinned to some 200. NULL where there is one kind of answers only. */
 static json_t *roc_json(const struct work *w, int s)
 {
     struct mark *marks = allocate(w->rows.n, sizeof *marks);
@@ -203,13 +209,14 @@ static json_t *roc_json(const struct work *w, int s)
 static json_t *ranking_json(const struct work *w, int s)
 {
     const struct kvant_ranking *r = &w->ranking[s], *b = &w->within[s];
-    return json_pack("{s:s, s:o, s:[o, o], s:o, s:[o, o], s:o, s:[o, o], s:o, s:[o, o], s:I, s:o}", "score", score_names[s], "auroc",
-                     json_number(r->auroc), "auroc_95", json_number(r->auroc_low), json_number(r->auroc_high), "fpr95",
-                     json_number(r->fpr95), "fpr95_95", json_number(r->fpr95_low), json_number(r->fpr95_high), "aupr",
-                     json_number(r->aupr), "aupr_95", json_number(r->aupr_low), json_number(r->aupr_high),
-                     "auroc_in_length_bins", json_number(b->auroc), "auroc_in_length_bins_95", json_number(b->auroc_low),
-                     json_number(b->auroc_high), "undefined", (json_int_t)r->n_undefined,
-                     "roc", roc_json(w, s));
+    return json_pack("{s:s, s:o, s:[o, o], s:o, s:[o, o], s:o, s:[o, o], s:o, s:[o, o], s:I, s:o}", "score",
+                     score_names[s], "auroc", json_number(r->auroc), "auroc_95", json_number(r->auroc_low),
+                     json_number(r->auroc_high), "fpr95", json_number(r->fpr95), "fpr95_95",
+                     json_number(r->fpr95_low), json_number(r->fpr95_high), "aupr", json_number(r->aupr),
+                     "aupr_95", json_number(r->aupr_low), json_number(r->aupr_high), "auroc_in_length_bins",
+                     json_number(b->auroc), "auroc_in_length_bins_95", json_number(b->auroc_low),
+                     json_number(b->auroc_high), "undefined", (json_int_t)r->n_undefined, "roc",
+                     roc_json(w, s));
 }
 
 static int print_json(const struct work *w)
@@ -220,10 +227,10 @@ static int print_json(const struct work *w)
     size_t n_right = 0;
     for (size_t i = 0; i < w->rows.n; i++) n_right += w->right[i];
     for (int s = 0; s < SCORES; s++) json_array_append_new(list, ranking_json(w, s));
-    return json_finish(json_pack("{s:s, s:s, s:I, s:I, s:I, s:i, s:o, s:o}", "file", w->rows.path, "kv", w->kv, "answers",
-                                 (json_int_t)w->rows.n, "correct", (json_int_t)n_right, "draws",
-                                 (json_int_t)w->flags->n_draws, "length_bins", LENGTH_BINS, "pooling",
-                                 embed_options_json(&w->options, &info, w->kv), "scores", list));
+    return json_finish(json_pack("{s:s, s:s, s:I, s:I, s:I, s:i, s:o, s:o}", "file", w->rows.path, "kv",
+                                 w->kv, "answers", (json_int_t)w->rows.n, "correct", (json_int_t)n_right,
+                                 "draws", (json_int_t)w->flags->n_draws, "length_bins", LENGTH_BINS,
+                                 "pooling", embed_options_json(&w->options, &info, w->kv), "scores", list));
 }
 
 static void print_number(double x, int width)
@@ -237,7 +244,8 @@ static int print_table(const struct work *w)
     size_t n_right = 0;
     for (size_t i = 0; i < w->rows.n; i++) n_right += w->right[i];
     printf("%s: %zu answers, %zu right; cache %s\n\n", w->rows.path, w->rows.n, n_right, w->kv);
-    printf("%-24s %7s %15s %7s %7s %12s %15s\n", "score", "AUROC", "95 %", "FPR95", "AUPR", "same length", "95 %");
+    printf("%-24s %7s %15s %7s %7s %12s %15s\n", "score", "AUROC", "95 %", "FPR95", "AUPR", "same length",
+           "95 %");
     for (int s = 0; s < SCORES; s++) {
         const struct kvant_ranking *r = &w->ranking[s], *b = &w->within[s];
         printf("%-24s", score_names[s]);
@@ -252,7 +260,8 @@ static int print_table(const struct work *w)
         if (r->n_undefined) printf("  %lld undefined", (long long)r->n_undefined);
         putchar('\n');
     }
-    printf("\nsame length: AUROC over pairs of answers from one of %d bins of length; intervals: %lld bootstrap draws\n",
+    printf("\nsame length: AUROC over pairs of answers from one of %d bins of length; intervals: %lld "
+           "bootstrap draws\n",
            LENGTH_BINS, (long long)w->flags->n_draws);
     return finish_output();
 }
@@ -268,7 +277,8 @@ static int open_all(struct work *w)
     if (code == EXIT_OK && f->rows_path && !output_check(f->rows_path)) code = EXIT_FAILED;
     if (code == EXIT_OK) code = setup_model(&w->model, &f->model, false);
     if (code == EXIT_OK) code = setup_plan(&w->plan, w->model, &f->plan, w->kv);
-    if (code == EXIT_OK && kvant_session_open(&w->session, w->model, &options, &err) != KVANT_OK) code = fail(&err);
+    if (code == EXIT_OK && kvant_session_open(&w->session, w->model, &options, &err) != KVANT_OK)
+        code = fail(&err);
     return code;
 }
 
@@ -311,8 +321,10 @@ static int run(int argc, char **argv)
     struct command_line line = {
         .command = "score",
         .arguments = "MODEL",
-        .about = "Reads answers that are known to be right or wrong, and measures how well each score tells them apart:\n"
-                 "Chain-of-Embedding over tokens and over layers, from the cache (kv-coe) and from hidden states, and the\n"
+        .about = "Reads answers that are known to be right or wrong, and measures how well each score tells "
+                 "them apart:\n"
+                 "Chain-of-Embedding over tokens and over layers, from the cache (kv-coe) and from hidden "
+                 "states, and the\n"
                  "probabilities of the tokens. AUROC, FPR95 (lower is better) and AUPR, with intervals.",
         .examples = "  kvant score model.gguf --file answers.jsonl\n"
                     "  kvant score model.gguf --file answers.jsonl --kv k3c64v3h --rows scores.jsonl --json",

@@ -21,8 +21,7 @@ static const struct texts built_in[] = {
 static int tokenize(struct mode_tokens *out, const struct kvant_model *model, const char *text)
 {
     struct kvant_error err;
-    size_t n = strlen(text) + 1;
-    out->text = memcpy(allocate(n, 1), text, n);
+    out->text = text_copy(text);
     return tokens_of_text(model, text, strlen(text), KVANT_TOKENIZE_SPECIAL, &out->ids, &out->n, &err) ==
                    KVANT_OK
                ? EXIT_OK

@@ -3,8 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
+#include "lines.h"
 #include "prompt.h"
 
 static void append(struct prompt_list *list, const kvant_token *tokens, size_t n_tokens)
@@ -25,24 +24,21 @@ static const char *prompt_of(const json_t *object, bool *as_it_is)
     return NULL;
 }
 
-static int read_line(struct prompt_list *out, const struct kvant_model *model, const char *path,
-                     int64_t number, const char *line, size_t n_bytes, bool raw)
+static int read_line(struct prompt_list *out, const struct kvant_model *model, const struct lines *lines,
+                     bool raw)
 {
-    json_error_t error;
-    json_t *object = json_loadb(line, n_bytes, 0, &error);
-    if (!object)
-        return fail_text("%s: line %lld, column %d: %s; each line is a JSON object", path, (long long)number,
-                         error.column, error.text);
+    json_t *object = lines_json(lines);
+    if (!object) return EXIT_FAILED;
     bool as_it_is;
     const char *text = prompt_of(object, &as_it_is);
     kvant_token *ids = NULL;
     size_t n_ids = 0;
     int code = text ? prompt_tokens(model, NULL, NULL, text, strlen(text), raw || as_it_is, &ids, &n_ids)
-                    : fail_text("%s: line %lld has no string \"question\", \"prompt\" or \"text\"", path,
-                                (long long)number);
+                    : fail_text("%s: line %zu has no string \"question\", \"prompt\" or \"text\"", lines->path,
+                                lines->number);
     json_decref(object);
     if (code == EXIT_OK && n_ids == 0)
-        code = fail_text("%s: line %lld: the prompt is empty", path, (long long)number);
+        code = fail_text("%s: line %zu: the prompt is empty", lines->path, lines->number);
     if (code == EXIT_OK) append(out, ids, n_ids);
     else free(ids);
     return code;
@@ -51,19 +47,11 @@ static int read_line(struct prompt_list *out, const struct kvant_model *model, c
 int prompts_read_jsonl(struct prompt_list *out, const struct kvant_model *model, const char *path,
                        int64_t n_most, bool raw)
 {
-    size_t n_bytes;
-    char *text = file_read(path, &n_bytes);
-    if (!text) return EXIT_FAILED;
-    int code = EXIT_OK;
-    int64_t number = 1;
-    for (size_t at = 0; code == EXIT_OK && at < n_bytes && (int64_t)out->n < n_most; number++) {
-        const char *end = memchr(text + at, '\n', n_bytes - at);
-        size_t n = end ? (size_t)(end - (text + at)) : n_bytes - at, n_blank = 0;
-        while (n_blank < n && strchr(" \t\r", text[at + n_blank]) && text[at + n_blank]) n_blank++;
-        if (n_blank < n) code = read_line(out, model, path, number, text + at, n, raw);
-        at += n + 1;
-    }
-    free(text);
+    struct lines lines;
+    int code = lines_open(&lines, path);
+    while (code == EXIT_OK && (int64_t)out->n < n_most && lines_next(&lines))
+        if (!lines.is_blank) code = read_line(out, model, &lines, raw);
+    lines_close(&lines);
     if (code == EXIT_OK && out->n == 0)
         return fail_text("%s: no prompts; give one JSON object per line", path);
     return code;

@@ -5,14 +5,9 @@
 #include <string.h>
 
 #include "json.h"
+#include "lines.h"
 
 /* ------------------------------------------------------------------------------------------------ read -- */
-
-static char *copy(const char *text)
-{
-    size_t n = strlen(text) + 1;
-    return memcpy(allocate(n, 1), text, n);
-}
 
 /* Behind the last "####", without blanks; NULL: there is none. */
 static const char *final_answer(const char *answer)
@@ -49,26 +44,24 @@ static int read_choice(struct question_file *file, struct question *item)
 }
 
 /* One line that is not blank. */
-static int read_line(struct question_file *file, const char *line, size_t n_bytes, size_t number)
+static int read_line(struct question_file *file, const struct lines *lines)
 {
-    json_error_t error;
-    json_t *value = json_loadb(line, n_bytes, JSON_REJECT_DUPLICATES, &error);
-    if (!value)
-        return fail_text("%s: line %zu, column %d: not JSON: %s", file->path, number, error.column,
-                         error.text);
+    json_t *value = lines_json(lines);
+    if (!value) return EXIT_FAILED;
     const char *question = json_string_value(json_object_get(value, "question")),
                *answer = json_string_value(json_object_get(value, "answer"));
     if (!question) question = json_string_value(json_object_get(value, "en"));
     if (question && strncmp(question, "Question:", 9) == 0) question += 9 + strspn(question + 9, " ");
     int code = EXIT_OK;
     if (!question || !answer)
-        code = fail_text("%s: line %zu: needs the strings \"question\" and \"answer\"", file->path, number);
+        code = fail_text("%s: line %zu: needs the strings \"question\" and \"answer\"", file->path,
+                         lines->number);
     else if (file->kind == QUESTION_WORKED && (!final_answer(answer) || !*final_answer(answer)))
         code = fail_text("%s: line %zu: the answer does not end in #### and a number or letter", file->path,
-                         number);
+                         lines->number);
     if (code == EXIT_OK) {
         struct question *item = &file->items[file->n++];
-        *item = (struct question){ copy(question), copy(answer), NULL, number, 0 };
+        *item = (struct question){ text_copy(question), text_copy(answer), NULL, lines->number, 0 };
         if (file->kind == QUESTION_WORKED)
             item->final = final_answer(item->answer);
         else
@@ -80,22 +73,14 @@ static int read_line(struct question_file *file, const char *line, size_t n_byte
 
 int questions_read(struct question_file *file, enum question_kind kind, const char *path)
 {
-    size_t n_bytes, n_lines = 1, number = 0;
+    struct lines lines;
     *file = (struct question_file){ .path = path, .kind = kind };
-    char *text = file_read(path, &n_bytes);
-    if (!text) return EXIT_FAILED;
-    for (size_t i = 0; i < n_bytes; i++) n_lines += text[i] == '\n';
-    file->items = allocate(n_lines, sizeof *file->items);
-    int code = EXIT_OK;
-    for (size_t begin = 0, end; begin < n_bytes && code == EXIT_OK; begin = end + 1) {
-        const char *newline = memchr(text + begin, '\n', n_bytes - begin);
-        end = newline ? (size_t)(newline - text) : n_bytes;
-        number++;
-        size_t n_blank = begin;
-        while (n_blank < end && strchr(" \t\r", text[n_blank]) && text[n_blank]) n_blank++;
-        if (n_blank < end) code = read_line(file, text + begin, end - begin, number);
-    }
-    free(text);
+    int code = lines_open(&lines, path);
+    if (code != EXIT_OK) return code;
+    file->items = allocate(lines.n_lines, sizeof *file->items);
+    while (code == EXIT_OK && lines_next(&lines))
+        if (!lines.is_blank) code = read_line(file, &lines);
+    lines_close(&lines);
     if (code == EXIT_OK && file->n == 0) code = fail_text("%s: holds no question", path);
     return code;
 }

@@ -3,15 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
+#include "lines.h"
 #include "modes.h"
-
-static char *copy(const char *text)
-{
-    size_t n = strlen(text) + 1;
-    return memcpy(allocate(n, 1), text, n);
-}
 
 size_t collected_find(struct collected *c, const char *question, const char *final)
 {
@@ -19,17 +12,15 @@ size_t collected_find(struct collected *c, const char *question, const char *fin
         if (strcmp(c->items[i].question, question) == 0) return i;
     if ((c->n & (c->n - 1)) == 0) /* full at each power of two */
         c->items = reallocate(c->items, c->n ? 2 * c->n : 1, sizeof *c->items);
-    c->items[c->n] = (struct collected_question){.question = copy(question), .final = copy(final)};
+    c->items[c->n] = (struct collected_question){.question = text_copy(question), .final = text_copy(final)};
     return c->n++;
 }
 
-static int read_row(struct collected *c, const char *line, size_t n_bytes, size_t number)
+static int read_row(struct collected *c, const struct lines *lines)
 {
-    json_error_t error;
-    json_t *object = json_loadb(line, n_bytes, JSON_REJECT_DUPLICATES, &error);
-    if (!object)
-        return fail_text("%s: line %zu, column %d: %s; each line is a JSON object", c->path, number,
-                         error.column, error.text);
+    size_t number = lines->number;
+    json_t *object = lines_json(lines);
+    if (!object) return EXIT_FAILED;
     const char *question = json_string_value(json_object_get(object, "question")),
                *final = json_string_value(json_object_get(object, "right")),
                *mode = json_string_value(json_object_get(object, "mode")),
@@ -62,20 +53,13 @@ static int read_row(struct collected *c, const char *line, size_t n_bytes, size_
 
 int collected_read(struct collected *c, const char *path, bool may_be_absent)
 {
-    size_t n_bytes = 0, number = 1;
+    struct lines lines;
     *c = (struct collected){.path = path};
     if (may_be_absent && !file_exists(path)) return EXIT_OK;
-    char *text = file_read(path, &n_bytes);
-    if (!text) return EXIT_FAILED;
-    int code = EXIT_OK;
-    for (size_t at = 0; code == EXIT_OK && at < n_bytes; number++) {
-        const char *end = memchr(text + at, '\n', n_bytes - at);
-        if (!end) break; /* cut while it was written */
-        size_t n = (size_t)(end - (text + at));
-        if (n > 0) code = read_row(c, text + at, n, number);
-        at += n + 1;
-    }
-    free(text);
+    int code = lines_open(&lines, path);
+    while (code == EXIT_OK && lines_next(&lines) && !lines.is_cut) /* cut while it was written */
+        if (!lines.is_blank) code = read_row(c, &lines);
+    lines_close(&lines);
     if (code == EXIT_OK && c->n == 0 && !may_be_absent) code = fail_text("%s: holds no answer", path);
     return code;
 }

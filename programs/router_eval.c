@@ -11,6 +11,7 @@
 struct outcome { /* of one way to answer, over the test questions */
     const char *name;
     double accuracy, low, high, tokens, slow_share, truncated, turned; /* shares of 1, mean tokens */
+    double loss, loss_low, loss_high; /* of accuracy against always slow, over the same questions */
     double kept, discarded, forced, second, checks;                    /* means; online only       */
 };
 
@@ -33,13 +34,27 @@ static void wilson(double k, double n, double *low, double *high)
     *high = middle + half;
 }
 
+/* From the sums of what each question loses, and of its square; 95 % as if means were normal. */
+static void set_loss(struct outcome *o, double sum, double square, double n)
+{
+    double mean = sum / n, variance = square / n - mean * mean;
+    double half = n > 1 && variance > 0 ? 1.959964 * sqrt(variance / (n - 1)) : 0;
+    o->loss = mean;
+    o->loss_low = mean - half;
+    o->loss_high = mean + half;
+}
+
 /* part[i]: how much of question i goes to slow, 0 to 1. */
 static void add_outcome(struct evaluation *e, const char *name, const double *part)
 {
     struct outcome o = {.name = name};
-    double n = (double)e->n, right = 0;
+    double n = (double)e->n, right = 0, lost = 0, square = 0;
     for (size_t i = 0; i < e->n; i++) {
         const struct collected_answer *a = e->w->data.items[e->test[i]].answers;
+        double gain = (double)a[MODE_SLOW].is_correct - (double)a[MODE_FAST].is_correct;
+        double loss = (1 - part[i]) * gain;
+        lost += loss;
+        square += loss * loss;
         for (int m = 0; m < MODES; m++) {
             double share = m == MODE_SLOW ? part[i] : 1 - part[i];
             right += share * a[m].is_correct;
@@ -50,6 +65,7 @@ static void add_outcome(struct evaluation *e, const char *name, const double *pa
     }
     o.accuracy = right / n;
     wilson(right, n, &o.low, &o.high);
+    set_loss(&o, lost, square, n);
     o.kept = o.tokens;
     e->rows[e->n_rows++] = o;
 }
@@ -134,9 +150,51 @@ static int prompt_lengths(struct evaluation *e)
 /* ---------------------------------------------------------------------------------------------- online -- */
 
 struct online {
-    double right, tokens, kept, discarded, forced, second, slow, turned, truncated, checks, check_s, total_s;
+    double right, lost, lost_square, tokens, kept, discarded, forced, second, slow, turned, truncated, checks;
+    double check_s, total_s;
     FILE *rows;
 };
+
+static void online_sum(struct online *sum, const struct collected_question *q, const struct think_account *a,
+                       bool right, double generation_s)
+{
+    double loss = (double)q->answers[MODE_SLOW].is_correct - (double)right;
+    sum->right += right;
+    sum->lost += loss;
+    sum->lost_square += loss * loss;
+    sum->tokens += (double)(a->n_kept + a->n_discarded + a->n_second);
+    sum->kept += (double)a->n_kept;
+    sum->discarded += (double)a->n_discarded;
+    sum->forced += (double)a->n_forced;
+    sum->second += (double)a->n_second;
+    sum->slow += a->first == MODE_SLOW;
+    sum->turned += a->turned;
+    sum->truncated += a->truncated;
+    sum->checks += (double)a->n_checks;
+    sum->check_s += a->check_s;
+    sum->total_s += generation_s;
+}
+
+static void write_row(FILE *out, json_t *row)
+{
+    if (row) json_dumpf(row, out, JSON_COMPACT);
+    fputc('\n', out);
+    json_decref(row);
+}
+
+static json_t *online_json(const struct collected_question *q, const struct think_account *a,
+                           const struct answer *answer, bool right)
+{
+    return json_pack("{s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
+                     "question", q->question, "right", q->final, "correct", (int)right, "first",
+                     mode_names[a->first], "last", mode_names[a->last], "d_first", json_number(a->d_first),
+                     "d_turn", a->turned ? json_number(a->d_turn) : json_null(), "n_prefix",
+                     (json_int_t)a->n_prefix, "n_first_kept", (json_int_t)a->n_kept, "n_discarded",
+                     (json_int_t)a->n_discarded, "n_forced", (json_int_t)a->n_forced, "n_second",
+                     (json_int_t)a->n_second, "n_reprefill", (json_int_t)a->n_reprefill, "n_checks",
+                     (json_int_t)a->n_checks, "n_sampled", (json_int_t)a->n_steps, "truncated",
+                     (int)a->truncated, "answer", json_text(answer->text, answer->n_bytes));
+}
 
 static int answer_online(struct evaluation *e, size_t i, struct online *sum)
 {
@@ -160,34 +218,8 @@ static int answer_online(struct evaluation *e, size_t i, struct online *sum)
     free(ids);
     if (code == EXIT_OK) {
         bool right = modes_answer_check(&e->w->modes, a.first, answer.text, answer.n_bytes, q->final, NULL);
-        int64_t generated = a.n_kept + a.n_discarded + a.n_second;
-        sum->right += right;
-        sum->tokens += (double)generated;
-        sum->kept += (double)a.n_kept;
-        sum->discarded += (double)a.n_discarded;
-        sum->forced += (double)a.n_forced;
-        sum->second += (double)a.n_second;
-        sum->slow += a.first == MODE_SLOW;
-        sum->turned += a.turned;
-        sum->truncated += a.truncated;
-        sum->checks += (double)a.n_checks;
-        sum->check_s += a.check_s;
-        sum->total_s += answer.generation_s;
-        if (sum->rows) {
-            json_t *row = json_pack(
-                "{s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
-                "question", q->question, "right", q->final, "correct", (int)right, "first",
-                mode_names[a.first], "last", mode_names[a.last], "d_first", json_number(a.d_first), "d_turn",
-                a.turned ? json_number(a.d_turn) : json_null(), "n_prefix", (json_int_t)a.n_prefix,
-                "n_first_kept", (json_int_t)a.n_kept, "n_discarded", (json_int_t)a.n_discarded, "n_forced",
-                (json_int_t)a.n_forced, "n_second", (json_int_t)a.n_second, "n_reprefill",
-                (json_int_t)a.n_reprefill, "n_checks", (json_int_t)a.n_checks, "n_sampled",
-                (json_int_t)a.n_steps, "truncated", (int)a.truncated, "answer",
-                json_text(answer.text, answer.n_bytes));
-            if (row) json_dumpf(row, sum->rows, JSON_COMPACT);
-            fputc('\n', sum->rows);
-            json_decref(row);
-        }
+        online_sum(sum, q, &a, right, answer.generation_s);
+        if (sum->rows) write_row(sum->rows, online_json(q, &a, &answer, right));
     }
     answer_close(&answer);
     return code;
@@ -227,10 +259,30 @@ static int add_online(struct evaluation *e)
                         .second = sum.second / n,
                         .checks = sum.checks / n};
     wilson(sum.right, n, &o.low, &o.high);
+    set_loss(&o, sum.lost, sum.lost_square, n);
     e->rows[e->n_rows++] = o;
     fprintf(stderr, "online: %.0f checks took %.3f s of %.2f s (%.2f %%)\n", sum.checks, sum.check_s,
             sum.total_s, 100 * sum.check_s / sum.total_s);
     return code;
+}
+
+/* What the router decides of each question, and what became of the answer of that mode. */
+static int write_decisions(const struct evaluation *e)
+{
+    struct output_file out;
+    if (!output_open(&out, e->w->flags->rows_path)) return EXIT_FAILED;
+    for (size_t i = 0; i < e->n; i++) {
+        const struct collected_question *q = &e->w->data.items[e->test[i]];
+        int mode = e->d[i] > e->w->flags->think.threshold ? MODE_SLOW : MODE_FAST;
+        const struct collected_answer *a = &q->answers[mode];
+        write_row(out.stream, json_pack("{s:s, s:s, s:o, s:s, s:b, s:I, s:b}", "question", q->question,
+                                        "right", q->final, "difficulty", json_number(e->d[i]), "mode",
+                                        mode_names[mode], "correct", (int)a->is_correct, "tokens",
+                                        (json_int_t)a->n_tokens, "truncated", (int)a->is_truncated));
+    }
+    if (output_commit(&out)) return EXIT_OK;
+    output_discard(&out);
+    return EXIT_FAILED;
 }
 
 /* ----------------------------------------------------------------------------------------------- table -- */
@@ -267,20 +319,24 @@ static int print_table(const struct evaluation *e)
     return finish_output();
 }
 
+static json_t *outcome_json(const struct outcome *o, double share)
+{
+    return json_pack(
+        "{s:s, s:o, s:[o, o], s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+        o->name, "accuracy", json_number(o->accuracy), "accuracy_95", json_number(o->low),
+        json_number(o->high), "loss", json_number(o->loss), "loss_95", json_number(o->loss_low),
+        json_number(o->loss_high), "tokens", json_number(o->tokens), "oracle_saving", json_number(share),
+        "slow_share", json_number(o->slow_share), "turned", json_number(o->turned), "truncated",
+        json_number(o->truncated), "kept", json_number(o->kept), "discarded", json_number(o->discarded),
+        "forced", json_number(o->forced), "second", json_number(o->second), "checks", json_number(o->checks));
+}
+
 static int print_json(const struct evaluation *e)
 {
     json_t *rows = json_array();
     for (int i = 0; i < e->n_rows; i++) {
         const struct outcome *o = &e->rows[i];
-        json_array_append_new(
-            rows, json_pack("{s:s, s:o, s:[o, o], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
-                            o->name, "accuracy", json_number(o->accuracy), "accuracy_95", json_number(o->low),
-                            json_number(o->high), "tokens", json_number(o->tokens), "oracle_saving",
-                            json_number(oracle_share(e, o)), "slow_share",
-                            json_number(o->slow_share), "turned", json_number(o->turned), "truncated",
-                            json_number(o->truncated), "kept", json_number(o->kept), "discarded",
-                            json_number(o->discarded), "forced", json_number(o->forced), "second",
-                            json_number(o->second), "checks", json_number(o->checks)));
+        json_array_append_new(rows, outcome_json(o, oracle_share(e, o)));
     }
     return json_finish(json_pack("{s:s, s:I, s:o, s:s, s:o}", "data", e->w->flags->data_path, "questions",
                                  (json_int_t)e->n, "threshold", json_number(e->w->flags->think.threshold),
@@ -315,6 +371,7 @@ static int compare(struct evaluation *e, const struct kvant_embed_options *pooli
     }
     free(part);
     if (code == EXIT_OK && e->w->flags->online) code = add_online(e);
+    else if (code == EXIT_OK && e->w->flags->rows_path) code = write_decisions(e);
     if (code != EXIT_OK) return code;
     return e->w->flags->model.json ? print_json(e) : print_table(e);
 }

@@ -46,9 +46,10 @@ enum labels router_labels(const struct router_flags *flags);
 /* `pooling` over --window tokens, lengths kept. */
 void router_pooling(const struct router_flags *flags, const struct kvant_embed_options *pooling,
                     struct kvant_embed_options *out);
-/* How much of every question goes to slow, 0 to 1 (data.n), by a network, by a line, and by the one that did better
- * elsewhere: over --rounds divisions into five, each question by a router that was trained on the other four fifths, with
- * the threshold that these gave. Of methods that --method does not name, 0. Prints what fails. */
+/* How much of every question goes to slow, 0 to 1 (data.n), by a network, by a line, and by the one that
+ * did better elsewhere: over --rounds divisions into five, each question by a router that was trained on
+ * the other four fifths, with the threshold that these gave. Of methods that --method does not name, 0.
+ * Prints what fails. */
 int router_cross(struct router_work *w, const struct kvant_embed_options *pooling, double *const part[3]);
 
 int router_collect(struct router_work *w);

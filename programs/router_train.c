@@ -1,4 +1,5 @@
 /* kvant router train and decide. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,7 +52,8 @@ static int embed_questions(const struct router_work *w, const struct kvant_embed
 void router_note_window(const struct router_work *w)
 {
     if (w->n_short)
-        fprintf(stderr, "%d prompts are shorter than the window: all of each is used\n", w->n_short);
+        fprintf(stderr, "%d prompt%s shorter than the window: all of %s is used\n", w->n_short,
+                w->n_short == 1 ? " is" : "s are", w->n_short == 1 ? "it" : "each");
 }
 
 int router_features(struct router_work *w, const struct kvant_embed_options *pooling, const size_t *places,
@@ -216,6 +218,7 @@ static int decide(struct router_work *w, const struct kvant_router *router)
     double d = code == EXIT_OK ? kvant_router_score(router, x) : 0;
     free(x);
     if (code != EXIT_OK) return code;
+    if (!isfinite(d)) return fail_text("%s: its decision is not a finite number", f->router_path);
     router_note_window(w);
     const char *mode = mode_names[d > f->think.threshold ? MODE_SLOW : MODE_FAST];
     if (f->model.json)

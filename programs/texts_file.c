@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
+#include "lines.h"
 
 void texts_add(struct text_list *list, const char *text, size_t n_bytes, size_t line)
 {
@@ -15,52 +15,39 @@ void texts_add(struct text_list *list, const char *text, size_t n_bytes, size_t 
     list->items[list->n++] = item;
 }
 
-static bool is_blank(const char *line, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (line[i] != ' ' && line[i] != '\t' && line[i] != '\r') return false;
-    return true;
-}
-
-static int add_json(struct text_list *list, const char *path, const char *line, size_t n_bytes, size_t number)
+static int add_json(struct text_list *list, const struct lines *lines)
 {
     static const char *const fields[] = {"text", "input", "prompt", "question"};
-    json_error_t error;
-    json_t *object = json_loadb(line, n_bytes, JSON_REJECT_DUPLICATES, &error), *text = NULL;
-    if (!object)
-        return fail_text("%s: line %zu, column %d: %s; each line is a JSON object", path, number,
-                         error.column, error.text);
+    json_t *object = lines_json(lines), *text = NULL;
+    if (!object) return EXIT_FAILED;
     for (int i = 0; i < 4 && !text; i++) text = json_object_get(object, fields[i]);
     int code = EXIT_OK;
     if (!json_is_string(text))
-        code = fail_text("%s: line %zu has no string \"text\", \"input\", \"prompt\" or \"question\"", path,
-                         number);
-    else if (is_blank(json_string_value(text), json_string_length(text)))
-        code = fail_text("%s: line %zu: the text is empty", path, number);
+        code = fail_text("%s: line %zu has no string \"text\", \"input\", \"prompt\" or \"question\"", lines->path,
+                         lines->number);
+    else if (text_is_blank(json_string_value(text), json_string_length(text)))
+        code = fail_text("%s: line %zu: the text is empty", lines->path, lines->number);
     else
-        texts_add(list, json_string_value(text), json_string_length(text), number);
+        texts_add(list, json_string_value(text), json_string_length(text), lines->number);
     json_decref(object);
     return code;
 }
 
 int texts_read(struct text_list *out, const char *path, bool as_jsonl)
 {
-    size_t n_bytes, n_path = strlen(path), number = 1;
-    char *text = file_read(path, &n_bytes);
-    if (!text) return EXIT_FAILED;
+    struct lines lines;
+    size_t n_path = strlen(path);
     if (n_path > 6 && strcmp(path + n_path - 6, ".jsonl") == 0) as_jsonl = true;
-    int code = EXIT_OK;
-    for (size_t at = 0; code == EXIT_OK && at < n_bytes; number++) {
-        const char *end = memchr(text + at, '\n', n_bytes - at);
-        size_t n = end ? (size_t)(end - (text + at)) : n_bytes - at;
-        bool blank = is_blank(text + at, n);
-        if (as_jsonl && !blank) code = add_json(out, path, text + at, n, number);
-        if (!as_jsonl && blank) code = fail_text("%s: line %zu is empty; each line is a text", path, number);
-        if (!as_jsonl && !blank)
-            texts_add(out, text + at, n > 0 && text[at + n - 1] == '\r' ? n - 1 : n, number);
-        at += n + 1;
+    int code = lines_open(&lines, path);
+    while (code == EXIT_OK && lines_next(&lines)) {
+        size_t n = lines.n_line;
+        if (as_jsonl && !lines.is_blank) code = add_json(out, &lines);
+        if (!as_jsonl && lines.is_blank)
+            code = fail_text("%s: line %zu is empty; each line is a text", path, lines.number);
+        if (!as_jsonl && !lines.is_blank)
+            texts_add(out, lines.line, lines.line[n - 1] == '\r' ? n - 1 : n, lines.number);
     }
-    free(text);
+    lines_close(&lines);
     if (code == EXIT_OK && out->n == 0) code = fail_text("%s: holds no text", path);
     return code;
 }

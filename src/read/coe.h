@@ -4,8 +4,8 @@
  *     Mag_i = |h_{i+1} − h_i| / |h_n − h_0|        Ang_i = acos(cos(h_{i+1}, h_i)) / acos(cos(h_n, h_0))
  *     R = mean Mag − mean Ang                      C = |mean Mag_i e^{i Ang_i}|
  *
- * The angle in C is the normalised one, as the author intends. Cosines are clamped to [−1, 1]. The end of the path is
- * known last, so raw lengths and angles of all steps are kept: 16 bytes each.
+ * The angle in C is the normalised one, as the author intends. Cosines are clamped to [−1, 1]. The end of the
+ * path is known last, so raw lengths and angles of all steps are kept: 16 bytes each.
  */
 #ifndef KV_READ_COE_H
 #define KV_READ_COE_H

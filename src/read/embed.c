@@ -1,8 +1,8 @@
 /*
  * Embeddings: pooled keys and values of a sequence, or, as a control, pooled outputs of the blocks.
  *
- * Sums over tokens come from the cache (pool.c) or, for hidden states, from rows that go by during the pass; what
- * follows is the same for both: mean or sum, layers, length.
+ * Sums over tokens come from the cache (pool.c) or, for hidden states, from rows that go by during the pass;
+ * what follows is the same for both: mean or sum, layers, length.
  */
 #include <math.h>
 #include <string.h>
@@ -190,7 +190,8 @@ static void batch_close_sequences(struct batch *b)
     b->n = 0;
 }
 
-/* Opens sequences for as many prompts from `begin` on as fit one step, at least one, and fills the entries. */
+/* Opens sequences for as many prompts from `begin` on as fit one step, at least one, and fills the
+ * entries. */
 static kvant_status batch_open_sequences(struct batch *b, size_t begin, size_t n_prompts, size_t *n_entries,
                                          struct kvant_error *err)
 {
@@ -324,7 +325,7 @@ kvant_status kvant_embed_prompts(struct kvant_session *session, const struct kva
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------------- reading -- */
+/* -------------------------------------------------------------------------------------------- reading -- */
 
 struct read_job {
     struct kv_read_call call; /* but for layer, head and side */

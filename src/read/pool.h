@@ -1,6 +1,6 @@
 /*
- * What one pooled vector is made of, with every choice settled: which layers, heads, tokens and parts, and where each
- * piece lies in the vector.
+ * What one pooled vector is made of, with every choice settled: which layers, heads, tokens and parts, and
+ * where each piece lies in the vector.
  */
 #ifndef KV_READ_POOL_H
 #define KV_READ_POOL_H
@@ -33,15 +33,15 @@ static inline int kv_pooling_at(const struct kv_pooling *p, int head_kv, int par
     return (p->by_side ? part * n_heads + head : head * p->n_parts + part) * p->head_dim;
 }
 
-/* Sums over tokens [first, last) of one sequence, of each layer: out (n_layers, layer_dim), with heads already
- * averaged where they are. Threads share the (layer, head) pairs; the sums do not depend on how. */
-kvant_status kv_pooling_sum(const struct kv_pooling *p, const struct kvant_session *session, int seq, int64_t first,
-                            int64_t last, double *out, struct kvant_error *err);
+/* Sums over tokens [first, last) of one sequence, of each layer: out (n_layers, layer_dim), with heads
+ * already averaged where they are. Threads share the (layer, head) pairs; the sums do not depend on how. */
+kvant_status kv_pooling_sum(const struct kv_pooling *p, const struct kvant_session *session, int seq,
+                            int64_t first, int64_t last, double *out, struct kvant_error *err);
 
-/* Single tokens: out (last - first, layer_dim), each the mean over the layers. What a trajectory over tokens and a
- * sliding window are made of. */
-kvant_status kv_pooling_rows(const struct kv_pooling *p, const struct kvant_session *session, int seq, int64_t first,
-                             int64_t last, float *out, struct kvant_error *err);
+/* Single tokens: out (last - first, layer_dim), each the mean over the layers. What a trajectory over
+ * tokens and a sliding window are made of. */
+kvant_status kv_pooling_rows(const struct kv_pooling *p, const struct kvant_session *session, int seq,
+                             int64_t first, int64_t last, float *out, struct kvant_error *err);
 
 /* x / |x|. NUMERIC when x has no length, or none that is finite. */
 kvant_status kv_normalize(float *x, size_t n, struct kvant_error *err);

@@ -6,8 +6,8 @@
  *     FPR95    FP/N where TP/P first reaches .95, between points by linear interpolation
  *     AUPR     area under precision against recall by the trapezoid rule, from (recall 0, precision 1)
  *
- * Within groups (of length, say) only pairs of one group count: AUROC is then the share of those pairs, one right and
- * one wrong, that the score puts in order, ties half. Of one group of all this is the area above.
+ * Within groups (of length, say) only pairs of one group count: AUROC is then the share of those pairs, one
+ * right and one wrong, that the score puts in order, ties half. Of one group of all this is the area above.
  */
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /*
- * Deciding with a router, and the window that follows a generation: a ring of the last W tokens' pooled rows and their
- * sum, so that a token costs the reading of one row.
+ * Deciding with a router, and the window that follows a generation: a ring of the last W tokens' pooled rows
+ * and their sum, so that a token costs the reading of one row.
  */
 #include "read/router.h"
 

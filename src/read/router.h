@@ -1,8 +1,8 @@
 /*
- * The router in memory and as a file: a small network on a pooled window of a prompt's cache. docs/format-router.md
- * specifies the file.
+ * The router in memory and as a file: a small network on a pooled window of a prompt's cache.
+ * docs/format-router.md specifies the file.
  *
- *     d = w2 · max(0, W1 x' + b1) + b2        x' = (x − mean) · inverse, per input        d in 0 .. 100, unclamped
+ *     d = w2 · max(0, W1 x' + b1) + b2     x' = (x − mean) · inverse, per input     d in 0 .. 100, unclamped
  */
 #ifndef KV_READ_ROUTER_H
 #define KV_READ_ROUTER_H
@@ -31,8 +31,10 @@ struct kvant_router {
 /* A router with room for its sizes, all weights 0. MEMORY. */
 kvant_status kv_router_alloc(struct kvant_router **out, int n_input, int n_hidden, struct kvant_error *err);
 /* From untrusted bytes. FORMAT with the position. */
-kvant_status kv_router_parse(struct kvant_router **out, const uint8_t *data, size_t n_bytes, struct kvant_error *err);
+kvant_status kv_router_parse(struct kvant_router **out, const uint8_t *data, size_t n_bytes,
+                             struct kvant_error *err);
 /* *data: kv_free. */
-kvant_status kv_router_write(const struct kvant_router *r, uint8_t **data, size_t *n_bytes, struct kvant_error *err);
+kvant_status kv_router_write(const struct kvant_router *r, uint8_t **data, size_t *n_bytes,
+                             struct kvant_error *err);
 
 #endif

@@ -1,9 +1,9 @@
 /*
  * Scores of an answer from what its positions left in the cache, from hidden states, and from the logits.
  *
- * Positions: an answer of T tokens after a prompt of P is made by the T positions P − 1 .. P + T − 2, the last one of the
- * prompt and all of the answer but its last. These are in the cache when the answer is complete, and their logits
- * chose its tokens; so one range serves the trajectories and the probabilities.
+ * Positions: an answer of T tokens after a prompt of P is made by the T positions P − 1 .. P + T − 2, the
+ * last one of the prompt and all of the answer but its last. These are in the cache when the answer is
+ * complete, and their logits chose its tokens; so one range serves the trajectories and the probabilities.
  */
 #include <math.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 #include "read/coe.h"
 #include "read/pool.h"
 
-#define LEAST          -104.0f /* logits below the largest one: e^-104 is no float, and 0 times infinity no number */
+#define LEAST          -104.0f /* below the largest logit: e^-104 is no float, 0 times infinity no number */
 #define SPREAD_ROWS    16
 #define ROWS_AT_A_TIME 128 /* tokens whose pooled rows are held */
 
@@ -196,7 +196,8 @@ static kvant_status step(struct answer_job *j, struct kvant_batch_entry *entries
     return kvant_session_step(j->session, entries, (size_t)(last - first), err);
 }
 
-/* The prompt but for its last token, then the positions that made the answer, as many as there are rows of logits. */
+/* The prompt but for its last token, then the positions that made the answer, as many as there are rows of
+ * logits. */
 static kvant_status run_answer(struct answer_job *j, struct kvant_answer_score *out, struct kvant_error *err)
 {
     const struct kvant_model *m = kv_session_model(j->session);

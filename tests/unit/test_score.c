@@ -1,6 +1,6 @@
 /*
- * Chain-of-Embedding, ranking and confidence against values worked out by hand; scores of a sequence against the same
- * formulas on what kvant_sequence_read gives.
+ * Chain-of-Embedding, ranking and confidence against values worked out by hand; scores of a sequence against
+ * the same formulas on what kvant_sequence_read gives.
  */
 #include "kvant.h"
 
@@ -33,8 +33,8 @@ static struct kvant_coe coe_of(const float *points, size_t n, size_t dim)
     return c;
 }
 
-/* (1, 0), (1, 1), (0, 2): steps of length 1 and sqrt 2, angles of 45 degrees each; end to end sqrt 5 and 90 degrees.
- * Mag = 1/sqrt 5, sqrt(2/5); Ang = 1/2, 1/2; the angle in C is the normalised one, 1/2 radian. */
+/* (1, 0), (1, 1), (0, 2): steps of length 1 and sqrt 2, angles of 45 degrees each; end to end sqrt 5 and
+ * 90 degrees. Mag = 1/sqrt 5, sqrt(2/5); Ang = 1/2, 1/2; the angle in C is the normalised one, 1/2 radian. */
 static void coe_by_hand(void **state)
 {
     (void)state;
@@ -50,8 +50,8 @@ static void coe_by_hand(void **state)
     assert_near(c.c, mag, 1e-12); /* equal angles: |mean Mag e^{i/2}| is the mean Mag */
 }
 
-/* The same in three dimensions with unlike angles: x, y, z axes and back to (1, 1, 0) / 1. Angles 90, 90, 60 degrees;
- * end to end 45 degrees, distance 1. Mag = sqrt 2, sqrt 2, sqrt 2; Ang = 2, 2, 4/3. */
+/* The same in three dimensions with unlike angles: x, y, z axes and back to (1, 1, 0) / 1. Angles 90, 90,
+ * 60 degrees; end to end 45 degrees, distance 1. Mag = sqrt 2, sqrt 2, sqrt 2; Ang = 2, 2, 4/3. */
 static void coe_with_unlike_angles(void **state)
 {
     (void)state;
@@ -76,7 +76,8 @@ static void coe_of_a_long_path(void **state)
     enum { N = 40, DIM = 7 };
     float points[N * DIM];
     uint32_t s = 1;
-    for (int i = 0; i < N * DIM; i++) points[i] = (float)((s = s * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.3f;
+    for (int i = 0; i < N * DIM; i++)
+        points[i] = (float)((s = s * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.3f;
     long double length[N], angle[N];
     for (int i = 0; i < N; i++) { /* of the step to point i; of 0: end to end */
         const float *a = points + (i ? (i - 1) * DIM : 0), *b = points + (i ? i : N - 1) * DIM;
@@ -107,7 +108,8 @@ static void coe_of_a_long_path(void **state)
 static void coe_is_undefined_without_a_way(void **state)
 {
     (void)state;
-    const float one[] = { 1, 2 }, same[] = { 1, 2, 3, 4, 1, 2 }, straight[] = { 1, 2, 2, 4 }, zero[] = { 0, 0, 0, 0 };
+    const float one[] = { 1, 2 }, same[] = { 1, 2, 3, 4, 1, 2 }, straight[] = { 1, 2, 2, 4 },
+                zero[] = { 0, 0, 0, 0 };
     assert_false(coe_of(one, 1, 2).is_defined);
     assert_false(coe_of(one, 0, 2).is_defined);
     assert_false(coe_of(same, 3, 2).is_defined);     /* back where it began: no distance end to end */
@@ -153,9 +155,9 @@ static void rankings_by_hand(void **state)
     assert_near(r.fpr95, 1, 1e-12);
 }
 
-/* Scores 3+ 2+ 2- 1- 1+ 0-: of 9 pairs, 3 beats 3; 2 beats two and ties one; 1 beats one and ties one: 7 of 9.
- * ROC: (0, 1/3), (1/3, 2/3), (2/3, 1), (1, 1): TPR .95 lies .85 of the way to (2/3, 1). PR: (0, 1), (1/3, 1), (2/3, 2/3),
- * (1, 3/5). */
+/* Scores 3+ 2+ 2- 1- 1+ 0-: of 9 pairs, 3 beats 3; 2 beats two and ties one; 1 beats one and ties one: 7
+ * of 9. ROC: (0, 1/3), (1/3, 2/3), (2/3, 1), (1, 1): TPR .95 lies .85 of the way to (2/3, 1). PR: (0, 1),
+ * (1/3, 1), (2/3, 2/3), (1, 3/5). */
 static void ranking_with_ties_by_hand(void **state)
 {
     (void)state;
@@ -172,7 +174,8 @@ static void rankings_within_groups(void **state)
     (void)state;
     /* Between the groups the score says everything, inside them it is against the truth or a tie. */
     const double scores[] = { 9, 8, 8, 1, 2, 2 };
-    const bool right[] = { true, true, true, false, false, false }, mixed[] = { false, true, true, false, true, false };
+    const bool right[] = { true, true, true, false, false, false },
+               mixed[] = { false, true, true, false, true, false };
     const int groups[] = { 1, 1, 1, 0, 0, 0 };
     assert_true(isnan(rank(scores, right, 6, groups).auroc)); /* no pair */
     struct kvant_ranking r = rank(scores, mixed, 6, groups);
@@ -227,8 +230,14 @@ struct fixture {
 
 static int setup(void **state)
 {
-    struct tiny_gguf_options opt = { .arch = "qwen2", .weight_type = TINY_Q8_0, .n_layer = 3, .n_embd = 128, .n_head = 4,
-                                     .n_head_kv = 2, .head_dim = 32, .seed = 11 };
+    struct tiny_gguf_options opt = { .arch = "qwen2",
+                                     .weight_type = TINY_Q8_0,
+                                     .n_layer = 3,
+                                     .n_embd = 128,
+                                     .n_head = 4,
+                                     .n_head_kv = 2,
+                                     .head_dim = 32,
+                                     .seed = 11 };
     struct kvant_model_options options = KVANT_MODEL_OPTIONS_INIT;
     char path[SCRATCH_CAP];
     struct fixture *f = calloc(1, sizeof *f);
@@ -238,7 +247,8 @@ static int setup(void **state)
         return -1;
     kvant_model_get_info(f->model, &f->info);
     uint32_t x = 99;
-    for (int i = 0; i < N_TOKENS; i++) f->tokens[i] = (kvant_token)(((x = x * 1664525u + 1013904223u) >> 16) % 250u);
+    for (int i = 0; i < N_TOKENS; i++)
+        f->tokens[i] = (kvant_token)(((x = x * 1664525u + 1013904223u) >> 16) % 250u);
     *state = f;
     return 0;
 }
@@ -286,14 +296,19 @@ static void a_sequence_scores_as_its_keys_and_values(void **state)
         int seq;
         assert_int_equal(kvant_plan_open(&plan, f->model, specs[s], NULL), KVANT_OK);
         assert_int_equal(kvant_session_open(&session, f->model, NULL, NULL), KVANT_OK);
-        assert_int_equal(kvant_score_answer(session, plan, f->tokens, N_TOKENS, N_PROMPT, NULL, &score, NULL), KVANT_OK);
+        assert_int_equal(kvant_score_answer(session, plan, f->tokens, N_TOKENS, N_PROMPT, NULL, &score, NULL),
+                         KVANT_OK);
 
         /* the same positions in a sequence of their own: the last token never enters */
         assert_int_equal(kvant_sequence_open(session, plan, N_TOKENS, &seq, NULL), KVANT_OK);
-        for (int i = 0; i < N_TOKENS - 1; i++) entries[i] = (struct kvant_batch_entry){ seq, f->tokens[i], false };
+        for (int i = 0; i < N_TOKENS - 1; i++)
+            entries[i] = (struct kvant_batch_entry){ seq, f->tokens[i], false };
         assert_int_equal(kvant_session_step(session, entries, N_TOKENS - 1, NULL), KVANT_OK);
-        assert_int_equal(kvant_score_sequence(session, seq, N_PROMPT - 1, 0, NULL, &over_tokens, &over_layers, NULL), KVANT_OK);
-        assert_int_equal(kvant_sequence_read(session, seq, N_PROMPT - 1, 0, false, kv, n_kv, &n_out, NULL), KVANT_OK);
+        assert_int_equal(
+            kvant_score_sequence(session, seq, N_PROMPT - 1, 0, NULL, &over_tokens, &over_layers, NULL),
+            KVANT_OK);
+        assert_int_equal(kvant_sequence_read(session, seq, N_PROMPT - 1, 0, false, kv, n_kv, &n_out, NULL),
+                         KVANT_OK);
         assert_int_equal(n_out, n_kv);
         points_of(kv, n_layer, n, row, tokens, layers);
         struct kvant_coe by_tokens = coe_of(tokens, (size_t)n, (size_t)(2 * row)),
@@ -305,7 +320,8 @@ static void a_sequence_scores_as_its_keys_and_values(void **state)
         /* steps of other lengths: near, as sums of attention fold in another order */
         assert_near(score.kv_tokens.r, over_tokens.r, 5e-3);
         assert_near(score.kv_layers.c, over_layers.c, 5e-3);
-        assert_true(score.hidden_tokens.is_defined && score.hidden_layers.is_defined && score.hidden_layers_bos.is_defined);
+        assert_true(score.hidden_tokens.is_defined && score.hidden_layers.is_defined &&
+                    score.hidden_layers_bos.is_defined);
         assert_int_equal(score.hidden_layers.n_steps, n_layer); /* the embedding and each block */
         assert_int_equal(score.confidence.n, n);
         assert_true(score.hidden_layers.r != score.hidden_layers_bos.r);
@@ -359,7 +375,8 @@ static void refusals(void **state)
     assert_int_equal(kvant_plan_open(&plan, f->model, "f16", NULL), KVANT_OK);
     assert_int_equal(kvant_session_open(&session, f->model, NULL, NULL), KVANT_OK);
     assert_int_equal(kvant_sequence_open(session, plan, N_TOKENS, &seq, NULL), KVANT_OK);
-    assert_int_equal(kvant_embed_sequence(session, seq, NULL, out, 2048, &n, &err), KVANT_ERR_ARGUMENT); /* empty */
+    assert_int_equal(kvant_embed_sequence(session, seq, NULL, out, 2048, &n, &err),
+                     KVANT_ERR_ARGUMENT); /* empty */
     assert_int_equal(kvant_embed_sequence(session, seq + 1, NULL, out, 2048, &n, &err), KVANT_ERR_ARGUMENT);
     struct kvant_batch_entry entries[8];
     for (int i = 0; i < 8; i++) entries[i] = (struct kvant_batch_entry){ seq, f->tokens[i], false };
@@ -387,14 +404,18 @@ static void refusals(void **state)
     assert_int_equal(kvant_embed_dim(f->model, &opt, &n, &err), KVANT_ERR_ARGUMENT);
     assert_int_equal(kvant_score_sequence(session, seq, 8, 0, NULL, &a, &b, &err), KVANT_ERR_ARGUMENT);
     struct kvant_answer_score score;
-    assert_int_equal(kvant_score_answer(session, plan, f->tokens, 5, 5, NULL, &score, &err), KVANT_ERR_ARGUMENT);
-    assert_int_equal(kvant_score_answer(session, plan, f->tokens, 5, 0, NULL, &score, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_score_answer(session, plan, f->tokens, 5, 5, NULL, &score, &err),
+                     KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_score_answer(session, plan, f->tokens, 5, 0, NULL, &score, &err),
+                     KVANT_ERR_ARGUMENT);
     struct kvant_prompt prompts[2] = { { f->tokens, 5 }, { f->tokens, 0 } };
-    assert_int_equal(kvant_embed_prompts(session, plan, prompts, 2, NULL, out, 2048, &n, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_embed_prompts(session, plan, prompts, 2, NULL, out, 2048, &n, &err),
+                     KVANT_ERR_ARGUMENT);
     assert_int_equal(err.position, 1);
     kvant_token beyond = f->info.n_vocab;
     prompts[1] = (struct kvant_prompt){ &beyond, 1 };
-    assert_int_equal(kvant_embed_prompts(session, plan, prompts, 2, NULL, out, 2048, &n, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_embed_prompts(session, plan, prompts, 2, NULL, out, 2048, &n, &err),
+                     KVANT_ERR_ARGUMENT);
     assert_int_equal(err.position, 1);
     kvant_session_close(session);
     kvant_plan_close(plan);
