@@ -2,13 +2,13 @@
  * Calibration: key means before RoPE and static channel classes.
  *
  *   center     μ = E[k°] over tokens behind the sinks                     per (layer, KV head, channel)
- *              Keys per channel have a minimum in each block, which takes whatever stands still inside it. Only pairs
- *              that turn fast enough, about a mean that is large enough, gain from centring: the others get 0, and
- *              cost attention nothing (cache/kv_centers.c).
- *   channels   w = E[q²] · E[range²]: what an error of one quantization step costs at the scores. q: after RoPE, all
- *              query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe centres, within
- *              a block of the recipe's group. Then Σ w · err(bits) is minimised under the recipe's average
- *              (design, section 1).
+ *              Keys per channel have a minimum in each block, which takes whatever stands still inside it.
+ *              Only pairs that turn fast enough, about a mean that is large enough, gain from centring: the
+ *              others get 0, and cost attention nothing (cache/kv_centers.c).
+ *   channels   w = E[q²] · E[range²]: what an error of one quantization step costs at the scores. q: after
+ *              RoPE, all query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe
+ *              centres, within a block of the recipe's group. Then Σ w · err(bits) is minimised under the
+ *              recipe's average (design, section 1).
  */
 #include "tune/calibrate.h"
 
@@ -24,8 +24,8 @@
 #define TOKENS_MAX 8192       /* more add nothing to means and mean squares, but memory                     */
 #define UNIT 8                /* channels of a head that share their bits                                   */
 #define BLOCK 64              /* tokens over which ranges are taken (32 for c32)                            */
-/* What the squared error of a head's keys in 2.5 bits may grow by for pairs that are not centred. KLD of k2c64xm v2h
- * and k2.5c64xms v2hs on GSM8K / WikiText-2, and how many of 32 pairs are left:
+/* What the squared error of a head's keys in 2.5 bits may grow by for pairs that are not centred. KLD of
+ * k2c64xm v2h and k2.5c64xms v2hs on GSM8K / WikiText-2, and how many of 32 pairs are left:
  *              SmolLM2                            Qwen2.5-Coder-0.5B
  *     0        .0200/.0170  .0133/.0123  32       .0107/.0146  .0082/.0113  32
  *     .005     .0194/.0165  .0132/.0121  12.1     .0119/.0145  .0081/.0113  11.7
@@ -74,7 +74,8 @@ void kv_channels_allocate(struct kv_channels *out, const double *importance, int
             choice[u][b] = (uint8_t)best_class;
         }
     }
-    int left = 0; /* the best sum; the largest of equal ones: the average is reached where errors don't matter */
+    /* The best sum; the largest of equal ones: the average is reached where errors don't matter. */
+    int left = 0;
     for (int b = 1; b <= budget; b++)
         if (cost[b] <= cost[left]) left = b;
 
@@ -162,7 +163,8 @@ static kvant_status allocate(struct kv_calibration *c, struct kvant_error *err)
     c->mean = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->mean);
     c->turning = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->turning);
     c->query_square = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->query_square);
-    if (!c->key || !c->mean || !c->turning || !c->query_square)
+    c->angles = kv_alloc((size_t)c->chunk_tokens, (size_t)c->model->rope.n_rot * sizeof *c->angles);
+    if (!c->key || !c->mean || !c->turning || !c->query_square || !c->angles)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the keys of %lld calibration tokens",
                 (long long)c->n_tokens);
     return KVANT_OK;
@@ -175,13 +177,19 @@ static uint16_t center_f16(double mean)
     return kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, mean)));
 }
 
+/* cos and sin of a position's angles, each (n_rot / 2). */
+static float *angles_at(const struct kv_calibration *c, int64_t position)
+{
+    return c->angles + position * c->model->rope.n_rot;
+}
+
 /* Mean squared range of the stored key's channels over whole blocks of `group` tokens behind the sinks. */
 static void mean_square_range(const struct kv_calibration *c, int layer, int head,
-                              const float *center /* (head_dim) or NULL */, int group, double *out /* (head_dim) */)
+                              const float *center /* (head_dim) or NULL */, int group,
+                              double *out /* (head_dim) */)
 {
     const struct kv_rope *rope = &c->model->rope;
-    float cos_t[KV_HEAD_DIM_MAX / 2], sin_t[KV_HEAD_DIM_MAX / 2], row[KV_HEAD_DIM_MAX], low[KV_HEAD_DIM_MAX],
-        high[KV_HEAD_DIM_MAX];
+    float row[KV_HEAD_DIM_MAX], low[KV_HEAD_DIM_MAX], high[KV_HEAD_DIM_MAX];
     int64_t n_blocks = 0;
     memset(out, 0, (size_t)c->head_dim * sizeof *out);
     for (int64_t chunk = 0; chunk < c->n_tokens; chunk += c->chunk_tokens) {
@@ -191,8 +199,8 @@ static void mean_square_range(const struct kv_calibration *c, int layer, int hea
                             (size_t)c->n_head_kv;
                 const float *key = c->key + (at + (size_t)head) * (size_t)c->head_dim;
                 for (int i = 0; i < c->head_dim; i++) row[i] = key[i] - (center ? center[i] : 0.0f);
-                kv_rope_angles(rope, t, cos_t, sin_t);
-                kv_rope_apply(rope, cos_t, sin_t, row, 1);
+                const float *cos_t = angles_at(c, t);
+                kv_rope_apply(rope, cos_t, cos_t + rope->n_rot / 2, row, 1);
                 for (int i = 0; i < c->head_dim; i++) {
                     low[i] = t == t0 || row[i] < low[i] ? row[i] : low[i];
                     high[i] = t == t0 || row[i] > high[i] ? row[i] : high[i];
@@ -218,11 +226,13 @@ void kv_calibration_importance(const struct kv_calibration *c, int layer, int he
     for (int i = 0; i < c->head_dim; i++) out[i] *= c->query_square[at + (size_t)i];
 }
 
-void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, bool per_channel, float *out)
+void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, bool per_channel,
+                           float *out)
 {
     size_t at = head_at(c, layer, head_kv);
     for (int i = 0; i < c->head_dim; i++)
-        out[i] = per_channel ? c->turning[at + (size_t)i] : kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
+        out[i] = per_channel ? c->turning[at + (size_t)i]
+                             : kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
 }
 
 /* Squared error of each channel, in units of its squared range, when they share SPARE_QUARTERS. */
@@ -258,7 +268,7 @@ static void find_turning(struct kv_calibration *c, int layer, int head)
     for (int i = rope->n_rot; i < c->head_dim; i++) kept[i] = 0.0f; /* stands still */
 }
 
-/* Sums to means. */
+/* Sums to means, means to centres. */
 static kvant_status finish(struct kv_calibration *c, struct kvant_error *err)
 {
     size_t n = (size_t)c->n_layer * (size_t)c->n_head_kv * (size_t)c->head_dim;
@@ -272,6 +282,9 @@ static kvant_status finish(struct kv_calibration *c, struct kvant_error *err)
                     "layer %zu: keys or queries of the calibration text are not finite",
                     i / ((size_t)c->n_head_kv * (size_t)c->head_dim));
     }
+    const struct kv_rope *rope = &c->model->rope;
+    for (int64_t t = 0; t < c->chunk_tokens; t++)
+        kv_rope_angles(rope, t, angles_at(c, t), angles_at(c, t) + rope->n_rot / 2);
     for (int layer = 0; layer < c->n_layer; layer++)
         for (int head = 0; head < c->n_head_kv; head++) find_turning(c, layer, head);
     return KVANT_OK;
@@ -317,7 +330,8 @@ void kv_calibration_close(struct kv_calibration *c)
     kv_free(c->mean);
     kv_free(c->turning);
     kv_free(c->query_square);
-    c->key = c->turning = NULL;
+    kv_free(c->angles);
+    c->key = c->turning = c->angles = NULL;
     c->mean = c->query_square = NULL;
 }
 
@@ -350,7 +364,8 @@ kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_p
         if (!plan->center) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan's centres");
         for (size_t i = 0; i < n; i++) {
             const struct kv_recipe *r = &plan->recipe[i / (size_t)c->head_dim];
-            plan->center[i] = r->key_scheme == KV_KEY_TOKEN ? center_f16(c->mean[i]) : kv_f32_to_f16(c->turning[i]);
+            plan->center[i] = r->key_scheme == KV_KEY_TOKEN ? center_f16(c->mean[i])
+                                                            : kv_f32_to_f16(c->turning[i]);
         }
     }
     if (mixed && !plan->channels) {

@@ -9,8 +9,9 @@
 #include "model/model.h"
 #include "tune/generate.h"
 
-/* Long enough for queries that look back beyond the exact tail. With 128 tokens a text, what a query looks for is
- * mostly still exact, and plans come out 2.5 times worse on other text than they are predicted (SmolLM2). */
+/* Long enough for queries that look back beyond the exact tail. With 128 tokens a text, what a query looks
+ * for is mostly still exact, and plans come out 2.5 times worse on other text than they are predicted
+ * (SmolLM2). */
 #define TOKENS_PER_SEQUENCE 512
 #define SEED 20260101u
 #define BEGINNING_CAP 256 /* tokens; a beginning is shorter, and has fewer bytes where a token is a byte */
@@ -79,8 +80,8 @@ static kvant_status open_text(struct writer *w, int i, size_t n_wanted, struct k
 }
 
 /* Texts [first, first + n) at once, until they have n_wanted tokens together or have all ended. */
-static kvant_status write_texts(struct writer *w, int first, int n, size_t n_wanted, kvant_progress_fn progress,
-                                void *user, struct kvant_error *err)
+static kvant_status write_texts(struct writer *w, int first, int n, size_t n_wanted,
+                                kvant_progress_fn progress, void *user, struct kvant_error *err)
 {
     const struct kv_generate_options opt = {
         .n_sequences = N_BEGINNINGS,
