@@ -12,12 +12,15 @@ struct kv_calibration {
     int n_layer, n_head_kv, head_dim, sinks;
     int64_t chunk_tokens;  /* the text is cut into sequences of so many */
     int64_t n_tokens;      /* of all sequences, sinks included */
-    float *key;            /* (n_layer, n_tokens, n_head_kv, head_dim) before RoPE */
+    float *key;            /* (n_layer, n_tokens, n_head_kv, head_dim) after RoPE */
     double *mean;          /* (n_layer, n_head_kv, head_dim) of the keys before RoPE, sinks left out */
     float *turning;        /* likewise, in float16 values, 0 where it stands still inside a block or hardly
                             * moves */
     double *query_square;  /* (n_layer, n_head_kv, head_dim) mean square over tokens and the group's query
                             * heads */
+    double *attended;      /* (n_layer, n_head_kv, granules of 32 tokens, head_dim + 1): Σ w·q² by channel,
+                            * then Σ w, over queries that find the granule quantized; w: calibrate.c */
+    float *weight;         /* (chunk_tokens) of one query, while the text runs */
     float *angles;         /* (chunk_tokens, 2, n_rot / 2) cos and sin of each position of a sequence */
 };
 
@@ -35,9 +38,9 @@ void kv_calibration_center(const struct kv_calibration *c, int layer, int head_k
 kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan,
                                   struct kvant_error *err);
 
-/* What an error of one quantization step costs at the scores, for each key channel of one (layer, KV head):
- * E[q²] · E[range²] with ranges over blocks of `group` tokens (32 or 64) of the stored key, R_t (k° −
- * center). center: (head_dim), or NULL: not centred. out: (head_dim). */
+/* What an error of one quantization step costs attention, for each key channel of one (layer, KV head):
+ * E[q² · range²], weighted by attention, with ranges over blocks of `group` tokens (32 or 64) of the stored
+ * key, R_t (k° − center). center: (head_dim), or NULL: not centred. out: (head_dim). */
 void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
                                int group, double *out);
 
