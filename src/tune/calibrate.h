@@ -38,9 +38,10 @@ void kv_calibration_center(const struct kv_calibration *c, int layer, int head_k
 kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_plan *plan,
                                   struct kvant_error *err);
 
-/* What an error of one quantization step costs attention, for each key channel of one (layer, KV head):
- * E[q² · range²], weighted by attention, with ranges over blocks of `group` tokens (32 or 64) of the stored
- * key, R_t (k° − center). center: (head_dim), or NULL: not centred. out: (head_dim). */
+/* What an error of one quantization step costs, for each key channel of one (layer, KV head): the geometric
+ * mean of E[q² · range²], weighted by attention, and E[q²] · E[range²], with ranges over blocks of `group`
+ * tokens (32 or 64) of the stored key, R_t (k° − center). center: (head_dim), or NULL: not centred. out:
+ * (head_dim). */
 void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
                                int group, double *out);
 

@@ -239,12 +239,32 @@ static double turned(const struct kvant_model *model, const float *center, int t
     return i < half ? a * cos(angle) - b * sin(angle) : a * sin(angle) + b * cos(angle);
 }
 
+static double square_range_of(const struct rows *r, const struct kvant_model *model, int layer, int head_kv,
+                              const float *center, int t0, int group, int i)
+{
+    double low = INFINITY, high = -INFINITY;
+    for (int t = t0; t < t0 + group; t++) {
+        double x = r->k[layer][t][head_kv][i] - turned(model, center, t, i);
+        low = fmin(low, x), high = fmax(high, x);
+    }
+    return (high - low) * (high - low);
+}
+
 /* By the definition: for each query and each block, in the order that the formula has. */
 static void expected_importance(const struct rows *r, const struct kvant_model *model, int layer, int head_kv,
                                 const float *center, int group, double *out)
 {
-    double total = 0.0;
+    double total = 0.0, plain_q[DIM] = { 0 }, plain_range[DIM] = { 0 };
+    int n_blocks = (N - SINKS) / group;
     memset(out, 0, DIM * sizeof *out);
+    for (int i = 0; i < DIM; i++) {
+        for (int s = SINKS; s < N; s++)
+            for (int head = head_kv * HEADS / KV_HEADS; head < (head_kv + 1) * HEADS / KV_HEADS; head++)
+                plain_q[i] += r->q[layer][s][head][i] * r->q[layer][s][head][i] * KV_HEADS / HEADS / (N - SINKS);
+        for (int block = 0; block < n_blocks; block++)
+            plain_range[i] += square_range_of(r, model, layer, head_kv, center, SINKS + block * group, group, i) /
+                              n_blocks;
+    }
     for (int s = 0; s < N; s += 2)
         for (int head = head_kv * HEADS / KV_HEADS; head < (head_kv + 1) * HEADS / KV_HEADS; head++) {
             double p[N], sum = 0.0;
@@ -258,18 +278,13 @@ static void expected_importance(const struct rows *r, const struct kvant_model *
                 for (int t = t0; t < t0 + group; t++) /* by 32 tokens: those that end 64 before the query */
                     if (t0 + ((t - t0) / 32 + 1) * 32 + 64 <= s) w += p[t] / sum * (1.0 - p[t] / sum);
                 total += w;
-                for (int i = 0; i < DIM; i++) {
-                    double low = INFINITY, high = -INFINITY;
-                    for (int t = t0; w > 0.0 && t < t0 + group; t++) {
-                        double x = r->k[layer][t][head_kv][i] - turned(model, center, t, i);
-                        low = fmin(low, x), high = fmax(high, x);
-                    }
+                for (int i = 0; w > 0.0 && i < DIM; i++) {
                     double q = r->q[layer][s][head][i];
-                    if (w > 0.0) out[i] += w * q * q * (high - low) * (high - low);
+                    out[i] += w * q * q * square_range_of(r, model, layer, head_kv, center, t0, group, i);
                 }
             }
         }
-    for (int i = 0; i < DIM; i++) out[i] /= total;
+    for (int i = 0; i < DIM; i++) out[i] = sqrt(out[i] / total * plain_q[i] * plain_range[i]);
 }
 
 static void importance_is_what_the_definition_says(void **state)
