@@ -838,7 +838,7 @@ struct kvant_sensitivity {
     const struct kvant_sensitivity_head *heads;      /* (n_layer, n_head)                                      */
     const double *importance; /* (n_layer, n_head_kv, head_dim) of each key channel: what an error of one
                                * quantization step costs. The geometric mean of E[q^2] E[range^2] and of
-                               * E[q^2 range^2] weighted by attention (the sum of p (1 - p) of a block's tokens);
+                               * E[q^2 range^2] weighted by attention (the sum of p (1 - p) over a block);
                                * centred keys, blocks of 64 tokens; NULL unless asked for                      */
     int n_kld;
     int64_t n_kld_tokens;

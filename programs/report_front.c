@@ -118,7 +118,7 @@ static void draw_point(struct front *f, const struct report_point *p)
 
 /* ---------------------------------------------------------------------------------------------- labels -- */
 
-/* For a label of point `own`: clear of all labels and marks, and further from other marks than from its own. */
+/* For a label of point `own`: clear of all labels and marks, and further from others than from its own. */
 static bool is_free(const struct front *f, struct box b, int own)
 {
     if (b.x0 < f->x.from || b.x1 > f->width || b.y0 < f->y.to || b.y1 > f->y.from) return false;

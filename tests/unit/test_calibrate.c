@@ -164,8 +164,9 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     }
     assert_true(n_large > 0);
 
-    /* Keys per channel: the same mean or none, and none wherever a pair of channels hardly turns in 64 tokens. */
-    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv, n = n_heads * (size_t)plan->head_dim, n_kept = 0;
+    /* Keys per channel: the same mean or none, and none where a pair of channels hardly turns in 64 tokens. */
+    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
+    size_t n = n_heads * (size_t)plan->head_dim, n_kept = 0;
     assert_int_equal(kvant_plan_open(&again, model, "k3c64xm v4h", &err), KVANT_OK);
     assert_int_equal(kvant_plan_calibrate(again, model, tokens, 400, NULL, NULL, &err), KVANT_OK);
     for (size_t i = 0; i < n; i++) {
@@ -260,10 +261,11 @@ static void expected_importance(const struct rows *r, const struct kvant_model *
     for (int i = 0; i < DIM; i++) {
         for (int s = SINKS; s < N; s++)
             for (int head = head_kv * HEADS / KV_HEADS; head < (head_kv + 1) * HEADS / KV_HEADS; head++)
-                plain_q[i] += r->q[layer][s][head][i] * r->q[layer][s][head][i] * KV_HEADS / HEADS / (N - SINKS);
+                plain_q[i] += r->q[layer][s][head][i] * r->q[layer][s][head][i] * KV_HEADS / HEADS /
+                              (N - SINKS);
         for (int block = 0; block < n_blocks; block++)
-            plain_range[i] += square_range_of(r, model, layer, head_kv, center, SINKS + block * group, group, i) /
-                              n_blocks;
+            plain_range[i] += square_range_of(r, model, layer, head_kv, center, SINKS + block * group, group,
+                                              i) / n_blocks;
     }
     for (int s = 0; s < N; s += 2)
         for (int head = head_kv * HEADS / KV_HEADS; head < (head_kv + 1) * HEADS / KV_HEADS; head++) {
@@ -330,7 +332,8 @@ static void importance_is_what_the_definition_says(void **state)
         for (int t = SINKS; t < SINKS + 64; t++)
             low = fmin(low, rows.k[0][t][0][i]), high = fmax(high, rows.k[0][t][0][i]);
         for (int s = SINKS; s < 90; s++)
-            square += (rows.q[0][s][0][i] * rows.q[0][s][0][i] + rows.q[0][s][1][i] * rows.q[0][s][1][i]) / 2 / 86;
+            for (int head = 0; head < HEADS / KV_HEADS; head++)
+                square += rows.q[0][s][head][i] * rows.q[0][s][head][i] / (HEADS / KV_HEADS) / (90 - SINKS);
         double expected = square * (high - low) * (high - low);
         assert_true(fabs(found[i] - expected) <= 1e-4 * expected);
     }
