@@ -496,7 +496,7 @@ static int run(int argc, char **argv)
          "interruption, or with other budgets", 0, 0},
         {"--refine", OPTION_FLAG, NULL, &f.refine,
          "then try swaps of bits between heads and keep those that\n"
-         "lower the KLD: some four times as long", 0, 0},
+         "lower the KLD there: a fifth longer for each budget", 0, 0},
         {"-o, --output", OPTION_NAME, "PLAN", &f.output, "keep one plan as this file", 0, 0},
         {"--max-kld", OPTION_NUMBER, "X", &f.max_kld,
          "keep the smallest plan with at most this mean KLD;\ndefault 0.005, near what 8-bit caches cost. "
