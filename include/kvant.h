@@ -836,9 +836,10 @@ struct kvant_sensitivity {
     double quantized_keys[KVANT_SENSITIVITY_MODES], quantized_values[KVANT_SENSITIVITY_MODES]; /* share of the
                                * positions that queries read which each mode quantizes; 0: mode not asked     */
     const struct kvant_sensitivity_head *heads;      /* (n_layer, n_head)                                      */
-    const double *importance; /* (n_layer, n_head_kv, head_dim) E[q^2] E[range^2] of each key channel: what an
-                               * error of one quantization step costs at the scores; centred keys, blocks of 64
-                               * tokens; NULL unless asked for                                                 */
+    const double *importance; /* (n_layer, n_head_kv, head_dim) of each key channel: what an error of one
+                               * quantization step costs. The geometric mean of E[q^2] E[range^2] and of
+                               * E[q^2 range^2] weighted by attention (the sum of p (1 - p) over a block);
+                               * centred keys, blocks of 64 tokens; NULL unless asked for                      */
     int n_kld;
     int64_t n_kld_tokens;
     const double *kld;        /* (n_layer, n_kld) in nats; NULL unless asked for                               */

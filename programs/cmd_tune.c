@@ -210,9 +210,10 @@ static int print_menu(const struct menu *menu, const struct tune_flags *flags)
                uniform ? " (uniform)" : "", right,
                p->verdict.collapsed ? ", collapsed" : p->dominated ? ", dominated" : "");
     }
-    printf("\n%zu plans in %.0f s%s; true bits: at %lld tokens; KLD: against the 16-bit cache, on text that the "
-           "search did not see\n",
-           found->n_points, menu->seconds, found->interrupted ? ", interrupted" : "", (long long)found->n_ctx);
+    printf("\n%zu plans in %.0f s%s; true bits: at %lld tokens; KLD: against the 16-bit cache, on text that "
+           "the search did not see\n",
+           found->n_points, menu->seconds, found->interrupted ? ", interrupted" : "",
+           (long long)found->n_ctx);
     print_front(menu);
     if (menu->chosen < 0) return finish_output();
     if (flags->pick > 0) printf("* nearest to %g true bits (--pick)", flags->pick);
@@ -283,8 +284,8 @@ static int predict(struct menu *menu)
     int n_contexts = predict_contexts(info.n_ctx_train, contexts);
     for (size_t i = 0; i < menu->found->n_points; i++) plans[i] = menu->found->points[i].plan;
     progress_begin(&progress);
-    kvant_status status = predict_measure(&menu->times, menu->model, plans, (int)menu->found->n_points, contexts,
-                                          n_contexts, progress_update, &progress, &err);
+    kvant_status status = predict_measure(&menu->times, menu->model, plans, (int)menu->found->n_points,
+                                          contexts, n_contexts, progress_update, &progress, &err);
     progress_end(&progress);
     free(plans);
     menu->predicted = status == KVANT_OK;
@@ -310,7 +311,8 @@ static int write_report(const struct menu *menu, const struct tune_flags *flags)
     }
     if (page) report_close(report);
     else json_decref(root);
-    if (code == EXIT_OK) fprintf(stderr, "%s: the report%s\n", flags->report, page ? "" : "; kvant report makes a page of it");
+    if (code == EXIT_OK)
+        fprintf(stderr, "%s: the report%s\n", flags->report, page ? "" : "; kvant report makes a page of it");
     return code;
 }
 
@@ -336,7 +338,9 @@ static int memory_budget(const struct menu *menu, struct tune_flags *flags)
     if (!flags->memory_text) return EXIT_OK;
     double n_bytes = size_parse(flags->memory_text);
     kvant_model_get_info(menu->model, &info);
-    int64_t n_ctx = flags->n_ctx ? flags->n_ctx : info.n_ctx_train < N_CTX_DEFAULT ? info.n_ctx_train : N_CTX_DEFAULT;
+    int64_t n_ctx = flags->n_ctx                       ? flags->n_ctx
+                    : info.n_ctx_train < N_CTX_DEFAULT ? info.n_ctx_train
+                                                       : N_CTX_DEFAULT;
     double n_elements = 2.0 * info.head_dim * info.n_head_kv * info.n_layer * (double)n_ctx;
     double bits = n_bytes * 8.0 / n_elements;
     if (bits >= 16.5)
@@ -408,10 +412,44 @@ static int sensitivity(const struct tune_flags *flags)
     return command_sensitivity.run(argc, argv);
 }
 
+/* What one option says of another. Reads --budget into f->budgets. */
+static int check_flags(struct tune_flags *f)
+{
+    if (f->budgets_text) {
+        if (f->memory_text) return fail_usage("tune", "--budget and --memory: give one of them");
+        f->n_budgets = numbers_parse(f->budgets_text, 1, 17, f->budgets, BUDGETS_CAP);
+        bool ascending = f->n_budgets > 0;
+        for (int i = 1; i < f->n_budgets; i++) ascending = ascending && f->budgets[i] > f->budgets[i - 1];
+        if (!ascending)
+            return fail_usage("tune", "--budget: '%s' is not a list of ascending true bits such as 3,3.25,4",
+                              f->budgets_text);
+    }
+    if (f->resume && !f->store) return fail_usage("tune", "--resume: name the file with --store");
+    if (f->memory_text && isnan(size_parse(f->memory_text)))
+        return fail_usage("tune", "--memory: '%s' is not a size such as 512MiB or 2G", f->memory_text);
+    if (f->n_tokens != 0 && (f->n_tokens < TOKENS_MIN || f->n_tokens > TOKENS_MAX))
+        return fail_usage("tune", "--tokens: %lld is not 0 or a number from %d to %d", (long long)f->n_tokens,
+                          TOKENS_MIN, TOKENS_MAX);
+    bool asks = f->n_shots >= 0 || f->n_limit >= 0 || f->n_predict >= 0;
+    if (asks && !f->questions_path) return fail_usage("tune", "--shots, --limit and -n need --questions");
+    if (f->questions_path && strcmp(f->method, "kvtuner") != 0)
+        return fail_usage("tune", "--questions needs --method kvtuner; kvant's own method measures KLDs");
+    return EXIT_OK;
+}
+
+static const char about[] =
+    "Finds how many bits the keys and values of each layer need, and shows the menu of plans. A plan\n"
+    "beside its model, MODEL.kvplan.yaml, is used by every command without being named.";
+static const char examples[] =
+    "  kvant tune model.gguf -o model.kvplan.yaml\n"
+    "  kvant tune model.gguf --text notes.txt --budget 3,3.25 --pick 3 -o model.kvplan.yaml\n"
+    "  kvant tune model.gguf --memory 512MiB -c 32768 -o model.kvplan.yaml";
+
 static int run(int argc, char **argv)
 {
     struct tune_flags f = {.tail = -1, .n_shots = -1, .n_limit = -1, .n_predict = -1, .max_kld = NAN,
-                           .stage = "all", .method = "kvant", .granularity = "head", .mode = "per-token", .search = "moead"};
+                           .stage = "all", .method = "kvant", .granularity = "head", .mode = "per-token",
+                           .search = "moead"};
     const struct option options[] = {
         MODEL_OPTIONS(&f.model),
         {"--text, -f, --file", OPTION_NAME, "FILE", &f.text_path,
@@ -430,32 +468,39 @@ static int run(int argc, char **argv)
         {"--granularity", OPTION_CHOICE, "head|layer", &f.granularity,
          "what gets a recipe of its own: each KV head (default),\nor each layer as in the paper", 0, 0},
         {"--stage", OPTION_CHOICE, "all|sensitivity", &f.stage,
-         "sensitivity: the errors of single layers as in the paper,\nand no search: what kvant sensitivity prints", 0, 0},
+         "sensitivity: the errors of single layers as in the paper,\n"
+         "and no search: what kvant sensitivity prints", 0, 0},
         {"--method", OPTION_CHOICE, "kvant|kvtuner", &f.method,
          "kvant (default), or the published KVTuner: groups of\nlayers, evolutionary search", 0, 0},
         {"--mode", OPTION_CHOICE, "per-token|kivi", &f.mode, "of kvtuner; default per-token", 0, 0},
-        {"--search", OPTION_CHOICE, "moead|nsga2", &f.search, "of kvtuner; default moead, as in the paper", 0, 0},
-        {"--trials", OPTION_INT, "N", &f.n_trials, "of kvtuner: plans measured below 4 bits, and below 6;\n0 = 200 "
-         "each (default)", 0, 10000},
+        {"--search", OPTION_CHOICE, "moead|nsga2", &f.search,
+         "of kvtuner; default moead, as in the paper", 0, 0},
+        {"--trials", OPTION_INT, "N", &f.n_trials,
+         "of kvtuner: plans measured below 4 bits, and below 6;\n0 = 200 each (default)", 0, 10000},
         {"--seed", OPTION_INT, "N", &f.seed, "of kvtuner; default 0", 0, 1e15},
         {"--questions", OPTION_NAME, "FILE.jsonl", &f.questions_path,
-         "of kvtuner: search for right answers instead of a small\nKLD; as kvant eval --task gsm8k has them. Not "
-         "those of a test",
+         "of kvtuner: search for right answers instead of a small\nKLD; as kvant eval --task gsm8k has "
+         "them. Not those of a test",
          0, 0},
-        {"--shots", OPTION_INT, "N", &f.n_shots, "worked examples, the first of --questions; default 4", 0, 64},
+        {"--shots", OPTION_INT, "N", &f.n_shots,
+         "worked examples, the first of --questions; default 4", 0, 64},
         {"--limit", OPTION_INT, "N", &f.n_limit, "most questions; 0 = all; default 50", 0, 1e9},
-        {"-n, --predict, --n-predict", OPTION_INT, "N", &f.n_predict, "most tokens of an answer; default 256", 1, 65536},
+        {"-n, --predict, --n-predict", OPTION_INT, "N", &f.n_predict,
+         "most tokens of an answer; default 256", 1, 65536},
         {"--report", OPTION_NAME, "FILE", &f.report,
          "write what was found and how: FILE.html a page, any other\nname JSON for kvant report", 0, 0},
-        {"--store", OPTION_NAME, "FILE", &f.store, "write every measurement to this file as it is made", 0, 0},
+        {"--store", OPTION_NAME, "FILE", &f.store,
+         "write every measurement to this file as it is made", 0, 0},
         {"--resume", OPTION_FLAG, NULL, &f.resume,
-         "continue with a --store that holds measurements: after an\ninterruption, or with other budgets", 0, 0},
+         "continue with a --store that holds measurements: after an\n"
+         "interruption, or with other budgets", 0, 0},
         {"--refine", OPTION_FLAG, NULL, &f.refine,
-         "then try swaps of bits between heads and keep those that\nlower the KLD: some four times as long", 0, 0},
+         "then try swaps of bits between heads and keep those that\n"
+         "lower the KLD there: a fifth longer for each budget", 0, 0},
         {"-o, --output", OPTION_NAME, "PLAN", &f.output, "keep one plan as this file", 0, 0},
         {"--max-kld", OPTION_NUMBER, "X", &f.max_kld,
-         "keep the smallest plan with at most this mean KLD;\ndefault 0.005, near what 8-bit caches cost. Given "
-         "without\n--budget: search for the cheapest such plan, too",
+         "keep the smallest plan with at most this mean KLD;\ndefault 0.005, near what 8-bit caches cost. "
+         "Given without\n--budget: search for the cheapest such plan, too",
          0, 100},
         {"--pick", OPTION_NUMBER, "B", &f.pick, "keep the plan nearest to these true bits instead", 0.5, 17},
         {"--menu-dir", OPTION_NAME, "DIR", &f.menu_folder, "keep every plan of the menu in this folder", 0,
@@ -464,12 +509,8 @@ static int run(int argc, char **argv)
     struct command_line line = {
         .command = "tune",
         .arguments = "MODEL",
-        .about = "Finds how many bits the keys and values of each layer need, and shows the menu of plans. A "
-                 "plan\n"
-                 "beside its model, MODEL.kvplan.yaml, is used by every command without being named.",
-        .examples = "  kvant tune model.gguf -o model.kvplan.yaml\n"
-                    "  kvant tune model.gguf --text notes.txt --budget 3,3.25 --pick 3 -o model.kvplan.yaml\n"
-                    "  kvant tune model.gguf --memory 512MiB -c 32768 -o model.kvplan.yaml",
+        .about = about,
+        .examples = examples,
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
@@ -477,25 +518,8 @@ static int run(int argc, char **argv)
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
     int code = setup_model_path(&line, &f.model, 0);
     if (code != EXIT_OK) return code;
-    if (f.budgets_text) {
-        if (f.memory_text) return fail_usage("tune", "--budget and --memory: give one of them");
-        f.n_budgets = numbers_parse(f.budgets_text, 1, 17, f.budgets, BUDGETS_CAP);
-        bool ascending = f.n_budgets > 0;
-        for (int i = 1; i < f.n_budgets; i++) ascending = ascending && f.budgets[i] > f.budgets[i - 1];
-        if (!ascending)
-            return fail_usage("tune", "--budget: '%s' is not a list of ascending true bits such as 3,3.25,4",
-                              f.budgets_text);
-    }
-    if (f.resume && !f.store) return fail_usage("tune", "--resume: name the file with --store");
-    if (f.memory_text && isnan(size_parse(f.memory_text)))
-        return fail_usage("tune", "--memory: '%s' is not a size such as 512MiB or 2G", f.memory_text);
-    if (f.n_tokens != 0 && (f.n_tokens < TOKENS_MIN || f.n_tokens > TOKENS_MAX))
-        return fail_usage("tune", "--tokens: %lld is not 0 or a number from %d to %d", (long long)f.n_tokens,
-                          TOKENS_MIN, TOKENS_MAX);
-    bool asks = f.n_shots >= 0 || f.n_limit >= 0 || f.n_predict >= 0;
-    if (asks && !f.questions_path) return fail_usage("tune", "--shots, --limit and -n need --questions");
-    if (f.questions_path && strcmp(f.method, "kvtuner") != 0)
-        return fail_usage("tune", "--questions needs --method kvtuner; kvant's own method measures KLDs");
+    code = check_flags(&f);
+    if (code != EXIT_OK) return code;
     if (strcmp(f.stage, "sensitivity") == 0) return sensitivity(&f);
     char command[4096];
     f.command = command_text(command, sizeof command, argc, argv);

@@ -19,7 +19,7 @@ struct front {
     FILE *out;
     double width, height, font; /* of the drawing, in its own units */
     struct plot_scale x, y;
-    struct box taken[REPORT_POINTS_MAX + LABEL_CAP + 1];
+    struct box taken[REPORT_POINTS_MAX + LABEL_CAP + 1]; /* marks in the report's order, then labels */
     int n_taken;
 };
 
@@ -118,12 +118,14 @@ static void draw_point(struct front *f, const struct report_point *p)
 
 /* ---------------------------------------------------------------------------------------------- labels -- */
 
-static bool is_free(const struct front *f, struct box b)
+/* For a label of point `own`: clear of all labels and marks, and further from others than from its own. */
+static bool is_free(const struct front *f, struct box b, int own)
 {
     if (b.x0 < f->x.from || b.x1 > f->width || b.y0 < f->y.to || b.y1 > f->y.from) return false;
     for (int i = 0; i < f->n_taken; i++) {
         const struct box *t = &f->taken[i];
-        if (b.x0 < t->x1 && t->x0 < b.x1 && b.y0 < t->y1 && t->y0 < b.y1) return false;
+        double apart = i < (int)f->report->n_points && i != own ? 12 : 0;
+        if (b.x0 < t->x1 + apart && t->x0 - apart < b.x1 && b.y0 < t->y1 && t->y0 < b.y1) return false;
     }
     return true;
 }
@@ -142,7 +144,7 @@ static void draw_label(struct front *f, const struct report_point *p, const char
         double x = plot_scale_at(&f->x, p->true_bits) + places[i].dx * (0.5 * w + gap);
         double y = plot_scale_at(&f->y, p->kld_mean) + places[i].dy * (0.5 * h + gap);
         struct box b = { x - 0.5 * w, y - 0.5 * h, x + 0.5 * w, y + 0.5 * h };
-        if (!is_free(f, b)) continue;
+        if (!is_free(f, b, (int)(p - f->report->points))) continue;
         svg_textf(f->out, (struct svg_text){ x, y + 0.35 * f->font, css, "middle" }, "%s", label);
         f->taken[f->n_taken++] = b;
         return;

@@ -78,9 +78,10 @@ static void write_sentence(const struct report *r, FILE *out)
                 p->same_top_p);
     if (base && base->tokens_per_s > 0.0 && last->tokens_per_s > 0.0) {
         double ratio = last->tokens_per_s / base->tokens_per_s;
-        if (ratio >= 1.02 || ratio <= 0.98)
-            fprintf(out, "Generation there is predicted to be <b>%.2f times %s</b>.",
-                    ratio >= 1 ? ratio : 1 / ratio, ratio >= 1 ? "as fast" : "as slow");
+        if (ratio >= 1.03)
+            fprintf(out, "Generation there is predicted to be <b>%.2f times as fast</b>.", ratio);
+        else if (ratio <= 0.97)
+            fprintf(out, "Generation there is predicted to be <b>%.0f %% slower</b>.", 100 * (1 - ratio));
         else
             fputs("Generation there is predicted to be as fast.", out);
     }

@@ -75,7 +75,8 @@ static void draw_cell(const struct map *m, FILE *out, double x, double y, double
 {
     double w = cell_width(m->report);
     char css[16];
-    snprintf(css, sizeof css, "%s %s", h >= 20 ? "s11" : "s10",
+    bool is_long = strlen(c->text) > 3; /* 2.75 */
+    snprintf(css, sizeof css, "%s %s", h >= 20 && !is_long ? "s11" : "s10",
              c->step < 5    ? "tl"
              : c->step == 5 ? "tm"
                             : "th");
@@ -87,7 +88,7 @@ static void draw_cell(const struct map *m, FILE *out, double x, double y, double
             w > 3 ? w - 1 : w, h > 6 ? h - 1 : h);
     svg_titlef(out, "%s", c->title);
     fputs("</rect>", out);
-    if (!c->text[0] || h < 14 || w < 6.5 * (double)strlen(c->text) + 3) return;
+    if (!c->text[0] || h < 14 || w < (is_long ? 5.8 : 6.5) * (double)strlen(c->text) + 3) return;
     fputs("<g pointer-events='none'>", out);
     svg_textf(out, (struct svg_text){ x + 0.5 * (w - 1), y + 0.5 * h + 3.5, css, "middle" }, "%s", c->text);
     fputs("</g>", out);

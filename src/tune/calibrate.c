@@ -2,13 +2,21 @@
  * Calibration: key means before RoPE and static channel classes.
  *
  *   center     μ = E[k°] over tokens behind the sinks                     per (layer, KV head, channel)
- *              Keys per channel have a minimum in each block, which takes whatever stands still inside it. Only pairs
- *              that turn fast enough, about a mean that is large enough, gain from centring: the others get 0, and
- *              cost attention nothing (cache/kv_centers.c).
- *   channels   w = E[q²] · E[range²]: what an error of one quantization step costs at the scores. q: after RoPE, all
- *              query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe centres, within
- *              a block of the recipe's group. Then Σ w · err(bits) is minimised under the recipe's average
- *              (design, section 1).
+ *              Keys per channel have a minimum in each block, which takes whatever stands still inside it.
+ *              Only pairs that turn fast enough, about a mean that is large enough, gain from centring: the
+ *              others get 0, and cost attention nothing (cache/kv_centers.c).
+ *   channels   w = √(E_p[q² · range²] · E[q²] E[range²]): what an error of one quantization step costs. q:
+ *              after RoPE, all query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe
+ *              centres, within a block of the recipe's group. Then Σ w · err(bits) is minimised under the
+ *              recipe's average (design, section 1).
+ *              E_p is the mean over queries s and blocks, weighted by Σ p(1 − p) over the block's tokens, p =
+ *              what s gives to t: to second order errors e_t of scores change attention by a divergence of
+ *              ½ Σ p e² − ½ (Σ p e)², which is ½ Σ p(1 − p) e² for independent ones. A query that looks at
+ *              the sinks or the exact tail alone then says nothing. But an error that is not small lifts a
+ *              token that had nothing, which only the plain means see: the geometric mean of both. KLD of
+ *              keys in k2c64xms alone on the model's own text / GSM8K / WikiText-2 (Qwen2.5-Coder-0.5B):
+ *              plain .0039 / .0071 / .0094, E_p .0061 / .0052 / .0076, geometric mean .0036 / .0053 / .0077;
+ *              on GSM8K / WikiText-2 (SmolLM2) .0136 / .0128, .0121 / .0090, .0124 / .0089.
  */
 #include "tune/calibrate.h"
 
@@ -24,8 +32,11 @@
 #define TOKENS_MAX 8192       /* more add nothing to means and mean squares, but memory                     */
 #define UNIT 8                /* channels of a head that share their bits                                   */
 #define BLOCK 64              /* tokens over which ranges are taken (32 for c32)                            */
-/* What the squared error of a head's keys in 2.5 bits may grow by for pairs that are not centred. KLD of k2c64xm v2h
- * and k2.5c64xms v2hs on GSM8K / WikiText-2, and how many of 32 pairs are left:
+#define GRANULE 32            /* tokens for which attention is summed up                                    */
+#define EXACT 64              /* tokens before a query that are taken to be exact: 32 to 95 are (tail 32)   */
+#define QUERY_STRIDE 2        /* every second query: neighbours look at the same                            */
+/* What the squared error of a head's keys in 2.5 bits may grow by for pairs that are not centred. KLD of
+ * k2c64xm v2h and k2.5c64xms v2hs on GSM8K / WikiText-2, and how many of 32 pairs are left:
  *              SmolLM2                            Qwen2.5-Coder-0.5B
  *     0        .0200/.0170  .0133/.0123  32       .0107/.0146  .0082/.0113  32
  *     .005     .0194/.0165  .0132/.0121  12.1     .0119/.0145  .0081/.0113  11.7
@@ -74,7 +85,8 @@ void kv_channels_allocate(struct kv_channels *out, const double *importance, int
             choice[u][b] = (uint8_t)best_class;
         }
     }
-    int left = 0; /* the best sum; the largest of equal ones: the average is reached where errors don't matter */
+    /* The best sum; the largest of equal ones: the average is reached where errors don't matter. */
+    int left = 0;
     for (int b = 1; b <= budget; b++)
         if (cost[b] <= cost[left]) left = b;
 
@@ -104,28 +116,90 @@ double kv_channel_error(int bits)
 
 struct capture {
     struct kv_calibration *c;
-    int64_t first; /* of the chunk's tokens in `key` */
+    int64_t first; /* of the sequence's tokens in `key` */
 };
+
+static size_t head_at(const struct kv_calibration *c, int layer, int head_kv)
+{
+    return ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
+}
+
+static const float *key_at(const struct kv_calibration *c, int layer, int64_t token, int head_kv)
+{
+    size_t row = (size_t)layer * (size_t)c->n_tokens + (size_t)token;
+    return c->key + (row * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
+}
+
+static int64_t granules_of_sequence(const struct kv_calibration *c)
+{
+    return (c->chunk_tokens - c->sinks) / GRANULE;
+}
+
+/* Σ w·q² by channel, then Σ w, of the granule that begins at token `first + sinks + i · GRANULE`. */
+static double *attended_at(const struct kv_calibration *c, int layer, int head_kv, int64_t first, int64_t i)
+{
+    int64_t per_sequence = granules_of_sequence(c), n = c->n_tokens / c->chunk_tokens * per_sequence;
+    int64_t row = ((int64_t)layer * c->n_head_kv + head_kv) * n + first / c->chunk_tokens * per_sequence + i;
+    return c->attended + row * (c->head_dim + 1);
+}
+
+static float dot(const float *a, const float *b, int n)
+{
+    float lane[8] = { 0 }, sum = 0.0f;
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int k = 0; k < 8; k++) lane[k] += a[i + k] * b[i + k];
+    for (; i < n; i++) sum += a[i] * b[i];
+    for (int k = 0; k < 8; k++) sum += lane[k];
+    return sum;
+}
+
+/* Adds what one query head looks at in whole granules that are quantized by then. */
+static void attend(const struct capture *capture, int layer, int head_kv, int64_t position,
+                   const float *q /* (head_dim) */)
+{
+    struct kv_calibration *c = capture->c;
+    float scale = 1.0f / sqrtf((float)c->head_dim), most = -INFINITY;
+    double total = 0.0;
+    for (int64_t t = 0; t <= position; t++) {
+        c->weight[t] = scale * dot(q, key_at(c, layer, capture->first + t, head_kv), c->head_dim);
+        most = fmaxf(most, c->weight[t]);
+    }
+    for (int64_t t = 0; t <= position; t++) {
+        c->weight[t] = expf(c->weight[t] - most);
+        total += (double)c->weight[t];
+    }
+    for (int64_t i = 0; c->sinks + (i + 1) * GRANULE + EXACT <= position; i++) {
+        double w = 0.0, *out = attended_at(c, layer, head_kv, capture->first, i);
+        for (int64_t t = c->sinks + i * GRANULE; t < c->sinks + (i + 1) * GRANULE; t++) {
+            double p = (double)c->weight[t] / total;
+            w += p * (1.0 - p);
+        }
+        for (int k = 0; k < c->head_dim; k++) out[k] += w * (double)q[k] * (double)q[k];
+        out[c->head_dim] += w;
+    }
+}
 
 static void capture_token(void *user, int layer, int seq, int64_t position, const float *q,
                           const float *k_raw, const float *k, const float *v)
 {
-    (void)seq, (void)k, (void)v;
-    struct capture *capture = user;
+    (void)seq, (void)v;
+    const struct capture *capture = user;
     struct kv_calibration *c = capture->c;
     size_t n = (size_t)c->n_head_kv * (size_t)c->head_dim;
-    memcpy(c->key + ((size_t)layer * (size_t)c->n_tokens + (size_t)(capture->first + position)) * n, k_raw,
-           n * sizeof *k_raw);
+    memcpy(c->key + ((size_t)layer * (size_t)c->n_tokens + (size_t)(capture->first + position)) * n, k,
+           n * sizeof *k);
     if (position < c->sinks) return;
 
     double *mean = c->mean + (size_t)layer * n, *square = c->query_square + (size_t)layer * n;
     for (size_t i = 0; i < n; i++) mean[i] += (double)k_raw[i];
     int group = c->model->hp.n_head / c->n_head_kv;
-    for (int head = 0; head < c->model->hp.n_head; head++)
-        for (int i = 0; i < c->head_dim; i++) {
-            double x = (double)q[head * c->head_dim + i];
-            square[(head / group) * c->head_dim + i] += x * x;
-        }
+    for (int head = 0; head < c->model->hp.n_head; head++) {
+        const float *row = q + head * c->head_dim;
+        for (int i = 0; i < c->head_dim; i++)
+            square[(head / group) * c->head_dim + i] += (double)row[i] * (double)row[i];
+        if (position % QUERY_STRIDE == 0) attend(capture, layer, head / group, position, row);
+    }
 }
 
 static kvant_status run_text(struct kv_calibration *c, const kvant_token *tokens,
@@ -162,7 +236,11 @@ static kvant_status allocate(struct kv_calibration *c, struct kvant_error *err)
     c->mean = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->mean);
     c->turning = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->turning);
     c->query_square = kv_alloc(n_heads, (size_t)c->head_dim * sizeof *c->query_square);
-    if (!c->key || !c->mean || !c->turning || !c->query_square)
+    c->angles = kv_alloc((size_t)c->chunk_tokens, (size_t)c->model->rope.n_rot * sizeof *c->angles);
+    c->weight = kv_alloc((size_t)c->chunk_tokens, sizeof *c->weight);
+    c->attended = kv_alloc(n_heads * (size_t)(c->n_tokens / c->chunk_tokens * granules_of_sequence(c)),
+                           ((size_t)c->head_dim + 1) * sizeof *c->attended);
+    if (!c->key || !c->mean || !c->turning || !c->query_square || !c->angles || !c->weight || !c->attended)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for the keys of %lld calibration tokens",
                 (long long)c->n_tokens);
     return KVANT_OK;
@@ -175,54 +253,65 @@ static uint16_t center_f16(double mean)
     return kv_f32_to_f16((float)fmax(-65504.0, fmin(65504.0, mean)));
 }
 
-/* Mean squared range of the stored key's channels over whole blocks of `group` tokens behind the sinks. */
-static void mean_square_range(const struct kv_calibration *c, int layer, int head,
-                              const float *center /* (head_dim) or NULL */, int group, double *out /* (head_dim) */)
+/* cos and sin of a position's angles, each (n_rot / 2). */
+static float *angles_at(const struct kv_calibration *c, int64_t position)
+{
+    return c->angles + position * c->model->rope.n_rot;
+}
+
+/* Range² of the stored key's channels over `group` tokens from t0 of the sequence that begins at `first`. */
+static void square_range(const struct kv_calibration *c, int layer, int head,
+                         const float *center /* (head_dim) or NULL */, int64_t first, int64_t t0, int group,
+                         double *out /* (head_dim) */)
 {
     const struct kv_rope *rope = &c->model->rope;
-    float cos_t[KV_HEAD_DIM_MAX / 2], sin_t[KV_HEAD_DIM_MAX / 2], row[KV_HEAD_DIM_MAX], low[KV_HEAD_DIM_MAX],
-        high[KV_HEAD_DIM_MAX];
-    int64_t n_blocks = 0;
-    memset(out, 0, (size_t)c->head_dim * sizeof *out);
-    for (int64_t chunk = 0; chunk < c->n_tokens; chunk += c->chunk_tokens) {
-        for (int64_t t0 = c->sinks; t0 + group <= c->chunk_tokens; t0 += group, n_blocks++) {
-            for (int64_t t = t0; t < t0 + group; t++) {
-                size_t at = ((size_t)layer * (size_t)c->n_tokens + (size_t)(chunk + t)) *
-                            (size_t)c->n_head_kv;
-                const float *key = c->key + (at + (size_t)head) * (size_t)c->head_dim;
-                for (int i = 0; i < c->head_dim; i++) row[i] = key[i] - (center ? center[i] : 0.0f);
-                kv_rope_angles(rope, t, cos_t, sin_t);
-                kv_rope_apply(rope, cos_t, sin_t, row, 1);
-                for (int i = 0; i < c->head_dim; i++) {
-                    low[i] = t == t0 || row[i] < low[i] ? row[i] : low[i];
-                    high[i] = t == t0 || row[i] > high[i] ? row[i] : high[i];
-                }
-            }
-            for (int i = 0; i < c->head_dim; i++)
-                out[i] += (double)(high[i] - low[i]) * (double)(high[i] - low[i]);
+    float turned[KV_HEAD_DIM_MAX] = { 0 }, low[KV_HEAD_DIM_MAX], high[KV_HEAD_DIM_MAX];
+    for (int64_t t = t0; t < t0 + group; t++) {
+        const float *key = key_at(c, layer, first + t, head), *cos_t = angles_at(c, t);
+        if (center) {
+            memcpy(turned, center, (size_t)c->head_dim * sizeof *center);
+            kv_rope_apply(rope, cos_t, cos_t + rope->n_rot / 2, turned, 1);
+        }
+        for (int i = 0; i < c->head_dim; i++) {
+            float x = key[i] - turned[i];
+            low[i] = t == t0 || x < low[i] ? x : low[i];
+            high[i] = t == t0 || x > high[i] ? x : high[i];
         }
     }
-    for (int i = 0; i < c->head_dim && n_blocks; i++) out[i] /= (double)n_blocks;
+    for (int i = 0; i < c->head_dim; i++) out[i] = (double)(high[i] - low[i]) * (double)(high[i] - low[i]);
 }
 
-static size_t head_at(const struct kv_calibration *c, int layer, int head_kv)
-{
-    return ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->head_dim;
-}
-
+/* Over whole blocks of `group` tokens behind the sinks. In sequences that are too short for a query that
+ * looks beyond the tail there are the plain means alone. */
 void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
                                int group, double *out)
 {
-    size_t at = head_at(c, layer, head_kv);
-    mean_square_range(c, layer, head_kv, center, group, out);
-    for (int i = 0; i < c->head_dim; i++) out[i] *= c->query_square[at + (size_t)i];
+    double square[KV_HEAD_DIM_MAX], even[KV_HEAD_DIM_MAX] = { 0 }, total = 0.0;
+    int64_t n_blocks = 0;
+    memset(out, 0, (size_t)c->head_dim * sizeof *out);
+    for (int64_t first = 0; first < c->n_tokens; first += c->chunk_tokens)
+        for (int64_t t0 = c->sinks; t0 + group <= c->chunk_tokens; t0 += group, n_blocks++) {
+            square_range(c, layer, head_kv, center, first, t0, group, square);
+            for (int i = 0; i < c->head_dim; i++) even[i] += square[i];
+            for (int64_t g = (t0 - c->sinks) / GRANULE; g < (t0 - c->sinks + group) / GRANULE; g++) {
+                const double *attended = attended_at(c, layer, head_kv, first, g);
+                for (int i = 0; i < c->head_dim; i++) out[i] += square[i] * attended[i];
+                total += attended[c->head_dim];
+            }
+        }
+    for (int i = 0; i < c->head_dim && n_blocks; i++) {
+        double plain = even[i] / (double)n_blocks * c->query_square[head_at(c, layer, head_kv) + (size_t)i];
+        out[i] = total > 0.0 ? sqrt(plain * out[i] / total) : plain;
+    }
 }
 
-void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, bool per_channel, float *out)
+void kv_calibration_center(const struct kv_calibration *c, int layer, int head_kv, bool per_channel,
+                           float *out)
 {
     size_t at = head_at(c, layer, head_kv);
     for (int i = 0; i < c->head_dim; i++)
-        out[i] = per_channel ? c->turning[at + (size_t)i] : kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
+        out[i] = per_channel ? c->turning[at + (size_t)i]
+                             : kv_f16_to_f32(center_f16(c->mean[at + (size_t)i]));
 }
 
 /* Squared error of each channel, in units of its squared range, when they share SPARE_QUARTERS. */
@@ -258,7 +347,7 @@ static void find_turning(struct kv_calibration *c, int layer, int head)
     for (int i = rope->n_rot; i < c->head_dim; i++) kept[i] = 0.0f; /* stands still */
 }
 
-/* Sums to means. */
+/* Sums to means, means to centres. */
 static kvant_status finish(struct kv_calibration *c, struct kvant_error *err)
 {
     size_t n = (size_t)c->n_layer * (size_t)c->n_head_kv * (size_t)c->head_dim;
@@ -272,6 +361,9 @@ static kvant_status finish(struct kv_calibration *c, struct kvant_error *err)
                     "layer %zu: keys or queries of the calibration text are not finite",
                     i / ((size_t)c->n_head_kv * (size_t)c->head_dim));
     }
+    const struct kv_rope *rope = &c->model->rope;
+    for (int64_t t = 0; t < c->chunk_tokens; t++)
+        kv_rope_angles(rope, t, angles_at(c, t), angles_at(c, t) + rope->n_rot / 2);
     for (int layer = 0; layer < c->n_layer; layer++)
         for (int head = 0; head < c->n_head_kv; head++) find_turning(c, layer, head);
     return KVANT_OK;
@@ -317,8 +409,11 @@ void kv_calibration_close(struct kv_calibration *c)
     kv_free(c->mean);
     kv_free(c->turning);
     kv_free(c->query_square);
-    c->key = c->turning = NULL;
-    c->mean = c->query_square = NULL;
+    kv_free(c->angles);
+    kv_free(c->weight);
+    kv_free(c->attended);
+    c->key = c->turning = c->angles = c->weight = NULL;
+    c->mean = c->query_square = c->attended = NULL;
 }
 
 /* ----------------------------------------------------------------------------------------------- apply -- */
@@ -350,7 +445,8 @@ kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_p
         if (!plan->center) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan's centres");
         for (size_t i = 0; i < n; i++) {
             const struct kv_recipe *r = &plan->recipe[i / (size_t)c->head_dim];
-            plan->center[i] = r->key_scheme == KV_KEY_TOKEN ? center_f16(c->mean[i]) : kv_f32_to_f16(c->turning[i]);
+            plan->center[i] = r->key_scheme == KV_KEY_TOKEN ? center_f16(c->mean[i])
+                                                            : kv_f32_to_f16(c->turning[i]);
         }
     }
     if (mixed && !plan->channels) {

@@ -3,10 +3,11 @@
 #include <math.h>
 #include <stdio.h>
 
-/* Values in groups of 32 channels (g32) are left out: half a bit more for two thirds of the KLD, where the same
- * bits spent on more heads with 3 instead of 2 bits leave .59. */
-/* No fewer bits than 1.75: too far from what is measured. With 1 and 1.5 among the choices a plan of Qwen2.5-Coder-0.5B had
- * whole layers at 1 bit and, at 2.81 page bits, a KLD of .0059 where uniform 2.75 has .0045. */
+/* Values in groups of 32 channels (g32) are left out: half a bit more for two thirds of the KLD, where the
+ * same bits spent on more heads with 3 instead of 2 bits leave .59. */
+/* No fewer bits than 1.75: too far from what is measured. With 1 and 1.5 among the choices a plan of
+ * Qwen2.5-Coder-0.5B had whole layers at 1 bit and, at 2.81 page bits, a KLD of .0059 where uniform 2.75 has
+ * .0045. */
 static const struct kv_choice_list keys_mixed = {
     9,
     { { "k1.75c64xms", 0, false },
@@ -56,7 +57,8 @@ kvant_status kv_choice_cost(bool mixed, enum kv_side side, int i, int head_dim, 
     struct kv_recipe recipe;
     struct kvant_plan *plan;
     struct kvant_plan_memory memory;
-    KV_TRY(kv_choice_recipe(mixed, side == KV_SIDE_KEY ? i : -1, side == KV_SIDE_VALUE ? i : -1, &recipe, err));
+    KV_TRY(kv_choice_recipe(mixed, side == KV_SIDE_KEY ? i : -1, side == KV_SIDE_VALUE ? i : -1, &recipe,
+                            err));
     KV_TRY(kv_plan_uniform(&plan, &dims, &recipe, 0, 0, err));
     kvant_plan_get_memory(plan, 64, &memory); /* the one place that knows sizes */
     kvant_plan_close(plan);

@@ -34,8 +34,8 @@ kvant_status kv_choice_recipe(bool mixed, int key, int value, struct kv_recipe *
 kvant_status kv_choice_cost(bool mixed, enum kv_side side, int i, int head_dim, int64_t *bits,
                             struct kvant_error *err);
 
-/* Expected squared error, for comparison between choices of one kind, head and side only: at the scores for keys
- * (Σ importance · error of the channel's bits), relative for values. out: (n of the list), > 0. */
+/* Expected squared error, for comparison between choices of one kind, head and side only: at the scores for
+ * keys (Σ importance · error of the channel's bits), relative for values. out: (n of the list), > 0. */
 void kv_choice_errors(const struct kv_calibration *c, bool mixed, enum kv_side side, int layer, int head,
                       double *out);
 

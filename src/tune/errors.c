@@ -21,12 +21,12 @@
 #define PREDICT_DEFAULT 64
 #define PREDICT_MAX 4096
 #define KLD_RECIPES_MAX 8
-#define OWN_PROMPT_TOKENS 96             /* of the model's own text                                          */
+#define OWN_PROMPT_TOKENS 96             /* of the model's own text                                         */
 #define ANSWER_CACHE_BYTES ((size_t)256 << 20)
-#define CALIBRATION_TOKENS 512           /* as kvant_plan_calibrate takes by itself                             */
+#define CALIBRATION_TOKENS 512           /* as kvant_plan_calibrate takes by itself                         */
 #define KLD_TOKENS 512
-#define SINKS 4                          /* as plans have them by default                                    */
-#define MEASURE_WEIGHT 3                 /* forward tokens' time that measuring one token takes, about       */
+#define SINKS 4                          /* as plans have them by default                                   */
+#define MEASURE_WEIGHT 3                 /* forward tokens' time that measuring one token takes, about      */
 #define IMPORTANCE_GROUP 64
 
 /* Prompts that had a unit of each kind. */
@@ -35,15 +35,15 @@ struct counts {
 };
 
 struct run {
-    const struct kvant_model *model;     /* a view of the caller's, never with 8-bit activations             */
+    const struct kvant_model *model;     /* a view of the caller's, never with 8-bit activations            */
     const struct kvant_sensitivity_options *opt;
     struct kvant_sensitivity *result;
-    struct kvant_sensitivity_errors *errors[KVANT_SENSITIVITY_MODES]; /* the result's, writable              */
+    struct kvant_sensitivity_errors *errors[KVANT_SENSITIVITY_MODES]; /* the result's, writable             */
     struct kvant_sensitivity_head_errors *head_errors[KVANT_SENSITIVITY_MODES];
     struct kvant_sensitivity_head *heads;
     struct kvant_sensitivity_prompt *prompts;
     struct kv_answers answers;
-    kvant_token *joined;                 /* (n_joined) the first tokens of all prompts and answers           */
+    kvant_token *joined;                 /* (n_joined) the first tokens of all prompts and answers          */
     size_t n_joined;
     struct kv_calibration calibration;
     bool calibrated;
@@ -51,23 +51,23 @@ struct run {
     int n_modes;
     struct kv_capturer capturer;
     struct kv_pool *pool;
-    struct kv_error_scratch *scratch;    /* (n_threads)                                                      */
-    void **scratch_memory;               /* (n_threads)                                                      */
+    struct kv_error_scratch *scratch;    /* (n_threads)                                                     */
+    void **scratch_memory;               /* (n_threads)                                                     */
     int n_threads;
     /* of one prompt, by layer and mode: (n_layer, n_modes) */
     struct kv_layer_errors *layer_errors;
-    struct kv_head_errors *prompt_heads; /* (n_layer, n_modes, n_head)                                       */
-    struct kvant_sensitivity_head *attention; /* (n_layer, n_head)                                           */
+    struct kv_head_errors *prompt_heads; /* (n_layer, n_modes, n_head)                                      */
+    struct kvant_sensitivity_head *attention; /* (n_layer, n_head)                                          */
     struct kvant_error *item_errors;
     kvant_status *item_status;
-    struct counts (*counts)[KVANT_SENSITIVITY_MODES]; /* (n_layer)                                           */
-    int *relative_counts;                /* (n_layer, n_head) prompts with a relative entropy                */
-    int (*head_counts)[KVANT_SENSITIVITY_MODES]; /* (n_layer * n_head)                                       */
-    int n_measured;                      /* prompts with an answer                                           */
+    struct counts (*counts)[KVANT_SENSITIVITY_MODES]; /* (n_layer)                                          */
+    int *relative_counts;                /* (n_layer, n_head) prompts with a relative entropy               */
+    int (*head_counts)[KVANT_SENSITIVITY_MODES]; /* (n_layer * n_head)                                      */
+    int n_measured;                      /* prompts with an answer                                          */
     struct kv_tune_progress progress;
 };
 
-/* ---------------------------------------------------------------------------------------------- options -- */
+/* --------------------------------------------------------------------------------------------- options -- */
 
 static kvant_status check_options(const struct kvant_model *model, const struct kvant_prompt *prompts,
                                   size_t n_prompts, const struct kvant_sensitivity_options *opt,
@@ -77,7 +77,8 @@ static kvant_status check_options(const struct kvant_model *model, const struct 
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
                 "kvant_sensitivity_options.size is not set; use KVANT_SENSITIVITY_OPTIONS_INIT");
     if (model->vocab_only)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "the model was opened for its vocabulary only; it cannot be measured");
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
+                "the model was opened for its vocabulary only; it cannot be measured");
     if (opt->modes >> KVANT_SENSITIVITY_MODES)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "modes %#x: bits 0 to %d name modes", opt->modes,
                 KVANT_SENSITIVITY_MODES - 1);
@@ -103,13 +104,14 @@ static kvant_status parse_recipes(const struct kvant_sensitivity_options *opt, s
                                   struct kvant_error *err)
 {
     for (int i = 0; i < opt->n_kld_recipes; i++) {
-        kvant_status status = kv_recipe_parse(&recipes[i], opt->kld_recipes[i], strlen(opt->kld_recipes[i]), err);
+        kvant_status status = kv_recipe_parse(&recipes[i], opt->kld_recipes[i], strlen(opt->kld_recipes[i]),
+                                              err);
         if (status != KVANT_OK) return kv_error_prefix(err, status, "recipe '%s'", opt->kld_recipes[i]);
     }
     return KVANT_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------- prompts -- */
+/* --------------------------------------------------------------------------------------------- prompts -- */
 
 /* All units before the first is done; answers that end early only make the end come sooner. */
 static void plan_progress(struct run *r, const struct kvant_prompt *prompts, int n)
@@ -129,15 +131,16 @@ static kvant_status write_prompts(struct run *r, int *n, kvant_token **text, str
     *text = kv_alloc(n_wanted, sizeof **text);
     *prompts = kv_alloc((size_t)*n, sizeof **prompts);
     if (!*text || !*prompts) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu tokens of text", n_wanted);
-    KV_TRY(kvant_tune_text(r->model, n_wanted, *text, n_wanted, &n_tokens, kv_tune_progress_step, &r->progress,
-                           err));
+    KV_TRY(kvant_tune_text(r->model, n_wanted, *text, n_wanted, &n_tokens, kv_tune_progress_step,
+                           &r->progress, err));
     r->progress.done += (int64_t)n_wanted;
     if (n_tokens == 0)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "the model writes no text of its own; give prompts instead");
     if (n_tokens < n_wanted) *n = (int)((n_tokens + OWN_PROMPT_TOKENS - 1) / OWN_PROMPT_TOKENS);
     for (int i = 0; i < *n; i++) {
         size_t first = (size_t)i * OWN_PROMPT_TOKENS, left = n_tokens - first;
-        (*prompts)[i] = (struct kvant_prompt){ *text + first, left < OWN_PROMPT_TOKENS ? left : OWN_PROMPT_TOKENS };
+        (*prompts)[i] = (struct kvant_prompt){ *text + first,
+                                               left < OWN_PROMPT_TOKENS ? left : OWN_PROMPT_TOKENS };
     }
     return KVANT_OK;
 }
@@ -149,7 +152,8 @@ static kvant_status join_answers(struct run *r, struct kvant_error *err)
     if (!r->joined) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %d tokens", CALIBRATION_TOKENS);
     for (int i = 0; i < r->answers.n && r->n_joined < CALIBRATION_TOKENS; i++) {
         const struct kv_answered *a = &r->answers.items[i];
-        size_t left = CALIBRATION_TOKENS - r->n_joined, n = (size_t)a->n_tokens < left ? (size_t)a->n_tokens : left;
+        size_t left = CALIBRATION_TOKENS - r->n_joined,
+               n = (size_t)a->n_tokens < left ? (size_t)a->n_tokens : left;
         memcpy(r->joined + r->n_joined, a->tokens, n * sizeof *a->tokens);
         r->n_joined += n;
     }
@@ -183,22 +187,24 @@ static kvant_status answer(struct run *r, const struct kvant_prompt *prompts, si
         r->result->n_queries += a->n_tokens - a->n_prompt;
     }
     if (r->result->n_queries == 0)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
-                "the model ends every answer before its first token: no queries to measure; give other prompts");
+        KV_FAIL(
+            err, KVANT_ERR_ARGUMENT, -1,
+            "the model ends every answer before its first token: no queries to measure; give other prompts");
     return join_answers(r, err);
 }
 
-/* ---------------------------------------------------------------------------------------------- channels -- */
+/* -------------------------------------------------------------------------------------------- channels -- */
 
 static kvant_status calibrate(struct run *r, struct kvant_error *err)
 {
     if (!needs_calibration(r)) return KVANT_OK;
     if (r->n_joined < kv_calibration_tokens_min(SINKS))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1,
-                "prompts and answers have %zu tokens; mode kvant, channels and KLDs need at least %zu: give more prompts",
+                "prompts and answers have %zu tokens; mode kvant, channels and KLDs need at least %zu: give "
+                "more prompts",
                 r->n_joined, kv_calibration_tokens_min(SINKS));
-    KV_TRY(kv_calibration_open(&r->calibration, r->model, r->joined, r->n_joined, SINKS, kv_tune_progress_step,
-                               &r->progress, err));
+    KV_TRY(kv_calibration_open(&r->calibration, r->model, r->joined, r->n_joined, SINKS,
+                               kv_tune_progress_step, &r->progress, err));
     r->calibrated = true;
     r->progress.done += CALIBRATION_TOKENS;
     if (!r->opt->channels) return KVANT_OK;
@@ -227,18 +233,18 @@ static kvant_status measure_kld(struct run *r, const struct kv_recipe *recipes, 
     r->result->kld = kld;
     r->result->n_kld = n_recipes;
     r->result->n_kld_tokens = (int64_t)n_tokens;
-    return kv_errors_kld(r->model, &r->calibration, recipes, n_recipes, r->joined, n_tokens, &r->progress, kld,
-                         err);
+    return kv_errors_kld(r->model, &r->calibration, recipes, n_recipes, r->joined, n_tokens, &r->progress,
+                         kld, err);
 }
 
-/* ---------------------------------------------------------------------------------------------- measure -- */
+/* --------------------------------------------------------------------------------------------- measure -- */
 
 static kvant_status open_modes(struct run *r, struct kvant_error *err)
 {
     for (int mode = 0; mode < KVANT_SENSITIVITY_MODES; mode++) {
         if (r->opt->modes && !(r->opt->modes & 1u << mode)) continue;
-        KV_TRY(kv_error_mode_open(&r->modes[r->n_modes], r->model, (kvant_sensitivity_mode)mode, &r->calibration,
-                                  err));
+        KV_TRY(kv_error_mode_open(&r->modes[r->n_modes], r->model, (kvant_sensitivity_mode)mode,
+                                  &r->calibration, err));
         r->n_modes++;
     }
     return KVANT_OK;
@@ -257,8 +263,8 @@ static kvant_status open_tables(struct run *r, struct kvant_error *err)
     r->relative_counts = kv_alloc(n_heads, sizeof *r->relative_counts);
     r->head_counts = kv_alloc(n_heads, sizeof *r->head_counts);
     r->result->heads = r->heads = kv_alloc(n_heads, sizeof *r->heads);
-    bool ok = r->layer_errors && r->prompt_heads && r->attention && r->item_errors && r->item_status && r->counts &&
-              r->relative_counts && r->head_counts && r->heads;
+    bool ok = r->layer_errors && r->prompt_heads && r->attention && r->item_errors && r->item_status &&
+              r->counts && r->relative_counts && r->head_counts && r->heads;
     for (int i = 0; i < r->n_modes; i++) {
         kvant_sensitivity_mode mode = r->modes[i].mode;
         r->result->errors[mode] = r->errors[mode] = kv_alloc(n_layer, sizeof *r->errors[mode]);
@@ -281,17 +287,21 @@ static kvant_status open_scratch(struct run *r, struct kvant_error *err)
     int n_threads = kv_pool_size(r->pool);
     r->scratch = kv_alloc((size_t)n_threads, sizeof *r->scratch);
     r->scratch_memory = kv_alloc((size_t)n_threads, sizeof *r->scratch_memory);
-    if (!r->scratch || !r->scratch_memory) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %d threads", n_threads);
+    if (!r->scratch || !r->scratch_memory)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %d threads", n_threads);
     r->n_threads = n_threads;
     for (int i = 0; i < n_threads; i++) {
-        size_t n_bytes = kv_error_scratch_place(&r->scratch[i], NULL, c->head_dim, c->n_tokens_cap, c->n_queries_cap);
+        size_t n_bytes = kv_error_scratch_place(&r->scratch[i], NULL, c->head_dim, c->n_tokens_cap,
+                                                c->n_queries_cap);
         size_t all_bytes;
         if (kv_add_size(n_bytes, page_bytes, &all_bytes)) r->scratch_memory[i] = kv_alloc(1, all_bytes);
         if (!r->scratch_memory[i])
             KV_FAIL(err, KVANT_ERR_MEMORY, -1,
-                    "no memory to measure a prompt of %lld tokens on %d threads; use shorter prompts or fewer threads",
+                    "no memory to measure a prompt of %lld tokens on %d threads; use shorter prompts or "
+                    "fewer threads",
                     (long long)c->n_tokens_cap, n_threads);
-        kv_error_scratch_place(&r->scratch[i], r->scratch_memory[i], c->head_dim, c->n_tokens_cap, c->n_queries_cap);
+        kv_error_scratch_place(&r->scratch[i], r->scratch_memory[i], c->head_dim, c->n_tokens_cap,
+                               c->n_queries_cap);
         r->scratch[i].page = (uint8_t *)r->scratch_memory[i] + n_bytes;
     }
     return KVANT_OK;
@@ -429,7 +439,7 @@ static kvant_status measure(struct run *r, struct kvant_error *err)
     return KVANT_OK;
 }
 
-/* -------------------------------------------------------------------------------------------------- run -- */
+/* ------------------------------------------------------------------------------------------------- run -- */
 
 static void run_close(struct run *r)
 {

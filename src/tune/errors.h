@@ -8,8 +8,8 @@
 #include "tune/sensitivity.h"
 
 /* e_o of each layer for the pairs of a candidate set of bits, as the paper's pruning takes them:
- * out (n_layer, n_bits, n_bits) by key bits, value bits. NaN stays NaN (no unit). Errors: ARGUMENT (the mode was
- * not measured, or bits other than 2, 3, 4, 8). */
+ * out (n_layer, n_bits, n_bits) by key bits, value bits. NaN stays NaN (no unit). Errors: ARGUMENT (the mode
+ * was not measured, or bits other than 2, 3, 4, 8). */
 kvant_status kv_errors_output_table(const struct kvant_sensitivity *s, kvant_sensitivity_mode mode,
                                     const int *bits, int n_bits, double *out, struct kvant_error *err);
 

@@ -34,8 +34,9 @@ static kvant_status check_tokens(const struct kvant_model *model, const struct k
                     prompts[i].n_tokens);
         for (size_t t = 0; t < prompts[i].n_tokens; t++)
             if (prompts[i].tokens[t] < 0 || prompts[i].tokens[t] >= model->n_vocab)
-                KV_FAIL(err, KVANT_ERR_ARGUMENT, i, "prompt %d: token %zu is %d, outside the vocabulary of %d",
-                        i, t, prompts[i].tokens[t], model->n_vocab);
+                KV_FAIL(err, KVANT_ERR_ARGUMENT, i,
+                        "prompt %d: token %zu is %d, outside the vocabulary of %d", i, t,
+                        prompts[i].tokens[t], model->n_vocab);
     }
     return KVANT_OK;
 }
@@ -60,8 +61,8 @@ static kvant_status begin(struct writer *w, int i, struct kvant_error *err)
     return KVANT_OK;
 }
 
-/* One more token of each answer that goes on. The last token of an answer is never read here: nothing would be
- * chosen after it. */
+/* One more token of each answer that goes on. The last token of an answer is never read here: nothing would
+ * be chosen after it. */
 static kvant_status extend(struct writer *w, bool *any, struct kvant_error *err)
 {
     size_t n = 0;
@@ -102,9 +103,10 @@ static kvant_status run_group(struct writer *w, int64_t n_longest, struct kv_tun
     struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
     opt.n_sequences = opt.n_logits = w->n;
     w->entries = kv_alloc((size_t)n_longest + SEQUENCES_MAX, sizeof *w->entries);
-    kvant_status status = w->entries ? kvant_session_open(&w->session, w->model, &opt, err)
-                                     : kv_error_set(err, KVANT_ERR_MEMORY, -1,
-                                                    "no memory for prompts of %lld tokens", (long long)n_longest);
+    kvant_status status = w->entries
+                              ? kvant_session_open(&w->session, w->model, &opt, err)
+                              : kv_error_set(err, KVANT_ERR_MEMORY, -1,
+                                             "no memory for prompts of %lld tokens", (long long)n_longest);
     if (status == KVANT_OK) status = answer_group(w, progress, err);
     kvant_session_close(w->session);
     kv_free(w->entries);
@@ -113,8 +115,8 @@ static kvant_status run_group(struct writer *w, int64_t n_longest, struct kv_tun
     return status;
 }
 
-static kvant_status copy_prompts(struct kv_answers *a, const struct kvant_prompt *prompts, int n, int n_predict,
-                                 struct kvant_error *err)
+static kvant_status copy_prompts(struct kv_answers *a, const struct kvant_prompt *prompts, int n,
+                                 int n_predict, struct kvant_error *err)
 {
     a->items = kv_alloc((size_t)n, sizeof *a->items);
     if (!a->items) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %d prompts", n);
@@ -141,7 +143,8 @@ static kvant_status answer_all(struct writer *w, struct kv_answers *a, size_t ca
             struct kvant_plan_memory memory;
             const struct kv_answered *item = &w->items[w->n];
             kvant_plan_get_memory(w->f16, item->n_prompt + w->n_predict, &memory);
-            if (w->n && (memory.total_bytes > cache_bytes || held_bytes > cache_bytes - memory.total_bytes)) break;
+            if (w->n && (memory.total_bytes > cache_bytes || held_bytes > cache_bytes - memory.total_bytes))
+                break;
             held_bytes += memory.total_bytes;
             n_longest = item->n_prompt > n_longest ? item->n_prompt : n_longest;
         }

@@ -18,10 +18,10 @@ struct kv_answers {
     int n;
 };
 
-/* Answers with the 16-bit cache, at most n_predict tokens each; a token that ends the answer is not part of it.
- * Steps several prompts together, as many as `cache_bytes` of 16-bit caches hold, at least one. Progress: one
- * unit per token of prompt and n_predict. Errors: ARGUMENT (a token outside the vocabulary), those of a session,
- * CANCELLED, MEMORY. */
+/* Answers with the 16-bit cache, at most n_predict tokens each; a token that ends the answer is not part of
+ * it. Steps several prompts together, as many as `cache_bytes` of 16-bit caches hold, at least one. Progress:
+ * one unit per token of prompt and n_predict. Errors: ARGUMENT (a token outside the vocabulary), those of a
+ * session, CANCELLED, MEMORY. */
 kvant_status kv_answers_open(struct kv_answers *out, const struct kvant_model *model,
                              const struct kvant_prompt *prompts, int n, int n_predict, size_t cache_bytes,
                              struct kv_tune_progress *progress, struct kvant_error *err);

@@ -38,7 +38,8 @@ kvant_status kv_capturer_open(struct kv_capturer *out, const struct kvant_model 
         if (a->n_tokens > c->n_tokens_cap) c->n_tokens_cap = a->n_tokens;
         if (a->n_tokens - a->n_prompt > c->n_queries_cap) c->n_queries_cap = a->n_tokens - a->n_prompt;
     }
-    size_t rows_q = (size_t)hp->n_layer * (size_t)hp->n_head, rows_kv = (size_t)hp->n_layer * (size_t)hp->n_head_kv,
+    size_t rows_q = (size_t)hp->n_layer * (size_t)hp->n_head,
+           rows_kv = (size_t)hp->n_layer * (size_t)hp->n_head_kv,
            query_bytes = (size_t)hp->head_dim * sizeof *c->q, row_bytes = (size_t)hp->head_dim * sizeof *c->k;
     c->q = kv_alloc(rows_q * (size_t)c->n_queries_cap, query_bytes);
     c->k = kv_alloc(rows_kv * (size_t)c->n_tokens_cap, row_bytes);

@@ -1,9 +1,10 @@
 /*
- * What attention of one prompt and its answer is made of: queries of the answer's tokens, keys and values of all.
+ * What attention of one prompt and its answer is made of: queries of the answer's tokens, keys and values of
+ * all.
  *
- * The answer's tokens are known by now, so prompt and answer go through the model in one step: the same queries,
- * keys and values as token by token (a result does not depend on the batch), and the rows of one prompt are all
- * that is held.
+ * The answer's tokens are known by now, so prompt and answer go through the model in one step: the same
+ * queries, keys and values as token by token (a result does not depend on the batch), and the rows of one
+ * prompt are all that is held.
  */
 #ifndef KV_TUNE_ERRORS_CAPTURE_H
 #define KV_TUNE_ERRORS_CAPTURE_H
@@ -49,7 +50,8 @@ static inline const float *kv_captured_q(const struct kv_captured *c, int layer,
 /* Where the rows of one KV head begin in k and v. */
 static inline size_t kv_captured_at(const struct kv_captured *c, int layer, int head_kv)
 {
-    return ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->n_tokens * (size_t)c->head_dim;
+    return ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (size_t)c->n_tokens *
+           (size_t)c->head_dim;
 }
 
 #endif

@@ -13,8 +13,8 @@ int64_t kv_errors_kld_sequences(int n_layer, int n_recipes)
 }
 
 static kvant_status open_plan(struct kvant_plan **out, const struct kvant_model *model,
-                              const struct kv_calibration *calibration, int layer, const struct kv_recipe *recipe,
-                              struct kvant_error *err)
+                              const struct kv_calibration *calibration, int layer,
+                              const struct kv_recipe *recipe, struct kvant_error *err)
 {
     KV_TRY(kvant_plan_open(out, model, "f16", err));
     struct kvant_plan *plan = *out;

@@ -1,6 +1,7 @@
 /*
- * Values that are exact for the first queries and quantized for later ones (the tail moves) appear twice in the
- * inner product: V̂ at their own index, V behind all tokens; each query's weights stand at one of the two.
+ * Values that are exact for the first queries and quantized for later ones (the tail moves) appear twice in
+ * the inner product: V̂ at their own index, V behind all tokens; each query's weights stand at one of the
+ * two.
  *
  *     values      | V̂ of tokens 0 … T−1 (V where nothing is quantized) | V of tokens moving, moving + 1, … |
  *     weight_hat  | â, 0 for moving tokens that this query reads exact | â of those, 0 for the others      |
@@ -12,8 +13,8 @@
 
 #include "base/memory.h"
 
-/* Most tokens that may be exact for one query and quantized for a later one: as many as there are queries, to a
- * whole granule. */
+/* Most tokens that may be exact for one query and quantized for a later one: as many as there are queries, to
+ * a whole granule. */
 static int64_t moving_cap(int64_t n_queries)
 {
     return n_queries + KV_PAGE_TOKENS;
@@ -48,7 +49,8 @@ size_t kv_error_scratch_place(struct kv_error_scratch *out, void *base, int head
     out->n_k = kv_carve(&c, t, sizeof *out->n_k);
     out->n_v = kv_carve(&c, t, sizeof *out->n_v);
     out->codec = kv_carve(&c, 1, kv_codec_scratch_bytes(head_dim));
-    out->matmul = kv_carve(&c, 1, kv_matmul_scratch_bytes((int64_t)inner > head_dim ? (int64_t)inner : head_dim));
+    out->matmul = kv_carve(&c, 1,
+                           kv_matmul_scratch_bytes((int64_t)inner > head_dim ? (int64_t)inner : head_dim));
     return c.overflow ? SIZE_MAX : c.used;
 }
 
@@ -96,11 +98,11 @@ static void multiply(const struct job *j, const float *w, int64_t n_rows, int64_
     j->kernels->matmul_rows(j->kernels, &mm, 0, n_rows, j->s->matmul);
 }
 
-/* -------------------------------------------------------------------------------------- keys and values -- */
+/* ------------------------------------------------------------------------------------- keys and values -- */
 
 /* Ratios of the quantized rows [sinks, end), added over heads. */
-static int64_t add_row_errors(const struct job *j, const float *x, const float *x_hat, int64_t end, double *sum,
-                              int *count)
+static int64_t add_row_errors(const struct job *j, const float *x, const float *x_hat, int64_t end,
+                              double *sum, int *count)
 {
     int head_dim = j->c->head_dim;
     int64_t n_skipped = 0;
@@ -135,7 +137,8 @@ static kvant_status round_head(const struct job *j, int head_kv, int64_t *n_skip
     return KVANT_OK;
 }
 
-/* values: V (head_dim, n_tokens), then V̂ | V of the moving tokens (head_dim, n_inner) for each number of bits */
+/* values: V (head_dim, n_tokens), then V̂ | V of the moving tokens (head_dim, n_inner) for each number of
+ * bits */
 static void transpose_values(const struct job *j)
 {
     const struct kv_error_scratch *s = j->s;
@@ -153,7 +156,7 @@ static void transpose_values(const struct job *j)
     }
 }
 
-/* -------------------------------------------------------------------------------------------- attention -- */
+/* ------------------------------------------------------------------------------------------- attention -- */
 
 /* softmax(score · scale); the sum of exp(x − max) and of its product with x − max tell the entropy. */
 static double soften(const float *score, int64_t n, float scale, float *weight)
@@ -219,15 +222,16 @@ static void attend_exactly(const struct job *j, const float *q, struct kvant_sen
     attention->top8 = top / n;
 }
 
-/* Query i's weights over what it reads of the keys with bits [b]: errors against `weight`, and the split that the
- * values need. */
+/* Query i's weights over what it reads of the keys with bits [b]: errors against `weight`, and the split that
+ * the values need. */
 static double attend_to_hat(const struct job *j, int64_t i, const float *score_hat, float *weight_hat)
 {
     const struct kv_error_scratch *s = j->s;
     int64_t position = j->n_prompt + i, n_seen = position + 1, key_end, value_end;
     kv_error_mode_ends(j->mode, position, &key_end, &value_end);
     memcpy(s->row, score_hat, (size_t)n_seen * sizeof *s->row);
-    for (int64_t t = key_end; t < n_seen; t++) s->row[t] = s->score[i * j->n_tokens + t]; /* exact from there on */
+    for (int64_t t = key_end; t < n_seen; t++)
+        s->row[t] = s->score[i * j->n_tokens + t]; /* exact from there on */
     memset(weight_hat, 0, (size_t)j->n_inner * sizeof *weight_hat);
     soften(s->row, n_seen, score_scale(j), weight_hat);
 
@@ -252,8 +256,8 @@ static int64_t measure_head(const struct job *j, int head, struct kv_head_errors
     *out = (struct kv_head_errors){ 0 };
     attend_exactly(j, q, attention);
     for (int b = 0; b < KV_ERROR_BITS; b++) {
-        multiply(j, s->k_hat + b * j->n_tokens * head_dim, j->n_tokens, head_dim, q, j->n_queries, s->score_hat,
-                 j->n_tokens);
+        multiply(j, s->k_hat + b * j->n_tokens * head_dim, j->n_tokens, head_dim, q, j->n_queries,
+                 s->score_hat, j->n_tokens);
         for (int64_t i = 0; i < j->n_queries; i++) {
             double e = attend_to_hat(j, i, s->score_hat + i * j->n_tokens,
                                      s->weight_hat + (b * j->n_queries + i) * j->n_inner);
@@ -282,7 +286,7 @@ static int64_t measure_head(const struct job *j, int head, struct kv_head_errors
     return j->n_queries - n_counted;
 }
 
-/* ------------------------------------------------------------------------------------------------ means -- */
+/* ----------------------------------------------------------------------------------------------- means -- */
 
 /* Of tokens: each the mean over the heads that count there. sum: (n, width), count: (n). */
 static void mean_over_tokens(const double *sum, const int *count, int64_t n, int width, double *mean)
@@ -363,7 +367,8 @@ kvant_status kv_errors_measure(const struct kv_error_mode *m, const struct kv_ca
     for (int b = 0; b < KV_ERROR_BITS; b++)
         if (!isfinite(out->e_a[b]))
             KV_FAIL(err, KVANT_ERR_NUMERIC, -1,
-                    "layer %d: attention is not finite (queries of the text overflow); the model's arithmetic failed",
+                    "layer %d: attention is not finite (queries of the text overflow); the model's "
+                    "arithmetic failed",
                     layer);
     return KVANT_OK;
 }

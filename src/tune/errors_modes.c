@@ -32,7 +32,8 @@ static kvant_status open_bits(struct kv_error_mode *m, int i, const struct kvant
     if (kvant_plan_needs_calibration(m->plan[i])) KV_TRY(kv_calibration_apply(calibration, m->plan[i], err));
     KV_TRY(kv_layout_open(&m->layout[i], m->plan[i], err));
     KV_TRY(kv_centers_open(&m->centers[i], m->plan[i], &model->rope, err));
-    m->codec[i] = (struct kv_codec){ &model->kernels, m->plan[i], &m->layout[i], &m->centers[i], &model->rope };
+    m->codec[i] = (struct kv_codec){ &model->kernels, m->plan[i], &m->layout[i], &m->centers[i],
+                                     &model->rope };
     return KVANT_OK;
 }
 
@@ -63,7 +64,8 @@ int kv_error_mode_sinks(const struct kv_error_mode *m)
     return m->plan[0]->sinks;
 }
 
-void kv_error_mode_sealed(const struct kv_error_mode *m, int64_t n_tokens, int64_t *key_end, int64_t *value_end)
+void kv_error_mode_sealed(const struct kv_error_mode *m, int64_t n_tokens, int64_t *key_end,
+                          int64_t *value_end)
 {
     if (m->mode == KVANT_SENSITIVITY_KIVI) {
         *key_end = n_tokens - n_tokens % KIVI_RESIDUAL;
@@ -84,9 +86,9 @@ size_t kv_error_mode_page_bytes(const struct kv_error_mode *m)
     return m->layout[KV_ERROR_BITS - 1].page_bytes; /* of 8 bits */
 }
 
-kvant_status kv_error_mode_round(const struct kv_error_mode *m, int i, int layer, int head_kv, int64_t n_tokens,
-                                 const float *k, const float *v, float *k_hat, float *v_hat, uint8_t *page,
-                                 float *tile, void *scratch, struct kvant_error *err)
+kvant_status kv_error_mode_round(const struct kv_error_mode *m, int i, int layer, int head_kv,
+                                 int64_t n_tokens, const float *k, const float *v, float *k_hat, float *v_hat,
+                                 uint8_t *page, float *tile, void *scratch, struct kvant_error *err)
 {
     const struct kv_codec *codec = &m->codec[i];
     const struct kv_recipe *recipe = kv_plan_recipe_at(m->plan[i], layer, head_kv);

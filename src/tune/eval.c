@@ -8,8 +8,8 @@
  *
  *   rows of a step:  base: t … t+r−1 | plan 0: t … t+r−1 | plan 1: …        r is what LOGITS_BYTES allows
  *
- * Sums differ in their last bits with r, and a quantized cache makes 1e-4 of a KLD of that. So r is the same for up
- * to COMPANY sequences: what is measured of a plan does not depend on the plans beside it.
+ * Sums differ in their last bits with r, and a quantized cache makes 1e-4 of a KLD of that. So r is the same
+ * for up to COMPANY sequences: what is measured of a plan does not depend on the plans beside it.
  *
  * Plans that begin with the same layers (tables included) share the work of these layers: a plan enters the
  * pass at its first layer of its own, from the rows of the plan it shares most layers with. The numbers are
@@ -41,7 +41,7 @@ struct eval {
     struct kvant_session *session;
     struct kv_pool *pool;
     int *seq;                  /* (1 + n_plans): base first                                */
-    int *shared, *source;      /* (1 + n_plans): layers that `source` (an index, lower) does for it; 0: none */
+    int *shared, *source;      /* (1 + n_plans): layers that `source` (a lower index) does for it; 0: none */
     bool share;
     bool source_failed;        /* a plan that others relied on has collapsed               */
     struct kvant_batch_entry *entries;
@@ -130,7 +130,8 @@ static void find_sources(struct eval *e)
             int n = shared_layers(plan_at(e, i), plan_at(e, j));
             if (n > e->shared[i]) e->shared[i] = n, e->source[i] = j;
         }
-        while (e->shared[i] && e->shared[e->source[i]] >= e->shared[i]) e->source[i] = e->source[e->source[i]];
+        while (e->shared[i] && e->shared[e->source[i]] >= e->shared[i])
+            e->source[i] = e->source[e->source[i]];
     }
 }
 

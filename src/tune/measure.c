@@ -25,7 +25,8 @@ void kv_measure_conditions(const struct kvant_model *model, char text[KV_MEASURE
 }
 
 void kv_measure_set(struct kv_measure *m, const struct kvant_model *model, const kvant_token *tokens,
-                    size_t n_tokens, int64_t n_ctx, struct kv_trials *trials, struct kv_tune_progress *progress)
+                    size_t n_tokens, int64_t n_ctx, struct kv_trials *trials,
+                    struct kv_tune_progress *progress)
 {
     struct kv_hash hash;
     char digest[KV_HASH_TEXT_CAP];

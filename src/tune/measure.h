@@ -38,7 +38,8 @@ struct kv_measure {
 
 /* Everything is borrowed. `ranks` and questions are zero. */
 void kv_measure_set(struct kv_measure *m, const struct kvant_model *model, const kvant_token *tokens,
-                    size_t n_tokens, int64_t n_ctx, struct kv_trials *trials, struct kv_tune_progress *progress);
+                    size_t n_tokens, int64_t n_ctx, struct kv_trials *trials,
+                    struct kv_tune_progress *progress);
 
 /* From now on: the accuracy with these questions. It is same_top_p of a result, with n_scored questions; the
  * KLDs are NaN. */

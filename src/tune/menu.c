@@ -98,7 +98,8 @@ void kv_menu_finish(struct kv_menu *menu)
     }
     menu->n = n;
     if (n) qsort(menu->points, n, sizeof *menu->points, compare_points);
-    double best = INFINITY; /* in ascending order of size a point is dominated when one before it is no worse */
+    /* In ascending order of size a point is dominated when one before it is no worse. */
+    double best = INFINITY;
     for (size_t i = 0; i < n; i++) {
         menu->points[i].dominated = i > 0 && menu->points[i].measured.kld_mean >= best;
         best = fmin(best, menu->points[i].measured.kld_mean);

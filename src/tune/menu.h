@@ -12,8 +12,8 @@ struct kv_menu {
     size_t n, cap;
 };
 
-/* Puts a calibrated plan on the menu, unless an equal one is there. Owns `plan` from here on, whatever the result.
- * `like`: budget, predictions, source, and what was measured if anything was. */
+/* Puts a calibrated plan on the menu, unless an equal one is there. Owns `plan` from here on, whatever the
+ * result. `like`: budget, predictions, source, and what was measured if anything was. */
 kvant_status kv_menu_add(struct kv_menu *menu, struct kvant_plan *plan, const struct kvant_tune_point *like,
                          struct kvant_error *err);
 /* Measures the points from `first` on. bits: at n_ctx; own_text: for the plan's own record. */

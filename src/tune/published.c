@@ -75,7 +75,8 @@ static size_t list_prompts(const struct published *p, struct kvant_prompt *promp
     return n;
 }
 
-/* e_o of each layer and pair, as in the paper: queries of greedy answers, no error handed on between layers. */
+/* e_o of each layer and pair, as in the paper: queries of greedy answers, no error handed on between
+ * layers. */
 static kvant_status layer_errors(const struct published *p, double *error, struct kvant_error *err)
 {
     static const int bits[] = { 2, 4, 8 };

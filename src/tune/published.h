@@ -1,6 +1,6 @@
 /*
- * KVTuner on this engine: errors of each layer, the published search, plans measured by their KLD or, where the
- * measure has questions, by their accuracy.
+ * KVTuner on this engine: errors of each layer, the published search, plans measured by their KLD or, where
+ * the measure has questions, by their accuracy.
  */
 #ifndef KV_TUNE_PUBLISHED_H
 #define KV_TUNE_PUBLISHED_H

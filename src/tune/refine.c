@@ -3,7 +3,7 @@
  * them, and all swaps together that the round before found to be better. One batch over the weights.
  *
  *   predicted change of a swap  d = error gained − error saved,  >= 0 as the allocation is optimal
- *   its uncertainty             σ = SPREAD · (error gained + error saved)      a probe is good for a factor 1.5
+ *   its uncertainty             σ = SPREAD · (error gained + error saved)   a probe is good for a factor 1.5
  *   expected improvement        σ · (φ(z) − z · (1 − Φ(z))),  z = d / σ
  */
 #include "tune/refine.h"
@@ -40,15 +40,15 @@ static const struct kv_option *option(const struct kv_search *s, int item, int c
 static bool tried(const struct swap *list, int n, const struct swap *swap)
 {
     for (int i = 0; i < n; i++)
-        if (list[i].down == swap->down && list[i].down_choice == swap->down_choice && list[i].up == swap->up &&
-            list[i].up_choice == swap->up_choice)
+        if (list[i].down == swap->down && list[i].down_choice == swap->down_choice &&
+            list[i].up == swap->up && list[i].up_choice == swap->up_choice)
             return true;
     return false;
 }
 
 /* The best swap that takes `down` a step down, among items that are free. */
-static void best_partner(const struct kv_search *s, const int *choice, const bool *used, int64_t slack, int down,
-                         int down_choice, const struct swap *old, int n_old, struct swap *best)
+static void best_partner(const struct kv_search *s, const int *choice, const bool *used, int64_t slack,
+                         int down, int down_choice, const struct swap *old, int n_old, struct swap *best)
 {
     const struct kv_option *from = option(s, down, choice[down]), *to = option(s, down, down_choice);
     int64_t room = from->cost - to->cost + slack;
@@ -58,7 +58,8 @@ static void best_partner(const struct kv_search *s, const int *choice, const boo
         const struct kv_option *now = option(s, up, choice[up]);
         for (int c = 0; c < KV_CHOICES_MAX; c++) {
             const struct kv_option *then = option(s, up, c);
-            if (!(then->error < now->error) || then->cost <= now->cost || then->cost - now->cost > room) continue;
+            if (!(then->error < now->error) || then->cost <= now->cost || then->cost - now->cost > room)
+                continue;
             double gain = now->error - then->error;
             struct swap swap = { down, down_choice, up, c,
                                  expected_improvement(loss - gain, SPREAD * (loss + gain)) };
@@ -68,8 +69,8 @@ static void best_partner(const struct kv_search *s, const int *choice, const boo
 }
 
 /* Up to n swaps of distinct items. old: those that were measured before. */
-static int propose(const struct kv_search *s, const int *choice, int64_t slack, const struct swap *old, int n_old,
-                   bool *used, struct swap *out, int n)
+static int propose(const struct kv_search *s, const int *choice, int64_t slack, const struct swap *old,
+                   int n_old, bool *used, struct swap *out, int n)
 {
     int found = 0;
     for (int i = 0; i < s->n_items; i++) used[i] = false;
@@ -171,7 +172,9 @@ static kvant_status refine(const struct kv_search *s, struct kv_measure *measure
             if (kld[i] < *best) *best = kld[i], winner = i;
         }
         n_old += n;
-        if (winner >= 0) memcpy(choice, r.choices + (size_t)winner * (size_t)s->n_items, (size_t)s->n_items * sizeof *choice);
+        if (winner >= 0)
+            memcpy(choice, r.choices + (size_t)winner * (size_t)s->n_items,
+                   (size_t)s->n_items * sizeof *choice);
         else if (!together) break;
     }
     return KVANT_OK;
@@ -182,8 +185,9 @@ kvant_status kv_refine(const struct kv_search *s, struct kv_measure *measure, in
 {
     struct refine_memory m = { kv_alloc((size_t)s->n_items * KV_MEASURE_BATCH, sizeof *m.choices),
                                kv_alloc((size_t)s->n_items, sizeof *m.used) };
-    kvant_status status = m.choices && m.used ? refine(s, measure, &m, choice, kld, err)
-                                              : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for refining");
+    kvant_status status = m.choices && m.used
+                              ? refine(s, measure, &m, choice, kld, err)
+                              : kv_error_set(err, KVANT_ERR_MEMORY, -1, "no memory for refining");
     kv_free(m.choices);
     kv_free(m.used);
     return status;

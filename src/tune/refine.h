@@ -1,6 +1,7 @@
 /*
- * Local search by measured swaps: one item of the plan gets a smaller choice, another a larger one, at no more
- * cost. The allocation takes errors to add up and probes to be exact; where that is wrong, a swap finds it.
+ * Local search by measured swaps: one item of the plan gets a smaller choice, another a larger one, at no
+ * more cost. The allocation takes errors to add up and probes to be exact; where that is wrong, a swap finds
+ * it.
  */
 #ifndef KV_TUNE_REFINE_H
 #define KV_TUNE_REFINE_H

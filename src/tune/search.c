@@ -44,8 +44,9 @@ struct kv_search kv_search_shape(const struct kvant_model *model, const struct k
 }
 
 kvant_status kv_search_open(struct kv_search *s, const struct kvant_model *model,
-                            const struct kv_calibration *calibration, const struct kv_sensitivity *sensitivity,
-                            bool by_layer, int tail, double budget_max, struct kvant_error *err)
+                            const struct kv_calibration *calibration,
+                            const struct kv_sensitivity *sensitivity, bool by_layer, int tail,
+                            double budget_max, struct kvant_error *err)
 {
     *s = kv_search_shape(model, calibration, sensitivity->mixed, by_layer, tail);
     s->options = kv_alloc((size_t)s->n_items * KV_CHOICES_MAX, sizeof *s->options);
@@ -88,6 +89,6 @@ kvant_status kv_search_plan(const struct kv_search *s, const int *choice, struct
 
 bool kv_search_choose(const struct kv_search *s, double page_bits, int *choice, double *kld)
 {
-    return kv_allocation_choose(&s->allocation, (int64_t)(page_bits * (double)s->bits_per_page_bit + .5), choice,
-                                kld);
+    return kv_allocation_choose(&s->allocation, (int64_t)(page_bits * (double)s->bits_per_page_bit + .5),
+                                choice, kld);
 }

@@ -26,8 +26,9 @@ struct kv_search kv_search_shape(const struct kvant_model *model, const struct k
 
 /* budget_max: page bits. */
 kvant_status kv_search_open(struct kv_search *out, const struct kvant_model *model,
-                            const struct kv_calibration *calibration, const struct kv_sensitivity *sensitivity,
-                            bool by_layer, int tail, double budget_max, struct kvant_error *err);
+                            const struct kv_calibration *calibration,
+                            const struct kv_sensitivity *sensitivity, bool by_layer, int tail,
+                            double budget_max, struct kvant_error *err);
 void kv_search_close(struct kv_search *s);
 
 /* Plan of the choices (n_items), calibrated. */

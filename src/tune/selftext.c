@@ -9,9 +9,12 @@
 #include "model/model.h"
 #include "tune/generate.h"
 
-/* Long enough for queries that look back beyond the exact tail. With 128 tokens a text, what a query looks for is
- * mostly still exact, and plans come out 2.5 times worse on other text than they are predicted (SmolLM2). */
-#define TOKENS_PER_SEQUENCE 512
+/* Of one text, its beginning included. Long enough for queries that look back beyond the exact tail: with 128
+ * tokens, what a query looks for is mostly still exact, and plans come out 2.5 times worse on other text than
+ * they are predicted (SmolLM2). And no longer: where others had ended, one text went on for 1100 tokens, in a
+ * loop, and a plan tuned on it was no better on other text than a uniform one (Qwen2.5-Coder-0.5B). */
+#define TOKENS_PER_TEXT 512
+#define LOOP_TOKENS 32 /* a text that says so many tokens again has nothing new to say */
 #define SEED 20260101u
 #define BEGINNING_CAP 256 /* tokens; a beginning is shorter, and has fewer bytes where a token is a byte */
 
@@ -42,19 +45,24 @@ struct writer {
     const struct kvant_model *model;
     struct kvant_plan *f16;
     struct kv_generation texts[N_BEGINNINGS];
-    kvant_token *tokens[N_BEGINNINGS]; /* (BEGINNING_CAP + n_wanted): one text may have to write everything */
+    kvant_token *tokens[N_BEGINNINGS]; /* (BEGINNING_CAP + TOKENS_PER_TEXT) */
+    size_t n_out, n_wanted;            /* of all rounds */
+    kvant_progress_fn progress;
+    void *user;
 };
 
-static void writer_close(struct writer *w)
+/* The texts of one round. */
+static void close_texts(struct writer *w)
 {
     for (int i = 0; i < N_BEGINNINGS; i++) {
         kvant_sampler_close(w->texts[i].sampler);
         kv_free(w->tokens[i]);
+        w->texts[i] = (struct kv_generation){ 0 };
+        w->tokens[i] = NULL;
     }
-    kvant_plan_close(w->f16);
 }
 
-static kvant_status open_text(struct writer *w, int i, size_t n_wanted, struct kvant_error *err)
+static kvant_status open_text(struct writer *w, int i, int round, struct kvant_error *err)
 {
     struct kv_generation *text = &w->texts[i];
     struct kvant_sampler_options sampling = KVANT_SAMPLER_OPTIONS_INIT;
@@ -62,10 +70,10 @@ static kvant_status open_text(struct writer *w, int i, size_t n_wanted, struct k
     sampling.top_k = 64; /* also spares the sampler from sorting the whole vocabulary */
     sampling.top_p = 0.95f;
     sampling.repeat_penalty = 1.1f; /* small models fall into loops, which say nothing about other text */
-    sampling.seed = SEED + (uint64_t)i;
+    sampling.seed = SEED + (uint64_t)(round * N_BEGINNINGS + i);
     KV_TRY(kvant_sampler_open(&text->sampler, w->model->n_vocab, &sampling, err));
-    kvant_token *tokens = w->tokens[i] = kv_alloc(BEGINNING_CAP + n_wanted, sizeof *tokens);
-    if (!tokens) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for %zu tokens of calibration text", n_wanted);
+    kvant_token *tokens = w->tokens[i] = kv_alloc(BEGINNING_CAP + TOKENS_PER_TEXT, sizeof *tokens);
+    if (!tokens) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for calibration text");
     KV_TRY(kvant_tokenize(w->model, beginnings[i], strlen(beginnings[i]), KVANT_TOKENIZE_BOS, tokens,
                           BEGINNING_CAP, &text->n_prompt, err));
     if (text->n_prompt == 0)
@@ -74,23 +82,56 @@ static kvant_status open_text(struct writer *w, int i, size_t n_wanted, struct k
     text->plan = w->f16;
     text->prompt = tokens;
     text->tokens = tokens + text->n_prompt;
-    text->n_predict = n_wanted;
+    text->n_predict = TOKENS_PER_TEXT - text->n_prompt + 1; /* the last one is chosen, but not read */
     return KVANT_OK;
 }
 
-/* Texts [first, first + n) at once, until they have n_wanted tokens together or have all ended. */
-static kvant_status write_texts(struct writer *w, int first, int n, size_t n_wanted, kvant_progress_fn progress,
-                                void *user, struct kvant_error *err)
+/* Do the last LOOP_TOKENS stand in the text before? */
+static bool loops(void *user, size_t i, const struct kv_generation *text)
 {
+    (void)user, (void)i;
+    const size_t n = LOOP_TOKENS;
+    if (text->n <= n) return false;
+    const kvant_token *last = text->tokens + text->n - n;
+    for (const kvant_token *at = text->tokens; at < last; at++)
+        if (memcmp(at, last, n * sizeof *at) == 0) return true;
+    return false;
+}
+
+static bool relay_progress(void *user, const char *what, int64_t done, int64_t total)
+{
+    const struct writer *w = user;
+    (void)total;
+    return w->progress(w->user, what, (int64_t)w->n_out + done, (int64_t)w->n_wanted);
+}
+
+/* A text from each beginning, as many at once as it takes, until there are enough tokens or all have ended.
+ * *n_written: without the beginnings. */
+static kvant_status write_round(struct writer *w, int round, kvant_token *out, size_t *n_written,
+                                size_t *n_given, struct kvant_error *err)
+{
+    size_t rest = w->n_wanted - w->n_out, n_texts = (rest + TOKENS_PER_TEXT - 1) / TOKENS_PER_TEXT;
     const struct kv_generate_options opt = {
-        .n_sequences = N_BEGINNINGS,
-        .n_enough = n_wanted,
+        .n_sequences = n_texts < N_BEGINNINGS ? (int)n_texts : N_BEGINNINGS,
+        .n_enough = rest,
         .what = "writing calibration text",
-        .progress = progress,
-        .user = user,
+        .progress = w->progress ? relay_progress : NULL,
+        .user = w,
+        .stop = loops,
     };
-    for (int i = first; i < first + n; i++) KV_TRY(open_text(w, i, n_wanted, err));
-    return kv_generate(w->model, w->texts + first, (size_t)n, &opt, err);
+    for (int i = 0; i < N_BEGINNINGS; i++) KV_TRY(open_text(w, i, round, err));
+    KV_TRY(kv_generate(w->model, w->texts, N_BEGINNINGS, &opt, err));
+    *n_written = *n_given = 0;
+    for (int i = 0; i < N_BEGINNINGS; i++) {
+        const struct kv_generation *text = &w->texts[i];
+        size_t n = text->n_cached < w->n_wanted - w->n_out ? text->n_cached : w->n_wanted - w->n_out;
+        if (text->end == KV_GENERATION_ENDED && text->n == 0) n = 0; /* nothing that the model wrote */
+        memcpy(out + w->n_out, w->tokens[i], n * sizeof *out);
+        w->n_out += n;
+        *n_written += text->n;
+        *n_given += text->n_prompt;
+    }
+    return KVANT_OK;
 }
 
 kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, kvant_token *tokens,
@@ -101,21 +142,14 @@ kvant_status kvant_tune_text(const struct kvant_model *model, size_t n_wanted, k
     if (n_wanted < 1 || n_wanted > 1u << 20)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "%zu tokens wanted: 1 to %u", n_wanted, 1u << 20);
     if (cap < n_wanted) KV_FAIL(err, KVANT_ERR_SPACE, -1, "%zu tokens wanted, room for %zu", n_wanted, cap);
-    struct writer w = { .model = model };
+    struct writer w = { .model = model, .n_wanted = n_wanted, .progress = progress, .user = user };
     kvant_status status = kvant_plan_open(&w.f16, model, "f16", err);
-    *n_out = 0;
-    for (int first = 0; status == KVANT_OK && *n_out < n_wanted && first < N_BEGINNINGS;) {
-        size_t rest = n_wanted - *n_out, n_texts = (rest + TOKENS_PER_SEQUENCE - 1) / TOKENS_PER_SEQUENCE;
-        int n = n_texts < (size_t)(N_BEGINNINGS - first) ? (int)n_texts : N_BEGINNINGS - first;
-        status = write_texts(&w, first, n, rest, progress, user, err);
-        for (int i = first; status == KVANT_OK && i < first + n; i++) {
-            size_t n_text = w.texts[i].n_cached;
-            if (n_text > n_wanted - *n_out) n_text = n_wanted - *n_out;
-            memcpy(tokens + *n_out, w.tokens[i], n_text * sizeof *tokens);
-            *n_out += n_text;
-        }
-        first += n; /* a text that ended early makes room for the next beginning */
+    size_t n_written = 1, n_given = 0; /* a model that adds less than it was given says the same next time */
+    for (int round = 0; status == KVANT_OK && w.n_out < n_wanted && n_written > n_given; round++) {
+        status = write_round(&w, round, tokens, &n_written, &n_given, err);
+        close_texts(&w);
     }
-    writer_close(&w);
+    kvant_plan_close(w.f16);
+    *n_out = w.n_out;
     return status;
 }

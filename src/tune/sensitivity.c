@@ -4,13 +4,14 @@
  *
  * Between measured choices, log KLD is a straight line over the log of the expected squared error: for small
  * errors KLD is proportional to it. Measured over heads of SmolLM2 the slope is 1.0 to 1.3; beyond the
- * measured choices SLOPE is taken. A single probe on 512 tokens is good for a factor of 1.5, so slopes between
- * two of them are taken as they are.
+ * measured choices SLOPE is taken. A single probe on 512 tokens is good for a factor of 1.5, so slopes
+ * between two of them are taken as they are.
  *
- * Heads need not add up alike on both sides, and which side costs more is what an allocation hangs on: with keys
- * half as dear as they are on other text, bits go to values that keys need (Qwen2.5-Coder-0.5B at 2.75 page bits: KLD
- * .0068 / .0106, with keys twice as dear .0064 / .0086). So each choice, also those that are read off, is measured in
- * all heads at once, which is one plan each, and the single numbers are scaled to it.
+ * Heads need not add up alike on both sides, and which side costs more is what an allocation hangs on: with
+ * keys half as dear as they are on other text, bits go to values that keys need (Qwen2.5-Coder-0.5B at 2.75
+ * page bits: KLD .0068 / .0106, with keys twice as dear .0064 / .0086). So each choice, also those that are
+ * read off, is measured in all heads at once, which is one plan each, and the single numbers are scaled to
+ * it.
  */
 #include "tune/sensitivity.h"
 

@@ -25,7 +25,8 @@ kvant_status kv_sensitivity_open(struct kv_sensitivity *out, struct kv_measure *
                                  struct kvant_error *err);
 void kv_sensitivity_close(struct kv_sensitivity *s);
 
-static inline double *kv_sensitivity_at(const struct kv_sensitivity *s, enum kv_side side, int layer, int head)
+static inline double *kv_sensitivity_at(const struct kv_sensitivity *s, enum kv_side side, int layer,
+                                        int head)
 {
     return s->kld[side] + ((size_t)layer * (size_t)s->n_head_kv + (size_t)head) * (size_t)s->n_choices[side];
 }

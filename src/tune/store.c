@@ -7,10 +7,11 @@
  *     and nothing that was checked can be changed by another process. (Sharing would be as easy, since equal
  *     measurements give equal rows; but two runs on one store are a mistake that costs hours: each would
  *     measure what the other does.)
- *   - Durable batches: a rollback journal with synchronous = FULL. Under the exclusive lock a commit ends with
- *     the journal's header overwritten and synced, so EXTRA, which syncs the folder of a deleted journal, has
- *     nothing to add. Not WAL: its gain is many small transactions, and a batch of measurements takes seconds;
- *     and it would keep the last batches of a killed run in a second file, which people forget to copy.
+ *   - Durable batches: a rollback journal with synchronous = FULL. Under the exclusive lock a commit ends
+ *     with the journal's header overwritten and synced, so EXTRA, which syncs the folder of a deleted
+ *     journal, has nothing to add. Not WAL: its gain is many small transactions, and a batch of measurements
+ *     takes seconds; and it would keep the last batches of a killed run in a second file, which people forget
+ *     to copy.
  *   - Nothing is changed before everything was checked: the check runs inside the transaction that begins the
  *     run, and a refusal rolls back a transaction that has written nothing.
  */

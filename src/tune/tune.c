@@ -28,8 +28,9 @@
 static const double budgets_default[] = { 2.5, 2.75, 3, 3.25, 3.5, 4, 5 };
 #define N_BUDGETS_DEFAULT ((int)(sizeof budgets_default / sizeof budgets_default[0]))
 
-static const char *const uniform_mixed[] = { "k2c64xms v2hs", "k2.5c64xms v2hs", "k3c64xms v2hs", "k3c64xms v3hs",
-                                             "k4c64 v4h", "k4c64xms v4hs", "k8tm v8", NULL };
+static const char *const uniform_mixed[] = { "k2c64xms v2hs", "k2.5c64xms v2hs", "k3c64xms v2hs",
+                                             "k3c64xms v3hs", "k4c64 v4h",       "k4c64xms v4hs",
+                                             "k8tm v8",       NULL };
 static const char *const uniform_unmixed[] = { "k2c32ms v2hs", "k3c64ms v2hs", "k4c64ms v3hs", "k4c64 v4h",
                                                "k4c64ms v4hs", "k8tm v8", NULL };
 
@@ -72,7 +73,7 @@ static const char *const *uniform_of(const struct kvant_tune_options *opt)
     return opt->no_mix ? uniform_unmixed : uniform_mixed;
 }
 
-/* ------------------------------------------------------------------------------------------------ plans -- */
+/* ----------------------------------------------------------------------------------------------- plans -- */
 
 static double true_bits(const struct kvant_plan *plan, int64_t n_ctx)
 {
@@ -102,8 +103,8 @@ static kvant_status plan_within(const struct tune *t, double bits, int *choice, 
     return KVANT_OK;
 }
 
-static kvant_status add_named(struct kv_menu *menu, struct kvant_plan *plan, const struct kvant_tune_point *like,
-                              struct kvant_error *err)
+static kvant_status add_named(struct kv_menu *menu, struct kvant_plan *plan,
+                              const struct kvant_tune_point *like, struct kvant_error *err)
 {
     kvant_status status = kv_plan_set_name(plan, NULL, err);
     if (status == KVANT_OK) return kv_menu_add(menu, plan, like, err);
@@ -114,8 +115,8 @@ static kvant_status add_named(struct kv_menu *menu, struct kvant_plan *plan, con
 static kvant_status smallest_plan(const struct tune *t, double *bits, struct kvant_error *err)
 {
     struct kvant_plan *plan;
-    const struct kv_search shape = kv_search_shape(t->model, &t->calibration, !t->opt->no_mix, t->opt->by_layer,
-                                                   tail_of(t->opt, t->n_ctx));
+    const struct kv_search shape = kv_search_shape(t->model, &t->calibration, !t->opt->no_mix,
+                                                   t->opt->by_layer, tail_of(t->opt, t->n_ctx));
     int *choice = kv_alloc((size_t)shape.n_items, sizeof *choice); /* all at the first and smallest */
     if (!choice) KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for a plan");
     kvant_status status = kv_search_plan(&shape, choice, &plan, err);
@@ -156,7 +157,8 @@ static void replace_refined(struct kv_menu *menu, struct kv_menu *refined)
     for (size_t k = 0; k < refined->n; k++)
         for (size_t i = 0; i < menu->n; i++) {
             struct kvant_tune_point *point = &menu->points[i];
-            if (point->source != KVANT_TUNE_FROM_KVANT || point->budget != refined->points[k].budget) continue;
+            if (point->source != KVANT_TUNE_FROM_KVANT || point->budget != refined->points[k].budget)
+                continue;
             struct kvant_tune_point allocated = *point;
             *point = refined->points[k];
             refined->points[k] = allocated; /* closed with its menu */
@@ -218,7 +220,7 @@ static kvant_status join_uniform(struct tune *t, struct kvant_error *err)
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------- bounds -- */
+/* ---------------------------------------------------------------------------------------------- bounds -- */
 
 #define BOUND_GRID KV_MEASURE_BATCH
 
@@ -304,8 +306,8 @@ static int64_t planned_tokens(const struct tune *t)
 }
 
 /* Splits the text, or lets the model write one. *own is to be freed. */
-static kvant_status prepare_text(struct tune *t, const kvant_token *tokens, size_t n_tokens, kvant_token **own,
-                                 struct kvant_error *err)
+static kvant_status prepare_text(struct tune *t, const kvant_token *tokens, size_t n_tokens,
+                                 kvant_token **own, struct kvant_error *err)
 {
     size_t n_tuning = t->opt->n_tokens ? (size_t)t->opt->n_tokens : TOKENS_DEFAULT,
            n_wanted = n_tuning + TOKENS_VERIFY;
@@ -365,7 +367,8 @@ static kvant_status check_options(const struct kvant_tune_options *opt, struct k
     if (opt->method != KVANT_TUNE_KVANT && opt->method != KVANT_TUNE_KVTUNER)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "there is no tuning method %d", (int)opt->method);
     if (opt->n_trials < 0 || opt->n_trials > KV_EVOLVE_TRIALS_MAX)
-        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_trials %d: 1 to %d, or 0", opt->n_trials, KV_EVOLVE_TRIALS_MAX);
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "n_trials %d: 1 to %d, or 0", opt->n_trials,
+                KV_EVOLVE_TRIALS_MAX);
     if (opt->n_ranks < 0 || opt->n_ranks > RANKS_MAX || (opt->n_ranks > 1 && !opt->sum) || opt->rank < 0 ||
         opt->rank >= (opt->n_ranks > 1 ? opt->n_ranks : 1))
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "process %d of %d: 0 to %d of at most %d, with a sum", opt->rank,
@@ -457,8 +460,8 @@ static kvant_status find_plans(struct tune *t, struct kvant_error *err)
 {
     kv_measure_set(&t->tuning, t->model, t->tokens, t->n_tuning, t->calibration.chunk_tokens, t->trials,
                    &t->progress);
-    kv_measure_set(&t->verify, t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify, t->trials,
-                   &t->progress);
+    kv_measure_set(&t->verify, t->model, t->tokens + t->n_tuning, t->n_verify, (int64_t)t->n_verify,
+                   t->trials, &t->progress);
     t->tuning.ranks = t->verify.ranks = t->answers.ranks = t->ranks;
     if (t->opt->method == KVANT_TUNE_KVANT) KV_TRY(settle_budgets(t, err));
     KV_TRY(measure_uniform(t, err));
@@ -491,8 +494,8 @@ static struct kvant_tune_heads heads_of(struct result *r, enum kv_side side)
     const struct kv_choice_list *list = kv_choices(r->sensitivity.mixed, side);
     if (!r->sensitivity.kld[side]) return (struct kvant_tune_heads){ 0 };
     for (int i = 0; i < list->n; i++) r->names[side][i] = list->choice[i].text;
-    return (struct kvant_tune_heads){ r->sensitivity.n_layer, r->sensitivity.n_head_kv, list->n, r->names[side],
-                                      r->sensitivity.kld[side] };
+    return (struct kvant_tune_heads){ r->sensitivity.n_layer, r->sensitivity.n_head_kv, list->n,
+                                      r->names[side], r->sensitivity.kld[side] };
 }
 
 static void set_view(struct tune *t)
@@ -538,7 +541,8 @@ static kvant_status open_store(struct tune *t, struct kvant_error *err)
     return kv_trials_open(&t->trials, first ? opt->store : NULL, &study, first && opt->resume, err);
 }
 
-/* How the run ended, for people who look into the store. A failure to write that is not worth losing a result. */
+/* How the run ended, for people who look into the store. A failure to write that is not worth losing a
+ * result. */
 static void close_store(struct tune *t, kvant_status status)
 {
     bool cancelled = status == KVANT_ERR_CANCELLED || (status == KVANT_OK && t->result->view.interrupted);
@@ -562,7 +566,8 @@ kvant_status kvant_tune_run(const struct kvant_model *model, const kvant_token *
     if (exact.act != KVANT_ACT_F32) exact.act = KVANT_ACT_INT16;
     struct tune t = { .model = &exact, .opt = opt };
     t.n_budgets = opt->n_budgets ? opt->n_budgets : N_BUDGETS_DEFAULT;
-    memcpy(t.budgets, opt->n_budgets ? opt->budgets : budgets_default, (size_t)t.n_budgets * sizeof t.budgets[0]);
+    memcpy(t.budgets, opt->n_budgets ? opt->budgets : budgets_default,
+           (size_t)t.n_budgets * sizeof t.budgets[0]);
     t.n_ctx = opt->n_ctx                              ? opt->n_ctx
               : N_CTX_DEFAULT < model->hp.n_ctx_train ? N_CTX_DEFAULT
                                                       : model->hp.n_ctx_train;

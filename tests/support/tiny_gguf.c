@@ -123,6 +123,14 @@ struct build {
     uint64_t random;
 };
 
+/* Every token brings the same large first channel, which one row of the output looks for. */
+static void make_end_likely(const char *name, int64_t n_in, int64_t n_out, float *x /* (n_out, n_in) */)
+{
+    bool embedding = strcmp(name, "token_embd.weight") == 0, output = strcmp(name, "output.weight") == 0;
+    for (int64_t row = 0; (embedding || output) && row < n_out; row++)
+        x[row * n_in] = embedding || row == TINY_TOKEN_IM_END ? 30.0f : 0.0f;
+}
+
 /* A matrix (n_out, n_in) of the chosen type. */
 static void put_matrix(struct build *b, const char *name, int64_t n_in, int64_t n_out, float deviation)
 {
@@ -131,6 +139,7 @@ static void put_matrix(struct build *b, const char *name, int64_t n_in, int64_t 
     uint8_t *packed = kv_alloc(n_blocks, b->type->block_bytes);
     if (x && packed) {
         for (size_t i = 0; i < n; i++) x[i] = deviation * random_normal(&b->random);
+        if (b->opt.ends_at_once) make_end_likely(name, n_in, n_out, x);
         for (size_t i = 0; i < n_blocks; i++)
             b->type->pack(x + i * (size_t)b->type->block, packed + i * b->type->block_bytes);
         gguf_put_tensor(b->w, name, (uint32_t)b->type->id, 2, (int64_t[]){ n_in, n_out }, packed,
@@ -387,6 +396,8 @@ static kvant_status check_options(const struct tiny_gguf_options *o, const struc
     if (o->key_bias_outlier != 0 && strcmp(o->arch, "qwen2") != 0)
         KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "key_bias_outlier: architecture %s has no key bias, qwen2 has",
                 o->arch);
+    if (o->ends_at_once && o->tied_output)
+        KV_FAIL(err, KVANT_ERR_ARGUMENT, -1, "ends_at_once: not with tied_output");
     return KVANT_OK;
 }
 

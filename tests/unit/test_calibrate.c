@@ -1,5 +1,5 @@
 /* Channel classes: sums, order, and optimality against every assignment of small heads. And calibration of
- * tiny models. */
+ * tiny models: importance against the definition, in double precision from captured queries and keys. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +12,7 @@
 
 #include "base/half.h"
 #include "cache/plan_text.h"
+#include "run/session.h"
 #include "support/scratch.h"
 #include "support/tiny_gguf.h"
 #include "tune/calibrate.h"
@@ -163,8 +164,9 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     }
     assert_true(n_large > 0);
 
-    /* Keys per channel: the same mean or none, and none wherever a pair of channels hardly turns in 64 tokens. */
-    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv, n = n_heads * (size_t)plan->head_dim, n_kept = 0;
+    /* Keys per channel: the same mean or none, and none where a pair of channels hardly turns in 64 tokens. */
+    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
+    size_t n = n_heads * (size_t)plan->head_dim, n_kept = 0;
     assert_int_equal(kvant_plan_open(&again, model, "k3c64xm v4h", &err), KVANT_OK);
     assert_int_equal(kvant_plan_calibrate(again, model, tokens, 400, NULL, NULL, &err), KVANT_OK);
     for (size_t i = 0; i < n; i++) {
@@ -195,6 +197,150 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     unlink(path);
 }
 
+/* ---------------------------------------------------------------------------------------- importance -- */
+
+enum { N = 400, LAYERS = 2, HEADS = 4, KV_HEADS = 2, DIM = 16, SINKS = 4 };
+
+struct rows {
+    double q[LAYERS][N][HEADS][DIM], k[LAYERS][N][KV_HEADS][DIM];
+};
+
+static void keep_rows(void *user, int layer, int seq, int64_t position, const float *q, const float *k_raw,
+                      const float *k, const float *v)
+{
+    (void)seq, (void)k_raw, (void)v;
+    struct rows *r = user;
+    for (int i = 0; i < HEADS * DIM; i++) r->q[layer][position][i / DIM][i % DIM] = (double)q[i];
+    for (int i = 0; i < KV_HEADS * DIM; i++) r->k[layer][position][i / DIM][i % DIM] = (double)k[i];
+}
+
+/* Queries and keys of the whole text, straight from a session. */
+static void read_rows(struct rows *r, const struct kvant_model *model, const kvant_token *tokens)
+{
+    struct kvant_plan *f16;
+    struct kvant_session *session;
+    struct kvant_batch_entry entries[N];
+    struct kv_capture capture = { keep_rows, r };
+    int seq;
+    assert_int_equal(kvant_plan_open(&f16, model, "f16", NULL), KVANT_OK);
+    assert_int_equal(kvant_session_open(&session, model, NULL, NULL), KVANT_OK);
+    kv_session_set_capture(session, &capture);
+    assert_int_equal(kvant_sequence_open(session, f16, N, &seq, NULL), KVANT_OK);
+    for (int i = 0; i < N; i++) entries[i] = (struct kvant_batch_entry){ seq, tokens[i], false };
+    assert_int_equal(kvant_session_step(session, entries, N, NULL), KVANT_OK);
+    kvant_session_close(session);
+    kvant_plan_close(f16);
+}
+
+/* Channel i of R_t center. */
+static double turned(const struct kvant_model *model, const float *center, int t, int i)
+{
+    int half = DIM / 2, p = i % half;
+    double angle = t * (double)model->rope.inv_freq[p], a = (double)center[p], b = (double)center[p + half];
+    return i < half ? a * cos(angle) - b * sin(angle) : a * sin(angle) + b * cos(angle);
+}
+
+static double square_range_of(const struct rows *r, const struct kvant_model *model, int layer, int head_kv,
+                              const float *center, int t0, int group, int i)
+{
+    double low = INFINITY, high = -INFINITY;
+    for (int t = t0; t < t0 + group; t++) {
+        double x = r->k[layer][t][head_kv][i] - turned(model, center, t, i);
+        low = fmin(low, x), high = fmax(high, x);
+    }
+    return (high - low) * (high - low);
+}
+
+/* By the definition: for each query and each block, in the order that the formula has. */
+static void expected_importance(const struct rows *r, const struct kvant_model *model, int layer, int head_kv,
+                                const float *center, int group, double *out)
+{
+    double total = 0.0, plain_q[DIM] = { 0 }, plain_range[DIM] = { 0 };
+    int n_blocks = (N - SINKS) / group;
+    memset(out, 0, DIM * sizeof *out);
+    for (int i = 0; i < DIM; i++) {
+        for (int s = SINKS; s < N; s++)
+            for (int head = head_kv * HEADS / KV_HEADS; head < (head_kv + 1) * HEADS / KV_HEADS; head++)
+                plain_q[i] += r->q[layer][s][head][i] * r->q[layer][s][head][i] * KV_HEADS / HEADS /
+                              (N - SINKS);
+        for (int block = 0; block < n_blocks; block++)
+            plain_range[i] += square_range_of(r, model, layer, head_kv, center, SINKS + block * group, group,
+                                              i) / n_blocks;
+    }
+    for (int s = 0; s < N; s += 2)
+        for (int head = head_kv * HEADS / KV_HEADS; head < (head_kv + 1) * HEADS / KV_HEADS; head++) {
+            double p[N], sum = 0.0;
+            for (int t = 0; t <= s; t++) {
+                double score = 0.0;
+                for (int i = 0; i < DIM; i++) score += r->q[layer][s][head][i] * r->k[layer][t][head_kv][i];
+                sum += p[t] = exp(score / 4.0); /* sqrt(DIM) */
+            }
+            for (int t0 = SINKS; t0 + group <= N; t0 += group) {
+                double w = 0.0;
+                for (int t = t0; t < t0 + group; t++) /* by 32 tokens: those that end 64 before the query */
+                    if (t0 + ((t - t0) / 32 + 1) * 32 + 64 <= s) w += p[t] / sum * (1.0 - p[t] / sum);
+                total += w;
+                for (int i = 0; w > 0.0 && i < DIM; i++) {
+                    double q = r->q[layer][s][head][i];
+                    out[i] += w * q * q * square_range_of(r, model, layer, head_kv, center, t0, group, i);
+                }
+            }
+        }
+    for (int i = 0; i < DIM; i++) out[i] = sqrt(out[i] / total * plain_q[i] * plain_range[i]);
+}
+
+static void importance_is_what_the_definition_says(void **state)
+{
+    (void)state;
+    struct kvant_error err = { 0 };
+    struct tiny_gguf_options opt = { .arch = "qwen2", .seed = 21, .n_layer = LAYERS, .n_head = HEADS,
+                                     .n_head_kv = KV_HEADS, .head_dim = DIM };
+    struct kvant_model_options exact = KVANT_MODEL_OPTIONS_INIT;
+    char path[SCRATCH_CAP];
+    struct kvant_model *model;
+    struct kv_calibration c;
+    static struct rows rows;
+    kvant_token tokens[N];
+    exact.act = KVANT_ACT_F32;
+    if (tiny_gguf_write(scratch_path(path, TINY_FILE), &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kvant_model_open(&model, path, &exact, &err) != KVANT_OK) fail_msg("%s", err.message);
+    unlink(path);
+    for (int i = 0; i < N; i++) tokens[i] = (kvant_token)(uniform() * 250);
+    if (kv_calibration_open(&c, model, tokens, N, SINKS, NULL, NULL, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(c.chunk_tokens, N);
+    read_rows(&rows, model, tokens);
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (int head = 0; head < KV_HEADS; head++)
+            for (int group = 32; group <= 64; group += 32) {
+                float center[DIM];
+                double found[KV_HEAD_DIM_MAX], expected[DIM];
+                kv_calibration_center(&c, layer, head, false, center);
+                kv_calibration_importance(&c, layer, head, center, group, found);
+                expected_importance(&rows, model, layer, head, center, group, expected);
+                for (int i = 0; i < DIM; i++)
+                    assert_true(fabs(found[i] - expected[i]) <= 1e-4 * expected[i]);
+            }
+    kv_calibration_close(&c);
+
+    /* no query looks beyond the tail: all count alike */
+    assert_int_equal(kv_calibration_open(&c, model, tokens, 90, SINKS, NULL, NULL, &err), KVANT_OK);
+    double found[KV_HEAD_DIM_MAX];
+    kv_calibration_importance(&c, 0, 0, NULL, 64, found);
+    for (int i = 0; i < DIM; i++) {
+        double low = INFINITY, high = -INFINITY, square = 0.0;
+        for (int t = SINKS; t < SINKS + 64; t++)
+            low = fmin(low, rows.k[0][t][0][i]), high = fmax(high, rows.k[0][t][0][i]);
+        for (int s = SINKS; s < 90; s++)
+            for (int head = 0; head < HEADS / KV_HEADS; head++)
+                square += rows.q[0][s][head][i] * rows.q[0][s][head][i] / (HEADS / KV_HEADS) / (90 - SINKS);
+        double expected = square * (high - low) * (high - low);
+        assert_true(fabs(found[i] - expected) <= 1e-4 * expected);
+    }
+    kv_calibration_close(&c);
+    kvant_model_close(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +348,7 @@ int main(void)
         cmocka_unit_test(the_average_is_reached_exactly_where_it_helps),
         cmocka_unit_test(no_other_assignment_is_better),
         cmocka_unit_test(a_plan_is_calibrated_and_the_mean_is_the_bias),
+        cmocka_unit_test(importance_is_what_the_definition_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -107,6 +107,16 @@ static void an_evaluation_counts_it_as_collapsed(void **state)
                      KVANT_OK);
     assert_true(isinf(all[1].kld_mean) && isinf(all[1].ppl) && all[1].same_top_p < 100.0);
     assert_int_equal(all[1].n_scored, N_TOKENS - 2);
+    struct kvant_verdict verdict;
+    char why[128];
+    kvant_gate_judge(NULL, &all[1], NULL, &verdict);
+    assert_true(verdict.collapsed);
+    assert_string_equal(verdict.reason, "its logits are not finite");
+    kvant_plan_set_verdict(f->broken, &verdict);
+    assert_true(kvant_plan_is_refused(f->broken, why, sizeof why));
+    all[1].kld_mean = NAN;
+    kvant_gate_judge(NULL, &all[1], NULL, &verdict);
+    assert_true(verdict.collapsed);
     for (int i = 0; i < 3; i += 2) {
         assert_true(isfinite(all[i].kld_mean));
         assert_float_equal(all[i].kld_mean, alone.kld_mean, 1e-3f * (float)alone.kld_mean);

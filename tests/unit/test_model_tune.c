@@ -336,6 +336,36 @@ static void evaluation_does_not_depend_on_its_company(void **state)
     kvant_model_close(model);
 }
 
+static void a_model_that_ends_at_once_needs_a_text(void **state)
+{
+    (void)state;
+    struct kvant_error err = { 0 };
+    struct tiny_gguf_options opt = { .seed = 4, .ends_at_once = true };
+    char path[SCRATCH_CAP];
+    struct kvant_model *model;
+    struct kvant_plan *plan;
+    struct kvant_tune_result *found;
+    kvant_token tokens[300];
+    size_t n = 1;
+    if (tiny_gguf_write(scratch_path(path, TINY_FILE), &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kvant_model_open(&model, path, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
+    unlink(path);
+    assert_int_equal(kvant_tune_text(model, 300, tokens, 300, &n, NULL, NULL, &err), KVANT_OK);
+    assert_int_equal(n, 0); /* beginnings are not what it wrote */
+    assert_int_equal(kvant_tune_run(model, NULL, 0, NULL, &found, &err), KVANT_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "the model stopped after 0 tokens of its own text; give a text"));
+    assert_null(found);
+    assert_int_equal(kvant_plan_open(&plan, model, "k3c64xm v2h", &err), KVANT_OK);
+    assert_int_equal(kvant_plan_calibrate(plan, model, NULL, 0, NULL, NULL, &err), KVANT_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "0 tokens of calibration text"));
+
+    for (int i = 0; i < 300; i++) tokens[i] = (kvant_token)(i * 37 % 250);
+    if (kvant_plan_calibrate(plan, model, tokens, 300, NULL, NULL, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
+    kvant_plan_close(plan);
+    kvant_model_close(model);
+}
+
 static void own_text_is_deterministic_and_has_the_wanted_length(void **state)
 {
     (void)state;
@@ -397,6 +427,7 @@ int main(void)
         cmocka_unit_test(a_bound_on_the_kld_is_kept),
         cmocka_unit_test(sharing_layers_changes_no_number),
         cmocka_unit_test(evaluation_does_not_depend_on_its_company),
+        cmocka_unit_test(a_model_that_ends_at_once_needs_a_text),
         cmocka_unit_test(own_text_is_deterministic_and_has_the_wanted_length),
         cmocka_unit_test(caches_of_smollm2_are_as_far_as_simulated),
     };
