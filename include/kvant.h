@@ -330,8 +330,8 @@ KVANT_API void kvant_plan_set_verdict(struct kvant_plan *plan, const struct kvan
  * or tail than its file says carries only a verdict that it had collapsed. */
 KVANT_API bool kvant_plan_get_verdict(const struct kvant_plan *plan, struct kvant_verdict *out);
 
-/* True when the plan carries the verdict that it has collapsed: `kvant run`, `chat` and `serve` then refuse it
- * without --force. The library does not: a program that lets others choose plans asks here. text: one line
+/* True when the plan carries the verdict that it has collapsed: `kvant run`, `chat` and `serve` then refuse
+ * it without --force. The library does not: a program that lets others choose plans asks here. text: one line
  * of why, with the numbers, terminated, cut to cap bytes; may be NULL with cap 0. */
 KVANT_API bool kvant_plan_is_refused(const struct kvant_plan *plan, char *text, size_t cap);
 
