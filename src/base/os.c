@@ -189,8 +189,8 @@ static int create_beside(const char *path, char *name, size_t cap)
     return -1;
 }
 
-/* Makes a rename in the folder of `path`, which is cut to it, durable. A file system that cannot do this is no
- * reason to fail: the data is safe already. */
+/* Makes a rename in the folder of `path`, which is cut to it, durable. A file system that cannot do this is
+ * no reason to fail: the data is safe already. */
 static void sync_directory(char *path)
 {
     char *slash = strrchr(path, '/');
