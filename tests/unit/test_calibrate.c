@@ -163,8 +163,10 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     }
     assert_true(n_large > 0);
 
-    /* Keys per channel: the same mean or none, and none wherever a pair of channels hardly turns in 64 tokens. */
-    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv, n = n_heads * (size_t)plan->head_dim, n_kept = 0;
+    /* Keys per channel: the same mean or none, and none wherever a pair of channels hardly turns in 64
+     * tokens. */
+    size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv, n = n_heads * (size_t)plan->head_dim,
+           n_kept = 0;
     assert_int_equal(kvant_plan_open(&again, model, "k3c64xm v4h", &err), KVANT_OK);
     assert_int_equal(kvant_plan_calibrate(again, model, tokens, 400, NULL, NULL, &err), KVANT_OK);
     for (size_t i = 0; i < n; i++) {

@@ -1,7 +1,8 @@
 /*
- * Every allocation of a public call is refused once: the call says MEMORY with a message, leaves nothing behind, and
- * what it was called on still works. Files, readers, router, text, evaluation and tuning; models, sessions, forks and
- * truncation are in test_session_memory.c and test_kv_store.c, the trial store in test_trials.c.
+ * Every allocation of a public call is refused once: the call says MEMORY with a message, leaves nothing
+ * behind, and what it was called on still works. Files, readers, router, text, evaluation and tuning; models,
+ * sessions, forks and truncation are in test_session_memory.c and test_kv_store.c, the trial store in
+ * test_trials.c.
  */
 #include "kvant.h"
 
@@ -31,7 +32,7 @@ struct fixture {
     char saved[SCRATCH_CAP], router_path[SCRATCH_CAP];
 };
 
-/* ------------------------------------------------------------------------------------------------ setup -- */
+/* ----------------------------------------------------------------------------------------------- setup -- */
 
 static kvant_status train(const struct fixture *f, kvant_router_method method, struct kvant_router **out,
                           struct kvant_error *err)
@@ -107,7 +108,7 @@ static int setup(void **state)
     return -1;
 }
 
-/* ------------------------------------------------------------------------------------------------- calls -- */
+/* ----------------------------------------------------------------------------------------------- calls -- */
 /* Each cleans up after itself, whatever it returns. */
 
 typedef kvant_status (*call_fn)(struct fixture *f, struct kvant_error *err);
@@ -298,10 +299,10 @@ static kvant_status tune(struct fixture *f, struct kvant_error *err)
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------- tests -- */
+/* ----------------------------------------------------------------------------------------------- tests -- */
 
-/* Refuses allocation 0, 1, 2, ... until none is left; with `growth`, in steps that grow by 1 / growth of the place, for
- * calls that take long. After each refusal the same call must work: nothing is broken. */
+/* Refuses allocation 0, 1, 2, ... until none is left; with `growth`, in steps that grow by 1 / growth of the
+ * place, for calls that take long. After each refusal the same call must work: nothing is broken. */
 static void refuse_each(struct fixture *f, call_fn call, long growth, int n_least)
 {
     int n_refused = 0;
