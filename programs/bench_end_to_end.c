@@ -9,9 +9,7 @@
 #include "json.h"
 #include "progress.h"
 
-struct measured_plan {
-    struct kvant_plan *plan;
-    char name[256];
+struct measured {
     double prompt_s[REPETITIONS_CAP], generation_s[REPETITIONS_CAP];
     size_t cache_bytes; /* of all sequences at the end */
 };
@@ -21,7 +19,9 @@ struct end_to_end {
     struct kvant_model *model;
     struct kvant_model_info info;
     struct feeder feeder;
-    struct measured_plan *plans;
+    struct kvant_plan *plans[OPTION_LIST_CAP];
+    char names[OPTION_LIST_CAP][256];
+    struct measured *measured; /* (n_plans) */
     int n_plans;
     struct progress progress;
     int64_t n_done, n_total; /* tokens, for the progress line */
@@ -34,12 +34,13 @@ struct rates {
     double prompt_s, generation_s, prompt_tokens_per_s, generation_tokens_per_s, tokens_per_s;
 };
 
-static struct rates rates_of(const struct end_to_end *e, struct measured_plan *p)
+static struct rates rates_of(const struct end_to_end *e, int plan)
 {
     const struct end_to_end_flags *f = e->flags;
+    struct measured *m = &e->measured[plan];
     double n_prompt = (double)(f->n_batch * f->n_prompt), n_generate = (double)(f->n_batch * f->n_generate);
-    struct rates r = { .prompt_s = median(p->prompt_s, f->n_repetitions),
-                       .generation_s = median(p->generation_s, f->n_repetitions) };
+    struct rates r = { .prompt_s = median(m->prompt_s, f->n_repetitions),
+                       .generation_s = median(m->generation_s, f->n_repetitions) };
     r.prompt_tokens_per_s = n_prompt > 0 ? n_prompt / r.prompt_s : NAN;
     r.generation_tokens_per_s = n_generate > 0 ? n_generate / r.generation_s : NAN;
     r.tokens_per_s = (n_prompt + n_generate) / (r.prompt_s + r.generation_s);
@@ -90,26 +91,27 @@ static int time_generation(struct end_to_end *e, const int *seqs, double *second
     return EXIT_OK;
 }
 
-static int measure(struct end_to_end *e, struct measured_plan *p, int64_t repetition)
+static int measure(struct end_to_end *e, int plan, int64_t repetition)
 {
     struct kvant_error err;
+    struct measured *m = &e->measured[plan];
     const struct end_to_end_flags *f = e->flags;
     int seqs[BATCH_CAP], n_open = 0, code = EXIT_OK;
     while (code == EXIT_OK && n_open < f->n_batch) {
-        kvant_status status = kvant_sequence_open(e->feeder.session, p->plan, f->n_prompt + f->n_generate,
-                                                  &seqs[n_open], &err);
+        kvant_status status = kvant_sequence_open(e->feeder.session, e->plans[plan],
+                                                  f->n_prompt + f->n_generate, &seqs[n_open], &err);
         if (status == KVANT_OK)
             n_open++;
         else
             code = fail(&err);
     }
-    if (code == EXIT_OK) code = time_prompts(e, seqs, &p->prompt_s[repetition]);
-    if (code == EXIT_OK) code = time_generation(e, seqs, &p->generation_s[repetition]);
-    p->cache_bytes = 0;
+    if (code == EXIT_OK) code = time_prompts(e, seqs, &m->prompt_s[repetition]);
+    if (code == EXIT_OK) code = time_generation(e, seqs, &m->generation_s[repetition]);
+    m->cache_bytes = 0;
     while (n_open > 0) {
         struct kvant_sequence_stats stats;
         if (kvant_sequence_get_stats(e->feeder.session, seqs[--n_open], &stats) == KVANT_OK)
-            p->cache_bytes += stats.cache_bytes;
+            m->cache_bytes += stats.cache_bytes;
         kvant_sequence_close(e->feeder.session, seqs[n_open]);
     }
     return code;
@@ -128,22 +130,8 @@ static int measure_all(struct end_to_end *e)
     int code = feed_warm_up(&e->feeder, e->model);
     progress_begin(&e->progress);
     for (int64_t i = 0; i < f->n_repetitions; i++)
-        for (int j = 0; j < e->n_plans && code == EXIT_OK; j++) code = measure(e, &e->plans[j], i);
+        for (int j = 0; j < e->n_plans && code == EXIT_OK; j++) code = measure(e, j, i);
     progress_end(&e->progress);
-    return code;
-}
-
-static int open_plans(struct end_to_end *e)
-{
-    struct own_text text = { 0 };
-    const struct option_list *list = e->flags->kv;
-    int code = EXIT_OK;
-    e->n_plans = list->n ? list->n : 1;
-    e->plans = allocate((size_t)e->n_plans, sizeof *e->plans);
-    for (int i = 0; i < e->n_plans && code == EXIT_OK; i++)
-        code = setup_plan_listed(&e->plans[i].plan, e->model, list, i, e->flags->plan, &text,
-                                 e->plans[i].name);
-    own_text_close(&text);
     return code;
 }
 
@@ -163,16 +151,16 @@ static int report_json(const struct end_to_end *e)
     const struct end_to_end_flags *f = e->flags;
     json_t *results = json_array();
     for (int i = 0; i < e->n_plans; i++) {
-        struct rates r = rates_of(e, &e->plans[i]);
+        struct rates r = rates_of(e, i);
         json_array_append_new(
             results,
-            json_pack("{s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "kv", e->plans[i].name,
+            json_pack("{s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "kv", e->names[i],
                       "batch", (json_int_t)f->n_batch, "n_prompt", (json_int_t)f->n_prompt, "n_gen",
                       (json_int_t)f->n_generate, "prompt_s", json_number(r.prompt_s), "generation_s",
                       json_number(r.generation_s), "tokens_per_s", json_number(r.tokens_per_s),
                       "prompt_tokens_per_s", json_number(r.prompt_tokens_per_s), "generation_tokens_per_s",
                       json_number(r.generation_tokens_per_s), "cache_bytes",
-                      (json_int_t)e->plans[i].cache_bytes, "n", (json_int_t)f->n_repetitions));
+                      (json_int_t)e->measured[i].cache_bytes, "n", (json_int_t)f->n_repetitions));
     }
     return json_finish(json_pack("{s:{s:i, s:o, s:s, s:s}, s:s, s:I, s:o}", "machine", "threads",
                                  e->info.n_threads, "read_gb_per_s", json_number(e->read_gb_per_s), "cpu",
@@ -200,11 +188,11 @@ static int report_text(const struct end_to_end *e)
     printf("| %.24s | %.8s: | %.11s: | %.9s: | %.11s: | %.12s: | %.8s: |\n", dashes, dashes, dashes, dashes,
            dashes, dashes, dashes);
     for (int i = 0; i < e->n_plans; i++) {
-        struct rates r = rates_of(e, &e->plans[i]);
-        printf("| %-24s | %9.3f | %12.3f | %10.2f | %12s | %13s | %9s |\n", e->plans[i].name, r.prompt_s,
+        struct rates r = rates_of(e, i);
+        printf("| %-24s | %9.3f | %12.3f | %10.2f | %12s | %13s | %9s |\n", e->names[i], r.prompt_s,
                r.generation_s, r.tokens_per_s, rate_text(prompt, r.prompt_tokens_per_s),
                rate_text(generation, r.generation_tokens_per_s),
-               bytes_text(bytes, (double)e->plans[i].cache_bytes));
+               bytes_text(bytes, (double)e->measured[i].cache_bytes));
     }
     if (e->peak_bytes > 0)
         printf("\npeak memory of the process %s\n", bytes_text(bytes, (double)e->peak_bytes));
@@ -220,15 +208,17 @@ int bench_end_to_end(const struct end_to_end_flags *flags)
     e.feeder.n_vocab = e.info.n_vocab;
     code = check_context(&e);
     interrupt_catch();
-    if (code == EXIT_OK) code = open_plans(&e);
+    if (code == EXIT_OK)
+        code = setup_plans_listed(e.plans, e.names, &e.n_plans, e.model, flags->kv, flags->plan);
+    e.measured = allocate((size_t)e.n_plans, sizeof *e.measured);
     if (code == EXIT_OK) code = measure_all(&e);
     /* In this order: the bandwidth takes a large buffer. */
     e.peak_bytes = peak_memory_bytes();
     if (code == EXIT_OK) e.read_gb_per_s = kvant_machine_read_gb_per_s(e.model);
     if (code == EXIT_OK) code = flags->model->json ? report_json(&e) : report_text(&e);
     kvant_session_close(e.feeder.session);
-    for (int i = 0; i < e.n_plans; i++) kvant_plan_close(e.plans[i].plan);
+    for (int i = 0; i < e.n_plans; i++) kvant_plan_close(e.plans[i]);
     kvant_model_close(e.model);
-    free(e.plans);
+    free(e.measured);
     return code;
 }

@@ -203,18 +203,13 @@ static kvant_status fill(struct readers_bench *b, const struct kvant_plan *plan,
     return status;
 }
 
-static int bench_plan(struct readers_bench *b, int i, struct own_text *text, json_t *list)
+static int bench_plan(struct readers_bench *b, const struct kvant_plan *plan, const char *name, json_t *list)
 {
     struct kvant_error err;
-    struct kvant_plan *plan = NULL;
-    char name[256];
-    int code = setup_plan_listed(&plan, b->model, b->flags->kv, i, b->flags->plan, text, name);
-    if (code != EXIT_OK) return code;
     b->filled = -1;
     kvant_status status = fill(b, plan, &err);
     for (int r = 0; r < READERS && status == KVANT_OK; r++) status = measure(b, r, &err);
     if (b->filled >= 0) kvant_sequence_close(b->feeder.session, b->filled);
-    kvant_plan_close(plan);
     if (status == KVANT_ERR_CANCELLED) return fail_text("interrupted");
     if (status != KVANT_OK) return fail(&err);
     if (list)
@@ -227,21 +222,24 @@ static int bench_plan(struct readers_bench *b, int i, struct own_text *text, jso
 static int bench_plans(struct readers_bench *b)
 {
     struct kvant_error err;
-    struct own_text text = { 0 };
+    struct kvant_plan *plans[OPTION_LIST_CAP];
+    char names[OPTION_LIST_CAP][256];
     struct kvant_session_options options = KVANT_SESSION_OPTIONS_INIT;
     json_t *list = b->flags->model->json ? json_array() : NULL;
-    int n_plans = b->flags->kv->n ? b->flags->kv->n : 1, code = EXIT_OK;
+    int n_plans = 0, code = EXIT_OK;
     options.n_sequences = 3; /* the filled one and its two forks */
     options.n_logits = 1;
     if (kvant_session_open(&b->feeder.session, b->model, &options, &err) != KVANT_OK ||
         make_router(b, &err) != KVANT_OK)
         code = fail(&err);
+    if (code == EXIT_OK)
+        code = setup_plans_listed(plans, names, &n_plans, b->model, b->flags->kv, b->flags->plan);
     if (code == EXIT_OK) code = feed_warm_up(&b->feeder, b->model);
     b->n_total = n_plans * READERS * b->flags->n_generate;
     progress_begin(&b->progress);
-    for (int i = 0; i < n_plans && code == EXIT_OK; i++) code = bench_plan(b, i, &text, list);
+    for (int i = 0; i < n_plans && code == EXIT_OK; i++) code = bench_plan(b, plans[i], names[i], list);
     progress_end(&b->progress);
-    own_text_close(&text);
+    for (int i = 0; i < n_plans; i++) kvant_plan_close(plans[i]);
     if (code != EXIT_OK) {
         json_decref(list);
         return code;

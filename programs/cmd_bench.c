@@ -188,7 +188,7 @@ static int bench_all(struct bench *b, const struct bench_flags *flags)
     options.n_sequences = 2 * b->n_batch; /* each one filled, and its fork that is measured */
     options.n_logits = b->n_batch;
     if (kvant_session_open(&b->feeder.session, b->model, &options, &err) != KVANT_OK) return fail(&err);
-    int n_plans; /* all of them first: a mistake in the last one shows before minutes of the others */
+    int n_plans;
     int code = setup_plans_listed(plans, names, &n_plans, b->model, &flags->kv, &flags->plan);
     if (code == EXIT_OK) code = feed_warm_up(&b->feeder, b->model);
     int n_tests = (flags->n_prompt > 0) + (flags->n_generate > 0);
@@ -255,8 +255,9 @@ static int run_predict(const struct bench_flags *f)
     return bench_predict(&flags);
 }
 
-static int run_readers(const struct bench_flags *f)
+static int run_readers(struct bench_flags *f)
 {
+    if (f->depths_text) f->n_depths = numbers_parse(f->depths_text, 0, 1e7, f->depths, DEPTHS_CAP);
     const struct readers_flags flags = {.n_generate = f->n_generate > 0 ? f->n_generate : 128,
                                         .depth = f->n_depths == 1 ? (int64_t)f->depths[0] : 1024,
                                         .kv = &f->kv,
@@ -267,6 +268,40 @@ static int run_readers(const struct bench_flags *f)
     if (f->depths_text && (f->n_depths != 1 || f->depths[0] < 1))
         return fail_usage("bench", "--readers takes one depth of at least 1, such as -d 1024");
     return bench_readers(&flags);
+}
+
+/* -p, -n, -d, --batch and -r of the plain measurement and of --end-to-end. */
+static int run_measured(struct bench_flags *f)
+{
+    if (f->n_prompt < 0) f->n_prompt = 512;
+    if (f->n_generate < 0) f->n_generate = 32;
+    if (f->n_repetitions < 0) f->n_repetitions = f->end_to_end ? 1 : 3;
+    if (f->n_batch < 0) f->n_batch = 1;
+    if (f->end_to_end && f->depths_text)
+        return fail_usage("bench", "-d has no meaning with --end-to-end, which begins with empty caches");
+    if (!f->depths_text) f->depths_text = "0,4096";
+    f->n_depths = numbers_parse(f->depths_text, 0, 1e7, f->depths, DEPTHS_CAP);
+    if (f->n_depths < 0)
+        return fail_usage("bench", "-d: '%s' is not a list of at most %d depths such as 0,4096",
+                          f->depths_text, DEPTHS_CAP);
+    if (f->n_prompt == 0 && f->n_generate == 0)
+        return fail_usage("bench", "-p 0 -n 0 leaves nothing to measure");
+    return f->end_to_end ? run_end_to_end(f) : execute(f);
+}
+
+static int run_mode(struct bench_flags *f, struct command_line *line)
+{
+    const struct attention_flags *a = &f->attention;
+    if (f->attention_alone + f->end_to_end + f->predict + f->readers > 1)
+        return fail_usage("bench",
+                          "--attention, --end-to-end, --predict and --readers are modes; give one of them");
+    if (f->attention_alone) return run_attention(f, line->positional.n > 0);
+    if (a->n_heads || a->n_kv_heads || a->head_dim || a->tokens_text || a->quick)
+        return fail_usage("bench", "--heads, --kv-heads, --head-dim, --tokens and --quick need --attention");
+    int code = setup_model_path(line, &f->model, 0);
+    if (code != EXIT_OK) return code;
+    if (f->predict) return run_predict(f);
+    return f->readers ? run_readers(f) : run_measured(f);
 }
 
 static int run(int argc, char **argv)
@@ -337,32 +372,7 @@ static int run(int argc, char **argv)
     };
     enum options_result result = options_parse(&line, argc, argv);
     if (result != OPTIONS_RUN) return result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
-    if (f.attention_alone + f.end_to_end + f.predict + f.readers > 1)
-        return fail_usage("bench",
-                          "--attention, --end-to-end, --predict and --readers are modes; give one of them");
-    if (f.attention_alone) return run_attention(&f, line.positional.n > 0);
-    if (f.attention.n_heads || f.attention.n_kv_heads || f.attention.head_dim || f.attention.tokens_text ||
-        f.attention.quick)
-        return fail_usage("bench", "--heads, --kv-heads, --head-dim, --tokens and --quick need --attention");
-    int code = setup_model_path(&line, &f.model, 0);
-    if (code != EXIT_OK) return code;
-    if (f.predict) return run_predict(&f);
-    if (f.readers && f.depths_text) f.n_depths = numbers_parse(f.depths_text, 0, 1e7, f.depths, DEPTHS_CAP);
-    if (f.readers) return run_readers(&f);
-    if (f.n_prompt < 0) f.n_prompt = 512;
-    if (f.n_generate < 0) f.n_generate = 32;
-    if (f.n_repetitions < 0) f.n_repetitions = f.end_to_end ? 1 : 3;
-    if (f.n_batch < 0) f.n_batch = 1;
-    if (f.end_to_end && f.depths_text)
-        return fail_usage("bench", "-d has no meaning with --end-to-end, which begins with empty caches");
-    if (!f.depths_text) f.depths_text = "0,4096";
-    f.n_depths = numbers_parse(f.depths_text, 0, 1e7, f.depths, DEPTHS_CAP);
-    if (f.n_depths < 0)
-        return fail_usage("bench", "-d: '%s' is not a list of at most %d depths such as 0,4096",
-                          f.depths_text, DEPTHS_CAP);
-    if (f.n_prompt == 0 && f.n_generate == 0)
-        return fail_usage("bench", "-p 0 -n 0 leaves nothing to measure");
-    return f.end_to_end ? run_end_to_end(&f) : execute(&f);
+    return run_mode(&f, &line);
 }
 
 const struct command command_bench = {"bench", "measure tokens per second at several depths", run};

@@ -29,8 +29,8 @@ static int load(json_t **root, const char *path, const char *writer)
     *root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &where);
     free(text);
     return *root ? EXIT_OK
-                 : fail_text("%s: line %d, column %d: %s; %s writes such a file", path, where.line, where.column,
-                             where.text, writer);
+                 : fail_text("%s: line %d, column %d: %s; %s writes such a file", path, where.line,
+                             where.column, where.text, writer);
 }
 
 static int load_report(struct report **out, const char *path)
@@ -49,11 +49,13 @@ static int load_readers(struct report_readers *out, const struct report_flags *f
     int code = EXIT_OK;
     if (flags->scores) {
         code = load(&root, flags->scores, "kvant score --json");
-        if (code == EXIT_OK && report_scores_open(out, root, flags->scores, &err) != KVANT_OK) code = fail(&err);
+        if (code == EXIT_OK && report_scores_open(out, root, flags->scores, &err) != KVANT_OK)
+            code = fail(&err);
     }
     if (code == EXIT_OK && flags->router) {
         code = load(&root, flags->router, "kvant router eval --json");
-        if (code == EXIT_OK && report_router_open(out, root, flags->router, &err) != KVANT_OK) code = fail(&err);
+        if (code == EXIT_OK && report_router_open(out, root, flags->router, &err) != KVANT_OK)
+            code = fail(&err);
     }
     return code;
 }

@@ -218,22 +218,21 @@ static int run_server(struct server *s)
     return open ? EXIT_OK : EXIT_FAILED;
 }
 
-static int run(int argc, char **argv)
+static const struct serve_options defaults = { .host = "127.0.0.1",
+                                               .port = 8080,
+                                               .n_parallel = 4,
+                                               .n_batch = 512,
+                                               .prompt_chunk = 128,
+                                               .cache_mib = 2048,
+                                               .timeout_s = 60,
+                                               .n_http = 4,
+                                               .body_mib = 8,
+                                               .n_queue = 256,
+                                               .n_predict = -1,
+                                               .think = THINK_FLAGS_DEFAULT };
+
+static enum options_result parse(struct serve_options *o, int argc, char **argv, int *code)
 {
-    struct server *s = allocate(1, sizeof *s);
-    *s = (struct server){ .options = { .host = "127.0.0.1",
-                                       .port = 8080,
-                                       .n_parallel = 4,
-                                       .n_batch = 512,
-                                       .prompt_chunk = 128,
-                                       .cache_mib = 2048,
-                                       .timeout_s = 60,
-                                       .n_http = 4,
-                                       .body_mib = 8,
-                                       .n_queue = 256,
-                                       .n_predict = -1,
-                                       .think = THINK_FLAGS_DEFAULT } };
-    struct serve_options *o = &s->options;
     const struct option options[] = {
         MODEL_OPTIONS(&o->model),
         { "--host", OPTION_NAME, "IP", &o->host,
@@ -299,14 +298,23 @@ static int run(int argc, char **argv)
         .options = options,
         .n_options = sizeof options / sizeof *options,
     };
+    enum options_result result = options_parse(&line, argc, argv);
+    *code = result == OPTIONS_RUN ? setup_model_path(&line, &o->model, 0) : EXIT_USAGE;
+    return result;
+}
+
+static int run(int argc, char **argv)
+{
+    struct server *s = allocate(1, sizeof *s);
+    *s = (struct server){ .options = defaults, .queue_end = &s->queue };
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->wake, NULL);
-    s->queue_end = &s->queue;
-    enum options_result result = options_parse(&line, argc, argv);
-    int code = result == OPTIONS_HELP ? finish_output() : EXIT_USAGE;
-    if (result == OPTIONS_RUN) {
-        code = setup_model_path(&line, &o->model, 0);
-        if (code == EXIT_OK) code = open_server(s);
+    int code;
+    enum options_result result = parse(&s->options, argc, argv, &code);
+    if (result == OPTIONS_HELP) {
+        code = finish_output();
+    } else if (code == EXIT_OK) {
+        code = open_server(s);
         if (code == EXIT_OK) code = run_server(s);
     }
     close_server(s);

@@ -10,7 +10,7 @@
  *     attention(k, v) = attention(k, base v) + attention(base k, v) - attention(base k, base v)
  *
  * since keys and values are two kernels, one after the other. The base is k4c64 v4h. Where KV heads of a
- * layer have different recipes, the layer takes their mean. docs/benchmarking.md says how near this comes.
+ * layer have different recipes, the layer takes their mean. docs/benchmarking.md has it for users.
  */
 #ifndef PREDICT_H
 #define PREDICT_H

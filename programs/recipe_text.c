@@ -14,7 +14,8 @@ static size_t part_parse(const char *text, char letter, char part[RECIPE_PART_CA
     number[n_number] = '\0';
     *bits = strtod(number, &end);
     if (*end || !(*bits >= 1.0 && *bits <= 16.0)) return 0;
-    size_t n = 1 + n_number + strspn(text + 1 + n_number, letter == 'k' ? "tcxmhs0123456789" : "ghs0123456789");
+    const char *letters = letter == 'k' ? "tcxmhs0123456789" : "ghs0123456789";
+    size_t n = 1 + n_number + strspn(text + 1 + n_number, letters);
     if (n >= RECIPE_PART_CAP) return 0;
     memcpy(part, text, n);
     part[n] = '\0';

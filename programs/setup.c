@@ -208,22 +208,21 @@ int setup_plan_sound(struct kvant_plan **out, const struct kvant_model *model, c
     return open_plan(out, model, flags, true, name);
 }
 
-int setup_plan_listed(struct kvant_plan **out, const struct kvant_model *model,
-                      const struct option_list *list, int i, const struct plan_flags *flags,
-                      struct own_text *text, char name[256])
-{
-    if (list->n == 0) return setup_plan(out, model, flags, name);
-    snprintf(name, 256, "%.255s", list->items[i]);
-    return setup_plan_spec(out, model, list->items[i], text);
-}
-
 int setup_plans_listed(struct kvant_plan **plans, char (*names)[256], int *n, const struct kvant_model *model,
                        const struct option_list *list, const struct plan_flags *flags)
 {
     struct own_text text = {0};
-    int n_wanted = list->n ? list->n : 1, code = EXIT_OK;
-    for (*n = 0; *n < n_wanted && code == EXIT_OK; *n += code == EXIT_OK)
-        code = setup_plan_listed(&plans[*n], model, list, *n, flags, &text, names[*n]);
+    int code = EXIT_OK;
+    *n = 0;
+    if (list->n == 0) {
+        code = setup_plan(&plans[0], model, flags, names[0]);
+        *n = code == EXIT_OK;
+    }
+    for (int i = 0; i < list->n && code == EXIT_OK; i++) {
+        snprintf(names[i], sizeof names[i], "%.255s", list->items[i]);
+        code = setup_plan_spec(&plans[i], model, list->items[i], &text);
+        *n += code == EXIT_OK;
+    }
     own_text_close(&text);
     return code;
 }

@@ -89,13 +89,9 @@ int setup_plan_open(struct kvant_plan **out, const struct kvant_model *model, co
 int setup_plan_spec(struct kvant_plan **out, const struct kvant_model *model, const char *spec,
                     struct own_text *text);
 
-/* Plan i of a command that compares plans, calibrated: of the list, or, if that is empty, what the flags ask
- * for. */
-int setup_plan_listed(struct kvant_plan **out, const struct kvant_model *model,
-                      const struct option_list *list, int i, const struct plan_flags *flags,
-                      struct own_text *text, char name[256]);
-
-/* All of them, in plans and names (OPTION_LIST_CAP each); *n counts those that are open, on failure too. */
+/* The plans of a command that compares plans, calibrated: those of the list, or, if that is empty, the one
+ * that the flags ask for. All of them before anything is measured: a mistake in the last one shows at once.
+ * plans and names: (OPTION_LIST_CAP); *n counts those that are open, on failure too. */
 int setup_plans_listed(struct kvant_plan **plans, char (*names)[256], int *n, const struct kvant_model *model,
                        const struct option_list *list, const struct plan_flags *flags);
 

@@ -189,20 +189,17 @@ static int create_beside(const char *path, char *name, size_t cap)
     return -1;
 }
 
-/* Makes the rename itself durable. A file system that cannot do this is no reason to fail: the data is safe
- * already. */
-static void sync_directory(const char *path)
+/* Makes a rename in the folder of `path`, which is cut to it, durable. A file system that cannot do this is
+ * no reason to fail: the data is safe already. */
+static void sync_directory(char *path)
 {
-    char *folder = kv_strdup(path);
-    if (!folder) return;
-    char *slash = strrchr(folder, '/');
-    if (slash) slash[slash == folder] = 0;
-    int fd = open_retry(slash ? folder : ".", O_RDONLY | O_DIRECTORY, 0);
+    char *slash = strrchr(path, '/');
+    if (slash) slash[slash == path] = 0;
+    int fd = open_retry(slash ? path : ".", O_RDONLY | O_DIRECTORY, 0);
     if (fd >= 0) {
         fsync(fd);
         close(fd);
     }
-    kv_free(folder);
 }
 
 static kvant_status write_and_rename(const char *path, const struct stat *old, const void *data,
@@ -228,7 +225,7 @@ static kvant_status write_and_rename(const char *path, const struct stat *old, c
             ok = false;
             status = fail_io(err, path, "cannot be replaced");
         }
-        if (ok) sync_directory(path);
+        if (ok) sync_directory(strcpy(name, path)); /* shorter than name */
         else unlink(name);
     }
     kv_free(name);
@@ -252,6 +249,7 @@ kvant_status kv_file_write(const char *path, const void *data, size_t n_bytes, s
         return status;
     }
     char *target = exists ? realpath(path, NULL) : NULL; /* a link stays a link: its target is replaced */
+    if (exists && !target) return fail_io(err, path, "cannot be followed to a file");
     kvant_status status = write_and_rename(target ? target : path, exists ? &st : NULL, data, n_bytes, err);
     free(target);
     return status;

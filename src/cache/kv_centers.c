@@ -12,8 +12,9 @@
  * (Jacobi and Anger). Eight terms leave 2 J_8(1) = 1.9e-7 of C, at the size of float rounding, and all slow
  * pairs share the eight polynomials: their sum costs 8 multiplications a token, not one a channel.
  *
- * Pairs whose mean is 0 cost nothing: calibration leaves two thirds of them out where keys are per channel. Each head has
- * a list of the others; a few slow ones stand in it too, since eight polynomials cost more than LISTED_SLOW of them.
+ * Pairs whose mean is 0 cost nothing: calibration leaves two thirds of them out where keys are per channel.
+ * Each head has a list of the others; a few slow ones stand in it too, since eight polynomials cost more than
+ * LISTED_SLOW of them.
  */
 #include <math.h>
 #include <string.h>
@@ -37,7 +38,8 @@ static size_t carve_centers(struct kv_centers *c, void *base, const struct kvant
     c->turning = kv_carve(&carve, n_pairs * 2 * HALF_PAGE, sizeof *c->turning);
     c->slow = kv_carve(&carve, n_pairs * KV_CENTER_TERMS, sizeof *c->slow);
     c->polynomials = kv_carve(&carve, n_pairs ? KV_CENTER_TERMS * HALF_PAGE : 0, sizeof *c->polynomials);
-    c->head = kv_carve(&carve, n_pairs ? (size_t)plan->n_layer * (size_t)plan->n_head_kv : 0, sizeof *c->head);
+    size_t n_heads = n_pairs ? (size_t)plan->n_layer * (size_t)plan->n_head_kv : 0;
+    c->head = kv_carve(&carve, n_heads, sizeof *c->head);
     return n_pairs ? carve.used : 0;
 }
 

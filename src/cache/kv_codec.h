@@ -26,14 +26,15 @@ struct kv_center_list {
 
 /* Constants of centred keys of one plan on one model (kv_centers.c); all NULL where no layer centres. */
 struct kv_centers {
-    float *turn_cos, *turn_sin;     /* (64, n_pairs): of θ_p i                                              */
-    float *middle_cos, *middle_sin; /* (n_pairs): of θ_p times half a page                                  */
+    float *turn_cos, *turn_sin;     /* (64, n_pairs): of θ_p i */
+    float *middle_cos, *middle_sin; /* (n_pairs): of θ_p times half a page */
     int n_pairs, n_fast;
-    float *turning;                 /* (n_pairs, 2, 32): cos, sin of θ_p τ, τ = .5 … 31.5 from the middle    */
-    float *slow;                    /* (KV_CENTER_TERMS, n_pairs), 0 for fast pairs                         */
-    float *polynomials;             /* (KV_CENTER_TERMS, 32): T_m                                           */
-    struct kv_center_list *head;    /* (n_layer · n_head_kv)                                                */
+    float *turning;                 /* (n_pairs, 2, 32): cos, sin of θ_p τ, τ = .5 … 31.5 from the middle */
+    float *slow;                    /* (KV_CENTER_TERMS, n_pairs), 0 for fast pairs */
+    float *polynomials;             /* (KV_CENTER_TERMS, 32): T_m */
+    struct kv_center_list *head;    /* (n_layer · n_head_kv) */
 };
+
 kvant_status kv_centers_open(struct kv_centers *out, const struct kvant_plan *plan,
                              const struct kv_rope *rope, struct kvant_error *err);
 void kv_centers_close(struct kv_centers *c);

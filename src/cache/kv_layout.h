@@ -3,15 +3,15 @@
  *
  *   sequence:  | sinks, exact | page 0 | page 1 | ... | page n-1 (may be half sealed) | tail, exact |
  *   page:      64 tokens of all layers: [layer 0: K head 0, V head 0, K head 1, ...][layer 1: ...]...
- *   group:     up to 4 pages, head by head: what attention reads of one head and 256 tokens is one stretch of memory,
- *              into which the hardware reads ahead by itself
+ *   group:     up to 4 pages, head by head: what attention reads of one head and 256 tokens is one stretch of
+ *              memory, into which the hardware reads ahead by itself
  *
  *              | layer 0 head 0: page 0, page 1, 2, 3 | layer 0 head 1: page 0, ... | ...
  *
- *              Rejected: page after page. A head's part of a page is 2 to 32 KB, and at the start of each the hardware
- *              begins anew: f16 takes 1.2 to 1.4 times as long, 8 bits 1.2 to 1.3, fewer bits the same (AVX-512, 32768
- *              tokens, 8 KV heads of 128). Groups of 2 gain a third of that, groups of 16 nothing: their heads begin
- *              at multiples of 512 KB, and both threads wait for the same banks.
+ *              Rejected: page after page. A head's part of a page is 2 to 32 KB, and at the start of each the
+ *              hardware begins anew: f16 takes 1.2 to 1.4 times as long, 8 bits 1.2 to 1.3, fewer bits the
+ *              same (AVX-512, 32768 tokens, 8 KV heads of 128). Groups of 2 gain a third of that, groups of
+ *              16 nothing: their heads begin at multiples of 512 KB, where both threads wait for one bank.
  *   K of one (layer, KV head):  codes | scales | minima
  *        codes of 2, 3, 4 and 8 bits in units of 8 channels and 64 tokens (kernels/code_layout.h draws them)
  *        16 bits: f16 (head_dim, 64), no scales

@@ -7,9 +7,9 @@
  *
  *     rotated (h)     Σ x = H Σ Hx
  *     centred (m)     Σ k = Σ (k − R_t μ) + Σ R_t μ
- *     before RoPE     Σ R_{−t} k = R_{−t0} Σ_i R_{−i} k_{t0+i}:  cosines and sines of a page's 64 positions are the
- *                     weights of two sums. Not for rotated keys, whose channels mix: those are expanded, a page of one
- *                     head at a time.
+ *     before RoPE     Σ R_{−t} k = R_{−t0} Σ_i R_{−i} k_{t0+i}:  cosines and sines of a page's 64 positions
+ *                     are the weights of two sums. Not for rotated keys, whose channels mix: those are
+ *                     expanded, a page of one head at a time.
  */
 #ifndef KV_CACHE_KV_READ_H
 #define KV_CACHE_KV_READ_H

@@ -3,8 +3,8 @@
  * group that is a quarter of a bit, as much as lies between two plans of the tuner's menu.
  *
  *     scale    a byte: an f16 without sign and without its last 7 bits, so 3 bits of mantissa
- *     centre   a byte: where the middle of the grid lies, in parts of 1/64 of its width of 2^bits steps, up to two
- *              widths from 0 (kernels/short_grid.h)
+ *     centre   a byte: where the middle of the grid lies, in parts of 1/64 of its width of 2^bits steps, up
+ *              to two widths from 0 (kernels/short_grid.h)
  *
  * A fitted grid keeps its codes: the scale is off by 3 % in the mean, another part in every group, which
  * averages out over the tokens as the error of the codes does (docs/cache.md has it measured at the logits).

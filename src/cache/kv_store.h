@@ -1,7 +1,7 @@
 /*
  * Sequences and their memory: sinks, pages from a pool per plan, exact tail. Owns nothing of the model.
  *
- *   kv_store_open ─ kv_seq_open ─ [ kv_seq_begin ─ per layer: kv_seq_write, attention reads ─ kv_seq_commit ]* ─ close
+ *   kv_store_open ─ kv_seq_open ─ [ kv_seq_begin ─ per layer: write, attention ─ kv_seq_commit ]* ─ close
  *
  * Memory is taken when a sequence is opened or forked (pages for its longest length; untouched pages cost
  * nothing) and never between begin and commit.

@@ -1,6 +1,8 @@
 /*
  * From what a user writes to a plan: layer grammar, ranges, settings, "default", or the name of a file.
- * docs/format-plan.md section 3 has the grammar:   [ recipe | ranges | "default" | file ] { ";" setting "=" value }
+ * docs/format-plan.md section 3 has the grammar:
+ *
+ *     [ recipe | ranges | "default" | file ] { ";" setting "=" value }
  */
 #include <ctype.h>
 #include <string.h>

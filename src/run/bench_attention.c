@@ -19,13 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STEP 512              /* rows of a step, as a session's                                             */
+#define STEP 512            /* rows of a step, as a session's */
 #define LENGTH_MAX ((int64_t)1 << 30)
 #define ROUNDS_MAX 100
-#define DECODE_ROUNDS_MIN 5   /* whatever the budget: 10 ms each                                             */
+#define DECODE_ROUNDS_MIN 5 /* whatever the budget: 10 ms each */
 /* Pairs of channels that calibration centres in keys per channel: 11.0 and 10.6 of 32 on SmolLM2 and Qwen. */
 #define TURNING_OF_32 11
-#define CLASS_UNIT 8          /* channels that share their bits                                             */
+#define CLASS_UNIT 8 /* channels that share their bits */
 
 struct subject {
     struct kvant_plan *plan;
@@ -268,7 +268,8 @@ static kvant_status measure(struct bench *b, int64_t n_tokens, int64_t n_after, 
     double round_s = 0.0;
     while (n < b->n_rounds) {
         double start = kv_clock_s();
-        /* A thread that is woken late costs milliseconds, more than the attention of one token: never the only round. */
+        /* A thread that is woken late costs milliseconds, more than the attention of one token: never the
+         * only round. */
         int n_least = n_queries == 1 ? DECODE_ROUNDS_MIN : 1;
         if (n >= n_least && b->opt->budget_s > 0.0 && start + round_s > until_s) break;
         for (int i = 0; i < b->n_specs; i++) {

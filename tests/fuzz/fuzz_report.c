@@ -1,5 +1,5 @@
-/* Reports from anyone: what is accepted is rendered in every format, and no text of it comes out as markup. The same of
- * the documents of readers. */
+/* Reports from anyone: what is accepted is rendered in every format, and no text of it comes out as markup.
+ * The same of the documents of readers. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,8 @@ static void write_readers(const struct report *report, FILE *out)
     report_readers_write(&report->readers, out);
 }
 
-/* Angle brackets (of a page, those behind the style sheet) are those of the page's own markup: each opens and closes. */
+/* Angle brackets (of a page, those behind the style sheet) are those of the page's own markup: each opens and
+ * closes. */
 static void check_rendered(const struct report *report, writer *write, int is_markup)
 {
     char *text = NULL;
@@ -49,7 +50,8 @@ static void try_readers(json_t *root)
     for (int i = 0; i < 2; i++) {
         struct report report = { .root = NULL };
         struct kvant_error err = { 0 };
-        if ((i ? report_router_open : report_scores_open)(&report.readers, json_incref(root), "input", &err) == KVANT_OK)
+        if ((i ? report_router_open : report_scores_open)(&report.readers, json_incref(root), "input",
+                                                          &err) == KVANT_OK)
             check_rendered(&report, write_readers, 1);
         else
             check_refused(&err);

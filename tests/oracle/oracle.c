@@ -53,7 +53,8 @@ static bool shorten(float *scale, float *min, int bits, bool fitted)
     bool constant = *scale == 0.0f;
     float stored = constant ? 0.0f : bits == 8 ? three_bits(*scale * levels / (levels - width / 16),
                                                             true) : three_bits(*scale, false);
-    float least = fabsf(middle) * 64 / (127 * width - (constant ? 32 * levels : 0)); /* 127 parts of 64 a width: all that a byte has */
+    /* 127 parts of 64 a width: all that a byte has */
+    float least = fabsf(middle) * 64 / (127 * width - (constant ? 32 * levels : 0));
     bool wider = least > stored;
     if (wider) stored = three_bits(least, true);
     if (constant) middle += levels / 2 * stored;

@@ -1,6 +1,7 @@
 /*
- * kv_attention on real sequences against a softmax in double over the rows that each query may read: pages expanded by
- * the plain C kernels up to the query's own border, exact rows from the test's own copy of everything it appended.
+ * kv_attention on real sequences against a softmax in double over the rows that each query may read: pages
+ * expanded by the plain C kernels up to the query's own border, exact rows from the test's own copy of
+ * everything it appended.
  */
 #include "base/half.h"
 #include "base/memory.h"
@@ -77,8 +78,10 @@ static struct kvant_plan *make_plan(const struct world *w, const char *spec)
         plan->channels = kv_alloc(n, sizeof *plan->channels);
         for (size_t i = 0; i < n; i++) {
             struct kv_channels *ch = &plan->channels[i];
-            for (size_t c = 0; c < d; c++) ch->order[c] = (uint8_t)((c * 37 + i) % d); /* a permutation: 37 is prime to d */
-            static const size_t eighths[KV_N_CLASSES] = { 1, 1, 2, 1, 3 }; /* of 8 4 3 2 0 bits: 2.5 on average */
+            for (size_t c = 0; c < d; c++)
+                ch->order[c] = (uint8_t)((c * 37 + i) % d); /* a permutation: 37 is prime to d */
+            /* of 8 4 3 2 0 bits: 2.5 on average */
+            static const size_t eighths[KV_N_CLASSES] = { 1, 1, 2, 1, 3 };
             for (int k = 0; k < KV_N_CLASSES; k++) ch->count[k] = (uint16_t)(d / 8 * eighths[k]);
         }
     }
@@ -99,7 +102,9 @@ static void stream_open(struct stream *s, struct world *w, const char *spec, int
 {
     size_t row = (size_t)(N_HEAD_KV * w->head_dim), n = (size_t)n_max * row, nq = n * (size_t)w->group;
     state = seed;
-    *s = (struct stream){ NULL, make_plan(w, spec), kv_alloc(n, 2), kv_alloc(n, 2), kv_alloc(nq, 4), n_max, 0 };
+    *s = (struct stream){
+        NULL, make_plan(w, spec), kv_alloc(n, 2), kv_alloc(n, 2), kv_alloc(nq, 4), n_max, 0
+    };
     assert_true(s->k && s->v && s->q);
     float bias[N_HEAD_KV * KV_HEAD_DIM_MAX];
     for (size_t c = 0; c < row; c++) bias[c] = uniform(-2.0f, 2.0f);
@@ -109,7 +114,8 @@ static void stream_open(struct stream *s, struct world *w, const char *spec, int
     }
     for (size_t i = 0; i < nq; i++) s->q[i] = uniform(-2.0f, 2.0f);
     struct kvant_error err;
-    if (kv_seq_open(&s->seq, w->store, s->plan, n_max, &err) != KVANT_OK) fail_msg("%s: %s", spec, err.message);
+    if (kv_seq_open(&s->seq, w->store, s->plan, n_max, &err) != KVANT_OK)
+        fail_msg("%s: %s", spec, err.message);
 }
 
 static void stream_close(struct stream *s)
@@ -122,8 +128,8 @@ static void stream_close(struct stream *s)
 }
 
 /* Softmax in double of one query over what it may read; out: (head_dim). The step is still open. */
-static void attend_double(const struct world *w, const struct stream *s, int layer, int head_kv, const struct kv_seq_view *view,
-                          int64_t position, const float *q, double *out)
+static void attend_double(const struct world *w, const struct stream *s, int layer, int head_kv,
+                          const struct kv_seq_view *view, int64_t position, const float *q, double *out)
 {
     int d = w->head_dim;
     int64_t sinks = s->plan->sinks, sealed = kv_sealed_tokens(s->plan, position + 1), n = position + 1;
@@ -141,7 +147,8 @@ static void attend_double(const struct world *w, const struct stream *s, int lay
             int n_tokens = left < KV_TILE ? (int)left : KV_TILE;
             kv_codec_expand_keys(&codec, view->pages[page], layer, head_kv, n_tokens, t, kt);
             kv_codec_expand_values(&codec, view->pages[page], layer, head_kv, n_tokens, v + t * d);
-            if (kv_plan_recipe_at(s->plan, layer, head_kv)->value_rotated) w->scalar.hadamard(v + t * d, n_tokens, d);
+            if (kv_plan_recipe_at(s->plan, layer, head_kv)->value_rotated)
+                w->scalar.hadamard(v + t * d, n_tokens, d);
         }
         score[t] = 0;
         for (int c = 0; c < d; c++) {
@@ -164,9 +171,10 @@ static void attend_double(const struct world *w, const struct stream *s, int lay
 
 /* Scores are a few units and values below 1: 2^-24 of either, times some √head_dim, with room. */
 #define TOLERANCE 5e-6
-/* Over codes, queries and probabilities are rounded. With int8 the largest of head_dim products is half a digit of 127 off:
- * at 64 channels of 4 bits here .006 of a score of a few units, and probabilities and so outputs by as much of 1: that is
- * the deviation, and among some 10^5 outputs the largest is 4 of it (measured: .011). With 15 bits it is 1/128 of that. */
+/* Over codes, queries and probabilities are rounded. With int8 the largest of head_dim products is half a
+ * digit of 127 off: at 64 channels of 4 bits here .006 of a score of a few units, and probabilities and so
+ * outputs by as much of 1: that is the deviation, and among some 10^5 outputs the largest is 4 of it
+ * (measured: .011). With 15 bits it is 1/128 of that. */
 #define TOLERANCE_NARROW 2e-2
 #define TOLERANCE_WIDE 1e-4
 
@@ -177,12 +185,14 @@ static double tolerance_of(const struct stream *s, const struct kv_attn_call *ca
     return r->key_bits >= 8 && r->value_bits >= 8 ? TOLERANCE_WIDE : TOLERANCE_NARROW;
 }
 
-static void check_run(const struct world *w, const struct stream *s, const struct kv_attn_call *call, const struct kv_attn_run *run)
+static void check_run(const struct world *w, const struct stream *s, const struct kv_attn_call *call,
+                      const struct kv_attn_run *run)
 {
     int64_t stride = N_HEAD_KV * w->head_dim;
     for (int h = 0; h < call->n_head; h++) {
         int head_kv = h / w->group;
-        if (h % w->group > 0 && h % w->group < w->group - 1) continue; /* the first and last of a group stand for it */
+        if (h % w->group > 0 && h % w->group < w->group - 1)
+            continue; /* the first and last of a group stand for it */
         struct kv_seq_view view;
         size_t own = (size_t)(run->row * stride + head_kv * w->head_dim);
         kv_seq_get_view(run->seq, call->layer, head_kv, call->k + own, call->v + own, stride, &view);
@@ -194,17 +204,19 @@ static void check_run(const struct world *w, const struct stream *s, const struc
             for (int c = 0; c < w->head_dim; c++) {
                 double error = fabs(expected[c] - (double)call->out[row + (size_t)c]);
                 if (!(error < tolerance_of(s, call, head_kv)))
-                    fail_msg("%s%s: position %lld, head %d, channel %d: off by %g", kvant_plan_name(s->plan), call->in_float ? " in float32" : "",
-                             (long long)(run->n_before + i), h, c, error);
+                    fail_msg("%s%s: position %lld, head %d, channel %d: off by %g", kvant_plan_name(s->plan),
+                             call->in_float ? " in float32" : "", (long long)(run->n_before + i), h, c,
+                             error);
             }
         }
     }
 }
 
-/* One step: stream i appends n[i] tokens, in one batch. The outputs of both layers, (N_LAYER, rows, heads, head_dim), go to
- * *out if it is not NULL (owned by the caller). Threads: each size in turn must give the same bits. */
-static void step(struct world *w, struct stream *const *streams, const int64_t *n, int n_streams, int max_threads, bool check,
-                 float **out)
+/* One step: stream i appends n[i] tokens, in one batch. The outputs of both layers, (N_LAYER, rows, heads,
+ * head_dim), go to *out if it is not NULL (owned by the caller). Threads: each size in turn must give the
+ * same bits. */
+static void step(struct world *w, struct stream *const *streams, const int64_t *n, int n_streams,
+                 int max_threads, bool check, float **out)
 {
     struct kv_attn_run runs[MAX_RUNS];
     int64_t n_rows = 0;
@@ -213,7 +225,8 @@ static void step(struct world *w, struct stream *const *streams, const int64_t *
         n_rows += n[i];
         assert_int_equal(kv_seq_begin(streams[i]->seq, n[i], NULL), KVANT_OK);
     }
-    size_t row = (size_t)(N_HEAD_KV * w->head_dim), q_row = row * (size_t)w->group, n_out = (size_t)n_rows * q_row;
+    size_t row = (size_t)(N_HEAD_KV * w->head_dim), q_row = row * (size_t)w->group,
+           n_out = (size_t)n_rows * q_row;
     uint16_t *k = kv_alloc((size_t)n_rows * row, 2), *v = kv_alloc((size_t)n_rows * row, 2);
     float *q = kv_alloc(n_out, 4), *result = kv_alloc(2 * N_LAYER * n_out, 4);
     assert_true(k && v && q && result);
@@ -230,14 +243,17 @@ static void step(struct world *w, struct stream *const *streams, const int64_t *
                                      false, 1.0f / sqrtf((float)w->head_dim), q, k, v, first };
         for (int i = 0; i < n_streams * N_HEAD_KV; i++) {
             size_t own = (size_t)runs[i / N_HEAD_KV].row * row + (size_t)(i % N_HEAD_KV * w->head_dim);
-            assert_int_equal(kv_seq_write(runs[i / N_HEAD_KV].seq, layer, i % N_HEAD_KV, k + own, v + own, (int64_t)row,
-                                          w->write_scratch, NULL), KVANT_OK);
+            assert_int_equal(kv_seq_write(runs[i / N_HEAD_KV].seq, layer, i % N_HEAD_KV, k + own, v + own,
+                                          (int64_t)row, w->write_scratch, NULL),
+                             KVANT_OK);
         }
         for (int n_threads = 1; n_threads <= max_threads; n_threads++) {
             struct kv_pool *pool;
             struct kv_attn_scratch *scratch;
             assert_int_equal(kv_pool_open(&pool, n_threads, NULL), KVANT_OK);
-            assert_int_equal(kv_attn_scratch_open(&scratch, n_threads, n_rows, n_streams, call.n_head, N_HEAD_KV, w->head_dim, NULL), KVANT_OK);
+            assert_int_equal(kv_attn_scratch_open(&scratch, n_threads, n_rows, n_streams, call.n_head,
+                                                  N_HEAD_KV, w->head_dim, NULL),
+                             KVANT_OK);
             call.out = n_threads == 1 ? first : again;
             kv_attention(pool, &w->kernels, &call, scratch);
             if (n_threads > 1) assert_memory_equal(first, again, n_out * sizeof(float));
@@ -272,8 +288,23 @@ static void step(struct world *w, struct stream *const *streams, const int64_t *
 /* ---------------------------------------------------------------------------------------------- tests -- */
 
 static const char *const specs[] = {
-    "f16", "k8tv8", "k4tv4;sinks=0;tail=0", "k4c32v4h", "k3c64v3h", "k2c32v2g32h", "k4tmhv4", "k4c64mv2h;sinks=64;tail=5",
-    "k2.5c64xv3h", "k2.5c64xmsv3hs", "k2.5c32xsv2g32s", "k4tmhsv4hs", "k2.5c32xmv4g32", "k4c64v16", "k16v4h", "0:k3c32mv3,1:k4tv8h", "k8c64hv8;sinks=0;tail=300",
+    "f16",
+    "k8tv8",
+    "k4tv4;sinks=0;tail=0",
+    "k4c32v4h",
+    "k3c64v3h",
+    "k2c32v2g32h",
+    "k4tmhv4",
+    "k4c64mv2h;sinks=64;tail=5",
+    "k2.5c64xv3h",
+    "k2.5c64xmsv3hs",
+    "k2.5c32xsv2g32s",
+    "k4tmhsv4hs",
+    "k2.5c32xmv4g32",
+    "k4c64v16",
+    "k16v4h",
+    "0:k3c32mv3,1:k4tv8h",
+    "k8c64hv8;sinks=0;tail=300",
 };
 enum { N_SPECS = sizeof specs / sizeof *specs };
 
@@ -284,7 +315,8 @@ static void check_plan(int head_dim, int group, const char *spec)
     struct stream s, *streams[] = { &s };
     world_open(&w, head_dim, group);
     stream_open(&s, &w, spec, 400, 17);
-    for (int64_t n = 3; s.n < 300; n = s.n < 4 ? 90 : s.n < 103 ? 1 : s.n < 104 ? 150 : s.n < 254 ? 1 : 41) step(&w, streams, &n, 1, 1, true, NULL);
+    for (int64_t n = 3; s.n < 300; n = s.n < 4 ? 90 : s.n < 103 ? 1 : s.n < 104 ? 150 : s.n < 254 ? 1 : 41)
+        step(&w, streams, &n, 1, 1, true, NULL);
     stream_close(&s);
     world_close(&w);
 }
@@ -315,15 +347,16 @@ static void test_batches(void **unused)
     world_open(&w, 64, 3);
     for (int i = 0; i < 5; i++) stream_open(&s[i], &w, plans[i], 2500, 100 + (uint64_t)i);
     static const int64_t steps[][5] = {
-        { 1100, 300, 64, 700, 1 }, { 1, 800, 1, 400, 33 }, { 1100, 1, 32, 1, 7 }, { 1, 1, 1, 1, 1 }, { 7, 40, 1, 33, 1 },
+        { 1100, 300, 64, 700, 1 }, { 1, 800, 1, 400, 33 }, { 1100, 1, 32, 1, 7 },
+        { 1, 1, 1, 1, 1 },         { 7, 40, 1, 33, 1 },
     };
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) step(&w, streams, steps[i], 5, 3, i > 1, NULL);
     for (int i = 0; i < 5; i++) stream_close(&s[i]);
     world_close(&w);
 }
 
-/* Forks of one sequence get the same rows in one call that asks for more waiting states than there may be: the first
- * ones are split in parts, the last ones are not, and all have the same bits. */
+/* Forks of one sequence get the same rows in one call that asks for more waiting states than there may be:
+ * the first ones are split in parts, the last ones are not, and all have the same bits. */
 static void test_split_equals_sequence(void **unused)
 {
     (void)unused;
@@ -340,7 +373,8 @@ static void test_split_equals_sequence(void **unused)
         assert_int_equal(kv_seq_fork(&forks[i].seq, s.seq, NULL), KVANT_OK);
     }
     float *out;
-    step(&w, streams, counts, MAX_RUNS, 2, false, &out); /* 32 runs × 32 rows × 4 parts = 4096 states of a head, of at most 2048 */
+    step(&w, streams, counts, MAX_RUNS, 2, false,
+         &out); /* 32 runs × 32 rows × 4 parts = 4096 states of a head, of at most 2048 */
     size_t n_run = (size_t)(32 * N_HEAD_KV * w.head_dim);
     for (size_t i = 1; i < MAX_RUNS; i++) assert_memory_equal(out, out + i * n_run, n_run * sizeof(float));
     kv_free(out);
@@ -369,11 +403,13 @@ static void test_batch_equals_single(void **unused)
             for (size_t layer = 0; layer < N_LAYER; layer++) {
                 double error = 0, norm = 0;
                 for (size_t c = 0; c < row; c++) {
-                    double x = (double)whole[(layer * (size_t)n + t) * row + c], y = (double)single[layer * row + c];
+                    double x = (double)whole[(layer * (size_t)n + t) * row + c],
+                           y = (double)single[layer * row + c];
                     error += (x - y) * (x - y);
                     norm += x * x;
                 }
-                if (!(sqrt(error) <= 1e-5 * sqrt(norm))) fail_msg("%s: position %zu: off by %g", specs[i], t, sqrt(error / norm));
+                if (!(sqrt(error) <= 1e-5 * sqrt(norm)))
+                    fail_msg("%s: position %zu: off by %g", specs[i], t, sqrt(error / norm));
             }
             kv_free(single);
         }
@@ -404,8 +440,12 @@ static void test_scratch(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plans), cmocka_unit_test(test_head_sizes), cmocka_unit_test(test_batches),
-        cmocka_unit_test(test_split_equals_sequence), cmocka_unit_test(test_batch_equals_single), cmocka_unit_test(test_scratch),
+        cmocka_unit_test(test_plans),
+        cmocka_unit_test(test_head_sizes),
+        cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_split_equals_sequence),
+        cmocka_unit_test(test_batch_equals_single),
+        cmocka_unit_test(test_scratch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

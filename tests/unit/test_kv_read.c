@@ -1,6 +1,6 @@
 /*
- * Reading a cache: sums over codes against the sum of rows, rows against what was appended (exact where the plan is),
- * keys turned back against the turn in double.
+ * Reading a cache: sums over codes against the sum of rows, rows against what was appended (exact where the
+ * plan is), keys turned back against the turn in double.
  */
 #include "cache/kv_read.h"
 
@@ -25,7 +25,8 @@
 #define SALT 3
 
 static const char *const recipes[] = {
-    "k16v16", "k8tv8", "k4tmhv4h", "k4c64v4h", "k3c32mv3g32", "k3c64xmv2h", "k2.5c64xv2", "k4c64hv4", "k16v4h", "k4tv16", "k2c64mhv2g32h",
+    "k16v16",     "k8tv8",    "k4tmhv4h", "k4c64v4h", "k3c32mv3g32",   "k3c64xmv2h",
+    "k2.5c64xv2", "k4c64hv4", "k16v4h",   "k4tv16",   "k2c64mhv2g32h",
 };
 #define N_RECIPES (int)(sizeof recipes / sizeof recipes[0])
 
@@ -43,7 +44,8 @@ static void open_fixture(struct fixture *f, const char *recipe, int sinks, int t
     assert_int_equal(kv_store_open(&f->store, &f->rig.kernels, &f->rig.rope, NULL), KVANT_OK);
     assert_int_equal(kv_seq_open(&f->seq, f->store, f->rig.plan, n_tokens, NULL), KVANT_OK);
     for (int at = 0; at < n_tokens; at += 50)
-        assert_int_equal(rig_append(&f->rig, f->seq, SALT, n_tokens - at < 50 ? n_tokens - at : 50, NULL), KVANT_OK);
+        assert_int_equal(rig_append(&f->rig, f->seq, SALT, n_tokens - at < 50 ? n_tokens - at : 50, NULL),
+                         KVANT_OK);
     assert_int_equal(kv_reader_open(&f->reader, &f->rig.rope, NULL), KVANT_OK);
     f->scratch = kv_alloc(1, kv_read_scratch_bytes(HEAD_DIM));
 }
@@ -72,15 +74,22 @@ static void sum_rows(const float *rows, int64_t n, double *sum, double *size)
 static void sums_are_those_of_the_rows(void **state)
 {
     (void)state;
-    static const int64_t ranges[][2] = { { 0, N_TOKENS }, { 0, 1 }, { 3, 4 }, { 2, 70 }, { 68, 69 }, { 50, 180 }, { 229, 230 }, { 198, 230 } };
+    static const int64_t ranges[][2] = { { 0, N_TOKENS }, { 0, 1 },    { 3, 4 },     { 2, 70 },
+                                         { 68, 69 },      { 50, 180 }, { 229, 230 }, { 198, 230 } };
     float *rows = malloc(sizeof *rows * N_TOKENS * HEAD_DIM);
     for (int r = 0; r < N_RECIPES; r++) {
         struct fixture f;
         open_fixture(&f, recipes[r], 4, 32, N_TOKENS);
         for (int i = 0; i < 8 * 2 * 2 * N_LAYER * N_HEAD_KV; i++) {
             double got[HEAD_DIM], sum[HEAD_DIM], size[HEAD_DIM];
-            struct kv_read_call call = { &f.reader, f.seq, i / 32 % N_LAYER, i / 64 % N_HEAD_KV, i / 8 % 2 ? KV_READ_VALUES : KV_READ_KEYS,
-                                         i / 16 % 2, ranges[i % 8][0], ranges[i % 8][1] };
+            struct kv_read_call call = { &f.reader,
+                                         f.seq,
+                                         i / 32 % N_LAYER,
+                                         i / 64 % N_HEAD_KV,
+                                         i / 8 % 2 ? KV_READ_VALUES : KV_READ_KEYS,
+                                         i / 16 % 2,
+                                         ranges[i % 8][0],
+                                         ranges[i % 8][1] };
             kv_read_sum(&call, f.scratch, got);
             kv_read_rows(&call, f.scratch, rows, HEAD_DIM);
             sum_rows(rows, call.last - call.first, sum, size);
@@ -88,8 +97,9 @@ static void sums_are_those_of_the_rows(void **state)
             for (int c = 0; c < HEAD_DIM; c++) all += size[c];
             for (int c = 0; c < HEAD_DIM; c++)
                 if (!(fabs(got[c] - sum[c]) <= 1e-6 * all + 1e-6))
-                    fail_msg("%s, side %d, turned %d, tokens %d to %d, channel %d: %.9g, not %.9g", recipes[r], (int)call.side,
-                             call.before_rope, (int)call.first, (int)call.last, c, got[c], sum[c]);
+                    fail_msg("%s, side %d, turned %d, tokens %d to %d, channel %d: %.9g, not %.9g",
+                             recipes[r], (int)call.side, call.before_rope, (int)call.first, (int)call.last, c,
+                             got[c], sum[c]);
         }
         close_fixture(&f);
     }
@@ -111,7 +121,9 @@ static void rows_of_16_bits_are_what_was_appended(void **state)
     float rows[N_TOKENS * HEAD_DIM], row[HEAD_DIM];
     open_fixture(&f, "f16", 4, 32, N_TOKENS);
     for (int side = 0; side < 2; side++) {
-        struct kv_read_call call = { &f.reader, f.seq, 1, 1, side ? KV_READ_VALUES : KV_READ_KEYS, false, 0, N_TOKENS };
+        struct kv_read_call call = {
+            &f.reader, f.seq, 1, 1, side ? KV_READ_VALUES : KV_READ_KEYS, false, 0, N_TOKENS
+        };
         kv_read_rows(&call, f.scratch, rows, HEAD_DIM);
         for (int t = 0; t < N_TOKENS; t++) {
             original(&f, 1, 1, side, t, row);
@@ -155,8 +167,11 @@ static void rows_are_near_what_was_appended(void **state)
         assert_true(sealed_end > 64);
         for (int i = 0; i < 2 * N_LAYER * N_HEAD_KV; i++) {
             int side = i % 2, layer = i / 2 % N_LAYER, head = i / 4;
-            struct kv_read_call call = { &f.reader, f.seq, layer, head, side ? KV_READ_VALUES : KV_READ_KEYS, false, 0, N_TOKENS };
-            double largest = 0; /* a step of 8 bits is at most 2 of 255 parts of it, before the rotation spreads it */
+            struct kv_read_call call = {
+                &f.reader, f.seq, layer, head, side ? KV_READ_VALUES : KV_READ_KEYS, false, 0, N_TOKENS
+            };
+            /* A step of 8 bits is at most 2 of 255 parts of it, before the rotation spreads it. */
+            double largest = 0;
             kv_read_rows(&call, f.scratch, rows, HEAD_DIM);
             for (int t = 0; t < N_TOKENS * HEAD_DIM; t++) largest = fmax(largest, fabs((double)rows[t]));
             for (int t = 0; t < N_TOKENS; t++) {
@@ -164,7 +179,8 @@ static void rows_are_near_what_was_appended(void **state)
                 original(&f, layer, head, side, t, row);
                 for (int c = 0; c < HEAD_DIM; c++) {
                     double error = fabs((double)(rows[t * HEAD_DIM + c] - row[c]));
-                    if (!(exact ? error == 0 : error <= 0.01 * largest)) fail_msg("token %d, channel %d: off by %g", t, c, error);
+                    if (!(exact ? error == 0 : error <= 0.01 * largest))
+                        fail_msg("token %d, channel %d: off by %g", t, c, error);
                 }
             }
         }

@@ -3,8 +3,8 @@
  * plan itself changes. KLD of the logits at the last positions of a WikiText passage.
  *
  *     own    = KL(16 bits in float32 || plan in float32)
- *     change = KL(plan in float32 || plan over codes), on the same codes: one sequence is filled in float32, and each scored
- *              token is also given to a fork of it, over codes
+ *     change = KL(plan in float32 || plan over codes), on the same codes: one sequence is filled in float32,
+ *              and each scored token is also given to a fork of it, over codes
  *
  * Left to itself a sequence over codes gets other codes: any change, however small, moves some keys over the
  * edge between two codes. That changes the logits more, and is no worse against 16 bits (docs/attention.md).

@@ -20,19 +20,21 @@
 #define QWEN "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 
 static const char text[] =
-    "A lighthouse is a tower that carries a strong lamp, so that ships can find their way at night. The first ones "
-    "were open fires on hills. Later the fire was put on a platform, because a higher light is seen from farther "
-    "away; and where there was no hill, a tower was built. The most famous tower of the ancient world stood before "
-    "the harbour of Alexandria. It was about one hundred metres high, and it was used for more than a thousand "
-    "years, until earthquakes brought it down.\n\nIn the eighteenth century engineers learned to build on rocks that "
-    "the sea covers at high tide. John Smeaton shaped the stones of his tower so that each one held its neighbours, "
-    "and gave it a wide foot like that of an oak. He tried many kinds of lime until he found one that hardens under "
-    "water. When the rock below it began to crack, the upper part was taken down and built up again on the shore, "
-    "where it can still be visited.\n\nThe lamp itself changed as well. Wood and coal gave way to oil, oil to gas, and "
-    "gas to electricity. A Frenchman, Augustin Fresnel, cut the lens into rings, which made it thin enough to be "
-    "carried up the stairs, and strong enough to send the light of one flame over twenty miles of water. Each "
-    "lighthouse got a rhythm of its own, so that a sailor could tell by counting seconds which coast lay ahead. "
-    "Today most ships find their way by satellites, and the keepers have gone home; but the towers are still lit.";
+    "A lighthouse is a tower that carries a strong lamp, so that ships can find their way at night. "
+    "The first ones were open fires on hills. Later the fire was put on a platform, because a higher "
+    "light is seen from farther away; and where there was no hill, a tower was built. The most famous "
+    "tower of the ancient world stood before the harbour of Alexandria. It was about one hundred "
+    "metres high, and it was used for more than a thousand years, until earthquakes brought it "
+    "down.\n\nIn the eighteenth century engineers learned to build on rocks that the sea covers at "
+    "high tide. John Smeaton shaped the stones of his tower so that each one held its neighbours, and "
+    "gave it a wide foot like that of an oak. He tried many kinds of lime until he found one that "
+    "hardens under water. When the rock below it began to crack, the upper part was taken down and "
+    "built up again on the shore, where it can still be visited.\n\nThe lamp itself changed as well. "
+    "Wood and coal gave way to oil, oil to gas, and gas to electricity. A Frenchman, Augustin Fresnel, "
+    "cut the lens into rings, which made it thin enough to be carried up the stairs, and strong enough "
+    "to send the light of one flame over twenty miles of water. Each lighthouse got a rhythm of its "
+    "own, so that a sailor could tell by counting seconds which coast lay ahead. Today most ships find "
+    "their way by satellites, and the keepers have gone home; but the towers are still lit.";
 
 static struct kvant_model *open_model(const char *name)
 {

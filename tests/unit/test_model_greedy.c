@@ -71,9 +71,10 @@ static int compare(const struct kvant_model *model, const struct kvant_plan *pla
         if (ours == theirs) continue;
         double gap = gap_of(t, i, ours);
         bool near_tie = gap >= 0 && gap < NEAR_TIE;
-        print_message("%s, token %d: %d (logit %.4f) instead of %d (%.4f); in llama.cpp it lies %.4f below%s\n", t->name,
-                      i, ours, (double)y[ours], theirs, (double)y[theirs], gap,
-                      near_tie ? ", a near-tie" : "");
+        print_message(
+            "%s, token %d: %d (logit %.4f) instead of %d (%.4f); in llama.cpp it lies %.4f below%s\n",
+            t->name, i, ours, (double)y[ours], theirs, (double)y[theirs], gap,
+            near_tie ? ", a near-tie" : "");
         *n_wrong += !near_tie;
         if (n_same == t->n) n_same = i;
     }
