@@ -21,33 +21,24 @@ struct kv_partial {
     float *out;       /* (n, head_dim) */
 };
 
-/* The keys of a page at hand: digits of the queries for it, scores, and the calls that make them, from query row `row`
- * on. All that changes from page to page of a block are a few pointers. */
-struct kv_page_slot {
-    char *digits[2];               /* (n, 2 · head_dim) of both halves of a page: of q, and                     */
-    float *delta[2][KV_SPANS_MAX]; /* (n) their scales                                                          */
-    float *bias[2];                /* (n)                                                                       */
-    float *score;                  /* (n, 64)                                                                   */
-    int row;
-    struct kv_fold fold[2];
-    struct kv_qk_codes qk;
-    struct kv_qk_center center;
-};
-
 /* What attention over codes needs for a block of n rows. */
 struct kv_page_scratch {
     float *q;                  /* (n, head_dim): rotated, or in the order in which a page stores channels       */
     uint16_t *scale, *min;     /* (KV_GRIDS_MAX) of short grids, widened                                        */
     float *middle;             /* (head_dim) of the codes of each stored channel                                */
     uint8_t *largest;          /* (head_dim) likewise                                                           */
-    float *sum;                /* (n)                                                                           */
+    char *digits[2];           /* (n, 2 · head_dim) of both halves of a page: of q, and                         */
+    float *delta[2][KV_SPANS_MAX]; /* (n) their scales                                                          */
+    float *bias[2], *sum;      /* (n)                                                                           */
     float *keep;               /* (n)                                                                           */
     float *cos_part, *sin_part; /* (n, head_dim / 2) of the centres' term                                       */
     float *still;              /* (n)                                                                           */
     char *p_digits;            /* (n, head_dim / 32, 64) of 2 bytes: of probabilities                           */
     float *p_delta, *p_bias;   /* (n, head_dim / 32)                                                            */
-    struct kv_page_slot slot[2];
-    int row;                   /* of the calls below                                                            */
+    int row;                   /* where the calls of the pages at hand begin:                                   */
+    struct kv_fold fold[2];
+    struct kv_qk_codes qk;
+    struct kv_qk_center center;
     struct kv_soften soften;
     struct kv_weigh weigh;
     struct kv_pv_codes pv;

@@ -9,12 +9,7 @@
  *            ┌──────────────┴───────────────┐
  *   out      pv_codes                       pv_half
  *
- * The steps of one page wait for each other: each ends with a maximum or a sum across a vector that the next one begins
- * with. So steps of three pages take turns, none beside one that it waits for:
- *
- *     page p      soften ........... weigh ........... pv
- *     page p + 1                            scores
- *     page p + 2            fold
+ * What a page's calls have in common with the next one's, all but a few pointers, is written once.
  *
  * Query rows that see nothing of the page come first, since queries are in order of position: they are left
  * out.
@@ -27,17 +22,6 @@
 #include "cache/kv_short.h"
 #include "kernels/code_layout.h"
 
-static void place_slot(struct kv_carve *c, size_t n_rows, size_t head_dim, struct kv_page_slot *slot)
-{
-    for (int half = 0; half < 2; half++) {
-        slot->digits[half] = kv_carve(c, n_rows * head_dim, 2);
-        for (int i = 0; i < KV_SPANS_MAX; i++)
-            slot->delta[half][i] = kv_carve(c, n_rows, sizeof *slot->delta[half][i]);
-        slot->bias[half] = kv_carve(c, n_rows, sizeof *slot->bias[half]);
-    }
-    slot->score = kv_carve(c, n_rows * KV_TILE, sizeof *slot->score);
-}
-
 struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, size_t head_dim)
 {
     struct kv_page_scratch s = { 0 };
@@ -47,6 +31,11 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     s.largest = kv_carve(c, head_dim, sizeof *s.largest);
     s.scale = kv_carve(c, KV_GRIDS_MAX, sizeof *s.scale);
     s.min = kv_carve(c, KV_GRIDS_MAX, sizeof *s.min);
+    for (int half = 0; half < 2; half++) {
+        s.digits[half] = kv_carve(c, n_rows * head_dim, 2);
+        for (int i = 0; i < KV_SPANS_MAX; i++) s.delta[half][i] = kv_carve(c, n_rows, sizeof *s.delta[half][i]);
+        s.bias[half] = kv_carve(c, n_rows, sizeof *s.bias[half]);
+    }
     s.sum = kv_carve(c, n_rows, sizeof *s.sum);
     s.keep = kv_carve(c, n_rows, sizeof *s.keep);
     s.cos_part = kv_carve(c, n_rows * head_dim / 2, sizeof *s.cos_part);
@@ -55,7 +44,6 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     s.p_digits = kv_carve(c, n_rows * n_groups * KV_TILE, 2);
     s.p_delta = kv_carve(c, n_rows * n_groups, sizeof *s.p_delta);
     s.p_bias = kv_carve(c, n_rows * n_groups, sizeof *s.p_bias);
-    for (int i = 0; i < 2; i++) place_slot(c, n_rows, head_dim, &s.slot[i]);
     return s;
 }
 
@@ -69,16 +57,25 @@ static const uint8_t *page_at(const struct kv_attn_block *b, int64_t i_page)
     return kv_page_base(b->codec->layout, b->view.pages[i_page], i_head(b));
 }
 
-/* Lines [from, to) sixteenths of the head's keys and values in a page, if it is before `end`. A page's time is as long
- * as its lines take from memory, if they are asked for evenly; the queue of outstanding loads holds about 24 of some 50
- * to 500. */
-static struct kv_ahead ahead_of(const struct kv_attn_block *b, int64_t i_page, int64_t end, size_t from, size_t to)
+/* Where the head's keys and values in a page lie that is before `end`. */
+struct kv_next {
+    const uint8_t *at; /* NULL: no page */
+    size_t n_lines;
+};
+static struct kv_next next_page(const struct kv_attn_block *b, int64_t i_page, int64_t end)
 {
-    if (i_page >= end) return (struct kv_ahead){ NULL, NULL };
     const struct kv_head_layout *head = &b->codec->layout->head[i_head(b)];
-    const uint8_t *begin = page_at(b, i_page) + head->first;
-    return (struct kv_ahead){ begin + head->n_bytes / KV_LINE * from / 16 * KV_LINE,
-                              begin + head->n_bytes / KV_LINE * to / 16 * KV_LINE };
+    if (i_page >= end) return (struct kv_next){ NULL, 0 };
+    return (struct kv_next){ page_at(b, i_page) + head->first, head->n_bytes / KV_LINE };
+}
+
+/* Lines [from, to) sixteenths of it. A page's time is as long as its lines take from memory, if they are asked for
+ * evenly; the queue of outstanding loads holds about 24 of some 50 to 500. Not two pages ahead, nor steps of two pages
+ * in turns: with 16 bits that is more than the first-level cache holds. */
+static struct kv_ahead ahead_of(const struct kv_next *next, size_t from, size_t to)
+{
+    if (!next->at) return (struct kv_ahead){ NULL, NULL };
+    return (struct kv_ahead){ next->at + next->n_lines * from / 16 * KV_LINE, next->at + next->n_lines * to / 16 * KV_LINE };
 }
 
 static void ask_for(struct kv_ahead a)
@@ -88,7 +85,8 @@ static void ask_for(struct kv_ahead a)
 
 void kv_block_ask_for_page(const struct kv_attn_block *b, int64_t i_page)
 {
-    ask_for(ahead_of(b, i_page, i_page + 1, 0, 16));
+    struct kv_next page = next_page(b, i_page, i_page + 1);
+    ask_for(ahead_of(&page, 0, 16));
 }
 
 /* The first query row that sees something of the page. */
@@ -109,7 +107,7 @@ static bool has_center(const struct kv_attn_block *b)
     return list->n_listed || list->polynomials || list->still;
 }
 
-static struct kv_fold fold_of(const struct kv_attn_block *b, const struct kv_page_slot *slot, int row, int half)
+static struct kv_fold fold_of(const struct kv_attn_block *b, int row, int half)
 {
     const struct kv_page_scratch *s = &b->worker->page;
     size_t head_dim = (size_t)b->call->head_dim, first = (size_t)row;
@@ -121,38 +119,38 @@ static struct kv_fold fold_of(const struct kv_attn_block *b, const struct kv_pag
         .classes = b->classes,
         .middle = s->middle,
         .largest = s->largest,
-        .digits = slot->digits[half] + first * 2 * head_dim,
+        .digits = s->digits[half] + first * 2 * head_dim,
         .digits_stride = 2 * head_dim,
-        .bias = slot->bias[half] + row,
+        .bias = s->bias[half] + row,
         .sum = s->sum + row,
     };
-    for (int i = 0; i < KV_SPANS_MAX; i++) f.delta[i] = slot->delta[half][i] + row;
+    for (int i = 0; i < KV_SPANS_MAX; i++) f.delta[i] = s->delta[half][i] + row;
     return f;
 }
 
-/* digits: the slot whose digits meet the page. high: where those of its second half are. */
-static struct kv_qk_codes qk_of(const struct kv_attn_block *b, const struct kv_page_slot *slot,
-                                const struct kv_page_slot *digits, int row, int high)
+/* high: where the digits for the second half of a page are. */
+static struct kv_qk_codes qk_of(const struct kv_attn_block *b, int row, int high)
 {
+    const struct kv_page_scratch *s = &b->worker->page;
     size_t stride = 2 * (size_t)b->call->head_dim, at = (size_t)row * stride;
     struct kv_qk_codes qk = {
         .n_classes = b->n_classes,
         .classes = b->classes,
-        .digits = { digits->digits[0] + at, digits->digits[high] + at },
+        .digits = { s->digits[0] + at, s->digits[high] + at },
         .digits_stride = stride,
-        .bias = { digits->bias[0] + row, digits->bias[high] + row },
-        .sum = b->worker->page.sum + row,
+        .bias = { s->bias[0] + row, s->bias[high] + row },
+        .sum = s->sum + row,
         .n_rows = b->n_rows - row,
-        .score = slot->score + row * KV_TILE,
+        .score = b->worker->score + row * KV_TILE,
     };
     for (int i = 0; i < KV_SPANS_MAX; i++) {
-        qk.delta[0][i] = digits->delta[0][i] + row;
-        qk.delta[1][i] = digits->delta[high][i] + row;
+        qk.delta[0][i] = s->delta[0][i] + row;
+        qk.delta[1][i] = s->delta[high][i] + row;
     }
     return qk;
 }
 
-static struct kv_qk_center center_of(const struct kv_attn_block *b, const struct kv_page_slot *slot, int row)
+static struct kv_qk_center center_of(const struct kv_attn_block *b, int row)
 {
     const struct kv_page_scratch *s = &b->worker->page;
     const struct kv_centers *centers = b->codec->centers;
@@ -170,24 +168,8 @@ static struct kv_qk_center center_of(const struct kv_attn_block *b, const struct
         .slow = list->polynomials ? centers->slow : NULL,
         .polynomials = centers->polynomials,
         .n_rows = b->n_rows - row,
-        .score = slot->score + row * KV_TILE,
+        .score = b->worker->score + row * KV_TILE,
     };
-}
-
-/* The slot of a page, with calls from its first row on. */
-static struct kv_page_slot *slot_of(const struct kv_attn_block *b, int64_t i_page)
-{
-    struct kv_page_slot *slots = b->worker->page.slot, *slot = &slots[i_page % 2];
-    int row = b->sealed[0] > i_page * KV_PAGE_TOKENS ? 0 : first_row(b, i_page);
-    if (slot->row == row) return slot;
-    slot->row = row;
-    if (b->recipe->key_bits != 16) {
-        bool per_token = b->recipe->key_scheme == KV_KEY_TOKEN;
-        for (int half = 0; half < 2; half++) slot->fold[half] = fold_of(b, slot, row, half);
-        slot->qk = qk_of(b, slot, per_token ? &slots[0] : slot, row, b->recipe->key_scheme == KV_KEY_C32 ? 1 : 0);
-    }
-    if (has_center(b)) slot->center = center_of(b, slot, row);
-    return slot;
 }
 
 void kv_block_prepare_pages(struct kv_attn_block *b)
@@ -221,7 +203,7 @@ void kv_block_prepare_pages(struct kv_attn_block *b)
             s->middle[c] = kv_codes_middle(b->classes[k].bits);
         }
     if (r->key_scheme != KV_KEY_TOKEN) return;
-    struct kv_fold fold = fold_of(b, &s->slot[0], 0, 0); /* for all pages */
+    struct kv_fold fold = fold_of(b, 0, 0); /* for all pages */
     b->kernels->attn_fold(&fold);
 }
 
@@ -234,29 +216,29 @@ static struct kv_grids key_grids(const struct kv_attn_block *b, int64_t i_page)
 /* The queries as digits for the page. */
 static void fold_page(const struct kv_attn_block *b, int64_t i_page)
 {
+    struct kv_page_scratch *s = &b->worker->page;
     if (b->recipe->key_bits == 16 || b->recipe->key_scheme == KV_KEY_TOKEN) return;
-    struct kv_page_slot *slot = slot_of(b, i_page);
     struct kv_grids grids = key_grids(b, i_page);
     int n_halves = b->recipe->key_scheme == KV_KEY_C32 ? 2 : 1;
     for (int half = 0; half < n_halves; half++) {
-        slot->fold[half].scale = grids.scale + half * b->call->head_dim;
-        slot->fold[half].min = grids.min + half * b->call->head_dim;
-        b->kernels->attn_fold(&slot->fold[half]);
+        s->fold[half].scale = grids.scale + half * b->call->head_dim;
+        s->fold[half].min = grids.min + half * b->call->head_dim;
+        b->kernels->attn_fold(&s->fold[half]);
     }
 }
 
-static void scores_half(const struct kv_attn_block *b, const struct kv_page_slot *slot, const uint8_t *codes,
-                        struct kv_ahead ahead)
+static void scores_half(const struct kv_attn_block *b, const uint8_t *codes, struct kv_ahead ahead)
 {
+    const struct kv_page_scratch *s = &b->worker->page;
     int head_dim = b->call->head_dim;
     const struct kv_qk_half qk = {
         .k = (const uint16_t *)(const void *)codes,
         .stride = 0,
         .head_dim = head_dim,
         .n_tokens = KV_TILE,
-        .n_rows = b->n_rows - slot->row,
-        .q = b->worker->page.q + slot->row * head_dim,
-        .score = slot->score + slot->row * KV_TILE,
+        .n_rows = b->n_rows - s->row,
+        .q = s->q + s->row * head_dim,
+        .score = s->soften.score,
         .ahead = ahead,
     };
     b->kernels->qk_half(&qk);
@@ -264,77 +246,56 @@ static void scores_half(const struct kv_attn_block *b, const struct kv_page_slot
 
 static void score_page(const struct kv_attn_block *b, int64_t i_page, struct kv_ahead ahead)
 {
-    struct kv_page_slot *slot = slot_of(b, i_page);
+    struct kv_page_scratch *s = &b->worker->page;
     const uint8_t *codes = page_at(b, i_page) + b->codec->layout->key[i_head(b)].codes;
     if (b->recipe->key_bits == 16) {
-        scores_half(b, slot, codes, ahead);
+        scores_half(b, codes, ahead);
     } else {
         if (b->recipe->key_scheme == KV_KEY_TOKEN) {
             struct kv_grids grids = key_grids(b, i_page);
-            slot->qk.scale = grids.scale;
-            slot->qk.min = grids.min;
+            s->qk.scale = grids.scale;
+            s->qk.min = grids.min;
         }
-        slot->qk.codes = codes;
-        slot->qk.ahead = ahead;
-        b->kernels->qk_codes(&slot->qk);
+        s->qk.codes = codes;
+        s->qk.ahead = ahead;
+        b->kernels->qk_codes(&s->qk);
     }
     if (!has_center(b)) return;
-    slot->center.cos_t0 = b->view.page_angles + i_page * b->call->head_dim;
-    slot->center.sin_t0 = slot->center.cos_t0 + b->call->head_dim / 2;
-    b->kernels->qk_center(&slot->center);
+    s->center.cos_t0 = b->view.page_angles + i_page * b->call->head_dim;
+    s->center.sin_t0 = s->center.cos_t0 + b->call->head_dim / 2;
+    b->kernels->qk_center(&s->center);
 }
 
 /* ---------------------------------------------------------------------------------------------- values -- */
 
-/* The calls behind the scores, from row on. */
-static void make_calls(const struct kv_attn_block *b, int row, const struct kv_partial *state)
+static void soften_page(const struct kv_attn_block *b, int64_t i_page)
 {
-    struct kv_page_scratch *s = &b->worker->page;
-    int head_dim = b->call->head_dim, bits = b->recipe->value_bits, n_rows = b->n_rows - row;
-    int n_groups = b->recipe->value_group ? head_dim / b->recipe->value_group : 1;
-    s->row = row;
-    s->soften = (struct kv_soften){ .n_rows = n_rows, .first = b->worker->first + row, .last = b->worker->last + row,
-                                    .max = state->max + row, .sum = state->sum + row, .keep = s->keep };
-    s->weigh = (struct kv_weigh){ .n_rows = n_rows, .n_groups = n_groups, .bits = bits, .digits = s->p_digits,
-                                  .delta = s->p_delta, .bias = s->p_bias };
-    s->pv = (struct kv_pv_codes){ .bits = bits, .head_dim = head_dim, .n_groups = n_groups, .digits = s->p_digits,
-                                  .delta = s->p_delta, .bias = s->p_bias, .keep = s->keep, .n_rows = n_rows,
-                                  .out = state->out + row * head_dim };
-}
-
-static void soften_page(const struct kv_attn_block *b, int64_t i_page, const struct kv_partial *state)
-{
-    struct kv_page_scratch *s = &b->worker->page;
-    const struct kv_page_slot *slot = slot_of(b, i_page);
-    int64_t begin = i_page * KV_PAGE_TOKENS;
-    if (s->row != slot->row) make_calls(b, slot->row, state);
-    for (int i = slot->row / b->group; i < b->n_tokens; i++)
-        kv_block_set_visible(b, i, 0, kv_clamp(b->sealed[i] - begin, 0, KV_PAGE_TOKENS));
-    s->soften.score = slot->score + slot->row * KV_TILE;
+    const struct kv_page_scratch *s = &b->worker->page;
+    for (int i = s->row / b->group; i < b->n_tokens; i++)
+        kv_block_set_visible(b, i, 0, kv_clamp(b->sealed[i] - i_page * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS));
     b->kernels->attn_soften(&s->soften);
 }
 
-/* score: the probabilities. n: tokens of the page that the last query sees. */
-static void weigh_page(const struct kv_attn_block *b, int64_t i_page, const float *p, int n)
+/* n: tokens of the page that the last query sees. */
+static void weigh_page(const struct kv_attn_block *b, int64_t i_page, int n)
 {
     struct kv_page_scratch *s = &b->worker->page;
     if (b->recipe->value_bits == 16) return;
     struct kv_grids grids = kv_value_grids(b->codec, i_head(b), page_at(b, i_page), s->scale, s->min);
-    s->weigh.p = p;
     s->weigh.n_tokens = n;
     s->weigh.scale = grids.scale;
     s->weigh.min = grids.min;
     b->kernels->attn_weigh(&s->weigh);
 }
 
-static void add_page(const struct kv_attn_block *b, int64_t i_page, const float *p, int n, struct kv_ahead ahead)
+static void add_page(const struct kv_attn_block *b, int64_t i_page, int n, struct kv_ahead ahead)
 {
     struct kv_page_scratch *s = &b->worker->page;
     const uint8_t *codes = page_at(b, i_page) + b->codec->layout->value[i_head(b)].codes;
     if (b->recipe->value_bits == 16) {
         int head_dim = b->call->head_dim;
         b->kernels->pv_half(&(struct kv_pv_half){ (const uint16_t *)(const void *)codes, head_dim, head_dim, n,
-                                                  s->pv.n_rows, p, s->keep, s->pv.out, ahead });
+                                                  s->pv.n_rows, s->soften.score, s->keep, s->pv.out, ahead });
         return;
     }
     s->pv.codes = codes;
@@ -345,24 +306,45 @@ static void add_page(const struct kv_attn_block *b, int64_t i_page, const float 
 
 /* ----------------------------------------------------------------------------------------------- pages -- */
 
+/* All calls from query row `row` on. */
+static void make_calls(const struct kv_attn_block *b, int row, const struct kv_partial *state)
+{
+    struct kv_page_scratch *s = &b->worker->page;
+    int head_dim = b->call->head_dim, bits = b->recipe->value_bits, n_rows = b->n_rows - row;
+    int n_groups = b->recipe->value_group ? head_dim / b->recipe->value_group : 1;
+    float *score = b->worker->score + row * KV_TILE;
+    s->row = row;
+    if (b->recipe->key_bits != 16) {
+        for (int half = 0; half < 2; half++) s->fold[half] = fold_of(b, row, half);
+        s->qk = qk_of(b, row, b->recipe->key_scheme == KV_KEY_C32 ? 1 : 0);
+    }
+    if (has_center(b)) s->center = center_of(b, row);
+    s->soften = (struct kv_soften){ .score = score, .n_rows = n_rows, .first = b->worker->first + row,
+                                    .last = b->worker->last + row, .max = state->max + row, .sum = state->sum + row,
+                                    .keep = s->keep };
+    s->weigh = (struct kv_weigh){ .p = score, .n_rows = n_rows, .n_groups = n_groups, .bits = bits,
+                                  .digits = s->p_digits, .delta = s->p_delta, .bias = s->p_bias };
+    s->pv = (struct kv_pv_codes){ .bits = bits, .head_dim = head_dim, .n_groups = n_groups, .digits = s->p_digits,
+                                  .delta = s->p_delta, .bias = s->p_bias, .keep = s->keep, .n_rows = n_rows,
+                                  .out = state->out + row * head_dim };
+}
+
 void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t end, const struct kv_partial *state)
 {
     struct kv_page_scratch *s = &b->worker->page;
     int64_t sealed = b->sealed[b->n_tokens - 1];
-    s->row = s->slot[0].row = s->slot[1].row = -1;
-    if (begin >= end) return;
-    fold_page(b, begin);
-    score_page(b, begin, ahead_of(b, begin + 1, end, 0, 16));
-    if (begin + 1 < end) fold_page(b, begin + 1);
+    s->row = -1;
     for (int64_t p = begin; p < end; p++) {
-        int n = (int)kv_clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS);
-        soften_page(b, p, state);
-        const float *own = s->soften.score; /* of this page: its slot's digits are free for the next but one */
-        ask_for(ahead_of(b, p + 2, end, 0, 2));
-        if (p + 2 < end) fold_page(b, p + 2);
-        ask_for(ahead_of(b, p + 2, end, 2, 4));
-        weigh_page(b, p, own, n);
-        if (p + 1 < end) score_page(b, p + 1, ahead_of(b, p + 2, end, 4, 10));
-        add_page(b, p, own, n, ahead_of(b, p + 2, end, 10, 16));
+        int n = (int)kv_clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS), row = first_row(b, p);
+        struct kv_next next = next_page(b, p + 1, end);
+        if (s->row != row) make_calls(b, row, state);
+        ask_for(ahead_of(&next, 0, 2));
+        fold_page(b, p);
+        score_page(b, p, ahead_of(&next, 2, 7));
+        ask_for(ahead_of(&next, 7, 9));
+        soften_page(b, p);
+        ask_for(ahead_of(&next, 9, 11));
+        weigh_page(b, p, n);
+        add_page(b, p, n, ahead_of(&next, 11, 16));
     }
 }
