@@ -2,8 +2,9 @@
  * follow from it. */
 
 /* --- weights --- */
-/* n rows of k floats to integers by blocks of 32, in as many digits as `out` has: scale = max|x| / largest q,
- * round to nearest even; sum as struct kv_act_int. */
+/* n rows of k floats to integers by blocks of 32, in as many digits as `out` has. Of a row with largest element m and
+ * a block with M: unit = m / (127 · 4095), times = the next integer above 4095 · M / m, q = x / (unit · times) rounded to
+ * nearest even; two digits count in 128ths of that. Equal bits at every level. */
 X(act_quantize, void, (const float *x /* (n, k) */, int64_t n, struct kv_act_int *out))
 /* Rows [row_begin, row_end) of a matrix product; scratch: kv_matmul_scratch_bytes(k), aligned to 64. The
  * result for one (row, activation) pair does not depend on n, on the row range, or on whether the weights are
