@@ -79,28 +79,26 @@ KV_INLINE void digit_sums(const int8_t *digit, int64_t k, int32_t *sum)
     }
 }
 
-/* The sums of 32 from those of 16, and both times the multiples */
+/* The sums of 16 and 32, and both times the multiples */
 static void row_sums(struct kv_act_int *x)
 {
     struct kv_act_sums half = x->sums[0], whole = x->sums[1];
     int64_t n_blocks = x->k / KV_ACT_BLOCK;
-    digit_sums(x->high, x->k, half.q);
+    float step = x->two ? 1.0f / KV_ACT_DIGIT : 1.0f;
+    digit_sums(x->high, x->k, half.minus_q);
     for (int64_t b = 0; b < n_blocks; b++) {
-        bool both = x->two ? x->two[b] : x->low != NULL;
-        int32_t low[2] = { 0, 0 }, q[2] = { half.q[2 * b], half.q[2 * b + 1] };
-        if (both) digit_sums(x->low + b * KV_ACT_BLOCK, KV_ACT_BLOCK, low);
-        if (x->two && both) {
-            memcpy(half.low + 2 * b, low, sizeof low);
-            whole.low[b] = low[0] + low[1];
-        }
-        if (x->two) whole.q[b] = q[0] + q[1];
+        int32_t *high = half.minus_q + 2 * b, low[2] = { 0, 0 }, q[2] = { high[0], high[1] };
+        if (x->two ? x->two[b] : x->low != NULL) digit_sums(x->low + b * KV_ACT_BLOCK, KV_ACT_BLOCK, low);
         for (int h = 0; x->low && h < 2; h++) q[h] = q[h] * KV_ACT_DIGIT + low[h];
-        float step = x->two ? 1.0f / KV_ACT_DIGIT : 1.0f;
-        for (int h = 0; h < 2; h++) half.x[2 * b + h] = (float)(x->times[b] * q[h]) * step;
+        for (int h = 0; h < 2; h++) {
+            half.x[2 * b + h] = (float)(x->times[b] * q[h]) * step;
+            high[h] = x->two ? -high[h] : -q[h];
+        }
         whole.x[b] = (float)(x->times[b] * (q[0] + q[1])) * step;
-        if (x->two) continue;
-        memcpy(half.q + 2 * b, q, sizeof q);
-        whole.q[b] = q[0] + q[1];
+        whole.minus_q[b] = high[0] + high[1];
+        if (!x->two) continue;
+        for (int h = 0; h < 2; h++) half.minus_low[2 * b + h] = -low[h];
+        whole.minus_low[b] = -low[0] - low[1];
     }
 }
 

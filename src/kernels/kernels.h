@@ -46,9 +46,10 @@ enum kv_float_format { KV_FLOAT_F32, KV_FLOAT_F16, KV_FLOAT_BF16, KV_FLOAT_COUNT
 
 /* Σ over each 16, or 32, consecutive elements */
 struct kv_act_sums {
-    float *x;     /* times · Σq: multiplies minima; mixed: of both digits, in steps of the high one */
-    int32_t *q;   /* Σq; mixed: of the high digits                                                  */
-    int32_t *low; /* mixed: of the low digits, where a block has them                               */
+    float *x; /* times · Σq: multiplies minima; mixed: of both digits, in steps of the high one */
+    /* What Σ code·q begins with, divided by what zero is as a code: −Σq, mixed: of the high digits */
+    int32_t *minus_q;
+    int32_t *minus_low; /* mixed: −Σ of the low digits, where a block has them */
 };
 
 /* n rows of activations in integers. Mixed: of two digits, but blocks that are not large beside the row's others,
@@ -85,8 +86,8 @@ static inline struct kv_act_int kv_act_rows(const struct kv_act_int *x, int64_t 
     };
     for (int s = 0; s < 2; s++) {
         int64_t at = s ? n_blocks : 2 * n_blocks;
-        part.sums[s] = (struct kv_act_sums){ x->sums[s].x + at, x->sums[s].q + at,
-                                             x->sums[s].low ? x->sums[s].low + at : NULL };
+        part.sums[s] = (struct kv_act_sums){ x->sums[s].x + at, x->sums[s].minus_q + at,
+                                             x->sums[s].minus_low ? x->sums[s].minus_low + at : NULL };
     }
     return part;
 }

@@ -91,8 +91,8 @@ struct tile {
     const int8_t *digit[2];  /* (n, k) each, at the slab: the high or only one, then the low one or NULL */
     const int32_t *times;    /* (n, k / 32), at the slab                                  */
     const float *sum;        /* (n, k / group), likewise                                  */
-    const int32_t *sum_q;    /* (n, k / group), likewise                                  */
-    int32_t minus_zero;      /* −2^zero of a format without minima                        */
+    const int32_t *minus_q;  /* (n, k / group), likewise                                  */
+    int32_t zero;            /* of the format                                             */
     int64_t k;
     int n_codes;
     float *y;                /* (n, ldy), at the first row                                */
@@ -147,9 +147,9 @@ KV_INLINE void dot_digit(vi dot[PANELS][ACTS_MAX], const struct tile *t, const i
 }
 
 /* −2^zero · Σq of a group, that of Σ (code − 2^zero)·q which needs no code; 0 with minima */
-KV_INLINE vi zero_sum(const struct tile *t, int32_t sum_q, bool minima)
+KV_INLINE vi zero_sum(const struct tile *t, int32_t minus_q, bool minima)
 {
-    return minima ? vi_zero() : vi_mul(vi_set(sum_q), vi_set(t->minus_zero));
+    return minima ? vi_zero() : vi_left_by(vi_set(minus_q), vi_set(t->zero)); /* times would wait for its multiplier */
 }
 
 /* Σ code·q of one group. The digits follow each other in the same sums, which are shifted between them: a
@@ -157,15 +157,15 @@ KV_INLINE vi zero_sum(const struct tile *t, int32_t sum_q, bool minima)
 KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int column, int panels, int acts,
                           int group, int digits, bool wide, bool minima)
 {
-    struct row_pointers sum_q = rows_at(t->sum_q + column / group, t->k / group * 4, 0);
+    struct row_pointers minus_q = rows_at(t->minus_q + column / group, t->k / group * 4, 0);
     for (int a = 0; a < acts; a++) {
-        vi start = digits == 1 ? zero_sum(t, int_at(&sum_q, a), minima) : vi_zero();
+        vi start = digits == 1 ? zero_sum(t, int_at(&minus_q, a), minima) : vi_zero();
         for (int p = 0; p < panels; p++) dot[p][a] = start;
     }
     dot_digit(dot, t, t->digit[0], column, panels, acts, group, wide);
     if (digits == 1) return;
     for (int a = 0; a < acts; a++) {
-        vi zero = zero_sum(t, int_at(&sum_q, a), minima);
+        vi zero = zero_sum(t, int_at(&minus_q, a), minima);
         for (int p = 0; p < panels; p++) {
             dot[p][a] = vi_shift_digit(dot[p][a]);
             if (!minima) dot[p][a] = vi_add(dot[p][a], zero);
@@ -182,7 +182,7 @@ KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int col
     vi second[PANELS][FEW_ACTS];
     bool two = digits == 2;
     for (int a = 0; a < acts; a++) {
-        vi start = zero_sum(t, t->sum_q[(a * t->k + column) / group], minima);
+        vi start = zero_sum(t, t->minus_q[(a * t->k + column) / group], minima);
         for (int p = 0; p < panels; p++) {
             dot[p][a] = vi_zero();
             second[p][a] = start;
@@ -308,7 +308,7 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
         t.ahead = 0;
         t.times += acts * (t.k / KV_ACT_BLOCK);
         t.sum += acts * (t.k / f->group);
-        t.sum_q += acts * (t.k / f->group);
+        t.minus_q += acts * (t.k / f->group);
         if (t.unit) t.unit += acts;
         t.y += acts * t.ldy;
         n -= acts;
@@ -326,7 +326,7 @@ KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int
     for (int at = column; at < column + KV_ACT_BLOCK; at += group) {
         vi dot[PANELS][ACTS_MAX];
         for (int a = 0; a < acts; a++) {
-            vi start = zero_sum(t, t->sum_q[(row[a] * t->k + at) / group], minima);
+            vi start = zero_sum(t, t->minus_q[(row[a] * t->k + at) / group], minima);
             for (int p = 0; p < panels; p++) dot[p][a] = start;
         }
 #pragma GCC unroll 4
@@ -453,8 +453,8 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
                 .digit = { x->high + slab, x->low && !mixed ? x->low + slab : NULL },
                 .times = x->times + slab / KV_ACT_BLOCK,
                 .sum = sums->x + slab / f->group,
-                .sum_q = sums->q + slab / f->group,
-                .minus_zero = f->zero < 0 ? 0 : -(1 << f->zero),
+                .minus_q = sums->minus_q + slab / f->group,
+                .zero = f->zero,
                 .k = mm->k,
                 .n_codes = n_codes,
                 .y = mm->y + row,
@@ -471,7 +471,7 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
             slab_times_acts(t, f, panels, mm->n);
             if (!mixed) continue;
             t.digit[1] = x->low + slab;
-            t.sum_q = sums->low + slab / f->group;
+            t.minus_q = sums->minus_low + slab / f->group;
             slab_times_low(&t, f, panels, x, slab);
         }
     }

@@ -35,8 +35,8 @@ static void sum_elements(struct kv_act_int *x, int s, int64_t at, int32_t times,
     }
     struct kv_act_sums *sums = &x->sums[s];
     int q = steps == 1 ? high : high * KV_ACT_DIGIT + low;
-    sums->q[at / n] = x->two ? high : q;
-    if (x->two && both) sums->low[at / n] = low;
+    sums->minus_q[at / n] = x->two ? -high : -q;
+    if (x->two && both) sums->minus_low[at / n] = -low;
     sums->x[at / n] = (float)(times * q) * (x->two ? 1.0f / KV_ACT_DIGIT : 1.0f);
 }
 

@@ -33,8 +33,8 @@ static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
     for (int s = 0; s < 2; s++) {
         size_t n_sums = n * (k / (KV_WEIGHT_GROUP << s));
         a->i.sums[s].x = kv_carve(&c, n_sums, sizeof *a->i.sums[s].x);
-        a->i.sums[s].q = kv_carve(&c, n_sums, sizeof *a->i.sums[s].q);
-        a->i.sums[s].low = mixed ? kv_carve(&c, n_sums, sizeof *a->i.sums[s].low) : NULL;
+        a->i.sums[s].minus_q = kv_carve(&c, n_sums, sizeof *a->i.sums[s].minus_q);
+        a->i.sums[s].minus_low = mixed ? kv_carve(&c, n_sums, sizeof *a->i.sums[s].minus_low) : NULL;
     }
     return c.used;
 }

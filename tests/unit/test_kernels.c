@@ -71,8 +71,8 @@ static void every_level_of_this_cpu_is_built(void **state)
 static struct kv_act_sums sums_alloc(size_t n, bool mixed)
 {
     return (struct kv_act_sums){.x = kv_alloc(n, sizeof(float)),
-                                .q = kv_alloc(n, sizeof(int32_t)),
-                                .low = mixed ? kv_alloc(n, sizeof(int32_t)) : NULL};
+                                .minus_q = kv_alloc(n, sizeof(int32_t)),
+                                .minus_low = mixed ? kv_alloc(n, sizeof(int32_t)) : NULL};
 }
 
 static struct kv_act_int act_alloc(int64_t n, int64_t k, int n_digits)
@@ -119,8 +119,8 @@ static void act_free(struct kv_act_int *a)
     kv_free(a->unit);
     for (int s = 0; s < 2; s++) {
         kv_free(a->sums[s].x);
-        kv_free(a->sums[s].q);
-        kv_free(a->sums[s].low);
+        kv_free(a->sums[s].minus_q);
+        kv_free(a->sums[s].minus_low);
     }
     kv_free(a->two);
     kv_free(a->low_first);
@@ -139,8 +139,9 @@ static void check_sums(const struct check_random *r, int64_t n, const struct kv_
             high += a->high[i];
             if (act_has_low(a, b)) low += a->low[i];
         }
-        CHECK(a->sums[s].q[g] == (a->two ? high : q), r, "sum %d of %d", (int)g, (int)length);
-        if (a->two && a->two[b]) CHECK(a->sums[s].low[g] == low, r, "low sum %d of %d", (int)g, (int)length);
+        CHECK(a->sums[s].minus_q[g] == (a->two ? -high : -q), r, "sum %d of %d", (int)g, (int)length);
+        if (a->two && a->two[b])
+            CHECK(a->sums[s].minus_low[g] == -low, r, "low sum %d of %d", (int)g, (int)length);
         double exact = (double)a->times[b] * q / (a->two ? KV_ACT_DIGIT : 1);
         CHECK(fabs((double)a->sums[s].x[g] - exact) <= EPS * fabs(exact), r, "sum %d of %d times its multiple", (int)g,
               (int)length);
