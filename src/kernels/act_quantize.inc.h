@@ -67,6 +67,8 @@ KV_INLINE void quantize_block(const float *x, float inverse, int digits, int8_t 
     }
 }
 
+#define CHUNK_GROUPS 64 /* whose low digits' sums are at hand where nobody wants to keep them */
+
 /* Σ of each 16 of k digits */
 KV_INLINE void digit_sums(const int8_t *digit, int64_t k, int32_t *sum)
 {
@@ -79,26 +81,57 @@ KV_INLINE void digit_sums(const int8_t *digit, int64_t k, int32_t *sum)
     }
 }
 
-/* The sums of 16 and 32, and both times the multiples */
+/* The low digits' sums of mixed rows, where blocks have them, else 0 */
+static void low_sums(const struct kv_act_int *x)
+{
+    int32_t *half = x->sums[0].minus_low, *whole = x->sums[1].minus_low;
+    for (int64_t b = 0; b < x->k / KV_ACT_BLOCK; b++, half += 2, whole++) {
+        half[0] = half[1] = whole[0] = 0;
+        if (!x->two[b]) continue;
+        digit_sums(x->low + b * KV_ACT_BLOCK, KV_ACT_BLOCK, half);
+        half[0] = -half[0];
+        half[1] = -half[1];
+        whole[0] = half[0] + half[1];
+    }
+}
+
+/* What follows from Σq of 16, q in steps of unit · step · times: two in one loop are what gcc makes vectors of. */
+KV_INLINE void sums_times(int32_t *restrict minus_q, float *restrict half_x, int32_t *restrict minus_whole,
+                          float *restrict whole_x, const int32_t *restrict minus_low, const int32_t *restrict whole_low,
+                          const int32_t *restrict times, int64_t n_blocks, bool mixed)
+{
+    int digit = mixed ? KV_ACT_DIGIT : 1;
+    float step = mixed ? 1.0f / KV_ACT_DIGIT : 1.0f;
+    for (int64_t b = 0; b < n_blocks; b++) {
+        int32_t first = minus_q[2 * b], second = minus_q[2 * b + 1], both = first + second;
+        half_x[2 * b] = (float)(-times[b] * (first * digit + (mixed ? minus_low[2 * b] : 0))) * step;
+        half_x[2 * b + 1] = (float)(-times[b] * (second * digit + (mixed ? minus_low[2 * b + 1] : 0))) * step;
+        whole_x[b] = (float)(-times[b] * (both * digit + (mixed ? whole_low[b] : 0))) * step;
+        minus_whole[b] = both;
+    }
+}
+
+/* −Σq of 16 and 32, and the multiples times Σq */
 static void row_sums(struct kv_act_int *x)
 {
     struct kv_act_sums half = x->sums[0], whole = x->sums[1];
-    int64_t n_blocks = x->k / KV_ACT_BLOCK;
-    float step = x->two ? 1.0f / KV_ACT_DIGIT : 1.0f;
+    int64_t n_blocks = x->k / KV_ACT_BLOCK, n_groups = 2 * n_blocks;
     digit_sums(x->high, x->k, half.minus_q);
-    for (int64_t b = 0; b < n_blocks; b++) {
-        int32_t *high = half.minus_q + 2 * b, low[2] = { 0, 0 }, q[2] = { high[0], high[1] };
-        if (x->two ? x->two[b] : x->low != NULL) digit_sums(x->low + b * KV_ACT_BLOCK, KV_ACT_BLOCK, low);
-        for (int h = 0; x->low && h < 2; h++) q[h] = q[h] * KV_ACT_DIGIT + low[h];
-        for (int h = 0; h < 2; h++) {
-            half.x[2 * b + h] = (float)(x->times[b] * q[h]) * step;
-            high[h] = x->two ? -high[h] : -q[h];
+    if (x->low && !x->two) {
+        for (int64_t g0 = 0; g0 < n_groups; g0 += CHUNK_GROUPS) {
+            int32_t low[CHUNK_GROUPS];
+            int64_t n = n_groups - g0 < CHUNK_GROUPS ? n_groups - g0 : CHUNK_GROUPS;
+            digit_sums(x->low + g0 * KV_WEIGHT_GROUP, n * KV_WEIGHT_GROUP, low);
+            for (int64_t g = 0; g < n; g++) half.minus_q[g0 + g] = half.minus_q[g0 + g] * KV_ACT_DIGIT + low[g];
         }
-        whole.x[b] = (float)(x->times[b] * (q[0] + q[1])) * step;
-        whole.minus_q[b] = high[0] + high[1];
-        if (!x->two) continue;
-        for (int h = 0; h < 2; h++) half.minus_low[2 * b + h] = -low[h];
-        whole.minus_low[b] = -low[0] - low[1];
+    }
+    for (int64_t g = 0; g < n_groups; g++) half.minus_q[g] = -half.minus_q[g];
+    if (x->two) {
+        low_sums(x);
+        sums_times(half.minus_q, half.x, whole.minus_q, whole.x, half.minus_low, whole.minus_low, x->times, n_blocks,
+                   true);
+    } else {
+        sums_times(half.minus_q, half.x, whole.minus_q, whole.x, NULL, NULL, x->times, n_blocks, false);
     }
 }
 
