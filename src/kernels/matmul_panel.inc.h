@@ -130,11 +130,11 @@ KV_INLINE float float_at(const struct row_pointers *r, int a) { return *(const f
 
 KV_INLINE vf load_rows(const float *p, int64_t n) { return n >= LANES ? vf_load(p) : vf_load_n(p, n); }
 
-/* dot += Σ code·q of one group and digit. Unrolled further, gcc moves sums to memory. */
+/* dot += Σ code·q of one group and digit. */
 KV_INLINE void dot_digit(vi dot[PANELS][ACTS_MAX], const struct tile *t, const int8_t *digit, int column,
                          int panels, int acts, int group, bool wide)
 {
-#pragma GCC unroll 1
+#pragma GCC unroll 8
     for (int i = 0; i < group; i += 4) {
         struct row_pointers digits = rows_at(digit, t->k, column + i);
         vi code[PANELS];
