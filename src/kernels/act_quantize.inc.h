@@ -2,8 +2,8 @@
  * Activations to integers, bit-equal to the plain C definition: maxima are exact, multiples and codes come
  * from the same divisions and roundings, the sums are integers.
  *
- * A row at a time, in passes that leave no long chain across the lanes to every block: maxima of four blocks at
- * once, multiples and inverse steps of LANES blocks, codes, sums as dot products of the codes with ones.
+ * A row at a time, in passes that leave no long chain across the lanes to every block: maxima of four blocks
+ * at once, multiples and inverse steps of LANES blocks, codes, sums as dot products of the codes with ones.
  */
 #include "kernels/row_blocks.h"
 #include "kernels/rows4.h"
@@ -95,10 +95,12 @@ static void low_sums(const struct kv_act_int *x)
     }
 }
 
-/* What follows from Σq of 16, q in steps of unit · step · times: two in one loop are what gcc makes vectors of. */
+/* What follows from −Σq of 16: that of 32, and both times the multiples. No two pointers meet in an array, so gcc
+ * makes vectors of it. */
 KV_INLINE void sums_times(int32_t *restrict minus_q, float *restrict half_x, int32_t *restrict minus_whole,
-                          float *restrict whole_x, const int32_t *restrict minus_low, const int32_t *restrict whole_low,
-                          const int32_t *restrict times, int64_t n_blocks, bool mixed)
+                          float *restrict whole_x, const int32_t *restrict minus_low,
+                          const int32_t *restrict whole_low, const int32_t *restrict times, int64_t n_blocks,
+                          bool mixed)
 {
     int digit = mixed ? KV_ACT_DIGIT : 1;
     float step = mixed ? 1.0f / KV_ACT_DIGIT : 1.0f;
@@ -122,14 +124,15 @@ static void row_sums(struct kv_act_int *x)
             int32_t low[CHUNK_GROUPS];
             int64_t n = n_groups - g0 < CHUNK_GROUPS ? n_groups - g0 : CHUNK_GROUPS;
             digit_sums(x->low + g0 * KV_WEIGHT_GROUP, n * KV_WEIGHT_GROUP, low);
-            for (int64_t g = 0; g < n; g++) half.minus_q[g0 + g] = half.minus_q[g0 + g] * KV_ACT_DIGIT + low[g];
+            int32_t *q = half.minus_q + g0; /* still of the high digits, and positive */
+            for (int64_t g = 0; g < n; g++) q[g] = q[g] * KV_ACT_DIGIT + low[g];
         }
     }
     for (int64_t g = 0; g < n_groups; g++) half.minus_q[g] = -half.minus_q[g];
     if (x->two) {
         low_sums(x);
-        sums_times(half.minus_q, half.x, whole.minus_q, whole.x, half.minus_low, whole.minus_low, x->times, n_blocks,
-                   true);
+        sums_times(half.minus_q, half.x, whole.minus_q, whole.x, half.minus_low, whole.minus_low, x->times,
+                   n_blocks, true);
     } else {
         sums_times(half.minus_q, half.x, whole.minus_q, whole.x, NULL, NULL, x->times, n_blocks, false);
     }
@@ -173,8 +176,8 @@ static void act_quantize(const float *x, int64_t n, struct kv_act_int *out)
         struct kv_act_int one = kv_act_rows(out, row);
         quantize_row(x + row * out->k, &one);
     }
-    /* Only now: digits that have just been stored in quarters of a vector can't be loaded whole before they have left
-     * the queue of stores. */
+    /* Only now: digits that have just been stored in quarters of a vector can't be loaded whole before they
+     * have left the queue of stores. */
     for (int64_t row = 0; row < n; row++) {
         struct kv_act_int one = kv_act_rows(out, row);
         row_sums(&one);

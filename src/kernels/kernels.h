@@ -8,15 +8,17 @@
  *
  * Weights. Whatever their file format, quantized weights are used as unsigned codes with a scale and a
  * minimum per 16 consecutive elements of a row,      w[i] = scale[i / 16] · code[i] + min[i / 16],
- * and activations as integers, a multiple per block of 32 and one unit per row:   x[i] = unit · times[i / 32] · q[i].
- *     w·x = unit · Σ_g16 ( scale · (times · Σ code·q)  +  min · (times · Σ q) )    with what is in parentheses exact
- * in int32 where q has one digit. A multiple is an integer and no float since multipliers of integers wait while those
- * of floats are the limit: 9 to 19 % more products (docs/benchmarking.md). A row's largest block has KV_ACT_TIMES, so
- * rounding multiples up makes steps coarser by 1/4095 of the row's largest one at most.
- * q is one int8 digit, or two: q = 128·high + low, |q| <= 16319, which costs a second int8 dot product and
+ * and activations as integers, with a multiple per block of 32 and a unit per row,
+ *     x[i] = unit · times[i / 32] · q[i].     Then
+ *     w·x = unit · Σ_g16 ( scale · (times · Σ code·q)  +  min · (times · Σ q) )
+ * and where q has one digit, what stands in the inner parentheses is exact in int32. Multiples are integers
+ * because one multiplier of integers idles while those of floats are the limit: 4 to 11 % more products
+ * (docs/benchmarking.md). A row's largest block has KV_ACT_TIMES, so rounding multiples up makes steps
+ * coarser by 1/4095 of the row's largest one at most.
+ * q is one int8 digit, or two: q = 128·high + low, |q| <= 16256, which costs a second int8 dot product and
  * makes the arithmetic of a product as good as float (a KLD of 1e-6 instead of 1e-3 to 6e-3 on the models it
- * was measured on). Bound of the int32 sum: 32 · 255 · 16256 = 1.3e8; of one digit's with its multiple, codes without
- * minima being at most 128 from zero: 32 · 128 · 127 · 4095 = 2^31 − 1.7e7.
+ * was measured on). Bound of the int32 sum: 32 · 255 · 16256 = 1.3e8; of one digit's with its multiple, codes
+ * without minima being at most 128 from zero: 32 · 128 · 127 · 4095 = 2^31 − 1.7e7.
  */
 #ifndef KV_KERNELS_H
 #define KV_KERNELS_H
@@ -26,7 +28,7 @@
 #include "kernels/fit_calls.h"
 #include "kernels/sum_calls.h"
 
-#define KV_ACT_BLOCK 32    /* activations per scale                                      */
+#define KV_ACT_BLOCK 32    /* activations per multiple                                     */
 #define KV_WEIGHT_GROUP 16 /* weights per (scale, minimum) after unpacking               */
 
 /* Weight formats that hold codes (the float formats F32, F16, BF16 need no unpacking to codes). The order is
@@ -52,12 +54,12 @@ struct kv_act_sums {
     int32_t *minus_low; /* mixed: −Σ of the low digits, where a block has them */
 };
 
-/* n rows of activations in integers. Mixed: of two digits, but blocks that are not large beside the row's others,
+/* n rows of activations in integers. Mixed: of two digits, but blocks that are not large beside the others,
  *     max|x|² < KV_ACT_KEEP · mean of the row's max|x|²,
  * have only the high one. The error of a product comes
- * from the blocks with large scales. Products take the high digits of all rows first, then the low digits of the
- * rows that a list names for each block, so the second digit costs what the few blocks cost that have it: with
- * KV_ACT_KEEP = 4 one in 15 to 30. */
+ * from the blocks with large scales. Products take the high digits of all rows first, then the low digits of
+ * the rows that a list names for each block, so the second digit costs what the few blocks cost that have it:
+ * with KV_ACT_KEEP = 4 one in 15 to 30. */
 struct kv_act_int {
     int8_t *high; /* (n, k): the only digit, or the high one                    */
     int8_t *low;  /* (n, k) in -64 .. 63, or NULL: one digit. Mixed: unset where a block has one */
@@ -67,7 +69,8 @@ struct kv_act_int {
     struct kv_act_sums sums[2]; /* (n, k / 16), and (n, k / 32)                  */
     int64_t k;    /* multiple of 32                                             */
     uint8_t *two; /* (n, k / 32): 1 where a block has a low digit; NULL: all do, or none. Not NULL: mixed */
-    /* Mixed: rows with a low digit in block b are low_row[low_first[b]] to low_row[low_first[b + 1] - 1], ascending */
+    /* Mixed: rows with a low digit in block b are low_row[low_first[b]] to low_row[low_first[b + 1] - 1],
+     * ascending */
     int32_t *low_first; /* (k / 32 + 1) */
     int32_t *low_row;   /* (n · k / 32) */
 };
@@ -124,8 +127,8 @@ struct kv_kernels {
 
 /* Fills the table with the best kernels up to `level`. */
 void kv_kernels_select(struct kv_kernels *table, enum kv_cpu_level level);
-/* The same up to the level that a caller names; NULL: what the environment's KVANT_CPU names; "": the best of this CPU.
- * Errors: ARGUMENT (no such level), UNSUPPORTED (this CPU lacks it). */
+/* The same up to the level that a caller names; NULL: what the environment's KVANT_CPU names; "": the best of
+ * this CPU. Errors: ARGUMENT (no such level), UNSUPPORTED (this CPU lacks it). */
 kvant_status kv_kernels_open(struct kv_kernels *table, const char *wanted, struct kvant_error *err);
 
 /* One filler per file: area × level. A file that was built without its instruction set leaves the table alone

@@ -23,8 +23,8 @@ static inline struct kv_act_units kv_act_units_of(float max)
     return (struct kv_act_units){ max == max ? 0.0f : max, 0.0f };
 }
 
-/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order; one sum alone would
- * wait for itself 18 to 150 times a row. */
+/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order; one sum
+ * alone would wait for itself 18 to 150 times a row. */
 static inline float kv_act_threshold(const float *max, int64_t n_blocks)
 {
     float sum[4] = { 0.0f };

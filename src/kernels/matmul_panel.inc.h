@@ -9,11 +9,12 @@
  *     y[row]    = fma(min, sum, fma(float(times·dot), scale, y[row]))     group after group, slab after slab
  *     y[row]    = fma(y[row], unit, bias[row])                            at the end
  *
- * q of two digits is 128·high + low, whose sums leave no room for `times` in int32: fma(float(dot), scale·times, y[row]).
- * What bounds a product is the two multipliers that know dot products and floats. Of the turns of a group of 32, 8
- * are dot products, one is the fma; times·dot goes to a third one, which had nothing to do.
- * Formats without minima, whose codes are 2^zero above the values, begin dot with −2^zero·Σq instead of adding
- * min·sum, which saves one of 10 turns.
+ * Two digits, q = 128·high + low, leave no room for `times` in int32: fma(float(dot), scale·times, y[row]).
+ *
+ * What bounds a product is the two multipliers that know dot products and floats: of the turns of a group of
+ * 32, eight are dot products, one is the fma; times·dot goes to a third multiplier, which had nothing to do.
+ * Formats without minima, whose codes are 2^zero above the values, begin dot with −2^zero·Σq instead of
+ * adding min·sum, which saves one of 10 turns.
  * Mixed activations: the same with the high digits, then the low digits block by block (slab_times_low).
  *
  * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding
@@ -28,7 +29,8 @@
 #define LOW_FEW (ACTS_MAX / 2) /* rows of a short list of low digits */
 #define FEW_ACTS 2 /* up to as many, there are registers for two sums of each                   */
 /* Turned weights are asked for so many bytes, two pages, before they are used: blocks of 256 columns are not
- * read in order, and the hardware follows no stream across pages. One thread, one activation, GB/s of weights:
+ * read in order, and the hardware follows no stream across pages. One thread, one activation, GB/s of
+ * weights:
  *             Q4_1  Q4_K  Q6_K  Q8_0
  *     file      22    19    19    24    rows turned at each use, the next rows asked for
  *     turned    27    15     7    30    left to the hardware
@@ -105,9 +107,9 @@ struct tile {
     bool first_slab;
 };
 
-/* The rows of an array that a tile meets, `stride` bytes apart. Addresses reach one and two strides beyond a register:
- * two registers for six rows. gcc would take one for each, and vectors' for those of them that it has no place for,
- * so it is kept from seeing through these. */
+/* The rows of an array that a tile meets, `stride` bytes apart. Addresses reach one and two strides beyond a
+ * register: two registers for six rows. gcc would take one for each, and vectors' for those of them that it
+ * has no place for, so it is kept from seeing through these. */
 struct row_pointers {
     const char *low, *high; /* rows 0 and 3 */
     ptrdiff_t stride;
@@ -146,10 +148,11 @@ KV_INLINE void dot_digit(vi dot[PANELS][ACTS_MAX], const struct tile *t, const i
     }
 }
 
-/* −2^zero · Σq of a group, that of Σ (code − 2^zero)·q which needs no code; 0 with minima */
+/* −2^zero · Σq of a group, that of Σ (code − 2^zero)·q which needs no code; 0 with minima. As a shift, since the
+ * multiplier that could do it has times·dot of the last group to do. */
 KV_INLINE vi zero_sum(const struct tile *t, int32_t minus_q, bool minima)
 {
-    return minima ? vi_zero() : vi_left_by(vi_set(minus_q), vi_set(t->zero)); /* times would wait for its multiplier */
+    return minima ? vi_zero() : vi_left_by(vi_set(minus_q), vi_set(t->zero));
 }
 
 /* Σ code·q of one group. The digits follow each other in the same sums, which are shifted between them: a
@@ -205,7 +208,7 @@ KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int col
             dot[p][a] = vi_add(two ? vi_shift_digit(dot[p][a]) : dot[p][a], second[p][a]);
 }
 
-/* The bytes [from, to) of each panel that is asked for. With many activations at once, before the first of them */
+/* The bytes [from, to) of each panel that is to be asked for */
 KV_INLINE void ask_ahead(const struct tile *t, int panels, int from, int to)
 {
     for (int p = 0; t->ahead && p < panels; p++)
@@ -221,7 +224,8 @@ KV_INLINE vf add_scaled(vf acc, vi dot, vi times, vf scale, int digits)
 }
 
 /* All but t are constants at every call: the arrays become registers. */
-KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide, bool minima)
+KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide,
+                        bool minima)
 {
     vf acc[PANELS][ACTS_MAX];
     for (int p = 0; p < panels; p++)
@@ -238,13 +242,14 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
             group_few(dot, t, g * group, panels, acts, group, digits, wide, minima);
         else
             group_many(dot, t, g * group, panels, acts, group, digits, wide, minima);
-        struct row_pointers times_at = rows_at(t->times + g * group / KV_ACT_BLOCK, t->k / KV_ACT_BLOCK * 4, 0);
-        struct row_pointers sum_at = rows_at(t->sum + g, t->k / group * 4, 0);
+        struct row_pointers times_at = rows_at(t->times, t->k / KV_ACT_BLOCK * 4, g * group / KV_ACT_BLOCK * 4);
+        struct row_pointers sum_at = rows_at(t->sum, t->k / group * 4, g * 4);
         for (int a = 0; a < acts; a++) {
             vi times = vi_set(int_at(&times_at, a));
             vf sum = vf_set(float_at(&sum_at, a));
             for (int p = 0; p < panels; p++) {
-                acc[p][a] = add_scaled(acc[p][a], dot[p][a], times, vf_load(t->panel[p].scale + g * LANES), digits);
+                vf scale = vf_load(t->panel[p].scale + g * LANES);
+                acc[p][a] = add_scaled(acc[p][a], dot[p][a], times, scale, digits);
                 if (minima) acc[p][a] = vf_fma(vf_load(t->panel[p].min + g * LANES), sum, acc[p][a]);
             }
         }
@@ -315,7 +320,8 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
     }
 }
 
-/* y += Σ code·low of a block of 32 columns, for `acts` rows of the list; in the last slab y has its unit already. */
+/* y += Σ code·low of a block of 32 columns, for `acts` rows of the list; in the last slab y has its unit
+ * already. */
 KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int panels, int acts, int group,
                        bool wide, bool minima)
 {
@@ -355,8 +361,8 @@ KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int
         }
 }
 
-KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels,
-                          int acts)
+KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column,
+                          int panels, int acts)
 {
     bool minima = f->zero < 0; /* their sums have both digits */
     if (f->wide) low_run(t, row, column, panels, acts, 32, true, false);
@@ -366,8 +372,8 @@ KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const in
     else low_run(t, row, column, panels, acts, 16, false, false);
 }
 
-/* 2 to ACTS_MAX rows; where they don't fill a tile, with the last one repeated, whose result is then written more than
- * once. */
+/* 2 to ACTS_MAX rows; where they don't fill a tile, with the last one repeated, whose result is then written
+ * more than once. */
 static void low_many(const struct tile *t, const struct format *f, const int32_t *row, int n, int column)
 {
     int32_t filled[ACTS_MAX];
@@ -385,8 +391,8 @@ static void low_one(const struct tile *t, const struct format *f, const int32_t 
 }
 
 /* The low digits of mixed rows in a slab, block by block: after the high ones, for every n. */
-static void slab_times_low(const struct tile *t, const struct format *f, int panels, const struct kv_act_int *x,
-                           int64_t slab)
+static void slab_times_low(const struct tile *t, const struct format *f, int panels,
+                           const struct kv_act_int *x, int64_t slab)
 {
     for (int column = 0; column < t->n_codes; column += KV_ACT_BLOCK) {
         const int32_t *first = x->low_first + (slab + column) / KV_ACT_BLOCK;

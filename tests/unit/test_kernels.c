@@ -1,7 +1,7 @@
 /*
- * Weight and vector kernels: every row of kernel_list.h but the attention rows, at every level of this CPU, plain C
- * included, against arithmetic in double with the bounds that the kernels state; bit by bit where they promise it.
- * Inputs end (or begin) at inaccessible pages.
+ * Weight and vector kernels: every row of kernel_list.h but the attention rows, at every level of this CPU,
+ * plain C included, against arithmetic in double with the bounds that the kernels state; bit by bit where
+ * they promise it. Inputs end (or begin) at inaccessible pages.
  */
 #include "support/kernel_weights.h"
 
@@ -159,7 +159,8 @@ static void check_quantized(const struct check_random *r, const float *x, int64_
         for (int64_t at = b * KV_ACT_BLOCK; at < (b + 1) * KV_ACT_BLOCK; at++) {
             max = fmax(max, fabs((double)x[at]));
             int q = act_value(a, at);
-            /* beside the half step: q·EPS for the roundings of unit, of the block's step, its inverse and x·inverse */
+            /* beside the half step: q·EPS for the roundings of unit, of the block's step, its inverse and
+             * x·inverse */
             double half = a->low && !low ? 0.5 * KV_ACT_DIGIT : 0.5;
             CHECK(fabs(step * q - (double)x[at]) <= step * (half * (1 + 1e-4) + 5.0 * EPS * largest) + 0x1p-100, r,
                   "element %d: %g is %d", (int)at, (double)x[at], q);
@@ -373,8 +374,8 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
             double bound, exact = exact_output(p, ref, row, j, &bound);
             CHECK(fabs((double)y - exact) <= bound, p->r,
                   "%s %s%s k %d n %d rows [%d, %d): y[%d, %d] = %.9g, exact %.9g, bound %.3g", level, p->type->name,
-                  !mm->x_int ? " f32" : mm->x_int->two ? " mixed" : mm->x_int->low ? " two digits" : "", (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y,
-                  exact, bound);
+                  !mm->x_int ? " f32" : mm->x_int->two ? " mixed" : mm->x_int->low ? " two digits" : "",
+                  (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y, exact, bound);
         }
 
     /* the same pairs, each activation alone, from another first row: bit-equal */
@@ -403,7 +404,8 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
     }
 }
 
-/* Turned weights, by the plain definition, give the same bits; they end (or begin) at an inaccessible page. */
+/* Turned weights, by the plain definition, give the same bits; they end (or begin) at an inaccessible page.
+ * */
 static void check_turned(struct product *p, const struct kv_kernels *table, const struct kv_kernels *ref)
 {
     struct kv_matmul mm = p->mm;
@@ -536,7 +538,8 @@ static void check_silu(const struct check_random *r, const struct kv_kernels *ta
     table->silu_mul(a, b, n, y);
     for (int64_t i = 0; i < n; i++) {
         double exact = (double)a[i] / (1.0 + exp(-(double)a[i])) * (double)b[i];
-        /* below −88.7 the exponential overflows: the result is zero instead of at most 88.8 / FLT_MAX = 22.2 FLT_MIN */
+        /* below −88.7 the exponential overflows: the result is zero instead of at most 88.8 / FLT_MAX = 22.2
+         * FLT_MIN */
         double bound = 8.0 * EPS * fabs(exact) + (double)FLT_MIN * (1.0 + 23.0 * fabs((double)b[i]));
         CHECK(fabs((double)y[i] - exact) <= bound, r, "%s silu(%.9g)·%.9g = %.9g, exact %.9g",
               kv_cpu_level_name(table->level), (double)a[i], (double)b[i], (double)y[i], exact);
