@@ -94,9 +94,9 @@ int training_cross(struct training *t)
         int fold = f / METHODS, m = f % METHODS;
         if (!t->has[m]) continue;
         for (size_t i = 0; i < t->n; i++)
-            split[i] = t->split[i] == KVANT_ROUTER_TEST || t->fold[i] == fold ? KVANT_ROUTER_TEST
-                       : t->fold[i] == (fold + 1) % FOLDS                     ? KVANT_ROUTER_VALIDATION
-                                                                              : KVANT_ROUTER_TRAIN;
+            split[i] = (uint8_t)(t->split[i] == KVANT_ROUTER_TEST || t->fold[i] == fold ? KVANT_ROUTER_TEST
+                                 : t->fold[i] == (fold + 1) % FOLDS ? KVANT_ROUTER_VALIDATION
+                                                                    : KVANT_ROUTER_TRAIN);
         code = training_one(t, (kvant_router_method)m, split, &router, &report);
         for (size_t i = 0; i < t->n && code == EXIT_OK; i++)
             if (t->fold[i] == fold) t->d[m][i] = kvant_router_score(router, t->features + i * t->dim);

@@ -289,6 +289,8 @@ kvant_status kvant_router_train(struct kvant_router **out, const struct kvant_mo
                                 const struct kvant_router_options *opt, struct kvant_router_training *report,
                                 struct kvant_error *err)
 {
+    static const struct kvant_router_options defaults = KVANT_ROUTER_OPTIONS_INIT;
+    if (!opt) opt = &defaults;
     struct kvant_embed_options embed = opt->pooling;
     struct kv_pooling pooling;
     *out = NULL;

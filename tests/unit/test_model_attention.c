@@ -56,16 +56,23 @@ static double mean_kld(const float *p, const float *q, int n_vocab)
     return sum / N_SCORED;
 }
 
-static kvant_token *passage(const struct kvant_model *model)
+/* Skips where there is none, before anything is opened. */
+static FILE *open_passage(void)
 {
     const char *folder = getenv("KVANT_DATA");
-    char path[4096], text[8192];
+    char path[4096];
     snprintf(path, sizeof path, "%s/wikitext-2/valid.txt", folder && *folder ? folder : "../shared/data");
     FILE *f = fopen(path, "rb");
     if (!f) {
         print_message("%s is missing\n", path);
         skip();
     }
+    return f;
+}
+
+static kvant_token *passage(const struct kvant_model *model, FILE *f)
+{
+    char text[8192];
     size_t n = fread(text, 1, sizeof text, f), n_tokens;
     fclose(f);
     kvant_token *tokens = calloc(sizeof text, sizeof *tokens);
@@ -111,10 +118,11 @@ static void check_model(const char *file, size_t n_specs)
 {
     char path[4096];
     if (!reference_find_model(file, path, sizeof path)) skip();
+    FILE *text = open_passage();
     struct kvant_model *model = reference_open_model(path, KVANT_ACT_INT16, KVANT_ATTN_F32);
     struct kvant_model_info info;
     kvant_model_get_info(model, &info);
-    kvant_token *tokens = passage(model);
+    kvant_token *tokens = passage(model, text);
     size_t n = (size_t)N_SCORED * (size_t)info.n_vocab;
     float *base = malloc(n * sizeof *base), *plain = malloc(n * sizeof *plain),
           *fast = malloc(n * sizeof *fast);

@@ -297,6 +297,10 @@ static void training_refuses(void **state)
     assert_int_equal(err.position, 7);
     assert_string_equal(err.message, "feature 3 of question 8 is not a finite number");
     assert_null(r);
+    d->x[0] = NAN; /* without options the defaults' */
+    assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, N, NULL, &report, &err),
+                     KVANT_ERR_NUMERIC);
+    assert_int_equal(err.position, 0);
     make_data(d);
     d->label[9] = 101;
     assert_int_equal(kvant_router_train(&r, f->model, d->x, d->label, d->split, N, &opt, &report, &err),
