@@ -198,6 +198,7 @@ static void block_open(struct kv_attn_block *b, const struct job *job, int i_run
     b->group = group;
     b->n_rows = b->n_tokens * group;
     b->head_kv = head_kv;
+    b->after_page = -1;
     size_t n = (size_t)group * (size_t)call->head_dim; /* query heads of a group lie side by side */
     size_t q_stride = (size_t)call->n_head * (size_t)call->head_dim;
     for (int i = 0; i < b->n_tokens; i++) {
@@ -343,6 +344,11 @@ static void attend_item(void *user, int64_t item, int i_thread)
     struct kv_attn_block b;
     if (w->split) {
         block_open(&b, job, i_run, head_kv, 0, &s->workers[i_thread]);
+        int64_t after = item - w->first_item + s->n_threads; /* threads take items in turns, as a rule */
+        if (after / n_head_kv < w->n_parts - 1) {
+            b.after_page = after / n_head_kv * CHUNK_PAGES;
+            b.after_head = (int)(after % n_head_kv);
+        }
         attend_part(&b, &s->parts, w, i, &s->left[i_run * n_head_kv + head_kv]);
     } else { /* the last block sees most: it goes first, so that threads end together */
         block_open(&b, job, i_run, head_kv, (w->n_blocks - 1 - i) * KV_BLOCK_TOKENS, &s->workers[i_thread]);

@@ -67,6 +67,8 @@ struct kv_attn_block {
     int n_tokens, group, n_rows, head_kv;
     struct kv_key_class classes[KV_CLASSES_MAX]; /* of the head's keys, once pages are prepared */
     int n_classes;
+    int64_t after_page; /* what the thread will probably work on after a chunk: this page, where there is one, of */
+    int after_head;     /* that KV head                                                                          */
 };
 
 static inline int64_t kv_clamp(int64_t x, int64_t lo, int64_t hi)

@@ -57,16 +57,24 @@ static const uint8_t *page_at(const struct kv_attn_block *b, int64_t i_page)
     return kv_page_base(b->codec->layout, b->view.pages[i_page], i_head(b));
 }
 
-/* Where the head's keys and values in a page lie that is before `end`. */
+/* Where a head's keys and values lie in a page. */
 struct kv_next {
     const uint8_t *at; /* NULL: no page */
     size_t n_lines;
 };
-static struct kv_next next_page(const struct kv_attn_block *b, int64_t i_page, int64_t end)
+static struct kv_next next_at(const struct kv_attn_block *b, int64_t i_page, int head_kv)
 {
-    const struct kv_head_layout *head = &b->codec->layout->head[i_head(b)];
-    if (i_page >= end) return (struct kv_next){ NULL, 0 };
-    return (struct kv_next){ page_at(b, i_page) + head->first, head->n_bytes / KV_LINE };
+    size_t i = (size_t)b->call->layer * (size_t)b->call->n_head_kv + (size_t)head_kv;
+    const struct kv_head_layout *head = &b->codec->layout->head[i];
+    return (struct kv_next){ kv_page_base(b->codec->layout, b->view.pages[i_page], i) + head->first,
+                             head->n_bytes / KV_LINE };
+}
+
+/* What follows page i of a chunk that ends before `end`. */
+static struct kv_next next_of(const struct kv_attn_block *b, int64_t i_page, int64_t end)
+{
+    if (i_page + 1 < end) return next_at(b, i_page + 1, b->head_kv);
+    return b->after_page < 0 ? (struct kv_next){ NULL, 0 } : next_at(b, b->after_page, b->after_head);
 }
 
 /* Lines [from, to) sixteenths of it. A page's time is as long as its lines take from memory, if they are asked for
@@ -85,7 +93,7 @@ static void ask_for(struct kv_ahead a)
 
 void kv_block_ask_for_page(const struct kv_attn_block *b, int64_t i_page)
 {
-    struct kv_next page = next_page(b, i_page, i_page + 1);
+    struct kv_next page = next_at(b, i_page, b->head_kv);
     ask_for(ahead_of(&page, 0, 16));
 }
 
@@ -336,7 +344,7 @@ void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t
     s->row = -1;
     for (int64_t p = begin; p < end; p++) {
         int n = (int)kv_clamp(sealed - p * KV_PAGE_TOKENS, 0, KV_PAGE_TOKENS), row = first_row(b, p);
-        struct kv_next next = next_page(b, p + 1, end);
+        struct kv_next next = next_of(b, p, end);
         if (s->row != row) make_calls(b, row, state);
         ask_for(ahead_of(&next, 0, 2));
         fold_page(b, p);
