@@ -1,14 +1,12 @@
 /*
- * Activations to integers, bit-equal to the plain C definition: maxima are exact, multiples and codes come
- * from the same divisions and roundings, the sums are integers.
+ * Activations to integers, bit-equal to the plain C definition: the maximum is exact, scale and codes come
+ * from the same two divisions and one rounding, the sums are integers.
  *
- * A row at a time, in passes that leave no long chain across the lanes to every block: maxima of four blocks
- * at once, multiples and inverse steps of LANES blocks, codes, sums as dot products of the codes with ones.
+ * A row at a time, in passes that leave no long chain across the lanes to every block: maxima of four blocks at
+ * once, codes, sums as dot products of the codes with ones.
  */
 #include "kernels/row_blocks.h"
 #include "kernels/rows4.h"
-
-#include <string.h>
 
 #define BLOCK_VECTORS (KV_ACT_BLOCK / LANES)
 
@@ -23,51 +21,46 @@ KV_INLINE vf block_largest(const float *x, vf *not_finite)
     return largest;
 }
 
-/* max|x| of each block; returns the row's, or NaN when an element is not finite */
-static float row_maxima(const float *x, int64_t n_blocks, float *max)
+/* max|x| of each block, or NaN when an element is not finite */
+static void row_maxima(const float *x, int64_t n_blocks, float *max)
 {
-    vf not_finite = vf_zero(), row = vf_zero();
+    vf not_finite = vf_zero();
     int64_t b = 0;
     for (; b + 4 <= n_blocks; b += 4) {
         vf largest[4];
         for (int i = 0; i < 4; i++) largest[i] = block_largest(x + (b + i) * KV_ACT_BLOCK, &not_finite);
         v4_store(max + b, four_largest(largest[0], largest[1], largest[2], largest[3]));
-        for (int i = 0; i < 4; i++) row = vf_max(row, largest[i]);
     }
-    for (; b < n_blocks; b++) {
-        vf largest = block_largest(x + b * KV_ACT_BLOCK, &not_finite);
-        max[b] = vf_largest(largest);
-        row = vf_max(row, largest);
+    for (; b < n_blocks; b++) max[b] = vf_largest(block_largest(x + b * KV_ACT_BLOCK, &not_finite));
+    if (vf_sum(not_finite) == 0.0f) return;
+    for (b = 0; b < n_blocks; b++) {
+        vf bad = vf_zero();
+        block_largest(x + b * KV_ACT_BLOCK, &bad);
+        float nan = vf_sum(bad);
+        if (nan != 0.0f) max[b] = nan;
     }
-    float bad = vf_sum(not_finite);
-    return bad == 0.0f ? vf_largest(row) : bad;
 }
 
-/* Multiples of `n` <= LANES blocks, and by what their elements become codes of one digit */
-KV_INLINE void block_steps(const float *max, int n, struct kv_act_units units, int32_t *times, float *inverse)
+/* digits: that the block has; n_digits: of the row. Constants. */
+KV_INLINE void quantize_block(const float *x, float max, int n_digits, int digits, struct kv_act_int *out,
+                              int64_t b)
 {
-    vf m = n == LANES ? vf_load(max) : vf_load_n(max, n);
-    vf t = vf_round(vf_add(vf_mul(m, vf_set(units.per_unit)), vf_set(0.5f)));
-    t = vf_max(vf_min(t, vf_set((float)KV_ACT_TIMES)), vf_set(1.0f));
-    int32_t whole[LANES];
-    vi_store(whole, vf_to_int(t));
-    memcpy(times, whole, (size_t)n * sizeof *times);
-    vf_store(inverse, vf_div(vf_set(1.0f), vf_mul(vf_set(units.unit), t)));
-}
-
-/* digits: that the block has, a constant */
-KV_INLINE void quantize_block(const float *x, float inverse, int digits, int8_t *high, int8_t *low)
-{
-    vf per_step = vf_set(digits == 2 ? inverse * KV_ACT_DIGIT : inverse);
-    for (int i = 0; i < KV_ACT_BLOCK; i += LANES) {
-        vi q = vf_to_int(vf_mul(vf_load(x + i), per_step));
-        vi top = digits == 2 ? vi_high_digit(q) : q;
-        vi_store_bytes(high + i, top);
-        if (digits == 2) vi_store_bytes(low + i, vi_low_digit(q, top));
+    float largest = digits == 2 ? KV_ACT_MAX2 : KV_ACT_MAX1, inverse = 0.0f;
+    int unit = digits < n_digits ? KV_ACT_DIGIT : 1; /* what a step of q counts */
+    float scale = max == max ? 0.0f : max;
+    if (max >= KV_ACT_TINY) {
+        scale = max / (largest * (float)unit);
+        inverse = largest / max;
     }
+    for (int i = 0; i < BLOCK_VECTORS; i++) {
+        vi q = max == max ? vf_to_int(vf_mul(vf_load(x + i * LANES), vf_set(inverse))) : vi_zero();
+        vi high = digits == 2 ? vi_high_digit(q) : q;
+        int64_t at = b * KV_ACT_BLOCK + i * LANES;
+        vi_store_bytes(out->high + at, high);
+        if (n_digits == 2) vi_store_bytes(out->low + at, digits == 2 ? vi_low_digit(q, high) : vi_zero());
+    }
+    out->scale[b] = out->two ? scale * KV_ACT_DIGIT : scale;
 }
-
-#define CHUNK_GROUPS 64 /* whose low digits' sums are at hand where nobody wants to keep them */
 
 /* Σ of each 16 of k digits */
 KV_INLINE void digit_sums(const int8_t *digit, int64_t k, int32_t *sum)
@@ -81,105 +74,55 @@ KV_INLINE void digit_sums(const int8_t *digit, int64_t k, int32_t *sum)
     }
 }
 
-/* The low digits' sums of mixed rows, where blocks have them, else 0 */
-static void low_sums(const struct kv_act_int *x)
-{
-    int32_t *half = x->sums[0].minus_low, *whole = x->sums[1].minus_low;
-    for (int64_t b = 0; b < x->k / KV_ACT_BLOCK; b++, half += 2, whole++) {
-        half[0] = half[1] = whole[0] = 0;
-        if (!x->two[b]) continue;
-        digit_sums(x->low + b * KV_ACT_BLOCK, KV_ACT_BLOCK, half);
-        half[0] = -half[0];
-        half[1] = -half[1];
-        whole[0] = half[0] + half[1];
-    }
-}
+#define CHUNK_GROUPS 64 /* whose low digits' sums are at hand where nobody wants to keep them */
 
-/* What follows from −Σq of 16: that of 32, and both times the multiples. No two pointers meet in an array, so gcc
- * makes vectors of it. */
-KV_INLINE void sums_times(int32_t *restrict minus_q, float *restrict half_x, int32_t *restrict minus_whole,
-                          float *restrict whole_x, const int32_t *restrict minus_low,
-                          const int32_t *restrict whole_low, const int32_t *restrict times, int64_t n_blocks,
-                          bool mixed)
+/* Σq and Σ scale·q of each group. Where a block of a mixed row has one digit, its low ones are 0 and the sum is the same
+ * bits as scale · Σ high: the factors are powers of two. */
+static void row_sums(struct kv_act_int *out, int64_t row)
 {
-    int digit = mixed ? KV_ACT_DIGIT : 1;
-    float step = mixed ? 1.0f / KV_ACT_DIGIT : 1.0f;
-    for (int64_t b = 0; b < n_blocks; b++) {
-        int32_t first = minus_q[2 * b], second = minus_q[2 * b + 1], both = first + second;
-        half_x[2 * b] = (float)(-times[b] * (first * digit + (mixed ? minus_low[2 * b] : 0))) * step;
-        half_x[2 * b + 1] = (float)(-times[b] * (second * digit + (mixed ? minus_low[2 * b + 1] : 0))) * step;
-        whole_x[b] = (float)(-times[b] * (both * digit + (mixed ? whole_low[b] : 0))) * step;
-        minus_whole[b] = both;
-    }
-}
-
-/* −Σq of 16 and 32, and the multiples times Σq */
-static void row_sums(struct kv_act_int *x)
-{
-    struct kv_act_sums half = x->sums[0], whole = x->sums[1];
-    int64_t n_blocks = x->k / KV_ACT_BLOCK, n_groups = 2 * n_blocks;
-    digit_sums(x->high, x->k, half.minus_q);
-    if (x->low && !x->two) {
+    int64_t at = row * out->k, first = at / KV_WEIGHT_GROUP, n_groups = out->k / KV_WEIGHT_GROUP;
+    const float *scale = out->scale + at / KV_ACT_BLOCK;
+    float *sum = out->sum + first;
+    int32_t *sum_q = out->sum_q + first;
+    digit_sums(out->high + at, out->k, sum_q);
+    if (!out->low) {
+        for (int64_t g = 0; g < n_groups; g++) sum[g] = scale[g / 2] * (float)sum_q[g];
+    } else if (out->two) {
+        int32_t *low = out->sum_low + first;
+        digit_sums(out->low + at, out->k, low);
+        for (int64_t g = 0; g < n_groups; g++)
+            sum[g] = scale[g / 2] * (1.0f / KV_ACT_DIGIT) * (float)(sum_q[g] * KV_ACT_DIGIT + low[g]);
+    } else {
         for (int64_t g0 = 0; g0 < n_groups; g0 += CHUNK_GROUPS) {
             int32_t low[CHUNK_GROUPS];
             int64_t n = n_groups - g0 < CHUNK_GROUPS ? n_groups - g0 : CHUNK_GROUPS;
-            digit_sums(x->low + g0 * KV_WEIGHT_GROUP, n * KV_WEIGHT_GROUP, low);
-            int32_t *q = half.minus_q + g0; /* still of the high digits, and positive */
-            for (int64_t g = 0; g < n; g++) q[g] = q[g] * KV_ACT_DIGIT + low[g];
+            digit_sums(out->low + at + g0 * KV_WEIGHT_GROUP, n * KV_WEIGHT_GROUP, low);
+            for (int64_t g = g0; g < g0 + n; g++) {
+                sum_q[g] = sum_q[g] * KV_ACT_DIGIT + low[g - g0];
+                sum[g] = scale[g / 2] * (float)sum_q[g];
+            }
         }
-    }
-    for (int64_t g = 0; g < n_groups; g++) half.minus_q[g] = -half.minus_q[g];
-    if (x->two) {
-        low_sums(x);
-        sums_times(half.minus_q, half.x, whole.minus_q, whole.x, half.minus_low, whole.minus_low, x->times,
-                   n_blocks, true);
-    } else {
-        sums_times(half.minus_q, half.x, whole.minus_q, whole.x, NULL, NULL, x->times, n_blocks, false);
-    }
-}
-
-/* A row whose elements are all 0, or of which one is not finite: the unit says which. */
-static void quantize_nothing(struct kv_act_int *x)
-{
-    int64_t n_blocks = x->k / KV_ACT_BLOCK;
-    memset(x->high, 0, (size_t)x->k);
-    if (x->low) memset(x->low, 0, (size_t)x->k);
-    if (x->two) memset(x->two, 0, (size_t)n_blocks);
-    memset(x->times, 0, (size_t)n_blocks * sizeof *x->times);
-}
-
-static void quantize_row(const float *x, struct kv_act_int *out)
-{
-    int64_t n_blocks = out->k / KV_ACT_BLOCK;
-    struct kv_act_units units = kv_act_units_of(row_maxima(x, n_blocks, out->largest));
-    out->unit[0] = out->low && !out->two ? units.unit * (1.0f / KV_ACT_DIGIT) : units.unit;
-    if (units.per_unit == 0.0f) {
-        quantize_nothing(out);
-        return;
-    }
-    float threshold = out->two ? kv_act_threshold(out->largest, n_blocks) : 0.0f, inverse[LANES];
-    for (int64_t b = 0; b < n_blocks; b++, x += KV_ACT_BLOCK) {
-        int64_t at = b * KV_ACT_BLOCK, left = n_blocks - b;
-        if (b % LANES == 0)
-            block_steps(out->largest + b, left < LANES ? (int)left : LANES, units, out->times + b, inverse);
-        float max = out->largest[b];
-        bool both = out->two ? max * max >= threshold : out->low != NULL;
-        if (out->two) out->two[b] = both;
-        if (both) quantize_block(x, inverse[b % LANES], 2, out->high + at, out->low + at);
-        else quantize_block(x, inverse[b % LANES], 1, out->high + at, NULL);
     }
 }
 
 static void act_quantize(const float *x, int64_t n, struct kv_act_int *out)
 {
-    for (int64_t row = 0; row < n; row++) {
-        struct kv_act_int one = kv_act_rows(out, row);
-        quantize_row(x + row * out->k, &one);
+    int64_t row_blocks = out->k / KV_ACT_BLOCK;
+    for (int64_t row = 0; row < n; row++, x += out->k) {
+        int64_t first = row * row_blocks;
+        float *max = out->scale + first; /* the scales take their places */
+        row_maxima(x, row_blocks, max);
+        float threshold = out->two ? kv_act_threshold(max, row_blocks) : 0.0f;
+        for (int64_t b = 0; b < row_blocks; b++) {
+            const float *block = x + b * KV_ACT_BLOCK;
+            bool both = out->low && (!out->two || max[b] * max[b] >= threshold);
+            if (out->two) out->two[first + b] = both;
+            if (both) quantize_block(block, max[b], 2, 2, out, first + b);
+            else if (out->low) quantize_block(block, max[b], 2, 1, out, first + b);
+            else quantize_block(block, max[b], 1, 1, out, first + b);
+        }
     }
-    /* Only now: digits that have just been stored in quarters of a vector can't be loaded whole before they
-     * have left the queue of stores. */
-    for (int64_t row = 0; row < n; row++) {
-        struct kv_act_int one = kv_act_rows(out, row);
-        row_sums(&one);
-    }
+    /* Only now: digits that have just been stored in quarters of a vector can't be loaded whole before they have left
+     * the queue of stores. */
+    for (int64_t row = 0; row < n; row++) row_sums(out, row);
 }

@@ -2,9 +2,8 @@
  * follow from it. */
 
 /* --- weights --- */
-/* n rows of k floats to integers by blocks of 32, in as many digits as `out` has. Of a row with largest
- * element m and a block with M: unit = m / (127 · 4095), times = the next integer above 4095 · M / m, q = x /
- * (unit · times) rounded to nearest even; two digits count in 128ths of that. Equal bits at every level. */
+/* n rows of k floats to integers by blocks of 32, in as many digits as `out` has: scale = max|x| / largest q,
+ * round to nearest even; sum as struct kv_act_int. */
 X(act_quantize, void, (const float *x /* (n, k) */, int64_t n, struct kv_act_int *out))
 /* Rows [row_begin, row_end) of a matrix product; scratch: kv_matmul_scratch_bytes(k), aligned to 64. The
  * result for one (row, activation) pair does not depend on n, on the row range, or on whether the weights are
@@ -55,8 +54,7 @@ X(value_tile_expand, void, (const struct kv_value_tile *in, float *v /* (64, hea
  * columns. */
 X(key_tile_hadamard, void, (float *kt /* (head_dim, 64) */, int head_dim))
 
-/* n short grids (short_grid.h) as f16. Reads and writes up to the next multiple of 16. Equal bits at every
- * level. */
+/* n short grids (short_grid.h) as f16. Reads and writes up to the next multiple of 16. Equal bits at every level. */
 X(widen_grids, void, (const uint8_t *scale, const uint8_t *centre, int n, int bits, uint16_t *scale_f16,
                       uint16_t *min_f16))
 

@@ -8,17 +8,11 @@
  *
  * Weights. Whatever their file format, quantized weights are used as unsigned codes with a scale and a
  * minimum per 16 consecutive elements of a row,      w[i] = scale[i / 16] · code[i] + min[i / 16],
- * and activations as integers, with a multiple per block of 32 and a unit per row,
- *     x[i] = unit · times[i / 32] · q[i].     Then
- *     w·x = unit · Σ_g16 ( scale · (times · Σ code·q)  +  min · (times · Σ q) )
- * and where q has one digit, what stands in the inner parentheses is exact in int32. Multiples are integers
- * because one multiplier of integers idles while those of floats are the limit: 4 to 11 % more products
- * (docs/benchmarking.md). A row's largest block has KV_ACT_TIMES, so rounding multiples up makes steps
- * coarser by 1/4095 of the row's largest one at most.
- * q is one int8 digit, or two: q = 128·high + low, |q| <= 16256, which costs a second int8 dot product and
+ * and activations as integers with one scale per block of 32:   x[i] = xs[i / 32] · q[i].     Then
+ *     w·x = Σ_g16 xs · ( scale · Σ code·q  +  min · Σ q )        with Σ code·q exact in int32.
+ * q is one int8 digit, or two: q = 128·high + low, |q| <= 16319, which costs a second int8 dot product and
  * makes the arithmetic of a product as good as float (a KLD of 1e-6 instead of 1e-3 to 6e-3 on the models it
- * was measured on). Bound of the int32 sum: 32 · 255 · 16256 = 1.3e8; of one digit's with its multiple, codes
- * without minima being at most 128 from zero: 32 · 128 · 127 · 4095 = 2^31 − 1.7e7.
+ * was measured on). Bound of the int32 sum: 32 · 255 · 16319 = 1.3e8.
  */
 #ifndef KV_KERNELS_H
 #define KV_KERNELS_H
@@ -28,7 +22,7 @@
 #include "kernels/fit_calls.h"
 #include "kernels/sum_calls.h"
 
-#define KV_ACT_BLOCK 32    /* activations per multiple                                     */
+#define KV_ACT_BLOCK 32    /* activations per scale                                      */
 #define KV_WEIGHT_GROUP 16 /* weights per (scale, minimum) after unpacking               */
 
 /* Weight formats that hold codes (the float formats F32, F16, BF16 need no unpacking to codes). The order is
@@ -42,59 +36,28 @@ enum kv_float_format { KV_FLOAT_F32, KV_FLOAT_F16, KV_FLOAT_BF16, KV_FLOAT_COUNT
 
 #define KV_ACT_DIGIT 128     /* value of the high digit                                  */
 #define KV_ACT_MAX1 127      /* largest q of one digit                                   */
-#define KV_ACT_MAX2 16256    /* of two: 127 · 128                                        */
-#define KV_ACT_TIMES 4095    /* largest multiple of a row's unit                         */
+#define KV_ACT_MAX2 16319    /* of two: 127 · 128 + 63                                   */
 #define KV_ACT_KEEP 4.0f
 
-/* Σ over each 16, or 32, consecutive elements */
-struct kv_act_sums {
-    float *x; /* times · Σq: multiplies minima; mixed: of both digits, in steps of the high one */
-    /* What Σ code·q begins with, divided by what zero is as a code: −Σq, mixed: of the high digits */
-    int32_t *minus_q;
-    int32_t *minus_low; /* mixed: −Σ of the low digits, where a block has them */
-};
-
-/* n rows of activations in integers. Mixed: of two digits, but blocks that are not large beside the others,
+/* n rows of activations in integers. Mixed: of two digits, but blocks that are not large beside the row's others,
  *     max|x|² < KV_ACT_KEEP · mean of the row's max|x|²,
- * have only the high one. The error of a product comes
- * from the blocks with large scales. Products take the high digits of all rows first, then the low digits of
- * the rows that a list names for each block, so the second digit costs what the few blocks cost that have it:
- * with KV_ACT_KEEP = 4 one in 15 to 30. */
+ * have only the high one: a step of it is max|x| / 127, and all low digits are 0. The error of a product comes
+ * from the blocks with large scales. Products take the high digits of all rows first, then the low digits of the
+ * rows that a list names for each block, so the second digit costs what the few blocks cost that have it: with
+ * KV_ACT_KEEP = 4 one in 15 to 30. */
 struct kv_act_int {
     int8_t *high; /* (n, k): the only digit, or the high one                    */
-    int8_t *low;  /* (n, k) in -64 .. 63, or NULL: one digit. Mixed: unset where a block has one */
-    float *largest; /* (n, k / 32): max|x|, from which the rest follows          */
-    int32_t *times; /* (n, k / 32): a block's multiple of the row's unit         */
-    float *unit;  /* (n): NaN where an element is not finite; mixed: of the high digit */
-    struct kv_act_sums sums[2]; /* (n, k / 16), and (n, k / 32)                  */
+    int8_t *low;  /* (n, k) in -64 .. 63, or NULL: one digit                    */
+    float *scale; /* (n, k / 32): of a step of q; mixed: of a step of the high digit, 128 of q */
+    float *sum;   /* (n, k / 16): Σ of the 16 x, as quantized; multiplies minima */
+    int32_t *sum_q; /* (n, k / 16): Σ of the 16 q; mixed: of their high digits   */
     int64_t k;    /* multiple of 32                                             */
     uint8_t *two; /* (n, k / 32): 1 where a block has a low digit; NULL: all do, or none. Not NULL: mixed */
-    /* Mixed: rows with a low digit in block b are low_row[low_first[b]] to low_row[low_first[b + 1] - 1],
-     * ascending */
+    int32_t *sum_low; /* mixed: (n, k / 16): Σ of the low digits                 */
+    /* Mixed: rows with a low digit in block b are low_row[low_first[b]] to low_row[low_first[b + 1] - 1], ascending */
     int32_t *low_first; /* (k / 32 + 1) */
     int32_t *low_row;   /* (n · k / 32) */
 };
-/* x from row `first` on, without the lists */
-static inline struct kv_act_int kv_act_rows(const struct kv_act_int *x, int64_t first)
-{
-    int64_t n_blocks = first * (x->k / KV_ACT_BLOCK);
-    struct kv_act_int part = {
-        .high = x->high + first * x->k,
-        .low = x->low ? x->low + first * x->k : NULL,
-        .largest = x->largest + n_blocks,
-        .times = x->times + n_blocks,
-        .unit = x->unit + first,
-        .k = x->k,
-        .two = x->two ? x->two + n_blocks : NULL,
-    };
-    for (int s = 0; s < 2; s++) {
-        int64_t at = s ? n_blocks : 2 * n_blocks;
-        part.sums[s] = (struct kv_act_sums){ x->sums[s].x + at, x->sums[s].minus_q + at,
-                                             x->sums[s].minus_low ? x->sums[s].minus_low + at : NULL };
-    }
-    return part;
-}
-
 /* Fills both lists of n mixed rows from `two`. */
 void kv_act_list_low(struct kv_act_int *x, int64_t n);
 
@@ -127,8 +90,8 @@ struct kv_kernels {
 
 /* Fills the table with the best kernels up to `level`. */
 void kv_kernels_select(struct kv_kernels *table, enum kv_cpu_level level);
-/* The same up to the level that a caller names; NULL: what the environment's KVANT_CPU names; "": the best of
- * this CPU. Errors: ARGUMENT (no such level), UNSUPPORTED (this CPU lacks it). */
+/* The same up to the level that a caller names; NULL: what the environment's KVANT_CPU names; "": the best of this CPU.
+ * Errors: ARGUMENT (no such level), UNSUPPORTED (this CPU lacks it). */
 kvant_status kv_kernels_open(struct kv_kernels *table, const char *wanted, struct kvant_error *err);
 
 /* One filler per file: area × level. A file that was built without its instruction set leaves the table alone

@@ -10,21 +10,10 @@
 #include "base/memory.h"
 #include "kernels/kernels.h"
 
-#define KV_ACT_TINY 0x1p-100f /* a row of activations with no larger element counts as zero */
+#define KV_ACT_TINY 0x1p-100f /* a block of activations with no larger element counts as zero */
 
-/* Of a row with this max|x|, which may be NaN */
-struct kv_act_units {
-    float unit, per_unit; /* per_unit · max|x| of a block is its multiple; 0: the row has no digits but 0 */
-};
-static inline struct kv_act_units kv_act_units_of(float max)
-{
-    if (max >= KV_ACT_TINY)
-        return (struct kv_act_units){ max / (KV_ACT_MAX1 * (float)KV_ACT_TIMES), KV_ACT_TIMES / max };
-    return (struct kv_act_units){ max == max ? 0.0f : max, 0.0f };
-}
-
-/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order; one sum
- * alone would wait for itself 18 to 150 times a row. */
+/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order; one sum alone would
+ * wait for itself 18 to 150 times a row. */
 static inline float kv_act_threshold(const float *max, int64_t n_blocks)
 {
     float sum[4] = { 0.0f };

@@ -5,16 +5,11 @@
  * (panel_unpack.inc.h), so that a vector holds 4 consecutive codes of each row; one broadcast of 4 digits
  * then feeds LANES dot products and no horizontal sum is ever needed:
  *
- *     dot[row]  = Σ over the group of code·q                              (int32, exact)
- *     y[row]    = fma(min, sum, fma(float(times·dot), scale, y[row]))     group after group, slab after slab
- *     y[row]    = fma(y[row], unit, bias[row])                            at the end
+ *     dot[row]  = Σ over the group of code·q, q = 128·high + low          (int32, exact)
+ *     y[row]    = fma(min, sum, fma(float(dot), scale·xs, y[row]))        group after group, slab after slab
  *
- * Two digits, q = 128·high + low, leave no room for `times` in int32: fma(float(dot), scale·times, y[row]).
- *
- * What bounds a product is the two multipliers that know dot products and floats: of the turns of a group of
- * 32, eight are dot products, one is the fma; times·dot goes to a third multiplier, which had nothing to do.
- * Formats without minima, whose codes are 2^zero above the values, begin dot with −2^zero·Σq instead of
- * adding min·sum, which saves one of 10 turns.
+ * Formats without minima, whose codes are 2^zero above the values, begin dot with −2^zero·Σq instead of adding
+ * min·sum: a group of 32 then takes 10 of the multipliers' turns and not 11 (8 are dot products).
  * Mixed activations: the same with the high digits, then the low digits block by block (slab_times_low).
  *
  * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding
@@ -29,8 +24,7 @@
 #define LOW_FEW (ACTS_MAX / 2) /* rows of a short list of low digits */
 #define FEW_ACTS 2 /* up to as many, there are registers for two sums of each                   */
 /* Turned weights are asked for so many bytes, two pages, before they are used: blocks of 256 columns are not
- * read in order, and the hardware follows no stream across pages. One thread, one activation, GB/s of
- * weights:
+ * read in order, and the hardware follows no stream across pages. One thread, one activation, GB/s of weights:
  *             Q4_1  Q4_K  Q6_K  Q8_0
  *     file      22    19    19    24    rows turned at each use, the next rows asked for
  *     turned    27    15     7    30    left to the hardware
@@ -91,68 +85,42 @@ static void turn_rows(const uint8_t *rows, size_t row_bytes, int n_rows, int lan
 struct tile {
     const struct panel *panel;
     const int8_t *digit[2];  /* (n, k) each, at the slab: the high or only one, then the low one or NULL */
-    const int32_t *times;    /* (n, k / 32), at the slab                                  */
-    const float *sum;        /* (n, k / group), likewise                                  */
-    const int32_t *minus_q;  /* (n, k / group), likewise                                  */
-    int32_t zero;            /* of the format                                             */
+    const float *xs, *sum;   /* (n, k / 32), (n, k / 16), at the slab                     */
+    const int32_t *sum_q;    /* (n, k / 16), likewise                                     */
+    int zero;                /* of the format                                             */
     int64_t k;
     int n_codes;
     float *y;                /* (n, ldy), at the first row                                */
     int64_t ldy, n_rows;     /* n_rows: of both panels that are real                      */
-    const float *unit;       /* (n), NULL but in the last slab                            */
-    const float *bias;       /* at the first row, likewise, or NULL                       */
+    const float *bias;       /* at the first row, NULL but in the last slab               */
     uintptr_t ahead;         /* turned weights that are asked for, group by group, or 0   */
     size_t ahead_stride;     /* from panel to panel                                       */
     int ahead_bytes;         /* of a group                                                */
     bool first_slab;
 };
 
-/* The rows of an array that a tile meets, `stride` bytes apart. Addresses reach one and two strides beyond a
- * register: two registers for six rows. gcc would take one for each, and vectors' for those of them that it
- * has no place for, so it is kept from seeing through these. */
-struct row_pointers {
-    const char *low, *high; /* rows 0 and 3 */
-    ptrdiff_t stride;
-};
-
-KV_INLINE struct row_pointers rows_at(const void *p, int64_t stride, int64_t offset)
-{
-    struct row_pointers r = { (const char *)p + offset, (const char *)p + offset + 3 * stride, stride };
-    __asm__("" : "+r"(r.low), "+r"(r.high));
-    return r;
-}
-
-KV_INLINE const void *row_at(const struct row_pointers *r, int a)
-{
-    return a < 3 ? r->low + a * r->stride : r->high + (a - 3) * r->stride;
-}
-
-KV_INLINE int32_t int_at(const struct row_pointers *r, int a) { return *(const int32_t *)row_at(r, a); }
-KV_INLINE float float_at(const struct row_pointers *r, int a) { return *(const float *)row_at(r, a); }
-
 KV_INLINE vf load_rows(const float *p, int64_t n) { return n >= LANES ? vf_load(p) : vf_load_n(p, n); }
 
-/* dot += Σ code·q of one group and digit. */
+/* dot += Σ code·q of one group and digit. Unrolled further, gcc moves sums to memory. */
 KV_INLINE void dot_digit(vi dot[PANELS][ACTS_MAX], const struct tile *t, const int8_t *digit, int column,
                          int panels, int acts, int group, bool wide)
 {
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int i = 0; i < group; i += 4) {
-        struct row_pointers digits = rows_at(digit, t->k, column + i);
         vi code[PANELS];
         for (int p = 0; p < panels; p++) code[p] = vi_load(t->panel[p].code + (column + i) * LANES);
         for (int a = 0; a < acts; a++) {
-            vi x = vi_set4(row_at(&digits, a));
+            vi x = vi_set4(digit + a * t->k + column + i);
             for (int p = 0; p < panels; p++) dot[p][a] = vi_dot4(dot[p][a], code[p], x, wide);
         }
     }
 }
 
-/* −2^zero · Σq of a group, that of Σ (code − 2^zero)·q which needs no code; 0 with minima. As a shift, since the
- * multiplier that could do it has times·dot of the last group to do. */
-KV_INLINE vi zero_sum(const struct tile *t, int32_t minus_q, bool minima)
+/* −2^zero · Σq of a group, that of Σ (code − 2^zero)·q which needs no code; 0 with minima */
+KV_INLINE vi zero_sum(const struct tile *t, const int32_t *sum_q, int group, bool minima)
 {
-    return minima ? vi_zero() : vi_left_by(vi_set(minus_q), vi_set(t->zero));
+    if (minima) return vi_zero();
+    return vi_set(-((group == KV_WEIGHT_GROUP ? sum_q[0] : sum_q[0] + sum_q[1]) * (1 << t->zero)));
 }
 
 /* Σ code·q of one group. The digits follow each other in the same sums, which are shifted between them: a
@@ -160,15 +128,15 @@ KV_INLINE vi zero_sum(const struct tile *t, int32_t minus_q, bool minima)
 KV_INLINE void group_many(vi dot[PANELS][ACTS_MAX], const struct tile *t, int column, int panels, int acts,
                           int group, int digits, bool wide, bool minima)
 {
-    struct row_pointers minus_q = rows_at(t->minus_q + column / group, t->k / group * 4, 0);
+    const int32_t *sum_q = t->sum_q + column / KV_WEIGHT_GROUP;
     for (int a = 0; a < acts; a++) {
-        vi start = digits == 1 ? zero_sum(t, int_at(&minus_q, a), minima) : vi_zero();
+        vi start = digits == 1 ? zero_sum(t, sum_q + a * (t->k / KV_WEIGHT_GROUP), group, minima) : vi_zero();
         for (int p = 0; p < panels; p++) dot[p][a] = start;
     }
     dot_digit(dot, t, t->digit[0], column, panels, acts, group, wide);
     if (digits == 1) return;
     for (int a = 0; a < acts; a++) {
-        vi zero = zero_sum(t, int_at(&minus_q, a), minima);
+        vi zero = zero_sum(t, sum_q + a * (t->k / KV_WEIGHT_GROUP), group, minima);
         for (int p = 0; p < panels; p++) {
             dot[p][a] = vi_shift_digit(dot[p][a]);
             if (!minima) dot[p][a] = vi_add(dot[p][a], zero);
@@ -185,7 +153,8 @@ KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int col
     vi second[PANELS][FEW_ACTS];
     bool two = digits == 2;
     for (int a = 0; a < acts; a++) {
-        vi start = zero_sum(t, t->minus_q[(a * t->k + column) / group], minima);
+        int64_t at = (a * t->k + column) / KV_WEIGHT_GROUP;
+        vi start = zero_sum(t, t->sum_q + at, group, minima);
         for (int p = 0; p < panels; p++) {
             dot[p][a] = vi_zero();
             second[p][a] = start;
@@ -208,24 +177,8 @@ KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int col
             dot[p][a] = vi_add(two ? vi_shift_digit(dot[p][a]) : dot[p][a], second[p][a]);
 }
 
-/* The bytes [from, to) of each panel that is to be asked for */
-KV_INLINE void ask_ahead(const struct tile *t, int panels, int from, int to)
-{
-    for (int p = 0; t->ahead && p < panels; p++)
-        for (int i = from; i < to; i += KV_ALIGN)
-            __builtin_prefetch((const void *)(t->ahead + (size_t)p * t->ahead_stride + (size_t)i));
-}
-
-/* acc + scale · times · dot */
-KV_INLINE vf add_scaled(vf acc, vi dot, vi times, vf scale, int digits)
-{
-    if (digits == 1) return vf_fma(vf_from_int(vi_mul(dot, times)), scale, acc);
-    return vf_fma(vf_from_int(dot), vf_mul(scale, vf_from_int(times)), acc);
-}
-
 /* All but t are constants at every call: the arrays become registers. */
-KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide,
-                        bool minima)
+KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide, bool minima)
 {
     vf acc[PANELS][ACTS_MAX];
     for (int p = 0; p < panels; p++)
@@ -233,23 +186,22 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
             acc[p][a] = t->first_slab ? vf_zero()
                                       : load_rows(t->y + a * t->ldy + p * LANES, t->n_rows - p * LANES);
 
-    int n_groups = t->n_codes / group;
-    if (acts == ACTS_MAX) ask_ahead(t, panels, 0, n_groups * t->ahead_bytes);
-    for (int g = 0; g < n_groups; g++) {
+    for (int g = 0; g < t->n_codes / group; g++) {
         vi dot[PANELS][ACTS_MAX];
-        if (acts < ACTS_MAX) ask_ahead(t, panels, g * t->ahead_bytes, (g + 1) * t->ahead_bytes);
+        for (int p = 0; t->ahead && p < panels; p++)
+            for (int i = g * t->ahead_bytes; i < (g + 1) * t->ahead_bytes; i += KV_ALIGN)
+                __builtin_prefetch((const void *)(t->ahead + (size_t)p * t->ahead_stride + (size_t)i));
         if (acts < ACTS_MAX || (digits > 1 && acts <= FEW_ACTS))
             group_few(dot, t, g * group, panels, acts, group, digits, wide, minima);
         else
             group_many(dot, t, g * group, panels, acts, group, digits, wide, minima);
-        struct row_pointers times_at = rows_at(t->times, t->k / KV_ACT_BLOCK * 4, g * group / KV_ACT_BLOCK * 4);
-        struct row_pointers sum_at = rows_at(t->sum, t->k / group * 4, g * 4);
         for (int a = 0; a < acts; a++) {
-            vi times = vi_set(int_at(&times_at, a));
-            vf sum = vf_set(float_at(&sum_at, a));
+            const float *s = t->sum + a * (t->k / KV_WEIGHT_GROUP) + g * group / KV_WEIGHT_GROUP;
+            vf xs = vf_set(t->xs[a * (t->k / KV_ACT_BLOCK) + g * group / KV_ACT_BLOCK]);
+            vf sum = vf_set(group == KV_WEIGHT_GROUP ? s[0] : s[0] + s[1]);
             for (int p = 0; p < panels; p++) {
-                vf scale = vf_load(t->panel[p].scale + g * LANES);
-                acc[p][a] = add_scaled(acc[p][a], dot[p][a], times, scale, digits);
+                vf scale = vf_mul(vf_load(t->panel[p].scale + g * LANES), xs);
+                acc[p][a] = vf_fma(vf_from_int(dot[p][a]), scale, acc[p][a]);
                 if (minima) acc[p][a] = vf_fma(vf_load(t->panel[p].min + g * LANES), sum, acc[p][a]);
             }
         }
@@ -259,8 +211,7 @@ KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, i
         int64_t n = t->n_rows - p * LANES;
         for (int a = 0; a < acts; a++) {
             float *y = t->y + a * t->ldy + p * LANES;
-            vf out = t->unit ? vf_mul(acc[p][a], vf_set(t->unit[a])) : acc[p][a];
-            if (t->bias) out = vf_add(out, load_rows(t->bias + p * LANES, n));
+            vf out = t->bias ? vf_add(acc[p][a], load_rows(t->bias + p * LANES, n)) : acc[p][a];
             if (n >= LANES) vf_store(y, out);
             else vf_store_n(y, out, n);
         }
@@ -311,17 +262,15 @@ static void slab_times_acts(struct tile t, const struct format *f, int panels, i
         t.digit[0] += acts * t.k;
         if (t.digit[1]) t.digit[1] += acts * t.k;
         t.ahead = 0;
-        t.times += acts * (t.k / KV_ACT_BLOCK);
-        t.sum += acts * (t.k / f->group);
-        t.minus_q += acts * (t.k / f->group);
-        if (t.unit) t.unit += acts;
+        t.xs += acts * (t.k / KV_ACT_BLOCK);
+        t.sum += acts * (t.k / KV_WEIGHT_GROUP);
+        t.sum_q += acts * (t.k / KV_WEIGHT_GROUP);
         t.y += acts * t.ldy;
         n -= acts;
     }
 }
 
-/* y += Σ code·low of a block of 32 columns, for `acts` rows of the list; in the last slab y has its unit
- * already. */
+/* y += Σ code·low of a block of 32 columns, for `acts` rows of the list. */
 KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int panels, int acts, int group,
                        bool wide, bool minima)
 {
@@ -332,7 +281,7 @@ KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int
     for (int at = column; at < column + KV_ACT_BLOCK; at += group) {
         vi dot[PANELS][ACTS_MAX];
         for (int a = 0; a < acts; a++) {
-            vi start = zero_sum(t, t->minus_q[(row[a] * t->k + at) / group], minima);
+            vi start = zero_sum(t, t->sum_q + (row[a] * t->k + at) / KV_WEIGHT_GROUP, group, minima);
             for (int p = 0; p < panels; p++) dot[p][a] = start;
         }
 #pragma GCC unroll 4
@@ -345,11 +294,10 @@ KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int
             }
         }
         for (int a = 0; a < acts; a++) {
-            vi times = vi_set(t->times[(row[a] * t->k + column) / KV_ACT_BLOCK]);
-            vf step = vf_set((t->unit ? t->unit[row[a]] : 1.0f) * (1.0f / KV_ACT_DIGIT));
+            vf xs = vf_set(t->xs[(row[a] * t->k + column) / KV_ACT_BLOCK] * (1.0f / KV_ACT_DIGIT));
             for (int p = 0; p < panels; p++) {
-                vf scale = vf_mul(vf_load(t->panel[p].scale + at / group * LANES), step);
-                acc[p][a] = add_scaled(acc[p][a], dot[p][a], times, scale, 1);
+                vf scale = vf_mul(vf_load(t->panel[p].scale + at / group * LANES), xs);
+                acc[p][a] = vf_fma(vf_from_int(dot[p][a]), scale, acc[p][a]);
             }
         }
     }
@@ -361,8 +309,8 @@ KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int
         }
 }
 
-KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column,
-                          int panels, int acts)
+KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels,
+                          int acts)
 {
     bool minima = f->zero < 0; /* their sums have both digits */
     if (f->wide) low_run(t, row, column, panels, acts, 32, true, false);
@@ -372,8 +320,8 @@ KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const in
     else low_run(t, row, column, panels, acts, 16, false, false);
 }
 
-/* 2 to ACTS_MAX rows; where they don't fill a tile, with the last one repeated, whose result is then written
- * more than once. */
+/* 2 to ACTS_MAX rows; where they don't fill a tile, with the last one repeated, whose result is then written more than
+ * once. */
 static void low_many(const struct tile *t, const struct format *f, const int32_t *row, int n, int column)
 {
     int32_t filled[ACTS_MAX];
@@ -391,8 +339,8 @@ static void low_one(const struct tile *t, const struct format *f, const int32_t 
 }
 
 /* The low digits of mixed rows in a slab, block by block: after the high ones, for every n. */
-static void slab_times_low(const struct tile *t, const struct format *f, int panels,
-                           const struct kv_act_int *x, int64_t slab)
+static void slab_times_low(const struct tile *t, const struct format *f, int panels, const struct kv_act_int *x,
+                           int64_t slab)
 {
     for (int column = 0; column < t->n_codes; column += KV_ACT_BLOCK) {
         const int32_t *first = x->low_first + (slab + column) / KV_ACT_BLOCK;
@@ -401,6 +349,17 @@ static void slab_times_low(const struct tile *t, const struct format *f, int pan
             low_many(t, f, x->low_row + i, left, column);
         for (; i < first[1]; i++) low_one(t, f, x->low_row + i, column, panels);
     }
+}
+
+static void add_bias(const struct kv_matmul *mm, int64_t row_begin, int64_t row_end)
+{
+    for (int64_t j = 0; j < mm->n; j++)
+        for (int64_t row = row_begin; row < row_end; row += LANES) {
+            float *y = mm->y + j * mm->ldy + row;
+            vf out = vf_add(load_rows(y, row_end - row), load_rows(mm->bias + row, row_end - row));
+            if (row_end - row >= LANES) vf_store(y, out);
+            else vf_store_n(y, out, row_end - row);
+        }
 }
 
 /* Where turned weights begin: of row `row`, a multiple of LANES, from a slab on. */
@@ -443,7 +402,6 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
 {
     const struct format *f = &formats[mm->code_format];
     const struct kv_act_int *x = mm->x_int;
-    const struct kv_act_sums *sums = &x->sums[f->group == KV_WEIGHT_GROUP ? 0 : 1];
     bool mixed = x->two != NULL;
     int slab_codes = slab_columns(f, mm->k);
     int64_t step = mm->n < ACTS_MAX ? LANES : PANELS * LANES;
@@ -457,17 +415,16 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
             struct tile t = {
                 .panel = work->panel,
                 .digit = { x->high + slab, x->low && !mixed ? x->low + slab : NULL },
-                .times = x->times + slab / KV_ACT_BLOCK,
-                .sum = sums->x + slab / f->group,
-                .minus_q = sums->minus_q + slab / f->group,
+                .xs = x->scale + slab / KV_ACT_BLOCK,
+                .sum = x->sum + slab / KV_WEIGHT_GROUP,
+                .sum_q = x->sum_q + slab / KV_WEIGHT_GROUP,
                 .zero = f->zero,
                 .k = mm->k,
                 .n_codes = n_codes,
                 .y = mm->y + row,
                 .ldy = mm->ldy,
                 .n_rows = n_rows,
-                .unit = last ? x->unit : NULL,
-                .bias = last && mm->bias ? mm->bias + row : NULL,
+                .bias = last && mm->bias && !mixed ? mm->bias + row : NULL,
                 .ahead = mm->turned ? ahead_of(mm, last ? row + step : row, last ? 0 : slab + n_codes) : 0,
                 .ahead_stride = kv_turned_row_bytes(mm->row_bytes) * LANES,
                 .ahead_bytes = (int)(row_slab_bytes * LANES / (size_t)(n_codes / f->group)),
@@ -477,8 +434,9 @@ static void rows_times_int(const struct kv_matmul *mm, int64_t row_begin, int64_
             slab_times_acts(t, f, panels, mm->n);
             if (!mixed) continue;
             t.digit[1] = x->low + slab;
-            t.minus_q = sums->minus_low + slab / f->group;
+            t.sum_q = x->sum_low + slab / KV_WEIGHT_GROUP;
             slab_times_low(&t, f, panels, x, slab);
         }
+        if (mixed && mm->bias) add_bias(mm, row, row + n_rows);
     }
 }

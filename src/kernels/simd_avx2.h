@@ -167,8 +167,6 @@ KV_INLINE vi vi_zero(void) { return _mm256_setzero_si256(); }
 KV_INLINE vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 KV_INLINE void vi_store(void *p, vi x) { _mm256_storeu_si256((__m256i *)p, x); }
 KV_INLINE vi vi_set(int x) { return _mm256_set1_epi32(x); }
-KV_INLINE vi vi_mul(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
-KV_INLINE vi vi_left_by(vi x, vi n) { return _mm256_sllv_epi32(x, n); }
 KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
 {
     int32_t word;

@@ -143,8 +143,6 @@ KV_INLINE vi vi_zero(void) { return _mm512_setzero_si512(); }
 KV_INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
 KV_INLINE void vi_store(void *p, vi x) { _mm512_storeu_si512(p, x); }
 KV_INLINE vi vi_set(int x) { return _mm512_set1_epi32(x); }
-KV_INLINE vi vi_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
-KV_INLINE vi vi_left_by(vi x, vi n) { return _mm512_sllv_epi32(x, n); }
 KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
 {
     int32_t word;

@@ -155,8 +155,6 @@ KV_INLINE vi vi_zero(void) { return vdupq_n_s32(0); }
 KV_INLINE vi vi_load(const void *p) { return FROM_U8(vld1q_u8(p)); }
 KV_INLINE void vi_store(void *p, vi x) { vst1q_u8(p, AS_U8(x)); }
 KV_INLINE vi vi_set(int x) { return vdupq_n_s32(x); }
-KV_INLINE vi vi_mul(vi a, vi b) { return vmulq_s32(a, b); }
-KV_INLINE vi vi_left_by(vi x, vi n) { return vshlq_s32(x, n); }
 KV_INLINE vi vi_set4(const int8_t *p) /* 4 bytes to every lane */
 {
     int32_t word;

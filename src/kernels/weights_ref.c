@@ -13,7 +13,7 @@
 
 #include <math.h>
 
-/* NaN when an element is not finite: that must not vanish here, the row's unit carries it on to where
+/* NaN when an element is not finite: that must not vanish here, the block's scale carries it on to where
  * results are checked. */
 static float block_max(const float *x)
 {
@@ -25,36 +25,31 @@ static float block_max(const float *x)
     return max;
 }
 
-/* Sums of 16 elements from `at` on, and of 32. steps: of q in the row's step, 1 or 128. */
-static void sum_elements(struct kv_act_int *x, int s, int64_t at, int32_t times, int steps, bool both)
+/* digits: that the block has; n_digits: of the row */
+static void quantize_block(const float *x, float max, int n_digits, int digits, struct kv_act_int *out, int64_t b)
 {
-    int n = KV_WEIGHT_GROUP << s, high = 0, low = 0;
-    for (int64_t i = at; i < at + n; i++) {
-        high += x->high[i];
-        if (both) low += x->low[i];
+    float largest = digits == 2 ? KV_ACT_MAX2 : KV_ACT_MAX1, inverse = 0.0f;
+    int unit = digits < n_digits ? KV_ACT_DIGIT : 1; /* what a step of q counts */
+    float scale = isnan(max) ? max : 0.0f;
+    if (max >= KV_ACT_TINY) {
+        scale = max / (largest * (float)unit);
+        inverse = largest / max;
     }
-    struct kv_act_sums *sums = &x->sums[s];
-    int q = steps == 1 ? high : high * KV_ACT_DIGIT + low;
-    sums->minus_q[at / n] = x->two ? -high : -q;
-    if (x->two && both) sums->minus_low[at / n] = -low;
-    sums->x[at / n] = (float)(times * q) * (x->two ? 1.0f / KV_ACT_DIGIT : 1.0f);
-}
-
-/* both: digits */
-static void quantize_block(const float *x, bool both, float step, struct kv_act_int *out, int64_t b)
-{
-    int64_t first = b * KV_ACT_BLOCK;
-    float inverse = step > 0.0f ? 1.0f / step : 0.0f; /* neither for 0 nor NaN */
-    for (int i = 0; i < KV_ACT_BLOCK; i++) {
-        int q = inverse > 0.0f ? (int)rintf(x[i] * (both ? inverse * KV_ACT_DIGIT : inverse)) : 0;
-        int high = both ? (q + KV_ACT_DIGIT / 2) >> 7 : q; /* leaves low in -64 .. 63 */
-        out->high[first + i] = (int8_t)high;
-        if (both) out->low[first + i] = (int8_t)(q - high * KV_ACT_DIGIT);
+    for (int half = 0; half < 2; half++) {
+        int sum = 0, sum_high = 0;
+        for (int i = half * 16; i < half * 16 + 16; i++) {
+            int q = isnan(max) ? 0 : (int)rintf(x[i] * inverse);
+            int high = digits == 2 ? (q + KV_ACT_DIGIT / 2) >> 7 : q; /* leaves low in -64 .. 63 */
+            out->high[b * KV_ACT_BLOCK + i] = (int8_t)high;
+            if (out->low) out->low[b * KV_ACT_BLOCK + i] = (int8_t)(digits == 2 ? q - high * KV_ACT_DIGIT : 0);
+            sum += q * unit;
+            sum_high += high;
+        }
+        out->sum[2 * b + half] = scale * (float)sum;
+        out->sum_q[2 * b + half] = out->two ? sum_high : sum;
+        if (out->two) out->sum_low[2 * b + half] = sum - sum_high * KV_ACT_DIGIT;
     }
-    int steps = out->low ? KV_ACT_DIGIT : 1;
-    for (int half = 0; half < 2; half++)
-        sum_elements(out, 0, first + half * KV_WEIGHT_GROUP, out->times[b], steps, both);
-    sum_elements(out, 1, first, out->times[b], steps, both);
+    out->scale[b] = out->two ? scale * KV_ACT_DIGIT : scale;
 }
 
 void kv_act_list_low(struct kv_act_int *x, int64_t n)
@@ -65,8 +60,7 @@ void kv_act_list_low(struct kv_act_int *x, int64_t n)
     for (int64_t row = 0; row < n; row++)
         for (int64_t b = 0; b < n_blocks; b++) first[b] += x->two[row * n_blocks + b];
     int32_t end = 0;
-    /* each block's end; filled from behind */
-    for (int64_t b = 0; b <= n_blocks; b++) first[b] = end += first[b];
+    for (int64_t b = 0; b <= n_blocks; b++) first[b] = end += first[b]; /* each block's end, filled from behind */
     for (int64_t row = n; row-- > 0;)
         for (int64_t b = 0; b < n_blocks; b++)
             if (x->two[row * n_blocks + b]) x->low_row[--first[b]] = (int32_t)row;
@@ -75,25 +69,16 @@ void kv_act_list_low(struct kv_act_int *x, int64_t n)
 static void act_quantize_ref(const float *x, int64_t n, struct kv_act_int *out)
 {
     int64_t row_blocks = out->k / KV_ACT_BLOCK;
+    int n_digits = out->low ? 2 : 1;
     for (int64_t row = 0; row < n; row++) {
         int64_t first = row * row_blocks;
-        float *max = out->largest + first, row_max = 0.0f;
+        float *max = out->scale + first, threshold = 0.0f; /* the scales take their places */
+        for (int64_t b = 0; b < row_blocks; b++) max[b] = block_max(x + (first + b) * KV_ACT_BLOCK);
+        if (out->two) threshold = kv_act_threshold(max, row_blocks);
         for (int64_t b = 0; b < row_blocks; b++) {
-            max[b] = block_max(x + (first + b) * KV_ACT_BLOCK);
-            row_max = isnan(max[b]) || max[b] > row_max ? max[b] : row_max;
-            if (isnan(row_max)) break;
-        }
-        struct kv_act_units units = kv_act_units_of(row_max);
-        float threshold = out->two ? kv_act_threshold(max, row_blocks) : 0.0f;
-        out->unit[row] = out->low && !out->two ? units.unit * (1.0f / KV_ACT_DIGIT) : units.unit;
-        for (int64_t b = 0; b < row_blocks; b++) {
-            float times = units.per_unit > 0.0f ? rintf(max[b] * units.per_unit + 0.5f) : 0.0f;
-            times = times < KV_ACT_TIMES ? times : KV_ACT_TIMES;
-            if (units.per_unit > 0.0f && times < 1.0f) times = 1.0f;
-            out->times[first + b] = (int32_t)times;
-            bool both = out->two ? times > 0.0f && max[b] * max[b] >= threshold : out->low != NULL;
+            bool both = !out->two || max[b] * max[b] >= threshold;
             if (out->two) out->two[first + b] = both;
-            quantize_block(x + (first + b) * KV_ACT_BLOCK, both, units.unit * times, out, first + b);
+            quantize_block(x + (first + b) * KV_ACT_BLOCK, max[b], n_digits, both ? n_digits : 1, out, first + b);
         }
     }
 }
@@ -102,20 +87,19 @@ static void act_quantize_ref(const float *x, int64_t n, struct kv_act_int *out)
 static void row_times_int(const struct kv_matmul *mm, int64_t row, const uint8_t *code, const float *scale,
                          const float *min)
 {
+    const struct kv_act_int *x = mm->x_int;
     int64_t n_groups = mm->k / KV_WEIGHT_GROUP;
     for (int64_t j = 0; j < mm->n; j++) {
-        struct kv_act_int x = kv_act_rows(mm->x_int, j);
-        float y = 0.0f;
+        const int8_t *high = x->high + j * mm->k, *low = x->low ? x->low + j * mm->k : NULL;
+        const float *xs = x->scale + j * (mm->k / KV_ACT_BLOCK), *sum = x->sum + j * n_groups;
+        float y = 0.0f, unit = x->two ? 1.0f / KV_ACT_DIGIT : 1.0f;
         for (int64_t g = 0; g < n_groups; g++) {
-            bool both = x.two ? x.two[g / 2] : x.low != NULL;
             int32_t dot = 0;
             for (int64_t i = g * KV_WEIGHT_GROUP; i < (g + 1) * KV_WEIGHT_GROUP; i++)
-                dot += code[i] * (both ? x.high[i] * KV_ACT_DIGIT + x.low[i] : x.high[i]);
-            float step = both && x.two ? 1.0f / KV_ACT_DIGIT : 1.0f;
-            y += scale[g] * ((float)x.times[g / 2] * step) * (float)dot;
-            y += min[g] * x.sums[0].x[g];
+                dot += code[i] * (low ? high[i] * KV_ACT_DIGIT + low[i] : high[i]);
+            y += scale[g] * (xs[g / 2] * unit) * (float)dot;
+            y += min[g] * sum[g];
         }
-        y *= x.unit[0];
         mm->y[j * mm->ldy + row] = mm->bias ? y + mm->bias[row] : y;
     }
 }

@@ -166,14 +166,14 @@ static void output_norm_row(const struct by_rows *job, int i)
 
 /* --------------------------------------------------------------------------------------- products -- */
 
-static struct kv_product product(const struct kvant_model *m, const struct kv_gguf_tensor *w,
-                                 const float *bias, float *y, int64_t ldy)
+static struct kv_product product(const struct kvant_model *m, const struct kv_gguf_tensor *w, const float *bias,
+                                 float *y, int64_t ldy)
 {
     return (struct kv_product){ w, bias, y, ldy, kv_repacked_find(&m->repacked, m->gguf, w) };
 }
 
-/* Mixed digits in the layers only: one digit in the output head alone would have a KLD of 7e-4 on SmolLM2,
- * and two cost nothing where one row of a prompt needs logits, or memory is the limit. */
+/* Mixed digits in the layers only: one digit in the output head alone would have a KLD of 7e-4 on SmolLM2, and two
+ * cost nothing where one row of a prompt needs logits, or memory is the limit. */
 static int n_digits_of(const struct kvant_model *m, const struct kv_gguf_tensor *w)
 {
     if (m->act == KVANT_ACT_INT8) return 1;
@@ -181,18 +181,16 @@ static int n_digits_of(const struct kvant_model *m, const struct kv_gguf_tensor 
 }
 
 /* Where the integers of x go. Products with float weights read the floats. */
-static struct kv_activations activations_for(const struct kv_forward_call *call, const float *x,
-                                             int64_t n_rows, int64_t k, const struct kv_gguf_tensor *w)
+static struct kv_activations activations_for(const struct kv_forward_call *call, const float *x, int64_t n_rows, int64_t k,
+                                             const struct kv_gguf_tensor *w)
 {
     struct kv_activations a;
     bool integers = call->model->act != KVANT_ACT_F32 && k % KV_ACT_BLOCK == 0;
-    kv_activations_place(&a, x, n_rows, k, integers ? call->buffers->int_memory : NULL,
-                         n_digits_of(call->model, w));
+    kv_activations_place(&a, x, n_rows, k, integers ? call->buffers->int_memory : NULL, n_digits_of(call->model, w));
     return a;
 }
 
-/* Each row of x is made by fn (NULL: it is there) and quantized while it is in the cache, once for all
- * products. */
+/* Each row of x is made by fn (NULL: it is there) and quantized while it is in the cache, once for all products. */
 static void multiply(const struct kv_forward_call *call, const struct kv_layer *layer,
                      void (*fn)(const struct by_rows *job, int row), const float *x, int n_rows, int64_t k,
                      const struct kv_product *products, int n_products)
@@ -288,8 +286,7 @@ static void run_hidden(const struct kv_forward_call *call, int layer)
 {
     for (int r = 0; call->hidden && r < call->n_runs; r++)
         for (int64_t i = 0; i < call->runs[r].n; i++)
-            call->hidden(call->hidden_user, layer, r, (int)(call->runs[r].row + i),
-                         call->runs[r].n_before + i);
+            call->hidden(call->hidden_user, layer, r, (int)(call->runs[r].row + i), call->runs[r].n_before + i);
 }
 
 static void run_layer(const struct kv_forward_call *call, int i)

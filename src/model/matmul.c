@@ -1,9 +1,9 @@
 /*
  * Several products over the same activations are one list of rows, cut into units of UNIT_ROWS rows that
- * workers take from a shared counter: long stretches first, which memory delivers best, single units at the
- * end, so that all end together. With equal takes of two of 18 units one of two threads has a tenth of the
- * run to wait. Taking beats a fixed split as soon as one core is busy elsewhere, and since no result depends
- * on the split, nothing else changes.
+ * workers take from a shared counter: long stretches first, which memory delivers best, single units at the end, so
+ * that all end together. With equal takes of two of 18 units one of two threads has a tenth of the run to wait.
+ * Taking beats a fixed split as soon as one core is busy elsewhere, and since no result depends on the split, nothing
+ * else changes.
  */
 #include "model/matmul.h"
 
@@ -27,15 +27,10 @@ static size_t place_digits(struct kv_activations *a, void *memory, int n_digits)
     a->i.low_first = mixed ? kv_carve(&c, k / KV_ACT_BLOCK + 1, sizeof *a->i.low_first) : NULL;
     a->i.low_row = mixed ? kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.low_row) : NULL;
     a->i.low = n_digits > 1 ? kv_carve(&c, n * k, sizeof *a->i.low) : NULL;
-    a->i.largest = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.largest);
-    a->i.times = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.times);
-    a->i.unit = kv_carve(&c, n, sizeof *a->i.unit);
-    for (int s = 0; s < 2; s++) {
-        size_t n_sums = n * (k / (KV_WEIGHT_GROUP << s));
-        a->i.sums[s].x = kv_carve(&c, n_sums, sizeof *a->i.sums[s].x);
-        a->i.sums[s].minus_q = kv_carve(&c, n_sums, sizeof *a->i.sums[s].minus_q);
-        a->i.sums[s].minus_low = mixed ? kv_carve(&c, n_sums, sizeof *a->i.sums[s].minus_low) : NULL;
-    }
+    a->i.scale = kv_carve(&c, n * (k / KV_ACT_BLOCK), sizeof *a->i.scale);
+    a->i.sum = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum);
+    a->i.sum_q = kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum_q);
+    a->i.sum_low = mixed ? kv_carve(&c, n * (k / KV_WEIGHT_GROUP), sizeof *a->i.sum_low) : NULL;
     return c.used;
 }
 
@@ -55,8 +50,18 @@ void kv_activations_place(struct kv_activations *a, const float *x, int64_t n, i
 void kv_activations_quantize(const struct kv_activations *a, const struct kv_kernels *kernels, int64_t first,
                              int64_t n_rows)
 {
+    int64_t n_blocks = a->k / KV_ACT_BLOCK, n_groups = a->k / KV_WEIGHT_GROUP;
     if (!a->i.high) return;
-    struct kv_act_int part = kv_act_rows(&a->i, first);
+    struct kv_act_int part = {
+        .high = a->i.high + first * a->k,
+        .low = a->i.low ? a->i.low + first * a->k : NULL,
+        .scale = a->i.scale + first * n_blocks,
+        .sum = a->i.sum + first * n_groups,
+        .sum_q = a->i.sum_q + first * n_groups,
+        .sum_low = a->i.sum_low ? a->i.sum_low + first * n_groups : NULL,
+        .k = a->k,
+        .two = a->i.two ? a->i.two + first * n_blocks : NULL,
+    };
     kernels->act_quantize(a->f32 + first * a->k, n_rows, &part);
 }
 

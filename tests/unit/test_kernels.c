@@ -1,7 +1,7 @@
 /*
- * Weight and vector kernels: every row of kernel_list.h but the attention rows, at every level of this CPU,
- * plain C included, against arithmetic in double with the bounds that the kernels state; bit by bit where
- * they promise it. Inputs end (or begin) at inaccessible pages.
+ * Weight and vector kernels: every row of kernel_list.h but the attention rows, at every level of this CPU, plain C
+ * included, against arithmetic in double with the bounds that the kernels state; bit by bit where they promise it.
+ * Inputs end (or begin) at inaccessible pages.
  */
 #include "support/kernel_weights.h"
 
@@ -68,118 +68,75 @@ static void every_level_of_this_cpu_is_built(void **state)
 
 #define MIXED 3 /* digits: two, or one where the block is small beside its row */
 
-static struct kv_act_sums sums_alloc(size_t n, bool mixed)
-{
-    return (struct kv_act_sums){.x = kv_alloc(n, sizeof(float)),
-                                .minus_q = kv_alloc(n, sizeof(int32_t)),
-                                .minus_low = mixed ? kv_alloc(n, sizeof(int32_t)) : NULL};
-}
-
 static struct kv_act_int act_alloc(int64_t n, int64_t k, int n_digits)
 {
     size_t n_blocks = (size_t)(n * k / KV_ACT_BLOCK), n_groups = (size_t)(n * k / KV_WEIGHT_GROUP);
     bool mixed = n_digits == MIXED;
     return (struct kv_act_int){.high = kv_alloc((size_t)(n * k), 1),
                                .low = n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
-                               .largest = kv_alloc(n_blocks, sizeof(float)),
-                               .times = kv_alloc(n_blocks, sizeof(int32_t)),
-                               .unit = kv_alloc((size_t)n, sizeof(float)),
-                               .sums = {sums_alloc(n_groups, mixed), sums_alloc(n_blocks, mixed)},
+                               .scale = kv_alloc(n_blocks, sizeof(float)),
+                               .sum = kv_alloc(n_groups, sizeof(float)),
+                               .sum_q = kv_alloc(n_groups, sizeof(int32_t)),
                                .k = k,
                                .two = mixed ? kv_alloc(n_blocks, 1) : NULL,
+                               .sum_low = mixed ? kv_alloc(n_groups, sizeof(int32_t)) : NULL,
                                .low_first = mixed ? kv_alloc((size_t)(k / KV_ACT_BLOCK + 1), sizeof(int32_t)) : NULL,
                                .low_row = mixed ? kv_alloc(n_blocks, sizeof(int32_t)) : NULL};
 }
 
-/* Has block b, of all rows', a low digit? */
-static bool act_has_low(const struct kv_act_int *a, int64_t b)
-{
-    return a->two ? a->two[b] : a->low != NULL;
-}
-
-/* Element i of all rows', in steps of act_step: a step of the low digit, where rows have one */
 static int act_value(const struct kv_act_int *a, int64_t i)
 {
-    if (!a->low) return a->high[i];
-    return a->high[i] * KV_ACT_DIGIT + (act_has_low(a, i / KV_ACT_BLOCK) ? a->low[i] : 0);
+    return a->low ? a->high[i] * KV_ACT_DIGIT + a->low[i] : a->high[i];
 }
 
-static double act_step(const struct kv_act_int *a, int64_t b)
+/* of q */
+static float act_scale(const struct kv_act_int *a, int64_t b)
 {
-    double unit = (double)a->unit[b / (a->k / KV_ACT_BLOCK)] * a->times[b];
-    return a->two ? unit / KV_ACT_DIGIT : unit;
+    return a->two ? a->scale[b] / KV_ACT_DIGIT : a->scale[b];
 }
 
 static void act_free(struct kv_act_int *a)
 {
     kv_free(a->high);
     kv_free(a->low);
-    kv_free(a->largest);
-    kv_free(a->times);
-    kv_free(a->unit);
-    for (int s = 0; s < 2; s++) {
-        kv_free(a->sums[s].x);
-        kv_free(a->sums[s].minus_q);
-        kv_free(a->sums[s].minus_low);
-    }
+    kv_free(a->scale);
+    kv_free(a->sum);
+    kv_free(a->sum_q);
+    kv_free(a->sum_low);
     kv_free(a->two);
     kv_free(a->low_first);
     kv_free(a->low_row);
 }
 
-/* Sums of 16 (s = 0) or 32 elements against the digits they are of */
-static void check_sums(const struct check_random *r, int64_t n, const struct kv_act_int *a, int s)
-{
-    int64_t length = KV_WEIGHT_GROUP << s;
-    for (int64_t g = 0; g < n * a->k / length; g++) {
-        int64_t b = g * length / KV_ACT_BLOCK;
-        int q = 0, high = 0, low = 0;
-        for (int64_t i = g * length; i < (g + 1) * length; i++) {
-            q += act_value(a, i);
-            high += a->high[i];
-            if (act_has_low(a, b)) low += a->low[i];
-        }
-        CHECK(a->sums[s].minus_q[g] == (a->two ? -high : -q), r, "sum %d of %d", (int)g, (int)length);
-        if (a->two && a->two[b])
-            CHECK(a->sums[s].minus_low[g] == -low, r, "low sum %d of %d", (int)g, (int)length);
-        double exact = (double)a->times[b] * q / (a->two ? KV_ACT_DIGIT : 1);
-        CHECK(fabs((double)a->sums[s].x[g] - exact) <= EPS * fabs(exact), r, "sum %d of %d times its multiple", (int)g,
-              (int)length);
-    }
-}
-
 static void check_quantized(const struct check_random *r, const float *x, int64_t n, const struct kv_act_int *a)
 {
-    int64_t row_blocks = a->k / KV_ACT_BLOCK;
-    for (int64_t b = 0; b < n * row_blocks; b++) {
-        bool low = act_has_low(a, b);
-        int largest = a->low ? KV_ACT_MAX2 : KV_ACT_MAX1;
-        double max = 0.0, row_max = 0.0, step = act_step(a, b);
-        for (int64_t i = 0; i < a->k; i++) row_max = fmax(row_max, fabs((double)x[b / row_blocks * a->k + i]));
-        for (int64_t at = b * KV_ACT_BLOCK; at < (b + 1) * KV_ACT_BLOCK; at++) {
+    for (int64_t b = 0; b < n * a->k / KV_ACT_BLOCK; b++) {
+        bool one = a->two && !a->two[b];
+        int largest = !a->low ? KV_ACT_MAX1 : one ? KV_ACT_MAX1 * KV_ACT_DIGIT : KV_ACT_MAX2;
+        double max = 0.0, step = one ? KV_ACT_DIGIT : 1.0;
+        int sum[2] = {0, 0}, sum_high[2] = {0, 0};
+        for (int i = 0; i < KV_ACT_BLOCK; i++) {
+            int64_t at = b * KV_ACT_BLOCK + i;
             max = fmax(max, fabs((double)x[at]));
             int q = act_value(a, at);
-            /* beside the half step: q·EPS for the roundings of unit, of the block's step, its inverse and
-             * x·inverse */
-            double half = a->low && !low ? 0.5 * KV_ACT_DIGIT : 0.5;
-            CHECK(fabs(step * q - (double)x[at]) <= step * (half * (1 + 1e-4) + 5.0 * EPS * largest) + 0x1p-100, r,
-                  "element %d: %g is %d", (int)at, (double)x[at], q);
+            sum[i / 16] += q;
+            sum_high[i / 16] += a->high[at];
+            /* beside the half step: q·EPS for the rounding of x·inverse and of scale */
+            double error = fabs((double)act_scale(a, b) * q - (double)x[at]);
+            CHECK(error <= (double)act_scale(a, b) * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
+                  (double)x[at], q);
             CHECK(q <= largest && q >= -largest && a->high[at] >= -127, r, "code %d", q);
-            if (low) CHECK(a->low[at] >= -64 && a->low[at] <= 63, r, "low digit %d", a->low[at]);
+            if (one) CHECK(a->low[at] == 0, r, "low digit %d of a block with one", a->low[at]);
+            if (a->low) CHECK(a->low[at] >= -64 && a->low[at] <= 63, r, "low digit %d", a->low[at]);
         }
-        if (row_max < 0x1p-100) {
-            CHECK(a->times[b] == 0 && a->unit[b / row_blocks] == 0.0f, r, "%d times %g", a->times[b],
-                  (double)a->unit[b / row_blocks]);
-            continue;
+        CHECK(fabs((double)act_scale(a, b) - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
+        for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == act_scale(a, b) * (float)sum[h], r, "sum of half %d", h);
+        for (int h = 0; h < 2; h++) {
+            CHECK(a->sum_q[2 * b + h] == (a->two ? sum_high[h] : sum[h]), r, "integer sum of half %d", h);
+            if (!a->two) continue;
+            CHECK(a->sum_low[2 * b + h] == sum[h] - sum_high[h] * KV_ACT_DIGIT, r, "low sum of half %d", h);
         }
-        /* The block's largest element fits, and the row's largest block has the largest multiple. */
-        double unit = row_max / (127.0 * KV_ACT_TIMES);
-        CHECK(step * largest >= max * (1 - 4 * EPS), r, "step %g, largest %g", step, max);
-        CHECK(step * largest <= max * (1 + 4 * EPS) + 1.001 * 127 * unit, r, "step %g, largest %g", step, max);
-        CHECK(a->times[b] >= 1 && a->times[b] <= KV_ACT_TIMES, r, "multiple %d", a->times[b]);
     }
-    check_sums(r, n, a, 0);
-    check_sums(r, n, a, 1);
 }
 
 /* Which blocks of a mixed row have one digit; the sum of squares is rounded, and may overflow or vanish. */
@@ -226,16 +183,12 @@ static void quantized_activations(void **state)
             tables[l].act_quantize(x.p, n, &got);
             assert_memory_equal(got.high, ref.high, (size_t)(n * k));
             if (n_digits == MIXED) assert_memory_equal(got.two, ref.two, (size_t)(n * k / KV_ACT_BLOCK));
-            for (int64_t b = 0; b < n * k / KV_ACT_BLOCK; b++)
-                if (act_has_low(&ref, b))
-                    assert_memory_equal(got.low + b * KV_ACT_BLOCK, ref.low + b * KV_ACT_BLOCK, KV_ACT_BLOCK);
-            assert_memory_equal(got.times, ref.times, (size_t)(n * k / KV_ACT_BLOCK) * sizeof(int32_t));
-            assert_memory_equal(got.unit, ref.unit, (size_t)n * sizeof(float));
-            for (int s = 0; s < 2; s++)
-                assert_memory_equal(got.sums[s].x, ref.sums[s].x,
-                                    (size_t)(n * k / (KV_WEIGHT_GROUP << s)) * sizeof(float));
-            check_sums(&r, n, &got, 0);
-            check_sums(&r, n, &got, 1);
+            if (n_digits > 1) assert_memory_equal(got.low, ref.low, (size_t)(n * k));
+            assert_memory_equal(got.scale, ref.scale, (size_t)(n * k / KV_ACT_BLOCK) * sizeof(float));
+            assert_memory_equal(got.sum, ref.sum, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(float));
+            assert_memory_equal(got.sum_q, ref.sum_q, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
+            if (n_digits == MIXED)
+                assert_memory_equal(got.sum_low, ref.sum_low, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
         }
         act_free(&ref);
         act_free(&got);
@@ -255,9 +208,8 @@ static void non_finite_activations_stay_so(void **state)
             x[i / N_OF(bad)] = bad[i % N_OF(bad)];
             struct kv_act_int a = act_alloc(1, 2 * KV_ACT_BLOCK, 1 + i % 3);
             tables[l].act_quantize(x, 1, &a);
-            assert_true(isnan(a.unit[0]));
-            for (int64_t b = 0; b < a.k; b++) assert_int_equal(a.high[b], 0);
-            for (int b = 0; b < 2; b++) assert_true(a.times[b] == 0 && a.sums[1].x[b] == 0.0f && !(a.two && a.two[b]));
+            assert_true(isnan(a.scale[0]) && isnan(a.sum[0]) && isnan(a.sum[1]));
+            assert_true(a.scale[1] == 0.0f && a.sum[2] == 0.0f);
             act_free(&a);
         }
 }
@@ -341,8 +293,8 @@ static double exact_output(const struct product *p, const struct kv_kernels *ref
         for (int64_t g = 0; g < n_groups; g++) {
             int dot = 0;
             for (int64_t i = g * 16; i < g * 16 + 16; i++) dot += code[i] * act_value(mm->x_int, j * mm->k + i);
-            double a = (double)scale[g] * act_step(mm->x_int, (j * n_groups + g) / 2) * dot;
-            double b = (double)min[g] * (double)mm->x_int->sums[0].x[j * n_groups + g] * (double)mm->x_int->unit[j];
+            double a = (double)scale[g] * (double)act_scale(mm->x_int, (j * n_groups + g) / 2) * dot;
+            double b = (double)min[g] * (double)mm->x_int->sum[j * n_groups + g];
             y += a + b;
             size += fabs(a) + fabs(b);
         }
@@ -374,8 +326,8 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
             double bound, exact = exact_output(p, ref, row, j, &bound);
             CHECK(fabs((double)y - exact) <= bound, p->r,
                   "%s %s%s k %d n %d rows [%d, %d): y[%d, %d] = %.9g, exact %.9g, bound %.3g", level, p->type->name,
-                  !mm->x_int ? " f32" : mm->x_int->two ? " mixed" : mm->x_int->low ? " two digits" : "",
-                  (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y, exact, bound);
+                  !mm->x_int ? " f32" : mm->x_int->two ? " mixed" : mm->x_int->low ? " two digits" : "", (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y,
+                  exact, bound);
         }
 
     /* the same pairs, each activation alone, from another first row: bit-equal */
@@ -386,10 +338,19 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
         struct kv_act_int act;
         struct kv_matmul one = *mm;
         if (mm->x_int) {
-            act = kv_act_rows(mm->x_int, j);
-            act.low_first = low_first;
-            act.low_row = low_row;
-            if (act.two) kv_act_list_low(&act, 1);
+            act = *mm->x_int;
+            act.high += j * mm->k;
+            if (act.low) act.low += j * mm->k;
+            if (act.two) {
+                act.two += j * (mm->k / KV_ACT_BLOCK);
+                act.sum_low += j * (mm->k / KV_WEIGHT_GROUP);
+                act.low_first = low_first;
+                act.low_row = low_row;
+                kv_act_list_low(&act, 1);
+            }
+            act.scale += j * (mm->k / KV_ACT_BLOCK);
+            act.sum += j * (mm->k / KV_WEIGHT_GROUP);
+            act.sum_q += j * (mm->k / KV_WEIGHT_GROUP);
             one.x_int = &act;
         } else {
             one.x_f32 += j * mm->k;
@@ -404,8 +365,7 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
     }
 }
 
-/* Turned weights, by the plain definition, give the same bits; they end (or begin) at an inaccessible page.
- * */
+/* Turned weights, by the plain definition, give the same bits; they end (or begin) at an inaccessible page. */
 static void check_turned(struct product *p, const struct kv_kernels *table, const struct kv_kernels *ref)
 {
     struct kv_matmul mm = p->mm;
@@ -538,8 +498,7 @@ static void check_silu(const struct check_random *r, const struct kv_kernels *ta
     table->silu_mul(a, b, n, y);
     for (int64_t i = 0; i < n; i++) {
         double exact = (double)a[i] / (1.0 + exp(-(double)a[i])) * (double)b[i];
-        /* below −88.7 the exponential overflows: the result is zero instead of at most 88.8 / FLT_MAX = 22.2
-         * FLT_MIN */
+        /* below −88.7 the exponential overflows: the result is zero instead of at most 88.8 / FLT_MAX = 22.2 FLT_MIN */
         double bound = 8.0 * EPS * fabs(exact) + (double)FLT_MIN * (1.0 + 23.0 * fabs((double)b[i]));
         CHECK(fabs((double)y[i] - exact) <= bound, r, "%s silu(%.9g)·%.9g = %.9g, exact %.9g",
               kv_cpu_level_name(table->level), (double)a[i], (double)b[i], (double)y[i], exact);
