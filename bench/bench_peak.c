@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#define ROUNDS 20
+#define ROUNDS 300    /* threads that begin on one core take some 50 ms to spread */
 #define STEPS  200000 /* some ms */
 #define SUMS   12     /* that don't wait for each other: two a cycle, each done after five */
 
