@@ -144,14 +144,12 @@ static void print_stats(const struct pass *p)
 
 static json_t *think_json(const struct think_account *a)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "first",
-                     mode_names[a->first], "last", mode_names[a->last], "difficulty", json_number(a->d_first),
-                     "difficulty_at_turn", a->turned ? json_number(a->d_turn) : json_null(), "window",
-                     (json_int_t)a->n_window, "n_prefix", (json_int_t)a->n_prefix, "n_first_kept",
-                     (json_int_t)a->n_kept, "n_discarded", (json_int_t)a->n_discarded, "n_forced",
-                     (json_int_t)a->n_forced, "n_second", (json_int_t)a->n_second, "n_reprefill",
-                     (json_int_t)a->n_reprefill, "n_checks", (json_int_t)a->n_checks, "n_sampled",
-                     (json_int_t)a->n_steps, "truncated", (int)a->truncated);
+    json_t *think = json_pack("{s:s, s:s, s:o, s:o, s:I}", "first", mode_names[a->first], "last",
+                              mode_names[a->last], "difficulty", json_number(a->d_first), "difficulty_at_turn",
+                              a->turned ? json_number(a->d_turn) : json_null(), "window",
+                              (json_int_t)a->n_window);
+    think_put_counts(think, a);
+    return think;
 }
 
 static void print_think(const struct think_account *a)

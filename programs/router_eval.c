@@ -185,15 +185,13 @@ static void write_row(FILE *out, json_t *row)
 static json_t *online_json(const struct collected_question *q, const struct think_account *a,
                            const struct answer *answer, bool right)
 {
-    return json_pack("{s:s, s:s, s:b, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
-                     "question", q->question, "right", q->final, "correct", (int)right, "first",
-                     mode_names[a->first], "last", mode_names[a->last], "d_first", json_number(a->d_first),
-                     "d_turn", a->turned ? json_number(a->d_turn) : json_null(), "n_prefix",
-                     (json_int_t)a->n_prefix, "n_first_kept", (json_int_t)a->n_kept, "n_discarded",
-                     (json_int_t)a->n_discarded, "n_forced", (json_int_t)a->n_forced, "n_second",
-                     (json_int_t)a->n_second, "n_reprefill", (json_int_t)a->n_reprefill, "n_checks",
-                     (json_int_t)a->n_checks, "n_sampled", (json_int_t)a->n_steps, "truncated",
-                     (int)a->truncated, "answer", json_text(answer->text, answer->n_bytes));
+    json_t *row = json_pack("{s:s, s:s, s:b, s:s, s:s, s:o, s:o}", "question", q->question, "right", q->final,
+                            "correct", (int)right, "first", mode_names[a->first], "last", mode_names[a->last],
+                            "d_first", json_number(a->d_first), "d_turn",
+                            a->turned ? json_number(a->d_turn) : json_null());
+    think_put_counts(row, a);
+    json_object_set_new(row, "answer", json_text(answer->text, answer->n_bytes));
+    return row;
 }
 
 static int answer_online(struct evaluation *e, size_t i, struct online *sum)

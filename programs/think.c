@@ -164,3 +164,18 @@ int think_answer(struct generator *g, const struct kvant_router *router, const s
     if (status == KVANT_ERR_CANCELLED) answer->finish_reason = "interrupted";
     return status == KVANT_OK || status == KVANT_ERR_CANCELLED ? EXIT_OK : fail(&err);
 }
+
+void think_put_counts(json_t *object, const struct think_account *a)
+{
+    const struct {
+        const char *name;
+        int64_t n;
+    } counts[] = {
+        { "n_prefix", a->n_prefix },       { "n_first_kept", a->n_kept }, { "n_discarded", a->n_discarded },
+        { "n_forced", a->n_forced },       { "n_second", a->n_second },   { "n_reprefill", a->n_reprefill },
+        { "n_checks", a->n_checks },       { "n_sampled", a->n_steps },
+    };
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        json_object_set_new(object, counts[i].name, json_integer((json_int_t)counts[i].n));
+    json_object_set_new(object, "truncated", json_boolean(a->truncated));
+}

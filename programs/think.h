@@ -5,6 +5,8 @@
 #ifndef THINK_H
 #define THINK_H
 
+#include <jansson.h>
+
 #include "generate.h"
 #include "modes.h"
 
@@ -50,6 +52,9 @@ struct think_account {
     bool truncated;           /* a cap was met before the end                                 */
     double check_s;           /* of reading and deciding                                      */
 };
+
+/* Its counts, n_prefix to truncated, as fields of an object. */
+void think_put_counts(json_t *object, const struct think_account *account);
 
 /* ids and text as of generator_answer, the forced tokens between included. Prints what fails. */
 int think_answer(struct generator *g, const struct kvant_router *router, const struct modes *modes,

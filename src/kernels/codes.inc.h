@@ -241,22 +241,17 @@ KV_INLINE vf round_channels(const struct kv_fold *f, int c, int end, bool wide, 
 {
     vf after = vf_zero();
     vi twice = vi_zero();
-    for (; !wide && c + 2 * LANES <= end; c += 4 * LANES, digits += 4 * LANES) {
-        bool whole = c + 4 * LANES <= end;
+    for (int step = 4 * LANES; !wide && c + 2 * LANES <= end; c += step, digits += step) {
+        if (c + step > end) step = 2 * LANES; /* the last of them */
         vi x[4] = { vi_zero(), vi_zero(), vi_zero(), vi_zero() };
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
-            if (i < 2 || whole) x[i] = vi_to_digits(vf_load(a + c + i * LANES), unit);
+            if (i * LANES < step) x[i] = vi_to_digits(vf_load(a + c + i * LANES), unit);
         vi bytes = vi_pack_bytes(x);
-        if (whole) {
-            vi_store(digits, bytes);
-            twice = vi_dot_narrow(twice, vi_load(f->largest + c), bytes);
-        } else {
-            vi_store_low_half(digits, bytes);
-            twice = vi_dot_narrow(twice, vi_load_low_half(f->largest + c), bytes);
-            c -= 2 * LANES;
-            digits -= 2 * LANES;
-        }
+        bool whole = step == 4 * LANES;
+        if (whole) vi_store(digits, bytes);
+        else vi_store_low_half(digits, bytes);
+        twice = vi_dot_narrow(twice, whole ? vi_load(f->largest + c) : vi_load_low_half(f->largest + c), bytes);
     }
     if (!wide) after = vf_mul(vf_from_int(vi_widen(twice)), vf_set(0.5f));
     for (; c + LANES <= end; c += LANES, digits += LANES * (wide ? 2 : 1))

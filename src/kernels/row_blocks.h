@@ -27,14 +27,4 @@
 /* ... and the constant `n`. */
 #define FOR_ROW_BLOCKS(n_rows, call) FOR_SOME_ROWS(n_rows, CALL_BLOCK(rows, call))
 
-/* The same for calls that may work on a row twice: blocks are of one size, and the last begins as far back as that
- * takes, 7 as 0..3 and 3..6. Of the code for each size, some kilobytes, only one is run then: with 4 and 3 rows of
- * mixed keys the steps of a page outgrow the first-level instruction cache, and 7 rows take longer than 8. */
-#define FOR_EQUAL_ROW_BLOCKS(n_rows, call)                                                                 \
-    for (int all = (n_rows), n_blocks = (all + BLOCK_ROWS - 1) / BLOCK_ROWS,                               \
-             rows = n_blocks ? (all + n_blocks - 1) / n_blocks : 0, begin = 0; begin < all; begin += rows) { \
-        int row = begin + rows <= all ? begin : all - rows;                                                \
-        CALL_BLOCK(rows, call)                                                                             \
-    }
-
 #endif

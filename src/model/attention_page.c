@@ -47,14 +47,16 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     return s;
 }
 
-static size_t i_head(const struct kv_attn_block *b)
+static size_t i_of(const struct kv_attn_block *b, int head_kv)
 {
-    return (size_t)b->call->layer * (size_t)b->call->n_head_kv + (size_t)b->head_kv;
+    return (size_t)b->call->layer * (size_t)b->call->n_head_kv + (size_t)head_kv;
 }
 
-static const uint8_t *page_at(const struct kv_attn_block *b, int64_t i_page)
+static size_t i_head(const struct kv_attn_block *b) { return i_of(b, b->head_kv); }
+
+static const uint8_t *page_at(const struct kv_attn_block *b, int64_t i_page, size_t i_head)
 {
-    return kv_page_base(b->codec->layout, b->view.pages[i_page], i_head(b));
+    return kv_page_base(b->codec->layout, b->view.pages[i_page], i_head);
 }
 
 /* Where a head's keys and values lie in a page. */
@@ -64,10 +66,9 @@ struct kv_next {
 };
 static struct kv_next next_at(const struct kv_attn_block *b, int64_t i_page, int head_kv)
 {
-    size_t i = (size_t)b->call->layer * (size_t)b->call->n_head_kv + (size_t)head_kv;
+    size_t i = i_of(b, head_kv);
     const struct kv_head_layout *head = &b->codec->layout->head[i];
-    return (struct kv_next){ kv_page_base(b->codec->layout, b->view.pages[i_page], i) + head->first,
-                             head->n_bytes / KV_LINE };
+    return (struct kv_next){ page_at(b, i_page, i) + head->first, head->n_bytes / KV_LINE };
 }
 
 /* What follows page i of a chunk that ends before `end`. */
@@ -218,7 +219,7 @@ void kv_block_prepare_pages(struct kv_attn_block *b)
 static struct kv_grids key_grids(const struct kv_attn_block *b, int64_t i_page)
 {
     const struct kv_page_scratch *s = &b->worker->page;
-    return kv_key_grids(b->codec, i_head(b), page_at(b, i_page), s->scale, s->min);
+    return kv_key_grids(b->codec, i_head(b), page_at(b, i_page, i_head(b)), s->scale, s->min);
 }
 
 /* The queries as digits for the page. */
@@ -255,7 +256,7 @@ static void scores_half(const struct kv_attn_block *b, const uint8_t *codes, str
 static void score_page(const struct kv_attn_block *b, int64_t i_page, struct kv_ahead ahead)
 {
     struct kv_page_scratch *s = &b->worker->page;
-    const uint8_t *codes = page_at(b, i_page) + b->codec->layout->key[i_head(b)].codes;
+    const uint8_t *codes = page_at(b, i_page, i_head(b)) + b->codec->layout->key[i_head(b)].codes;
     if (b->recipe->key_bits == 16) {
         scores_half(b, codes, ahead);
     } else {
@@ -289,7 +290,7 @@ static void weigh_page(const struct kv_attn_block *b, int64_t i_page, int n)
 {
     struct kv_page_scratch *s = &b->worker->page;
     if (b->recipe->value_bits == 16) return;
-    struct kv_grids grids = kv_value_grids(b->codec, i_head(b), page_at(b, i_page), s->scale, s->min);
+    struct kv_grids grids = kv_value_grids(b->codec, i_head(b), page_at(b, i_page, i_head(b)), s->scale, s->min);
     s->weigh.n_tokens = n;
     s->weigh.scale = grids.scale;
     s->weigh.min = grids.min;
@@ -299,7 +300,7 @@ static void weigh_page(const struct kv_attn_block *b, int64_t i_page, int n)
 static void add_page(const struct kv_attn_block *b, int64_t i_page, int n, struct kv_ahead ahead)
 {
     struct kv_page_scratch *s = &b->worker->page;
-    const uint8_t *codes = page_at(b, i_page) + b->codec->layout->value[i_head(b)].codes;
+    const uint8_t *codes = page_at(b, i_page, i_head(b)) + b->codec->layout->value[i_head(b)].codes;
     if (b->recipe->value_bits == 16) {
         int head_dim = b->call->head_dim;
         b->kernels->pv_half(&(struct kv_pv_half){ (const uint16_t *)(const void *)codes, head_dim, head_dim, n,
