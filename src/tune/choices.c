@@ -89,7 +89,7 @@ void kv_choice_errors(const struct kv_calibration *c, bool mixed, enum kv_side s
     float center[KV_HEAD_DIM_MAX];
     kv_calibration_center(c, layer, head, true, center);
     for (int i = 0; side == KV_SIDE_KEY && i < 2; i++)
-        kv_calibration_importance(c, layer, head, center, 64 >> i, importance[i]);
+        kv_calibration_importance(c, layer, head, center, 64 >> i, true, importance[i]);
     for (int i = 0; i < list->n; i++) {
         struct kv_recipe r;
         kv_choice_recipe(mixed, side == KV_SIDE_KEY ? i : -1, side == KV_SIDE_VALUE ? i : -1, &r, NULL);

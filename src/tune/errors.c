@@ -218,7 +218,7 @@ static kvant_status calibrate(struct run *r, struct kvant_error *err)
         float center[KV_HEAD_DIM_MAX];
         for (size_t k = 0; k < head_dim; k++) center[k] = (float)c->mean[i * head_dim + k];
         kv_calibration_importance(c, (int)i / c->n_head_kv, (int)i % c->n_head_kv, center, IMPORTANCE_GROUP,
-                                  importance + i * head_dim);
+                                  false, importance + i * head_dim);
     }
     return KVANT_OK;
 }

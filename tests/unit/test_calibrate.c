@@ -240,20 +240,23 @@ static double turned(const struct kvant_model *model, const float *center, int t
     return i < half ? a * cos(angle) - b * sin(angle) : a * sin(angle) + b * cos(angle);
 }
 
+/* A short grid is at least half as wide as it lies from 0. */
 static double square_range_of(const struct rows *r, const struct kvant_model *model, int layer, int head_kv,
-                              const float *center, int t0, int group, int i)
+                              const float *center, int t0, int group, bool is_short, int i)
 {
     double low = INFINITY, high = -INFINITY;
     for (int t = t0; t < t0 + group; t++) {
         double x = r->k[layer][t][head_kv][i] - turned(model, center, t, i);
         low = fmin(low, x), high = fmax(high, x);
     }
-    return (high - low) * (high - low);
+    double range = high - low;
+    if (is_short && range < fabs(high + low) / 4.0) range = fabs(high + low) / 4.0;
+    return range * range;
 }
 
 /* By the definition: for each query and each block, in the order that the formula has. */
 static void expected_importance(const struct rows *r, const struct kvant_model *model, int layer, int head_kv,
-                                const float *center, int group, double *out)
+                                const float *center, int group, bool is_short, double *out)
 {
     double total = 0.0, plain_q[DIM] = { 0 }, plain_range[DIM] = { 0 };
     int n_blocks = (N - SINKS) / group;
@@ -265,7 +268,7 @@ static void expected_importance(const struct rows *r, const struct kvant_model *
                               (N - SINKS);
         for (int block = 0; block < n_blocks; block++)
             plain_range[i] += square_range_of(r, model, layer, head_kv, center, SINKS + block * group, group,
-                                              i) / n_blocks;
+                                              is_short, i) / n_blocks;
     }
     for (int s = 0; s < N; s += 2)
         for (int head = head_kv * HEADS / KV_HEADS; head < (head_kv + 1) * HEADS / KV_HEADS; head++) {
@@ -282,7 +285,8 @@ static void expected_importance(const struct rows *r, const struct kvant_model *
                 total += w;
                 for (int i = 0; w > 0.0 && i < DIM; i++) {
                     double q = r->q[layer][s][head][i];
-                    out[i] += w * q * q * square_range_of(r, model, layer, head_kv, center, t0, group, i);
+                    out[i] += w * q * q *
+                              square_range_of(r, model, layer, head_kv, center, t0, group, is_short, i);
                 }
             }
         }
@@ -312,12 +316,16 @@ static void importance_is_what_the_definition_says(void **state)
     read_rows(&rows, model, tokens);
     for (int layer = 0; layer < LAYERS; layer++)
         for (int head = 0; head < KV_HEADS; head++)
-            for (int group = 32; group <= 64; group += 32) {
+            for (int kind = 0; kind < 6; kind++) {
+                int group = kind % 2 ? 32 : 64;
+                bool is_short = kind >= 2;
                 float center[DIM];
                 double found[KV_HEAD_DIM_MAX], expected[DIM];
                 kv_calibration_center(&c, layer, head, false, center);
-                kv_calibration_importance(&c, layer, head, center, group, found);
-                expected_importance(&rows, model, layer, head, center, group, expected);
+                if (kind >= 4) /* a middle far from 0 */
+                    for (int i = 0; i < DIM; i++) center[i] += 30.0f;
+                kv_calibration_importance(&c, layer, head, center, group, is_short, found);
+                expected_importance(&rows, model, layer, head, center, group, is_short, expected);
                 for (int i = 0; i < DIM; i++)
                     assert_true(fabs(found[i] - expected[i]) <= 1e-4 * expected[i]);
             }
@@ -326,7 +334,7 @@ static void importance_is_what_the_definition_says(void **state)
     /* no query looks beyond the tail: all count alike */
     assert_int_equal(kv_calibration_open(&c, model, tokens, 90, SINKS, NULL, NULL, &err), KVANT_OK);
     double found[KV_HEAD_DIM_MAX];
-    kv_calibration_importance(&c, 0, 0, NULL, 64, found);
+    kv_calibration_importance(&c, 0, 0, NULL, 64, false, found);
     for (int i = 0; i < DIM; i++) {
         double low = INFINITY, high = -INFINITY, square = 0.0;
         for (int t = SINKS; t < SINKS + 64; t++)
