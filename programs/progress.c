@@ -1,11 +1,11 @@
 #include "progress.h"
 
-#include <string.h>
 #include <unistd.h>
 
 #include "program.h"
 
 #define LOG_PERIOD_S 10.0
+#define FIRST_SHARE 0.02 /* of the work, from which an end can be told */
 
 void progress_begin(struct progress *progress)
 {
@@ -19,21 +19,31 @@ static void wipe(struct progress *progress)
     progress->n_shown = 0;
 }
 
+/* A count goes on while it grows towards the same total. */
+static void follow(struct progress *progress, double now_s, int64_t done, int64_t total)
+{
+    if (progress->total != total || done < progress->done || progress->what[0] == '\0') {
+        progress->started_s = now_s;
+        progress->first_done = done;
+    }
+    progress->done = done;
+    progress->total = total;
+}
+
 bool progress_update(void *user, const char *what, int64_t done, int64_t total)
 {
     struct progress *progress = user;
     double now_s = clock_s();
-    if (strncmp(progress->what, what, sizeof progress->what - 1) != 0) {
-        snprintf(progress->what, sizeof progress->what, "%s", what);
-        progress->started_s = now_s;
-    }
+    follow(progress, now_s, done, total);
+    snprintf(progress->what, sizeof progress->what, "%s", what);
     if (now_s >= progress->next_s) {
         progress->next_s = now_s + (progress->is_terminal ? 0.1 : LOG_PERIOD_S);
         wipe(progress);
         int n = fprintf(stderr, "  %s", progress->what);
         if (total > 0) n += fprintf(stderr, " %.0f %%", 100.0 * (double)done / (double)total);
-        if (total > 0 && done > 0 && done < total) {
-            double left_s = (now_s - progress->started_s) / (double)done * (double)(total - done);
+        int64_t n_done = done - progress->first_done;
+        if (done < total && (double)n_done > FIRST_SHARE * (double)(total - progress->first_done)) {
+            double left_s = (now_s - progress->started_s) / (double)n_done * (double)(total - done);
             n += left_s < 100 ? fprintf(stderr, ", %.0f s left", left_s)
                               : fprintf(stderr, ", %.0f min left", left_s / 60.0);
         }

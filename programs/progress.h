@@ -1,7 +1,7 @@
 /*
- * One line on stderr that says how far long work is and when it will end. On a terminal the line is rewritten
- * a few times a second, once the work has taken half a second; elsewhere (a log) a new line appears every ten
- * seconds.
+ * One line on stderr that says how far long work is and, from the third percent on, when it will end. On a
+ * terminal the line is rewritten a few times a second, once the work has taken half a second; elsewhere (a log)
+ * a new line appears every ten seconds.
  */
 #ifndef PROGRESS_H
 #define PROGRESS_H
@@ -10,9 +10,11 @@
 #include <stdint.h>
 
 struct progress {
-    double started_s; /* of the step that is named in `what`           */
-    double next_s;    /* when the line is due again                    */
-    int n_shown;      /* columns to be wiped                           */
+    double started_s;    /* when the count that goes on now began, ...                               */
+    int64_t first_done;  /* ... and where: work may be resumed, or may change its name on the way    */
+    int64_t done, total; /* as told last                                                             */
+    double next_s; /* when the line is due again */
+    int n_shown;   /* columns to be wiped        */
     bool is_terminal;
     char what[80];
 };
