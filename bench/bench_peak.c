@@ -1,7 +1,7 @@
 /*
- * bench_peak: 10^9 int8 multiply-adds a second of all threads together, of dot products of AVX-512 VNNI whose operands
- * stay in registers: what no product with int8 activations can exceed. The best of several runs. Prints 0 where the
- * processor has no such instructions. bench/roofline divides by it.
+ * bench_peak: 10^9 int8 multiply-adds a second of all threads together, of dot products of AVX-512 VNNI whose
+ * operands stay in registers: what no product with int8 activations can exceed. The best of several runs.
+ * Prints 0 where the processor has no such instructions. bench/roofline divides by it.
  */
 #include "base/os.h"
 #include "base/threads.h"
@@ -13,8 +13,8 @@
 #define SUMS   12     /* that don't wait for each other: two a cycle, each done after five */
 
 #if defined(__x86_64__)
-/* Registers by name: an array of sums stays in memory where a function alone has the instructions. What they hold does
- * not matter, and nobody else's values are in them. */
+/* Registers by name: an array of sums stays in memory where a function alone has the instructions. What they
+ * hold does not matter, and nobody else's values are in them. */
 #define DOT(n) "vpdpbusd %%zmm12, %%zmm12, %%zmm" #n "\n\t"
 
 __attribute__((target("avx512f,avx512vnni"))) static void dots(void *user, int i_thread, int n_threads)

@@ -1,4 +1,5 @@
-/* make_tiny_model FILE [ARCH [SEED [WEIGHT_TYPE [ends]]]]: writes a tiny random model, as the tests use them. */
+/* make_tiny_model FILE [ARCH [SEED [WEIGHT_TYPE [ends]]]]:
+ * writes a tiny random model, as the tests use them. */
 #include "support/tiny_gguf.h"
 
 #include <stdio.h>

@@ -6,9 +6,10 @@
  *   4 bits       | span 0        | span 1        |       per channel, not rotated
  *   other        | span 0                        |
  *
- * Why two spans: digits of 8 bits with one step for all channels cost 1.4 to 2.1 % of the KLD that keys of 4 bits per
- * channel cost by themselves, as a few channels dominate q · scale. Where channels have bits by that size, or are
- * rotated, it is .1 to .4 %; per token the codes cost far more, and scales come after the products.
+ * Why two spans: digits of 8 bits with one step for all channels cost 1.4 to 2.1 % of the KLD that
+ * keys of 4 bits per channel cost by themselves, as a few channels dominate q · scale. Where channels
+ * have bits by that size, or are rotated, it is .1 to .4 %; per token the codes cost far more, and
+ * scales come after the products.
  */
 #include "cache/kv_classes.h"
 

@@ -6,7 +6,8 @@
 
 #include "cache/plan.h"
 
-/* Classes of the keys of a (layer, KV head), not of 16 bits; their number. channels: of mixed keys, else NULL. */
+/* Classes of the keys of a (layer, KV head), not of 16 bits; their number.
+ * channels: of mixed keys, else NULL. */
 int kv_key_classes(const struct kv_recipe *recipe, const struct kv_channels *channels, int head_dim,
                    struct kv_key_class out[KV_CLASSES_MAX]);
 

@@ -2,8 +2,8 @@
  * Activations to integers, bit-equal to the plain C definition: the maximum is exact, scale and codes come
  * from the same two divisions and one rounding, the sums are integers.
  *
- * A row at a time, in passes that leave no long chain across the lanes to every block: maxima of four blocks at
- * once, codes, sums as dot products of the codes with ones.
+ * A row at a time, in passes that leave no long chain across the lanes to every block: maxima of four blocks
+ * at once, codes, sums as dot products of the codes with ones.
  */
 #include "kernels/row_blocks.h"
 #include "kernels/rows4.h"
@@ -76,8 +76,8 @@ KV_INLINE void digit_sums(const int8_t *digit, int64_t k, int32_t *sum)
 
 #define CHUNK_GROUPS 64 /* whose low digits' sums are at hand where nobody wants to keep them */
 
-/* Σq and Σ scale·q of each group. Where a block of a mixed row has one digit, its low ones are 0 and the sum is the same
- * bits as scale · Σ high: the factors are powers of two. */
+/* Σq and Σ scale·q of each group. Where a block of a mixed row has one digit, its low ones are 0 and the sum
+ * is the same bits as scale · Σ high: the factors are powers of two. */
 static void row_sums(struct kv_act_int *out, int64_t row)
 {
     int64_t at = row * out->k, first = at / KV_WEIGHT_GROUP, n_groups = out->k / KV_WEIGHT_GROUP;
@@ -122,7 +122,7 @@ static void act_quantize(const float *x, int64_t n, struct kv_act_int *out)
             else quantize_block(block, max[b], 1, 1, out, first + b);
         }
     }
-    /* Only now: digits that have just been stored in quarters of a vector can't be loaded whole before they have left
-     * the queue of stores. */
+    /* Only now: digits that have just been stored in quarters of a vector can't be loaded whole before they
+     * have left the queue of stores. */
     for (int64_t row = 0; row < n; row++) row_sums(out, row);
 }

@@ -17,8 +17,9 @@ static inline struct stride_ahead ahead_in_steps(const struct kv_ahead *a, int n
     return (struct stride_ahead){ a->at, a->end, (n_lines + n - 1) / n * 64 };
 }
 
-/* Into the first-level cache, though the page at hand and the next one may not fit it: 16 bits are read 1.07 and 8 bits
- * 1.11 times as fast as by way of the second level (AVX-512, alternating runs), fewer bits no slower. */
+/* Into the first-level cache, though the page at hand and the next one may not fit it: 16 bits
+ * are read 1.07 and 8 bits 1.11 times as fast as by way of the second level (AVX-512,
+ * alternating runs), fewer bits no slower. */
 static inline void ahead_step(struct stride_ahead *a)
 {
     if (a->share == 0) return; /* nothing is to come: no address to add to */

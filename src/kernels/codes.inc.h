@@ -14,7 +14,7 @@
 KV_INLINE vi even_words(vi x) { return vi_and(x, vi_set_words(0x00ff)); }
 KV_INLINE vi odd_words(vi x) { return vi_shift16(x, 8); }
 
-/* -------------------------------------------------------------------------------------------------- keys -- */
+/* ------------------------------------------------------------------------------------------------ keys -- */
 
 /* Sums of a block: rows times groups of 16 tokens. */
 typedef vi qk_sums[BLOCK_ROWS][GROUPS];
@@ -25,8 +25,8 @@ struct qk_place {
     const int8_t *digits[2];
 };
 
-/* Adds the dot products of LANES tokens of each group to total, and goes on behind the class. same: both halves of the
- * page have the same digits. */
+/* Adds the dot products of LANES tokens of each group to total, and goes on behind the class. same: both
+ * halves of the page have the same digits. */
 KV_INLINE void qk_units(const struct kv_qk_codes *a, struct qk_place *at_class, int bits, int n_channels, int rows, int group,
                         bool same, qk_sums total, struct stride_ahead *ahead)
 {
@@ -129,8 +129,8 @@ KV_INLINE void qk_rows(const struct kv_qk_codes *a, int bits, int rows, int row,
     }
 }
 
-/* A function of its own for each width and number of rows: in one function gcc keeps addresses of all of them on the
- * stack and doubles the instructions. The group is a constant at each call, so that planes are. */
+/* A function of its own for each width and number of rows: in one function gcc keeps addresses of all of them
+ * on the stack and doubles the instructions. The group is a constant at each call, so that planes are. */
 #define QK_ROWS(name, bits, rows)                                                                                    \
     KV_LEAF void name(const struct kv_qk_codes *a, int row, int part, int group, struct stride_ahead *ahead)         \
     {                                                                                                                \
@@ -190,10 +190,11 @@ static void qk_codes(const struct kv_qk_codes *a)
     if (a->scale) apply_token_scales(a);
 }
 
-/* ------------------------------------------------------------------------------------------------- fold -- */
+/* ------------------------------------------------------------------------------------------------ fold -- */
 
-/* The rest that rounding leaves is taken as a difference of sums, Σ mid · a − δ · Σ mid · Q; a sum of products of whole
- * numbers and halves is exact, or beside 15 bits nearly. With Σ q · min the first of them is Σ q · (min + mid · scale). */
+/* The rest that rounding leaves is taken as a difference of sums, Σ mid · a − δ · Σ mid · Q; a sum of
+ * products of whole numbers and halves is exact, or beside 15 bits nearly. With Σ q · min the first of
+ * them is Σ q · (min + mid · scale). */
 struct fold_sums {
     vf max[BLOCK_ROWS];    /* of a span's a = q · scale         */
     vf before[BLOCK_ROWS]; /* Σ q · min + mid · a, of all spans */
@@ -235,8 +236,8 @@ KV_INLINE vf round_part(const struct kv_fold *f, bool wide, const float *a, vf u
     return vf_fma(vf_from_int(x), vf_load_part(f->middle + c, n), after);
 }
 
-/* Digits of channels [c, end) of a row, and Σ mid · Q. Narrow ones four vectors at a time: then the sum is a dot
- * product of bytes. */
+/* Digits of channels [c, end) of a row, and Σ mid · Q. Narrow ones four vectors at a time: then the
+ * sum is a dot product of bytes. */
 KV_INLINE vf round_channels(const struct kv_fold *f, int c, int end, bool wide, const float *a, vf unit, int8_t *digits)
 {
     vf after = vf_zero();
@@ -313,7 +314,7 @@ static void attn_fold(const struct kv_fold *f)
     FOR_SOME_ROWS(f->n_rows, of[!f->scale][rows - 1](f, row))
 }
 
-/* ----------------------------------------------------------------------------------------------- centres -- */
+/* --------------------------------------------------------------------------------------------- centres -- */
 
 /* Coefficients of functions of a page's position, of the rows of a block. */
 struct center_parts {
@@ -351,8 +352,8 @@ KV_INLINE void center_coefficients(const struct kv_qk_center *a, int rows, int r
 
 #define HALF_VECTORS (KV_TILE / 2 / LANES)
 
-/* A cosine or even T_m to `even` and a sine or odd one to `odd`: CENTER_WIDE vectors from functions and 32 later.
- * Coefficients of row r: x[r · step], y[r · step]. */
+/* A cosine or even T_m to `even` and a sine or odd one to `odd`: CENTER_WIDE vectors from functions and 32
+ * later. Coefficients of row r: x[r · step], y[r · step]. */
 KV_INLINE void add_function(const float *x, const float *y, size_t step, const float *functions, int rows,
                             vf even[BLOCK_ROWS][CENTER_WIDE], vf odd[BLOCK_ROWS][CENTER_WIDE])
 {
@@ -370,8 +371,8 @@ KV_INLINE void add_function(const float *x, const float *y, size_t step, const f
     }
 }
 
-/* Both halves of the page from sums over one: even functions are equal on either side of the middle, odd ones are
- * opposite. */
+/* Both halves of the page from sums over one: even functions are equal on either side of the
+ * middle, odd ones are opposite. */
 KV_INLINE void center_rows(const struct kv_qk_center *a, int rows, int row, bool slow)
 {
     struct center_parts parts;
@@ -404,7 +405,7 @@ static void qk_center(const struct kv_qk_center *a)
     else FOR_ROW_BLOCKS(a->n_rows, center_rows(a, n, row, false))
 }
 
-/* -------------------------------------------------------------------------------------------------- softmax -- */
+/* --------------------------------------------------------------------------------------------- softmax -- */
 
 static void attn_soften(const struct kv_soften *a)
 {
@@ -444,7 +445,8 @@ KV_INLINE vf round_probabilities(const float *p, const float *scale, vf unit, bo
     return vf_from_int(wide ? sum : vi_widen(sum));
 }
 
-/* Rows of one group of channels: p lies 64 apart, digits and the rest of a row n_groups apart. fixed: min + mid · scale. */
+/* Rows of one group of channels: p lies 64 apart, digits and the rest of a row n_groups apart.
+ * fixed: min + mid · scale. */
 KV_INLINE void weigh_rows(const struct kv_weigh *a, int rows, int row, int group, bool wide, const float *scale,
                           const float *fixed)
 {
@@ -495,10 +497,10 @@ static void attn_weigh(const struct kv_weigh *a)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------- values -- */
+/* ---------------------------------------------------------------------------------------------- values -- */
 
-/* LANES channels of `columns` neighbouring vectors, from `channel` on, all of one group. More than one: `channel` is a
- * column's first. */
+/* LANES channels of `columns` neighbouring vectors, from `channel` on, all of one group. More than one:
+ * `channel` is a column's first. */
 KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row, int columns, bool half, int channel,
                         int group, struct stride_ahead *ahead)
 {
@@ -562,8 +564,8 @@ KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row
     }
 }
 
-/* All channels of a block of rows. A function of its own for each width and number of rows: in one function gcc keeps
- * addresses of all of them on the stack and doubles the instructions. */
+/* All channels of a block of rows. A function of its own for each width and number of rows: in one function
+ * gcc keeps addresses of all of them on the stack and doubles the instructions. */
 KV_INLINE void pv_rows(const struct kv_pv_codes *a, int bits, int rows, int row, struct stride_ahead *ahead)
 {
     int n_channels = a->n_groups == 1 ? a->head_dim : a->head_dim / a->n_groups;

@@ -1,6 +1,6 @@
 /*
- * Fitted grids (fit_calls.h) in the vocabulary of an instruction set: a lane is a group. The same operations in the
- * same order as fit_ref.c, no product fused with a sum (-std=c11 says so to gcc): equal bits.
+ * Fitted grids (fit_calls.h) in the vocabulary of an instruction set: a lane is a group. The same operations
+ * in the same order as fit_ref.c, no product fused with a sum (-std=c11 says so to gcc): equal bits.
  */
 #include <math.h>
 #include <string.h>
@@ -27,7 +27,8 @@ struct sums {
     vf c, cc, yc;
 };
 
-/* Elements [i, i + LANES) of groups [first, first + LANES), of which n_groups exist: the others are the first. */
+/* Elements [i, i + LANES) of groups [first, first + LANES), of which n_groups exist:
+ * the others are the first. */
 static void read_turned(const struct kv_fit_groups *g, int first, int i, vf out[LANES])
 {
     vi x[LANES];

@@ -7,9 +7,10 @@
  *     Σ (x̂ − x) = 0                              no offset: min = x̄ − scale · c̄
  *     Σ (x̂ − x)(x − x̄) = 0                       no shrinking: scale = Σ (x − x̄)² / Σ (x − x̄) c
  *
- * What remains is uncorrelated with x, of (1/ρ² − 1) · Σ (x − x̄)², ρ the correlation of x and c. So the codes
- * are those of the evenly spaced thresholds with the largest ρ², and outliers may be clipped. (Least squares,
- * scale = cov / var c, has a smaller error and a shrunk x̂: at 2 bits it loses all that the better codes gain.)
+ * What remains is uncorrelated with x, of (1/ρ² − 1) · Σ (x − x̄)², ρ the correlation of x and c. So
+ * the codes are those of the evenly spaced thresholds with the largest ρ², and outliers may be
+ * clipped. (Least squares, scale = cov / var c, has a smaller error and a shrunk x̂: at 2 bits it
+ * loses all that the better codes gain.)
  */
 #ifndef KV_KERNELS_FIT_CALLS_H
 #define KV_KERNELS_FIT_CALLS_H

@@ -1,6 +1,6 @@
 /*
- * Fitted grids (fit_calls.h) in plain C: the definition. Other levels have the same operations in the same order, no
- * product fused with a sum (which -std=c11 says to gcc), and so the same bits.
+ * Fitted grids (fit_calls.h) in plain C: the definition. Other levels have the same operations in the same
+ * order, no product fused with a sum (which -std=c11 says to gcc), and so the same bits.
  */
 #include <math.h>
 #include <string.h>

@@ -54,7 +54,8 @@ X(value_tile_expand, void, (const struct kv_value_tile *in, float *v /* (64, hea
  * columns. */
 X(key_tile_hadamard, void, (float *kt /* (head_dim, 64) */, int head_dim))
 
-/* n short grids (short_grid.h) as f16. Reads and writes up to the next multiple of 16. Equal bits at every level. */
+/* n short grids (short_grid.h) as f16. Reads and writes up to the next multiple of 16.
+ * Equal bits at every level. */
 X(widen_grids, void, (const uint8_t *scale, const uint8_t *centre, int n, int bits, uint16_t *scale_f16,
                       uint16_t *min_f16))
 

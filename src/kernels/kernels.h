@@ -39,12 +39,13 @@ enum kv_float_format { KV_FLOAT_F32, KV_FLOAT_F16, KV_FLOAT_BF16, KV_FLOAT_COUNT
 #define KV_ACT_MAX2 16319    /* of two: 127 · 128 + 63                                   */
 #define KV_ACT_KEEP 4.0f
 
-/* n rows of activations in integers. Mixed: of two digits, but blocks that are not large beside the row's others,
+/* n rows of activations in integers.
+ * Mixed: of two digits, but blocks that are not large beside the row's others,
  *     max|x|² < KV_ACT_KEEP · mean of the row's max|x|²,
- * have only the high one: a step of it is max|x| / 127, and all low digits are 0. The error of a product comes
- * from the blocks with large scales. Products take the high digits of all rows first, then the low digits of the
- * rows that a list names for each block, so the second digit costs what the few blocks cost that have it: with
- * KV_ACT_KEEP = 4 one in 15 to 30. */
+ * have only the high one: a step of it is max|x| / 127, and all low digits are 0. The error of a product
+ * comes from the blocks with large scales. Products take the high digits of all rows first, then the low
+ * digits of the rows that a list names for each block, so the second digit costs what the few blocks cost
+ * that have it: with KV_ACT_KEEP = 4 one in 15 to 30. */
 struct kv_act_int {
     int8_t *high; /* (n, k): the only digit, or the high one                    */
     int8_t *low;  /* (n, k) in -64 .. 63, or NULL: one digit                    */
@@ -54,7 +55,8 @@ struct kv_act_int {
     int64_t k;    /* multiple of 32                                             */
     uint8_t *two; /* (n, k / 32): 1 where a block has a low digit; NULL: all do, or none. Not NULL: mixed */
     int32_t *sum_low; /* mixed: (n, k / 16): Σ of the low digits                 */
-    /* Mixed: rows with a low digit in block b are low_row[low_first[b]] to low_row[low_first[b + 1] - 1], ascending */
+    /* Mixed: rows with a low digit in block b are low_row[low_first[b]] to low_row[low_first[b + 1] - 1],
+     * ascending */
     int32_t *low_first; /* (k / 32 + 1) */
     int32_t *low_row;   /* (n · k / 32) */
 };
@@ -90,8 +92,8 @@ struct kv_kernels {
 
 /* Fills the table with the best kernels up to `level`. */
 void kv_kernels_select(struct kv_kernels *table, enum kv_cpu_level level);
-/* The same up to the level that a caller names; NULL: what the environment's KVANT_CPU names; "": the best of this CPU.
- * Errors: ARGUMENT (no such level), UNSUPPORTED (this CPU lacks it). */
+/* The same up to the level that a caller names; NULL: what the environment's KVANT_CPU names; "": the best of
+ * this CPU. Errors: ARGUMENT (no such level), UNSUPPORTED (this CPU lacks it). */
 kvant_status kv_kernels_open(struct kv_kernels *table, const char *wanted, struct kvant_error *err);
 
 /* One filler per file: area × level. A file that was built without its instruction set leaves the table alone

@@ -12,8 +12,8 @@
 
 #define KV_ACT_TINY 0x1p-100f /* a block of activations with no larger element counts as zero */
 
-/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order; one sum alone would
- * wait for itself 18 to 150 times a row. */
+/* The least max|x|² of a block of a mixed row that has two digits. Every level adds in this order; one sum
+ * alone would wait for itself 18 to 150 times a row. */
 static inline float kv_act_threshold(const float *max, int64_t n_blocks)
 {
     float sum[4] = { 0.0f };

@@ -8,8 +8,8 @@
  *     dot[row]  = Σ over the group of code·q, q = 128·high + low          (int32, exact)
  *     y[row]    = fma(min, sum, fma(float(dot), scale·xs, y[row]))        group after group, slab after slab
  *
- * Formats without minima, whose codes are 2^zero above the values, begin dot with −2^zero·Σq instead of adding
- * min·sum: a group of 32 then takes 10 of the multipliers' turns and not 11 (8 are dot products).
+ * Formats without minima, whose codes are 2^zero above the values, begin dot with −2^zero·Σq instead of
+ * adding min·sum: a group of 32 then takes 10 of the multipliers' turns and not 11 (8 are dot products).
  * Mixed activations: the same with the high digits, then the low digits block by block (slab_times_low).
  *
  * Every output is summed in this one order whatever n, the row range or the neighbours are, so decoding
@@ -23,8 +23,9 @@
 #define PANELS 2   /* that share each broadcast; ACTS_MAX is chosen for as many                 */
 #define LOW_FEW (ACTS_MAX / 2) /* rows of a short list of low digits */
 #define FEW_ACTS 2 /* up to as many, there are registers for two sums of each                   */
-/* Turned weights are asked for so many bytes, two pages, before they are used: blocks of 256 columns are not
- * read in order, and the hardware follows no stream across pages. One thread, one activation, GB/s of weights:
+/* Turned weights are asked for so many bytes, two pages, before they are used: blocks of 256
+ * columns are not read in order, and the hardware follows no stream across pages. One thread,
+ * one activation, GB/s of weights:
  *             Q4_1  Q4_K  Q6_K  Q8_0
  *     file      22    19    19    24    rows turned at each use, the next rows asked for
  *     turned    27    15     7    30    left to the hardware
@@ -320,8 +321,8 @@ KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const in
     else low_run(t, row, column, panels, acts, 16, false, false);
 }
 
-/* 2 to ACTS_MAX rows; where they don't fill a tile, with the last one repeated, whose result is then written more than
- * once. */
+/* 2 to ACTS_MAX rows; where they don't fill a tile, with the last one repeated,
+ * whose result is then written more than once. */
 static void low_many(const struct tile *t, const struct format *f, const int32_t *row, int n, int column)
 {
     int32_t filled[ACTS_MAX];

@@ -63,8 +63,8 @@ KV_INLINE vi high_nibbles(vi x) { return low_nibbles(vi_right(x, 4)); }
 KV_INLINE vi bits_at(vi x, int shift, int mask) { return vi_and(vi_right(x, shift), vi_set_bytes(mask)); }
 KV_INLINE vi bits_up(vi x, int shift, int mask) { return vi_and(vi_left(x, shift), vi_set_bytes(mask)); }
 
-/* Formats without minima of their own: what their codes are above the values, a power of 2, stands in the table
- * below, and products begin their integer sums with it. */
+/* Formats without minima of their own: what their codes are above the values, a power of 2, stands in the
+ * table below, and products begin their integer sums with it. */
 KV_INLINE void put_symmetric(const struct block *b, int group, vf scale) { vf_store(b->scale + group * LANES, scale); }
 
 KV_INLINE void block_q8_0(const struct block *b)
@@ -255,8 +255,8 @@ KV_INLINE void block_q6_k(const struct block *b)
         }                                                                                                  \
     }
 
-/* Rows: name, columns of a block, its bytes, columns per scale, codes above 127, log2 of what a code is above its
- * value (−1: the format has minima) */
+/* Rows: name, columns of a block, its bytes, columns per scale, codes above 127, log2 of what a code is above
+ * its value (−1: the format has minima) */
 #define PANEL_FORMATS(X)                              \
     X(Q8_0, q8_0, 32, 34, 32, true, 7)                \
     X(Q4_0, q4_0, 32, 18, 32, false, 3)               \

@@ -15,8 +15,8 @@
     default: { enum { n = 4 }; call; }                                                                     \
     }
 
-/* Makes `call` with `row` and `rows`, in blocks of nearly equal size: 5 as 3 + 2, since one of a single row waits for
- * its own sums. */
+/* Makes `call` with `row` and `rows`, in blocks of nearly equal size: 5 as 3 + 2,
+ * since one of a single row waits for its own sums. */
 #define FOR_SOME_ROWS(n_rows, call)                                                                        \
     for (int row = 0, blocks = ((n_rows) + BLOCK_ROWS - 1) / BLOCK_ROWS; blocks > 0; blocks--) {           \
         int rows = ((n_rows) - row + blocks - 1) / blocks;                                                 \

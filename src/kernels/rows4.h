@@ -1,7 +1,7 @@
 /*
- * What there is one number of for each row of a block, four numbers in a vector: sums and maxima across the lanes
- * of four rows take a third of the instructions of four separate ones, and no row waits for another. After a
- * simd_*.h, which has four_sums and four_largest.
+ * What there is one number of for each row of a block, four numbers in a vector: sums and maxima across the
+ * lanes of four rows take a third of the instructions of four separate ones, and no row waits for another.
+ * After a simd_*.h, which has four_sums and four_largest.
  */
 #ifndef KV_KERNELS_ROWS4_H
 #define KV_KERNELS_ROWS4_H
@@ -21,8 +21,8 @@ KV_INLINE v4 v4_div(v4 a, v4 b) { return _mm_div_ps(a, b); }
 KV_INLINE v4 v4_fma(v4 a, v4 b, v4 c) { return _mm_fmadd_ps(a, b, c); }
 KV_INLINE v4 v4_fnma(v4 a, v4 b, v4 c) { return _mm_fnmadd_ps(a, b, c); } /* c - a·b */
 
-/* The first n of 4, a constant at each call; nothing beyond is touched. Not with a mask: what a masked store has written
- * cannot be loaded before it reaches the cache. */
+/* The first n of 4, a constant at each call; nothing beyond is touched. Not with a mask: what a masked store
+ * has written cannot be loaded before it reaches the cache. */
 KV_INLINE v4 v4_load_n(const float *p, int n)
 {
     if (n == 4) return _mm_loadu_ps(p);

@@ -9,8 +9,8 @@
 /* The byte is an f16 without its sign and its last 7 bits. */
 static inline uint16_t kv_short_scale_f16(uint8_t scale) { return (uint16_t)(scale << 7); }
 
-/* The middle of the grid lies (centre − 128) / 64 of its 2^bits steps from 0. All exact but the last rounding: 4 bits of
- * mantissa times 17. */
+/* The middle of the grid lies (centre − 128) / 64 of its 2^bits steps from 0. All exact but the last
+ * rounding: 4 bits of mantissa times 17. */
 static inline uint16_t kv_short_min_f16(uint8_t scale, uint8_t centre, int bits)
 {
     int steps = (centre - 128) * (1 << bits) - 32 * ((1 << bits) - 1); /* of 1/64 of the scale */

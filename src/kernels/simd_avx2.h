@@ -49,8 +49,8 @@ typedef __m128 v4;
     return _mm_##f##_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps(u, 1))
 KV_INLINE v4 four_sums(vf a, vf b, vf c, vf d) { KV_ACROSS(add, a, b, c, d); }
 KV_INLINE v4 four_largest(vf a, vf b, vf c, vf d) { KV_ACROSS(max, a, b, c, d); }
-/* The same of four times 16 floats, in an order that all levels share: within each 4 neighbours (0 + 2) + (1 + 3), then
- * these four sums likewise. */
+/* The same of four times 16 floats, in an order that all levels share: within each 4 neighbours
+ * (0 + 2) + (1 + 3), then these four sums likewise. */
 KV_INLINE vf block_sums(vf x[4][2], int i)
 {
     vf t0 = vf_add(_mm256_unpacklo_ps(x[0][i], x[1][i]), _mm256_unpackhi_ps(x[0][i], x[1][i])),
@@ -299,7 +299,8 @@ KV_INLINE vi vi_load_line(const uint8_t *p, bool half)
 KV_INLINE vi vi_set_words(int x) { return _mm256_set1_epi16((short)x); }
 KV_INLINE vi vi_shift16(vi x, int n) { return _mm256_srli_epi16(x, n); }
 KV_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
-/* In assembly, because with intrinsics gcc 12 moves the loads of a whole unit together and spills the sums. */
+/* In assembly, because with intrinsics gcc 12 moves the loads of a whole unit together
+ * and spills the sums. */
 KV_INLINE vi vi_dot_narrow(vi acc, vi u, vi s)
 {
     vi product;

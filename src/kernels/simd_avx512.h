@@ -63,8 +63,8 @@ typedef __m128 v4;
     return _mm_##f##_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1))
 KV_INLINE v4 four_sums(vf a, vf b, vf c, vf d) { KV_ACROSS(add, a, b, c, d); }
 KV_INLINE v4 four_largest(vf a, vf b, vf c, vf d) { KV_ACROSS(max, a, b, c, d); }
-/* The same of four times 16 floats, in an order that all levels share: within each 4 neighbours (0 + 2) + (1 + 3), then
- * these four sums likewise. */
+/* The same of four times 16 floats, in an order that all levels share: within each 4 neighbours
+ * (0 + 2) + (1 + 3), then these four sums likewise. */
 KV_INLINE v4 four_sums_of_16(vf x[4][1]) { return four_sums(x[0][0], x[1][0], x[2][0], x[3][0]); }
 KV_INLINE v4 v4_of(vf x) { return _mm512_castps512_ps128(x); }
 KV_INLINE vf vf_of(v4 x) { return _mm512_broadcast_f32x4(x); } /* four times */
@@ -229,8 +229,8 @@ KV_INLINE vi vi_lookup(const uint8_t table[16], vi code)
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), code);
 }
 
-/* A whole vector or 8 of it: n is LANES or 8. Not with a mask: one that reaches over into memory that nobody has
- * touched yet takes a hundred cycles, though no lane is there. */
+/* A whole vector or 8 of it: n is LANES or 8. Not with a mask: one that reaches over into memory that nobody
+ * has touched yet takes a hundred cycles, though no lane is there. */
 KV_INLINE vf vf_load_part(const float *p, int n)
 {
     return n == LANES ? vf_load(p) : _mm512_zextps256_ps512(_mm256_loadu_ps(p));

@@ -563,8 +563,9 @@ EMULATE __m512 _mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b)
     return s.f;
 }
 
-/* Not instructions: the order of gcc's headers, halves onto each other. max and min return their second
- * operand where one is NaN, as the instructions do: the lower half, but from 4 elements down the upper one. */
+/* Not instructions: the order of gcc's headers, halves onto each other. max and min return
+ * their second operand where one is NaN, as the instructions do: the lower half, but from
+ * 4 elements down the upper one. */
 #define REDUCE(name, result, type, field, member, value)                                              \
     EMULATE result name(type a)                                                                       \
     {                                                                                                 \

@@ -1,9 +1,9 @@
 /*
- * The vocabulary of the templates (*.inc.h) in the NEON of every AArch64 processor: vf is 4 floats, vi 16 bytes or
- * 4 int32. simd_avx2.h has the same names for 8 floats and 32 bytes, and says what they mean.
+ * The vocabulary of the templates (*.inc.h) in the NEON of every AArch64 processor: vf is 4 floats, vi 16
+ * bytes or 4 int32. simd_avx2.h has the same names for 8 floats and 32 bytes, and says what they mean.
  *
- * Tested under emulation only: written to be right and to compile for all of them, not measured. Processors with
- * dot product instructions would take a quarter of the steps of vi_dot4.
+ * Tested under emulation only: written to be right and to compile for all of them, not measured. Processors
+ * with dot product instructions would take a quarter of the steps of vi_dot4.
  */
 #ifndef KV_KERNELS_SIMD_NEON_H
 #define KV_KERNELS_SIMD_NEON_H
@@ -60,7 +60,8 @@ KV_INLINE vf vf_abs(vf x) { return vabsq_f32(x); }
 KV_INLINE vf vf_from_int(vi x) { return vcvtq_f32_s32(x); }
 KV_INLINE vi vf_to_int(vf x) { return vcvtnq_s32_f32(x); }
 KV_INLINE vf vf_of_bits(vi x) { return vreinterpretq_f32_s32(x); }
-/* x · 2^n, n integral. In two steps, so that |n| up to 252 overflows to infinity or underflows as it should. */
+/* x · 2^n, n integral. In two steps, so that |n| up to 252 overflows to infinity or
+ * underflows as it should. */
 KV_INLINE vf vf_scale2(vf x, vf n)
 {
     vi both = vf_to_int(n), half = vshrq_n_s32(both, 1), rest = vsubq_s32(both, half), bias = vdupq_n_s32(127);
@@ -167,8 +168,8 @@ KV_INLINE vi dot_signed(vi acc, int8x16_t a, int8x16_t b)
     int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_high_s8(a, b);
     return vpadalq_s16(acc, vpaddq_s16(low, high));
 }
-/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur, which are taken as
- * their low 7 bits and the top one. */
+/* acc + Σ of 4 products (unsigned code × signed x) per lane, exact. wide: codes above 127 occur, which are
+ * taken as their low 7 bits and the top one. */
 KV_INLINE vi vi_dot4(vi acc, vi code, vi x, int wide)
 {
     if (!wide) return dot_signed(acc, AS_S8(code), AS_S8(x));

@@ -5,9 +5,9 @@
 #include "kernels/row_blocks.h"
 #include "kernels/rows4.h"
 
-/* e^(y − n·ln2) for n = y / ln2, rounded. With r the remainder, |r| <= ln2 / 2, and ln2 in two parts so that r is
- * exact to 2^-32: e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding makes it
- * 8.5e-8 in all, measured over every float from -87.3 to -0.03. */
+/* e^(y − n·ln2) for n = y / ln2, rounded. With r the remainder, |r| <= ln2 / 2, and ln2 in two parts so that
+ * r is exact to 2^-32: e^r = 1 + r + r²·p(r) with p fitted for the least relative error, 3.1e-9. Rounding
+ * makes it 8.5e-8 in all, measured over every float from -87.3 to -0.03. */
 KV_INLINE vf exp_remainder(vf y, vf n)
 {
     vf r = vf_fma(n, vf_set(-0x1.62e400p-1f), y);
@@ -27,9 +27,9 @@ KV_INLINE vf exp_nonpositive(vf x)
     return exp_scale(exp_remainder(y, n), n, x);
 }
 
-/* The same for a whole page in view, 64 scores that stay in registers. Below EXP_LOWEST it gives e^EXP_LOWEST (below
- * 2^-125), which no sum notices. Adding 1.5·2^23 leaves n, rounded, in the low bits of the sum, from where it is
- * shifted into the exponent. */
+/* The same for a whole page in view, 64 scores that stay in registers. Below EXP_LOWEST it gives e^EXP_LOWEST
+ * (below 2^-125), which no sum notices. Adding 1.5·2^23 leaves n, rounded, in the low bits of the sum, from
+ * where it is shifted into the exponent. */
 KV_INLINE vf exp_in_page(vf x)
 {
     const vf magic = vf_set(0x1.8p23f);
@@ -39,8 +39,8 @@ KV_INLINE vf exp_in_page(vf x)
 
 #define PAGE_VECTORS (KV_TILE / LANES)
 
-/* `rows` rows that see the whole page; what is one number a row is worked out for all of them at once. to_zero: what
- * is far below the maximum becomes 0 and not e^EXP_LOWEST. */
+/* `rows` rows that see the whole page; what is one number a row is worked out for all of them at once.
+ * to_zero: what is far below the maximum becomes 0 and not e^EXP_LOWEST. */
 KV_INLINE void soften_rows(float *score, int rows, bool to_zero, float *max, float *sum, float *keep)
 {
     vf top[BLOCK_ROWS], total[BLOCK_ROWS];

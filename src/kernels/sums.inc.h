@@ -1,6 +1,6 @@
 /*
- * Sums over codes of values, in C that compilers turn into vectors of whatever width the including file is built for: a
- * lane is a channel, so all levels give the same bits.
+ * Sums over codes of values, in C that compilers turn into vectors of whatever width the including file is
+ * built for: a lane is a channel, so all levels give the same bits.
  */
 #include <string.h>
 
@@ -41,7 +41,7 @@ static void sum_unit(const uint8_t *unit, int bits, int line, uint8_t *restrict 
     }
 }
 
-/* ----------------------------------------------------------------------------------------------- values -- */
+/* ---------------------------------------------------------------------------------------------- values -- */
 
 /* scale (n_groups, 64) of the tokens in range, 0 of the others; minima: (n_groups) their sums. */
 static void sum_value_scales(const struct kv_sum_values *a, float *restrict scale, float *restrict minima)

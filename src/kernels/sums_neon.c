@@ -1,4 +1,5 @@
-/* Sums over codes of values with NEON: the plain C, in vectors of this width. Those of keys stay in plain C. */
+/* Sums over codes of values with NEON: the plain C, in vectors of this width.
+ * Those of keys stay in plain C. */
 #include "kernels/kernels.h"
 
 #ifdef __aarch64__

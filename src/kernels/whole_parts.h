@@ -1,6 +1,7 @@
 /*
- * Parts of a vector where a vector has at most 8 lanes: head sizes are multiples of 8, so a vector of channels is never
- * partly used, and a part is all of it. At the end of such a simd_*.h; simd_avx512.h has its own.
+ * Parts of a vector where a vector has at most 8 lanes: head sizes are multiples of 8, so a
+ * vector of channels is never partly used, and a part is all of it. At the end of such a
+ * simd_*.h; simd_avx512.h has its own.
  */
 #ifndef KV_KERNELS_WHOLE_PARTS_H
 #define KV_KERNELS_WHOLE_PARTS_H

@@ -73,7 +73,8 @@ static struct kv_attn_worker place_worker(struct kv_carve *c, size_t n, size_t h
     return w;
 }
 
-/* Measures (c->base NULL: gives NULL) or places all of it. Products stay far below 2^63: head_dim is at most 256. */
+/* Measures (c->base NULL: gives NULL) or places all of it.
+ * Products stay far below 2^63: head_dim is at most 256. */
 static struct kv_attn_scratch *place_scratch(struct kv_carve *c, int n_threads, int64_t n_rows_max,
                                              int n_runs_max, int n_head, int n_head_kv, int head_dim)
 {
@@ -209,8 +210,8 @@ static void block_open(struct kv_attn_block *b, const struct job *job, int i_run
     assert(b->sealed[b->n_tokens - 1] <= b->view.n_pages_sealed_tokens);
 }
 
-/* Pages of 16 bits are float tiles for many rows: prompts are read 1.1 times as fast as by converting for every
- * block of rows. */
+/* Pages of 16 bits are float tiles for many rows: prompts are read 1.1 times as fast as by
+ * converting for every block of rows. */
 static bool in_tiles(const struct kv_attn_block *b)
 {
     return b->call->in_float || (b->recipe->key_bits == 16 && b->recipe->value_bits == 16 && b->n_rows > KV_FEW_ROWS);

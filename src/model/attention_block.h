@@ -23,19 +23,19 @@ struct kv_partial {
 
 /* What attention over codes needs for a block of n rows. */
 struct kv_page_scratch {
-    float *q;                  /* (n, head_dim): rotated, or in the order in which a page stores channels       */
-    uint16_t *scale, *min;     /* (KV_GRIDS_MAX) of short grids, widened                                        */
-    float *middle;             /* (head_dim) of the codes of each stored channel                                */
-    uint8_t *largest;          /* (head_dim) likewise                                                           */
-    char *digits[2];           /* (n, 2 · head_dim) of both halves of a page: of q, and                         */
-    float *delta[2][KV_SPANS_MAX]; /* (n) their scales                                                          */
-    float *bias[2], *sum;      /* (n)                                                                           */
-    float *keep;               /* (n)                                                                           */
-    float *cos_part, *sin_part; /* (n, head_dim / 2) of the centres' term                                       */
-    float *still;              /* (n)                                                                           */
-    char *p_digits;            /* (n, head_dim / 32, 64) of 2 bytes: of probabilities                           */
-    float *p_delta, *p_bias;   /* (n, head_dim / 32)                                                            */
-    int row;                   /* where the calls of the pages at hand begin:                                   */
+    float *q;                  /* (n, head_dim): rotated, or in the order in which a page stores channels   */
+    uint16_t *scale, *min;     /* (KV_GRIDS_MAX) of short grids, widened                                    */
+    float *middle;             /* (head_dim) of the codes of each stored channel                            */
+    uint8_t *largest;          /* (head_dim) likewise                                                       */
+    char *digits[2];           /* (n, 2 · head_dim) of both halves of a page: of q, and                     */
+    float *delta[2][KV_SPANS_MAX]; /* (n) their scales                                                      */
+    float *bias[2], *sum;      /* (n)                                                                       */
+    float *keep;               /* (n)                                                                       */
+    float *cos_part, *sin_part; /* (n, head_dim / 2) of the centres' term                                   */
+    float *still;              /* (n)                                                                       */
+    char *p_digits;            /* (n, head_dim / 32, 64) of 2 bytes: of probabilities                       */
+    float *p_delta, *p_bias;   /* (n, head_dim / 32)                                                        */
+    int row;                   /* where the calls of the pages at hand begin:                               */
     struct kv_fold fold[2];
     struct kv_qk_codes qk;
     struct kv_qk_center center;
@@ -68,7 +68,7 @@ struct kv_attn_block {
     struct kv_key_class classes[KV_CLASSES_MAX]; /* of the head's keys, once pages are prepared */
     int n_classes;
     int64_t after_page; /* what the thread will probably work on after a chunk: this page, where there is one, of */
-    int after_head;     /* that KV head                                                                          */
+    int after_head;     /* that KV head                                                                     */
 };
 
 static inline int64_t kv_clamp(int64_t x, int64_t lo, int64_t hi)
@@ -92,7 +92,8 @@ void kv_block_prepare_pages(struct kv_attn_block *b);
 void kv_block_ask_for_page(const struct kv_attn_block *b, int64_t i_page);
 /* Adds pages [begin, end), of one chunk, as far as they are sealed for each query, to the states. */
 void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t end, const struct kv_partial *state);
-/* The same of page i, whose first n tokens are sealed for the last query, in float32 from the expanded page. */
+/* The same of page i, whose first n tokens are sealed for the last query,
+ * in float32 from the expanded page. */
 void kv_block_attend_tile_page(const struct kv_attn_block *b, int64_t i_page, int n,
                                const struct kv_partial *state);
 /* Adds the exact rows that the queries see. */

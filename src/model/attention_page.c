@@ -1,6 +1,6 @@
 /*
- * A block of queries meets the pages of a chunk: scores from the codes of the keys, probabilities onto the codes of the
- * values. kernels/attention_calls.h has the formulas.
+ * A block of queries meets the pages of a chunk: scores from the codes of the keys, probabilities onto the
+ * codes of the values. kernels/attention_calls.h has the formulas.
  *
  *            keys per channel: fold per page      per token: fold once          16 bits
  *   scores   qk_codes                            qk_codes, scaled per score    qk_half
@@ -78,9 +78,9 @@ static struct kv_next next_of(const struct kv_attn_block *b, int64_t i_page, int
     return b->after_page < 0 ? (struct kv_next){ NULL, 0 } : next_at(b, b->after_page, b->after_head);
 }
 
-/* Lines [from, to) sixteenths of it. A page's time is as long as its lines take from memory, if they are asked for
- * evenly; the queue of outstanding loads holds about 24 of some 50 to 500. Not two pages ahead, nor steps of two pages
- * in turns: with 16 bits that is more than the first-level cache holds. */
+/* Lines [from, to) sixteenths of it. A page's time is as long as its lines take from memory, if they are
+ * asked for evenly; the queue of outstanding loads holds about 24 of some 50 to 500. Not two pages ahead, nor
+ * steps of two pages in turns: with 16 bits that is more than the first-level cache holds. */
 static struct kv_ahead ahead_of(const struct kv_next *next, size_t from, size_t to)
 {
     if (!next->at) return (struct kv_ahead){ NULL, NULL };

@@ -172,8 +172,8 @@ static struct kv_product product(const struct kvant_model *m, const struct kv_gg
     return (struct kv_product){ w, bias, y, ldy, kv_repacked_find(&m->repacked, m->gguf, w) };
 }
 
-/* Mixed digits in the layers only: one digit in the output head alone would have a KLD of 7e-4 on SmolLM2, and two
- * cost nothing where one row of a prompt needs logits, or memory is the limit. */
+/* Mixed digits in the layers only: one digit in the output head alone would have a KLD of 7e-4 on SmolLM2,
+ * and two cost nothing where one row of a prompt needs logits, or memory is the limit. */
 static int n_digits_of(const struct kvant_model *m, const struct kv_gguf_tensor *w)
 {
     if (m->act == KVANT_ACT_INT8) return 1;
@@ -190,7 +190,8 @@ static struct kv_activations activations_for(const struct kv_forward_call *call,
     return a;
 }
 
-/* Each row of x is made by fn (NULL: it is there) and quantized while it is in the cache, once for all products. */
+/* Each row of x is made by fn (NULL: it is there) and quantized while it is in the cache,
+ * once for all products. */
 static void multiply(const struct kv_forward_call *call, const struct kv_layer *layer,
                      void (*fn)(const struct by_rows *job, int row), const float *x, int n_rows, int64_t k,
                      const struct kv_product *products, int n_products)

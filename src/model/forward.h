@@ -30,8 +30,8 @@ struct kv_forward_buffers {
 void kv_forward_layout(struct kv_forward_buffers *b, struct kv_carve *c, const struct kvant_model *m,
                        int n_batch, int n_runs_max, int n_threads);
 
-/* Where a run joins the pass: its rows enter layer `layer` as copies of those of another run of the batch, which
- * has the same tokens at the same positions and the same cache below that layer. */
+/* Where a run joins the pass: its rows enter layer `layer` as copies of those of another run of the batch,
+ * which has the same tokens at the same positions and the same cache below that layer. */
 struct kv_run_entry {
     int layer;  /* 0: at the embedding, of its own tokens                                     */
     int source; /* run to copy from, with an entry below `layer`; not read when layer is 0     */

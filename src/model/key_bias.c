@@ -6,8 +6,8 @@
  * every channel, and the error of each score grows with it. Measured on Qwen2.5-Coder-0.5B (k4t of one layer
  * alone, all else 16 bits, WikiText, 355 positions): largest bias 145, 158, 66, 34 and 211 (layers 0, 1, 2,
  * 4, 8): KLD .03 to .11, same likeliest token 83 to 92 %; 22 (layer 3): .004, 96 %; 3 to 10 (layers 5, 6, 10,
- * 23): .001 to .004, 96 to 99 %. The median over the layers is 4.9, so the line between 22 and 34 lies at some
- * 5 medians. In Qwen2.5-7B the norms are 605 and 921 in layers 0 and 27, and 22 in the median.
+ * 23): .001 to .004, 96 to 99 %. The median over the layers is 4.9, so the line between 22 and 34 lies at
+ * some 5 medians. In Qwen2.5-7B the norms are 605 and 921 in layers 0 and 27, and 22 in the median.
  */
 #include "model/key_bias.h"
 

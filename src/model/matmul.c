@@ -1,9 +1,9 @@
 /*
  * Several products over the same activations are one list of rows, cut into units of UNIT_ROWS rows that
- * workers take from a shared counter: long stretches first, which memory delivers best, single units at the end, so
- * that all end together. With equal takes of two of 18 units one of two threads has a tenth of the run to wait.
- * Taking beats a fixed split as soon as one core is busy elsewhere, and since no result depends on the split, nothing
- * else changes.
+ * workers take from a shared counter: long stretches first, which memory delivers best, single units at the
+ * end, so that all end together. With equal takes of two of 18 units one of two threads has a tenth of the
+ * run to wait. Taking beats a fixed split as soon as one core is busy elsewhere, and since no result depends
+ * on the split, nothing else changes.
  */
 #include "model/matmul.h"
 

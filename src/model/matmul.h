@@ -16,8 +16,8 @@ struct kv_activations {
 #define KV_DIGITS_MIXED 3 /* two, the low one only where it matters (kernels.h) */
 /* Bytes that n rows of k need as integers, however many digits (a multiple of 64). */
 size_t kv_activations_bytes(int64_t n, int64_t k);
-/* Points at x and, if int_memory is not NULL, lays out 1 or 2 digits or KV_DIGITS_MIXED there. Then rows are quantized,
- * in any order, by any thread, best by the one that has just made them; then finish. */
+/* Points at x and, if int_memory is not NULL, lays out 1 or 2 digits or KV_DIGITS_MIXED there. Then rows are
+ * quantized, in any order, by any thread, best by the one that has just made them; then finish. */
 void kv_activations_place(struct kv_activations *a, const float *x, int64_t n, int64_t k, void *int_memory,
                           int n_digits);
 void kv_activations_quantize(const struct kv_activations *a, const struct kv_kernels *kernels, int64_t first,

@@ -3,7 +3,8 @@
  *
  *   struct kvant_model ── gguf (owns the map) ── tensors point into it
  *                      ├─ tokenizer
- *                      ├─ layers[n_layer]: matrices as tensors, vectors (norms, biases) as float32 in `vectors`
+ *                      ├─ layers[n_layer]: matrices as tensors,
+ *                      │                   vectors (norms, biases) as float32 in `vectors`
  *                      └─ rope.inv_freq
  */
 #ifndef KV_MODEL_MODEL_H

@@ -1,6 +1,7 @@
 /*
- * What the kernel tests use of cmocka, for the cross build (tests/neon/run): Debian has cmocka for AArch64 only as a
- * package of a foreign architecture. Same names, same lines of output; the first failed check ends the program.
+ * What the kernel tests use of cmocka, for the cross build (tests/neon/run): Debian has cmocka for
+ * AArch64 only as a package of a foreign architecture. Same names, same lines of output; the first
+ * failed check ends the program.
  */
 #ifndef KVANT_TESTS_NEON_CMOCKA_H
 #define KVANT_TESTS_NEON_CMOCKA_H

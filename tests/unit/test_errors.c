@@ -124,8 +124,8 @@ static void assert_near(double found, double expected, double relative, const ch
 static void two_tokens_by_hand(void **state)
 {
     (void)state;
-    /* 2 bits per token: the row {0, 3, 1.4, 0, …} has the grid 0 1 2 3, so 1.4 becomes 1: .4 of 4.4. The other rows
-     * lie on their grids. 1.4 in float16 is 1.400390625. */
+    /* 2 bits per token: the row {0, 3, 1.4, 0, …} has the grid 0 1 2 3, so 1.4 becomes 1: .4 of 4.4. The
+     * other rows lie on their grids. 1.4 in float16 is 1.400390625. */
     struct bench b;
     double x = kv_f16_to_f32(kv_f32_to_f16(1.4f));
     bench_open(&b, KVANT_SENSITIVITY_PER_TOKEN, 2, 1, 8, 1, 2);
@@ -133,8 +133,8 @@ static void two_tokens_by_hand(void **state)
     put_row(b.rows.k, 1, 8, (double[8]){ 0 }); /* constant, and without a ratio */
     put_row(b.rows.v, 0, 8, (double[8]){ 0, 3, 1.4 });
     put_row(b.rows.v, 1, 8, (double[8]){ 0, 3, 0 });
-    /* Head 0 asks for nothing: half of its weight on each token, whatever the keys. Head 1 has q·k0 / √8 = x ln 3
-     * exactly and ln 3 after quantization, q·k1 = 0. */
+    /* Head 0 asks for nothing: half of its weight on each token, whatever the keys. Head 1 has
+     * q·k0 / √8 = x ln 3 exactly and ln 3 after quantization, q·k1 = 0. */
     for (int i = 0; i < 16; i++) b.rows.q[i] = 0;
     b.rows.q[8 + 2] = (float)(sqrt(8) * log(3));
     measure(&b);
@@ -198,7 +198,7 @@ static void rows_without_a_ratio_are_counted(void **state)
     bench_close(&b);
 }
 
-/* ---------------------------------------------------------------------------------- recomputed in double -- */
+/* -------------------------------------------------------------------------------- recomputed in double -- */
 
 /* x, n of them `stride` apart, on the float-minimum grid: min rounded down and scale rounded to float16. */
 static void quantize_by_definition(double *x, int n, int stride, int bits)
@@ -384,8 +384,8 @@ static void compare_with_the_definition(kvant_sensitivity_mode mode, int64_t n_p
         b.rows.v[i] = kv_f32_to_f16((float)((c % 9 == 4 ? 4.0 : 0.5) * (uniform() + uniform() - 1)));
     }
     for (int64_t i = 0; i < N_HEAD * n_queries * D; i++) b.rows.q[i] = (float)(2 * uniform() - 1);
-    memset(b.rows.v + 3 * D, 0, D * sizeof *b.rows.v);            /* token 3 of KV head 0: no ratio             */
-    memset(b.rows.k + (n_tokens + 9) * D, 0, D * sizeof *b.rows.k); /* token 9 of KV head 1                     */
+    memset(b.rows.v + 3 * D, 0, D * sizeof *b.rows.v);              /* token 3 of KV head 0: no ratio */
+    memset(b.rows.k + (n_tokens + 9) * D, 0, D * sizeof *b.rows.k); /* token 9 of KV head 1           */
     measure(&b);
 
     struct expected e;
@@ -474,7 +474,8 @@ static void errors_follow_their_definition(void **state)
 static void kivi_ends_are_the_closed_forms(void **state)
 {
     (void)state;
-    /* the table of KIVI's residual of 32 (reference, section 3.3): tokens, keys quantized, values quantized */
+    /* the table of KIVI's residual of 32 (reference, section 3.3):
+     * tokens, keys quantized, values quantized */
     static const int64_t table[][3] = { { 31, 0, 0 }, { 32, 32, 0 }, { 33, 32, 1 }, { 64, 64, 32 }, { 100, 96, 68 } };
     struct bench b;
     int64_t key_end, value_end, later;
@@ -488,7 +489,7 @@ static void kivi_ends_are_the_closed_forms(void **state)
     bench_close(&b);
 }
 
-/* ------------------------------------------------------------------------------------------------- runs -- */
+/* ------------------------------------------------------------------------------------------------ runs -- */
 
 static void make_prompts(kvant_token *tokens, struct kvant_prompt *prompts, int n, int n_tokens)
 {

@@ -1,7 +1,7 @@
 /*
- * Weight and vector kernels: every row of kernel_list.h but the attention rows, at every level of this CPU, plain C
- * included, against arithmetic in double with the bounds that the kernels state; bit by bit where they promise it.
- * Inputs end (or begin) at inaccessible pages.
+ * Weight and vector kernels: every row of kernel_list.h but the attention rows, at every level of this CPU,
+ * plain C included, against arithmetic in double with the bounds that the kernels state; bit by bit where
+ * they promise it. Inputs end (or begin) at inaccessible pages.
  */
 #include "support/kernel_weights.h"
 
@@ -365,7 +365,8 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
     }
 }
 
-/* Turned weights, by the plain definition, give the same bits; they end (or begin) at an inaccessible page. */
+/* Turned weights, by the plain definition, give the same bits;
+ * they end (or begin) at an inaccessible page. */
 static void check_turned(struct product *p, const struct kv_kernels *table, const struct kv_kernels *ref)
 {
     struct kv_matmul mm = p->mm;
@@ -498,7 +499,8 @@ static void check_silu(const struct check_random *r, const struct kv_kernels *ta
     table->silu_mul(a, b, n, y);
     for (int64_t i = 0; i < n; i++) {
         double exact = (double)a[i] / (1.0 + exp(-(double)a[i])) * (double)b[i];
-        /* below −88.7 the exponential overflows: the result is zero instead of at most 88.8 / FLT_MAX = 22.2 FLT_MIN */
+        /* below −88.7 the exponential overflows: the result is zero instead of
+         * at most 88.8 / FLT_MAX = 22.2 FLT_MIN */
         double bound = 8.0 * EPS * fabs(exact) + (double)FLT_MIN * (1.0 + 23.0 * fabs((double)b[i]));
         CHECK(fabs((double)y[i] - exact) <= bound, r, "%s silu(%.9g)·%.9g = %.9g, exact %.9g",
               kv_cpu_level_name(table->level), (double)a[i], (double)b[i], (double)y[i], exact);

@@ -1,6 +1,6 @@
 /*
- * The attention kernels: plain C against their definitions in double, every level of this CPU against plain C.
- * Inputs end at a page that must not be touched; outputs have a sentinel on both sides.
+ * The attention kernels: plain C against their definitions in double, every level of this CPU against
+ * plain C. Inputs end at a page that must not be touched; outputs have a sentinel on both sides.
  */
 #include "base/half.h"
 #include "base/memory.h"
@@ -202,7 +202,7 @@ static void test_rows(void **unused)
         }
 }
 
-/* ------------------------------------------------------------------------------- transforms of a key tile -- */
+/* ---------------------------------------------------------------------------- transforms of a key tile -- */
 
 static void test_hadamard(void **unused)
 {
@@ -317,8 +317,8 @@ static bool attend_double(struct attention *a, int i, double *max, double *sum, 
     return *sum > 0;
 }
 
-/* The scores' error is what counts: head_dim roundings of 2^-24 of partial sums, which q_scale keeps below 8. Then
- * |e^ds − 1| · |v| <= 8 · head_dim · 2^-24; measured: a tenth of it. */
+/* The scores' error is what counts: head_dim roundings of 2^-24 of partial sums, which q_scale keeps below 8.
+ * Then |e^ds − 1| · |v| <= 8 · head_dim · 2^-24; measured: a tenth of it. */
 static void check_against_double(const struct kv_kernels *table, const char *name, struct attention *a)
 {
     double tolerance = 8.0 * a->head_dim * 0x1p-24 + 1e-6;

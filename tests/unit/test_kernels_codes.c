@@ -1,7 +1,7 @@
 /*
- * Attention over codes and over 16-bit rows: plain C against the formulas of attention_calls.h in double, every level of
- * this CPU against plain C. Digits and their scales are bit-equal at all levels; sums in float differ by their order.
- * Inputs end at a page that must not be touched, outputs too.
+ * Attention over codes and over 16-bit rows: plain C against the formulas of attention_calls.h in double,
+ * every level of this CPU against plain C. Digits and their scales are bit-equal at all levels; sums in float
+ * differ by their order. Inputs end at a page that must not be touched, outputs too.
  */
 #include "support/kernel_check.h"
 
@@ -57,8 +57,8 @@ static int digit_at(const void *row, bool wide, bool is_signed, int i)
     return is_signed ? ((const int8_t *)row)[i] : ((const uint8_t *)row)[i];
 }
 
-/* Keys of one width: a class, or for 4 bits often several, each a span. For -1 classes of falling bits, as mixed keys have
- * them. Channels in all: head_dim, or for -1 at most that. */
+/* Keys of one width: a class, or for 4 bits often several, each a span. For -1 classes of falling bits, as
+ * mixed keys have them. Channels in all: head_dim, or for -1 at most that. */
 static int make_classes(int bits, int head_dim, struct kv_key_class out[KV_CLASSES_MAX])
 {
     static const int class_bits[KV_CLASSES_MAX] = { 8, 4, 3, 2, 0 };
@@ -283,7 +283,8 @@ static void scores_from_codes(void **state)
     check_qk(0, 64, 3, true, false); /* only channels of 0 bits */
 }
 
-/* The kernel with the cache's own tables, against cosines and sines in double; every `spread`-th pair has a mean. */
+/* The kernel with the cache's own tables, against cosines and sines in double;
+ * every `spread`-th pair has a mean. */
 static void check_center(int head_dim, int n_rot, bool neox, double base, int n_rows, int64_t t0, int spread)
 {
     struct kvant_plan plan = { .n_layer = 1, .n_head_kv = 1, .head_dim = head_dim };
@@ -394,8 +395,8 @@ static void softmax_moves_the_maximum(void **state)
     }
 }
 
-/* largest: of the probabilities. 1e-37: those of a page whose scores all lie far below the maximum; no float is as
- * large as 32767 of their steps. */
+/* largest: of the probabilities. 1e-37: those of a page whose scores all lie far below the maximum; no float
+ * is as large as 32767 of their steps. */
 static void check_weigh(int bits, int n_groups, int n_rows, int n_tokens, float largest)
 {
     bool wide = bits > 4;

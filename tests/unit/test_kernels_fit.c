@@ -1,6 +1,6 @@
 /*
- * Fitted grids (kernels/fit_calls.h) at every level of this CPU: equal bits, and the two conditions that the header
- * states, in double, within what rounding the scale and the minimum to f16 leaves.
+ * Fitted grids (kernels/fit_calls.h) at every level of this CPU: equal bits, and the two conditions that the
+ * header states, in double, within what rounding the scale and the minimum to f16 leaves.
  */
 #include "support/kernel_check.h"
 

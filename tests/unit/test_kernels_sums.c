@@ -1,6 +1,6 @@
 /*
- * Sums over the codes of a page: every level of this CPU against code after code in double, and against each other bit by
- * bit. Inputs end at a page that must not be touched.
+ * Sums over the codes of a page: every level of this CPU against code after code in double, and against each
+ * other bit by bit. Inputs end at a page that must not be touched.
  */
 #include "support/kernel_check.h"
 

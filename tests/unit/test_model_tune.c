@@ -384,7 +384,8 @@ static void own_text_is_deterministic_and_has_the_wanted_length(void **state)
     kvant_model_close(model);
 }
 
-/* The order and the size of what was measured in simulation: KLD on text, 16-bit other side, sinks 4 and tail 32. */
+/* The order and the size of what was measured in simulation:
+ * KLD on text, 16-bit other side, sinks 4 and tail 32. */
 static void caches_of_smollm2_are_as_far_as_simulated(void **state)
 {
     (void)state;

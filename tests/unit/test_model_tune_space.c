@@ -1,6 +1,6 @@
 /*
- * A model small enough to enumerate: every plan of the tuner's own choices, one recipe a layer, is measured, and the
- * front that the search finds from single heads is held against the front of all of them.
+ * A model small enough to enumerate: every plan of the tuner's own choices, one recipe a layer, is measured,
+ * and the front that the search finds from single heads is held against the front of all of them.
  */
 #include <math.h>
 #include <setjmp.h>

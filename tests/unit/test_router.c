@@ -382,8 +382,8 @@ static kvant_status reopened(struct fixture *f, struct kvant_router *r, struct k
     return status;
 }
 
-/* Files whose checksum is right and whose content is not: numbers that are none, and the layers of another model
- * under this one's fingerprint. */
+/* Files whose checksum is right and whose content is not: numbers that are none, and the layers of another
+ * model under this one's fingerprint. */
 static void sound_files_of_nonsense_are_refused(void **state)
 {
     struct fixture *f = *state;

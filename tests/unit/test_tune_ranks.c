@@ -1,6 +1,6 @@
 /*
- * Several processes that search together: here threads with a model each, and a sum over a barrier. The same result
- * as alone, the store of the first, and an end for all when one cannot go on.
+ * Several processes that search together: here threads with a model each, and a sum over a barrier. The same
+ * result as alone, the store of the first, and an end for all when one cannot go on.
  */
 #include <math.h>
 #include <pthread.h>

@@ -50,7 +50,8 @@ static void nothing_measured_is_not_nothing(void **state)
     assert_true(kld[0] > 0 && kld[0] < 1e-9 && kld[1] > 0 && kld[1] < kld[0]);
 }
 
-/* Bits that a token takes follow from the grammar: codes, and 32 bits of scale and minimum per 64 elements. */
+/* Bits that a token takes follow from the grammar:
+ * codes, and 32 bits of scale and minimum per 64 elements. */
 static void choices_cost_what_the_grammar_says(void **state)
 {
     (void)state;
