@@ -115,10 +115,12 @@ struct kv_qk_codes {
 #define KV_CENTER_TERMS 8 /* of a slow pair's polynomial (cache/kv_centers.c) */
 
 /* score_j += still + Σ_p C_p cos θ_p t + S_p sin θ_p t, what keys lack that are stored without their centres.
- * From the page's middle: with x_p = C_p cos θ_p t0 + S_p sin θ_p t0 and y_p = S_p cos θ_p t0 − C_p sin θ_p t0,
+ * From the page's middle: with
+ *     x_p = C_p cos θ_p t0 + S_p sin θ_p t0 and y_p = S_p cos θ_p t0 − C_p sin θ_p t0,
  * listed pairs give x cos θτ + y sin θτ, the other ones, where there are any,
- * Σ_m T_m(τ) Σ_p slow_mp · (m even: x_p; odd: y_p). Cosines and even T_m are equal at τ and −τ, sines and
- * odd T_m opposite: tables and sums are of the page's second half, τ > 0. */
+ *     Σ_m T_m(τ) Σ_p slow_mp · (m even: x_p; odd: y_p).
+ * Cosines and even T_m are equal at τ and −τ, sines and odd T_m opposite: tables and sums are of the page's
+ * second half, τ > 0. */
 struct kv_qk_center {
     const float *cos_part, *sin_part; /* (n_rows, stride): C and S, turned to the page's middle             */
     size_t stride;

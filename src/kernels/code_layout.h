@@ -14,14 +14,14 @@
  * Eight planes, 512 codes, are a *unit*; packed it has `bits` lines of 64 bytes. A plane is a bit field of
  * one or two lines, so that a load, a shift and a mask give 64 codes in their lanes:
  *
- *            line 0                    line 1                    line 2
- *   8 bits   plane 0                   plane 1                   ...
- *   4 bits   1 1 1 1 0 0 0 0           3 3 3 3 2 2 2 2           ...                (bits 7 .. 0 of each byte)
- *   3 bits   3 3 1 1 1 0 0 0           7 3 6 6 6 2 2 2           7 7 5 5 5 4 4 4    (line 1: the top bits of 3, 7)
- *   2 bits   3 3 2 2 1 1 0 0           7 7 6 6 5 5 4 4
+ *            line 0                line 1                line 2
+ *   8 bits   plane 0               plane 1               ...
+ *   4 bits   1 1 1 1 0 0 0 0       3 3 3 3 2 2 2 2       ...                (bits 7 .. 0 of each byte)
+ *   3 bits   3 3 1 1 1 0 0 0       7 3 6 6 6 2 2 2       7 7 5 5 5 4 4 4    (line 1: the top bits of 3, 7)
+ *   2 bits   3 3 2 2 1 1 0 0       7 7 6 6 5 5 4 4
  *
- *   keys     unit = 8 channels × 64 tokens; plane = (half of the channels) · 4 + token / 16. Units follow each
- *            other by stored channel, so a class of n channels is n / 8 whole units.
+ *   keys     unit = 8 channels × 64 tokens; plane = (half of the channels) · 4 + token / 16. Units follow
+ *            each other by stored channel, so a class of n channels is n / 8 whole units.
  *   values   column = 16 channels (the last one 8, with lines of 32 bytes, where 16 does not divide the head
  *            size) × 64 tokens = 2 units of 32 tokens; plane = (token % 32) / 4. Column after column.
  *

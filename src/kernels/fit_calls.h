@@ -29,9 +29,10 @@ struct kv_fit_groups {
     int bits;                 /* 2 3 4                                                             */
     uint8_t *codes;           /* out: of element i of group l at i · codes_next + l · codes_side   */
     size_t codes_next, codes_side;
-    uint16_t *scale, *min;    /* out: f16 (n_groups). A group whose scale comes back as 0 was left alone, its
-                               * codes not written: it is constant, or so narrow for its distance from 0, or so
-                               * small, that rounding min or scale to f16 would undo the conditions above  */
+    uint16_t *scale, *min;    /* out: f16 (n_groups). A group whose scale comes back as 0 was left alone,
+                               * its codes not written: it is constant, or so narrow for its distance
+                               * from 0, or so small, that rounding min or scale to f16 would undo the
+                               * conditions above                                                  */
 };
 
 #endif

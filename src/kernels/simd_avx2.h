@@ -286,7 +286,8 @@ KV_INLINE vf vf_add_exponent(vf p, vf t)
 /* What codes.inc.h needs. A line of 64 bytes is two vectors. Products of narrow digits are added in 16 bits:
  * 32767 / (2 · 255 · 15) = 4 dot products fit for 4 bits, 9 for 3, 21 for 2; then they must be widened. */
 #define PARTS 2
-#define GROUPS 2  /* of tokens and COLUMNS of channels side by side: times 4 rows, 8 of 16 registers are sums */
+/* GROUPS of tokens and COLUMNS of channels side by side: times 4 rows, 8 of 16 registers are sums */
+#define GROUPS 2
 #define COLUMNS 2
 #define CENTER_WIDE 1 /* times 4 rows and 2 kinds of functions: again 8 */
 #define KEY_SPAN(bits) ((bits) == 3 ? 18 : 43) /* |Q| <= 127 */

@@ -19,7 +19,8 @@
 #endif
 
 #ifdef KV_EMULATE_AVX512
-#define KV_INLINE static __attribute__((noinline, unused)) /* each intrinsic is a loop: inlined they compile for minutes */
+/* each intrinsic is a loop: inlined they compile for minutes */
+#define KV_INLINE static __attribute__((noinline, unused))
 #else
 #define KV_INLINE static inline __attribute__((always_inline))
 #endif
@@ -264,7 +265,8 @@ KV_INLINE vf vf_add_exponent(vf p, vf t)
 
 /* What codes.inc.h needs. A line is one vector; dot products are added in 32 bits. */
 #define PARTS 1
-#define GROUPS 4  /* of tokens and COLUMNS of channels side by side: times 4 rows, 16 of 32 registers are sums */
+/* GROUPS of tokens and COLUMNS of channels side by side: times 4 rows, 16 of 32 registers are sums */
+#define GROUPS 4
 #define COLUMNS 4
 #define CENTER_WIDE 2 /* times 4 rows and 2 kinds of functions: again 16 */
 #define KEY_SPAN(bits) (1 << 20)

@@ -247,7 +247,8 @@ KV_INLINE vf vf_add_exponent(vf p, vf t)
 
 /* What codes.inc.h needs. A line of 64 bytes is four vectors; dot products are added in 32 bits. */
 #define PARTS 4
-#define GROUPS 2  /* of tokens and COLUMNS of channels side by side: times 4 rows, 8 of 32 registers are sums */
+/* GROUPS of tokens and COLUMNS of channels side by side: times 4 rows, 8 of 32 registers are sums */
+#define GROUPS 2
 #define COLUMNS 2
 #define CENTER_WIDE 1
 #define KEY_SPAN(bits) (1 << 20)

@@ -60,7 +60,8 @@ void kv_act_list_low(struct kv_act_int *x, int64_t n)
     for (int64_t row = 0; row < n; row++)
         for (int64_t b = 0; b < n_blocks; b++) first[b] += x->two[row * n_blocks + b];
     int32_t end = 0;
-    for (int64_t b = 0; b <= n_blocks; b++) first[b] = end += first[b]; /* each block's end, filled from behind */
+    /* each block's end, filled from behind */
+    for (int64_t b = 0; b <= n_blocks; b++) first[b] = end += first[b];
     for (int64_t row = n; row-- > 0;)
         for (int64_t b = 0; b < n_blocks; b++)
             if (x->two[row * n_blocks + b]) x->low_row[--first[b]] = (int32_t)row;

@@ -9,8 +9,8 @@
 
 struct kv_arch {
     const char *name;     /* general.architecture */
-    bool rope_neox;       /* channel c pairs with c + n_rot/2 (Hugging Face order); otherwise 2i with 2i+1: the
-                           * converter permuted the rows of wq and wk                 */
+    bool rope_neox;       /* channel c pairs with c + n_rot/2 (Hugging Face order);
+                           * otherwise 2i with 2i+1: the converter permuted the rows of wq and wk */
     bool qkv_bias;        /* attn_{q,k,v}.bias must be there; where false they may be */
     bool qk_norm;         /* RMS norm of each query and key head before RoPE (qwen3)  */
 };

@@ -28,8 +28,10 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define CHUNK_PAGES 16  /* 1024 tokens: tens of microseconds of work, against well below one for handing it out */
-#define PART_ROWS 2048  /* (query tokens × parts) of a head that may wait: 2 M tokens of cache in all decoding */
+/* 1024 tokens: tens of microseconds of work, against well below one for handing it out */
+#define CHUNK_PAGES 16
+/* (query tokens × parts) of a head that may wait: 2 M tokens of cache in all decoding */
+#define PART_ROWS 2048
 
 /* What a run of the call asks for. */
 struct run_work {
@@ -280,7 +282,8 @@ static int64_t plan_items(const struct kv_attn_call *call, struct kv_attn_scratc
 
 static int run_of_item(const struct run_work *runs, int n_runs, int64_t item)
 {
-    int lo = 0, hi = n_runs; /* the last run that begins at or before item; empty runs share their successor's start */
+    /* the last run that begins at or before item; empty runs share their successor's start */
+    int lo = 0, hi = n_runs;
     while (hi - lo > 1) {
         int mid = lo + (hi - lo) / 2;
         if (runs[mid].first_item <= item) lo = mid;

@@ -18,11 +18,11 @@ struct kv_attn_call {
     const struct kv_attn_run *runs;
     int n_runs, layer;
     int n_head, n_head_kv, head_dim;
-    bool in_float;           /* pages in float32, expanded, instead of over their codes: the reference     */
-    float scale;             /* 1 / sqrt(head_dim)                                                         */
-    const float *q;          /* (n_rows, n_head, head_dim) after RoPE                                      */
-    const uint16_t *k, *v;   /* f16 (n_rows, n_head_kv, head_dim) of this step, already given to kv_seq_write */
-    float *out;              /* (n_rows, n_head, head_dim)                                                 */
+    bool in_float;         /* pages in float32, expanded, instead of over their codes: the reference        */
+    float scale;           /* 1 / sqrt(head_dim)                                                            */
+    const float *q;        /* (n_rows, n_head, head_dim) after RoPE                                         */
+    const uint16_t *k, *v; /* f16 (n_rows, n_head_kv, head_dim) of this step, already given to kv_seq_write */
+    float *out;            /* (n_rows, n_head, head_dim)                                                    */
 };
 
 struct kv_attn_scratch;      /* buffers for a largest call; laid out once */

@@ -13,7 +13,8 @@
 
 #define KV_BLOCK_TOKENS 32 /* reading a page's codes into registers costs as much as one query row or two */
 
-#define KV_FEW_ROWS 16 /* up to so many query rows take rows of 16 bits as they are: turning a tile costs as much */
+/* up to so many query rows take rows of 16 bits as they are: turning a tile costs as much */
+#define KV_FEW_ROWS 16
 
 /* Softmax states of some query rows. */
 struct kv_partial {
@@ -67,8 +68,9 @@ struct kv_attn_block {
     int n_tokens, group, n_rows, head_kv;
     struct kv_key_class classes[KV_CLASSES_MAX]; /* of the head's keys, once pages are prepared */
     int n_classes;
-    int64_t after_page; /* what the thread will probably work on after a chunk: this page, where there is one, of */
-    int after_head;     /* that KV head                                                                     */
+    /* what the thread will probably work on after a chunk: this page, where there is one, of that KV head */
+    int64_t after_page;
+    int after_head;
 };
 
 static inline int64_t kv_clamp(int64_t x, int64_t lo, int64_t hi)

@@ -62,7 +62,8 @@ static void attend_rows(const struct kv_attn_block *b, const struct kv_exact_seg
     const struct kv_attn_call *call = b->call;
     int64_t sinks = b->plan->sinks, own = b->run->n_before + b->token;
     bool are_sinks = from < sinks;
-    if (!are_sinks && from < sinks + b->sealed[0]) from = sinks + b->sealed[0]; /* no query sees what lies before */
+    /* no query sees what lies before */
+    if (!are_sinks && from < sinks + b->sealed[0]) from = sinks + b->sealed[0];
     if (to > own + b->n_tokens) to = own + b->n_tokens;
     for (int64_t p = from; p < to; p += KV_TILE) {
         int64_t n = kv_clamp(to - p, 0, KV_TILE);

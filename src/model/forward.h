@@ -49,7 +49,8 @@ struct kv_forward_call {
     const int *logits_rows;         /* (n_logits) rows whose logits are wanted                        */
     int n_logits;
     float *logits;                  /* (n_logits, n_vocab)                                            */
-    void (*capture)(void *user, int layer, int run, int row, int64_t position); /* after RoPE of a layer, or NULL */
+    /* After RoPE of a layer; or NULL */
+    void (*capture)(void *user, int layer, int run, int row, int64_t position);
     void *capture_user;
     /* Rows of the residual stream: layer 0 the embedding, layer i the output of block i - 1; or NULL */
     void (*hidden)(void *user, int layer, int run, int row, int64_t position);

@@ -40,7 +40,8 @@ struct tiny_gguf_options {
     bool tied_output;      /* no output.weight: token_embd.weight is used twice */
     float key_bias_outlier; /* ± this is added to a quarter of the key-bias channels of layer 0; qwen2 only:
                              * the others have no key bias (ARGUMENT) */
-    bool ends_at_once;     /* <|im_end|> is by far the likeliest token after any other; not with tied_output */
+    bool ends_at_once;     /* <|im_end|> is by far the likeliest token after any other;
+                            * not with tied_output */
     bool no_tokenizer;     /* no tokenizer.* keys */
     bool no_tensors;       /* a vocabulary-only file */
     uint32_t version;      /* GGUF version; 0 = 3 */

@@ -464,8 +464,9 @@ static void errors_follow_their_definition(void **state)
     (void)state;
     compare_with_the_definition(KVANT_SENSITIVITY_PER_TOKEN, 70, 150);
     compare_with_the_definition(KVANT_SENSITIVITY_KIVI, 70, 150);
-    compare_with_the_definition(KVANT_SENSITIVITY_KIVI, 27, 66);  /* from nothing quantized to two blocks of keys */
-    compare_with_the_definition(KVANT_SENSITIVITY_KIVI, 1, 31);   /* nothing at all */
+    /* from nothing quantized to two blocks of keys, and nothing at all */
+    compare_with_the_definition(KVANT_SENSITIVITY_KIVI, 27, 66);
+    compare_with_the_definition(KVANT_SENSITIVITY_KIVI, 1, 31);
     compare_with_the_definition(KVANT_SENSITIVITY_KVANT, 70, 150);
     compare_with_the_definition(KVANT_SENSITIVITY_KVANT, 120, 133); /* the second block seals at 164 */
     compare_with_the_definition(KVANT_SENSITIVITY_KVANT, 2, 99);

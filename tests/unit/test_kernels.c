@@ -17,15 +17,17 @@
 
 /* --- the list itself --- */
 
-static const char *const checked_here[] = {"act_quantize", "matmul_rows", "turn_rows", "rms_norm", "silu_mul", "add",
-                                           "f32_to_f16",   "f16_to_f32",  "hadamard", "log_sum_exp"};
+static const char *const checked_here[] = {"act_quantize", "matmul_rows", "turn_rows",  "rms_norm", "silu_mul",
+                                           "add",          "f32_to_f16",  "f16_to_f32", "hadamard", "log_sum_exp"};
 static const char *const checked_with_attention[] = {
-    "attn_tile",         "key_tile_from_rows", "value_tile_from_rows", "key_tile_expand", /* test_kernels_attention.c */
-    "value_tile_expand", "key_tile_hadamard",
-    "attn_fold", "qk_codes", "qk_center", "attn_soften", "attn_weigh", "pv_codes", "qk_half", "pv_half", /* _codes.c */
-    "fit_groups",                                                                                /* _fit.c */
-    "sum_keys", "sum_values", /* _sums.c */
-    "widen_grids"};           /* test_kv_short.c */
+    /* test_kernels_attention.c */
+    "attn_tile", "key_tile_from_rows", "value_tile_from_rows", "key_tile_expand", "value_tile_expand",
+    "key_tile_hadamard",
+    /* test_kernels_codes.c */
+    "attn_fold", "qk_codes", "qk_center", "attn_soften", "attn_weigh", "pv_codes", "qk_half", "pv_half",
+    "fit_groups",             /* test_kernels_fit.c  */
+    "sum_keys", "sum_values", /* test_kernels_sums.c */
+    "widen_grids"};           /* test_kv_short.c     */
 
 static void every_kernel_has_a_check(void **state)
 {
@@ -298,7 +300,8 @@ static double exact_output(const struct product *p, const struct kv_kernels *ref
             y += a + b;
             size += fabs(a) + fabs(b);
         }
-        *bound = 2.0 * (double)(n_groups + 3) * EPS * size; /* each level's half of the bound in weights_ref.c */
+        /* each level's half of the bound in weights_ref.c */
+        *bound = 2.0 * (double)(n_groups + 3) * EPS * size;
     }
     if (!mm->bias) return y;
     *bound += EPS * fabs(y + (double)mm->bias[row]);
@@ -322,7 +325,8 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
                       (int)row, (int)begin, (int)end);
                 continue;
             }
-            if ((j + row) % 3) continue; /* double is slow; every lane and activation slot is met over the rounds */
+            /* double is slow; every lane and activation slot is met over the rounds */
+            if ((j + row) % 3) continue;
             double bound, exact = exact_output(p, ref, row, j, &bound);
             CHECK(fabs((double)y - exact) <= bound, p->r,
                   "%s %s%s k %d n %d rows [%d, %d): y[%d, %d] = %.9g, exact %.9g, bound %.3g", level, p->type->name,

@@ -133,7 +133,8 @@ static void test_expand_definition(void **unused)
                 assert_true(tile[i] == (float)plain[t * D + c] * kv_f16_to_f32(scale[g]) + kv_f16_to_f32(min[g]));
             }
         }
-        for (int group = 24; group <= D; group += 48) { /* groups of 32 do not divide this head: any divisor will do */
+        /* groups of 32 do not divide this head: any divisor will do */
+        for (int group = 24; group <= D; group += 48) {
             ref.value_tile_expand(&(struct kv_value_tile){ .codes = values, .scale = scale, .min = min, .head_dim = D,
                 .bits = bits, .group = group, .n_tokens = KV_TILE }, tile);
             for (int i = 0; i < D * KV_TILE; i++) {
@@ -391,7 +392,8 @@ static void test_attn_tile_extremes(void **unused)
         q[2 * 64 + 2] = NAN;   /* query 2                                             */
         q[3 * 64 + 3] = -1.0f; /* query 3: sees nothing in tile 1                     */
         for (int t = 0; t < KV_TILE; t++) kt[t] = -INFINITY;
-        for (int i = 1; i < 4; i++) q[i * 64] = 0.0f; /* 0 · −∞ would be NaN: keep channel 0 finite for them */
+        /* 0 · −∞ would be NaN: keep channel 0 finite for them */
+        for (int i = 1; i < 4; i++) q[i * 64] = 0.0f;
         attention_reset(&a);
         attention_run(table, &(struct attention){ 1, 64, 1, a.q, a.kt, a.v, a.max, a.sum, a.out, a.score, a.first, a.last }, 0, 1);
         assert_true(floats(&a.max)[0] == -INFINITY && floats(&a.sum)[0] == 0.0f && floats(&a.out)[0] == 0.0f);

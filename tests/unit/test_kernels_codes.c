@@ -152,7 +152,8 @@ static void check_fold(const struct kv_fold *call)
     for (int l = 0; l < n_levels; l++) {
         struct folded got = fold_at(l, call);
         for (int row = 0; row < call->n_rows; row++) check_folded(call, &got, row, l);
-        CHECK(!memcmp(got.digits.p, ref.digits.p, ref.digits.n_bytes), &rnd, "digits at level %d", l); /* and nothing between them */
+        /* and nothing between them */
+        CHECK(!memcmp(got.digits.p, ref.digits.p, ref.digits.n_bytes), &rnd, "digits at level %d", l);
         for (int i = 0; i < KV_SPANS_MAX; i++)
             CHECK(!memcmp(got.delta[i].p, ref.delta[i].p, ref.delta[i].n_bytes), &rnd, "delta at level %d", l);
         folded_close(&got);
@@ -180,7 +181,8 @@ static void queries_fold_into_digits(void **state)
                     }
                 if (below(4) == 0) memset(q.p, 0, q.n_bytes);
                 else if (below(4) == 0)
-                    for (int i = 0; i < n * n_rows; i++) ((float *)q.p)[i] *= 1e-37f; /* 16383 steps are beyond a float */
+                    /* 16383 steps are beyond a float */
+                    for (int i = 0; i < n * n_rows; i++) ((float *)q.p)[i] *= 1e-37f;
                 check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)n, .n_rows = n_rows, .n_classes = n_classes, .classes = classes,
                     .middle = middle.p, .largest = largest.p, .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)n });
                 check_buffer_close(&q);
@@ -379,7 +381,8 @@ static void softmax_moves_the_maximum(void **state)
                 double top = (double)max0[i], total = 0;
                 for (int j = first[i]; j < last[i]; j++) top = fmax(top, (double)s[j]);
                 CHECK((double)max[i] == top, &rnd, "maximum of row %d, level %d", i, l);
-                float origin = isinf(top) ? 0.0f : (float)top; /* differences are float: what e^x makes of them is not */
+                /* differences are float: what e^x makes of them is not */
+                float origin = isinf(top) ? 0.0f : (float)top;
                 double kept = exp((double)(max0[i] - origin));
                 for (int j = 0; j < KV_TILE; j++) {
                     double e = j >= first[i] && j < last[i] ? exp((double)(s[j] - origin)) : 0;

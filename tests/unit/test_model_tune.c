@@ -112,7 +112,8 @@ static void tuning_ends_with_a_menu(void **state)
             char spec[4096];
             size_t n_spec;
             assert_int_equal(kvant_plan_print(p->plan, spec, sizeof spec, &n_spec, NULL), KVANT_OK);
-            assert_non_null(strstr(spec, variant == 1 ? "tail: 16\n" : "tail: 64\n")); /* of uniform ones, too */
+            /* of uniform ones, too */
+            assert_non_null(strstr(spec, variant == 1 ? "tail: 16\n" : "tail: 64\n"));
             if (p->source == KVANT_TUNE_FROM_UNIFORM) continue;
             n_tuned++;
             assert_true(isfinite(p->kld_predicted) && p->measured.true_bits <= p->budget);
