@@ -10,19 +10,22 @@
 
 #define WIDE 3 /* 6 × 3 sums, 3 loads and a broadcast: 22 of 32 registers */
 
-static void key_tile_from_rows(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *kt)
+static void key_tile_from_rows(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim,
+                               float *kt)
 {
     for (int t = 0; t < KV_TILE; t += LANES)
         for (int c = 0; c < head_dim; c += LANES) {
             vi x[LANES];
             for (int i = 0; i < LANES; i++)
-                x[i] = t + i < n_tokens ? vreinterpretq_s32_f32(vf_load_f16(rows + (t + i) * row_stride + c)) : vi_zero();
+                x[i] = t + i < n_tokens ? vreinterpretq_s32_f32(vf_load_f16(rows + (t + i) * row_stride + c))
+                                        : vi_zero();
             vi_transpose(x);
             for (int i = 0; i < LANES; i++) vi_store(kt + (c + i) * KV_TILE + t, x[i]);
         }
 }
 
-static void value_tile_from_rows(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim, float *v)
+static void value_tile_from_rows(const uint16_t *rows, int64_t row_stride, int n_tokens, int head_dim,
+                                 float *v)
 {
     for (int t = 0; t < n_tokens; t++)
         for (int c = 0; c < head_dim; c += LANES)

@@ -59,7 +59,8 @@ static void value_tile_expand_ref(const struct kv_value_tile *in, float *v)
             float x = 0.0f;
             if (t < in->n_tokens) {
                 int g = c / in->group * KV_TILE + t;
-                unsigned code = kv_code_get(in->codes, in->bits, kv_value_place(in->bits, in->head_dim, c, t));
+                unsigned code = kv_code_get(in->codes, in->bits,
+                                            kv_value_place(in->bits, in->head_dim, c, t));
                 x = (float)code * kv_f16_to_f32(in->scale[g]) + kv_f16_to_f32(in->min[g]);
             }
             v[t * in->head_dim + c] = x;

@@ -27,8 +27,8 @@ struct qk_place {
 
 /* Adds the dot products of LANES tokens of each group to total, and goes on behind the class. same: both
  * halves of the page have the same digits. */
-KV_INLINE void qk_units(const struct kv_qk_codes *a, struct qk_place *at_class, int bits, int n_channels, int rows, int group,
-                        bool same, qk_sums total, struct stride_ahead *ahead)
+KV_INLINE void qk_units(const struct kv_qk_codes *a, struct qk_place *at_class, int bits, int n_channels,
+                        int rows, int group, bool same, qk_sums total, struct stride_ahead *ahead)
 {
     bool wide = kv_keys_are_wide(bits), add_in_words = !wide && KEY_SPAN(bits) < KV_HEAD_DIM_MAX;
     int n_units = n_channels / KV_KEY_UNIT, span = add_in_words ? KEY_SPAN(bits) / 2 : n_units;
@@ -49,7 +49,8 @@ KV_INLINE void qk_units(const struct kv_qk_codes *a, struct qk_place *at_class, 
                 vi code[GROUPS];
                 int at = pair * (wide ? 8 : 4);
 #pragma GCC unroll 4
-                for (int g = 0; g < GROUPS; g++) code[g] = unit_plane(bits, unit, KV_LINE, false, 4 * pair + group + g);
+                for (int g = 0; g < GROUPS; g++)
+                    code[g] = unit_plane(bits, unit, KV_LINE, false, 4 * pair + group + g);
 #pragma GCC unroll 4
                 for (int r = 0; r < rows; r++) {
                     vi *sum = add_in_words ? acc[r] : total[r];
@@ -81,8 +82,8 @@ KV_INLINE void qk_units(const struct kv_qk_codes *a, struct qk_place *at_class, 
 }
 
 /* score (or the bias) += δ · total, of a span. */
-KV_INLINE void add_totals(const struct kv_qk_codes *a, int span, bool first, int rows, int first_row, int part, int group,
-                          qk_sums total)
+KV_INLINE void add_totals(const struct kv_qk_codes *a, int span, bool first, int rows, int first_row,
+                          int part, int group, qk_sums total)
 {
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
@@ -99,8 +100,8 @@ KV_INLINE void add_totals(const struct kv_qk_codes *a, int span, bool first, int
 
 /* A block of rows. bits: of all classes, each of which is a span; or MIXED. */
 enum { MIXED = 0 };
-KV_INLINE void qk_rows(const struct kv_qk_codes *a, int bits, int rows, int row, int part, int group, bool same,
-                       struct stride_ahead *ahead)
+KV_INLINE void qk_rows(const struct kv_qk_codes *a, int bits, int rows, int row, int part, int group,
+                       bool same, struct stride_ahead *ahead)
 {
     size_t digits = (size_t)row * a->digits_stride;
     struct qk_place at = { a->codes + (size_t)part * sizeof(vi),
@@ -131,17 +132,20 @@ KV_INLINE void qk_rows(const struct kv_qk_codes *a, int bits, int rows, int row,
 
 /* A function of its own for each width and number of rows: in one function gcc keeps addresses of all of them
  * on the stack and doubles the instructions. The group is a constant at each call, so that planes are. */
-#define QK_ROWS(name, bits, rows)                                                                                    \
-    KV_LEAF void name(const struct kv_qk_codes *a, int row, int part, int group, struct stride_ahead *ahead)         \
-    {                                                                                                                \
-        if (GROUPS < 4 && group) qk_rows(a, bits, rows, row, part, 2, true, ahead);                                  \
-        else if (GROUPS < 4 || a->digits[0] == a->digits[1]) qk_rows(a, bits, rows, row, part, 0, true, ahead);      \
-        else qk_rows(a, bits, rows, row, part, 0, false, ahead);                                                     \
+#define QK_ROWS(name, bits, rows)                                                                            \
+    KV_LEAF void name(const struct kv_qk_codes *a, int row, int part, int group, struct stride_ahead *ahead) \
+    {                                                                                                        \
+        if (GROUPS < 4 && group)                                                                             \
+            qk_rows(a, bits, rows, row, part, 2, true, ahead);                                               \
+        else if (GROUPS < 4 || a->digits[0] == a->digits[1])                                                 \
+            qk_rows(a, bits, rows, row, part, 0, true, ahead);                                               \
+        else                                                                                                 \
+            qk_rows(a, bits, rows, row, part, 0, false, ahead);                                              \
     }
-#define QK_LEAVES(bits)                                                                                              \
-    QK_ROWS(qk_##bits##_1, bits, 1)                                                                                  \
-    QK_ROWS(qk_##bits##_2, bits, 2)                                                                                  \
-    QK_ROWS(qk_##bits##_3, bits, 3)                                                                                  \
+#define QK_LEAVES(bits)                                                                                      \
+    QK_ROWS(qk_##bits##_1, bits, 1)                                                                          \
+    QK_ROWS(qk_##bits##_2, bits, 2)                                                                          \
+    QK_ROWS(qk_##bits##_3, bits, 3)                                                                          \
     QK_ROWS(qk_##bits##_4, bits, 4)
 QK_LEAVES(0)
 QK_LEAVES(2)
@@ -172,7 +176,8 @@ static void scores_of_bias(const struct kv_qk_codes *a)
 
 static void qk_codes(const struct kv_qk_codes *a)
 {
-    int n_units = 0, n_coded = 0, n_blocks = (a->n_rows + BLOCK_ROWS - 1) / BLOCK_ROWS, bits = a->classes[0].bits;
+    int n_units = 0, n_coded = 0;
+    int n_blocks = (a->n_rows + BLOCK_ROWS - 1) / BLOCK_ROWS, bits = a->classes[0].bits;
     for (; n_coded < a->n_classes && a->classes[n_coded].bits; n_coded++) {
         n_units += a->classes[n_coded].n_channels / KV_KEY_UNIT;
         if (a->classes[n_coded].bits != bits) bits = MIXED;
@@ -202,8 +207,8 @@ struct fold_sums {
 };
 
 /* n channels from c on, of `rows` rows, all of one span or without codes. */
-KV_INLINE void fold_part(const struct kv_fold *f, bool per_token, const float *q, int rows, int c, int n, float *a,
-                         struct fold_sums *sums)
+KV_INLINE void fold_part(const struct kv_fold *f, bool per_token, const float *q, int rows, int c, int n,
+                         float *a, struct fold_sums *sums)
 {
     vf scale = vf_zero(), fixed = vf_load_part(f->middle + c, n);
     if (!per_token) {
@@ -220,15 +225,16 @@ KV_INLINE void fold_part(const struct kv_fold *f, bool per_token, const float *q
 }
 
 /* a of channels [c, end). */
-KV_INLINE void fold_channels(const struct kv_fold *f, bool per_token, const float *q, int rows, int c, int end, float *a,
-                             struct fold_sums *sums)
+KV_INLINE void fold_channels(const struct kv_fold *f, bool per_token, const float *q, int rows, int c,
+                             int end, float *a, struct fold_sums *sums)
 {
     for (int r = 0; r < rows; r++) sums->max[r] = vf_zero();
     for (; c + LANES <= end; c += LANES) fold_part(f, per_token, q, rows, c, LANES, a, sums);
     if (c < end) fold_part(f, per_token, q, rows, c, end - c, a, sums);
 }
 
-KV_INLINE vf round_part(const struct kv_fold *f, bool wide, const float *a, vf unit, int8_t *digits, int c, int n, vf after)
+KV_INLINE vf round_part(const struct kv_fold *f, bool wide, const float *a, vf unit, int8_t *digits, int c,
+                        int n, vf after)
 {
     vi x = vi_to_digits(vf_load_part(a + c, n), unit);
     if (wide) vi_store_wide_part((int16_t *)(void *)digits, x, n);
@@ -238,7 +244,8 @@ KV_INLINE vf round_part(const struct kv_fold *f, bool wide, const float *a, vf u
 
 /* Digits of channels [c, end) of a row, and Σ mid · Q. Narrow ones four vectors at a time: then the
  * sum is a dot product of bytes. */
-KV_INLINE vf round_channels(const struct kv_fold *f, int c, int end, bool wide, const float *a, vf unit, int8_t *digits)
+KV_INLINE vf round_channels(const struct kv_fold *f, int c, int end, bool wide, const float *a, vf unit,
+                            int8_t *digits)
 {
     vf after = vf_zero();
     vi twice = vi_zero();
@@ -252,7 +259,8 @@ KV_INLINE vf round_channels(const struct kv_fold *f, int c, int end, bool wide, 
         bool whole = step == 4 * LANES;
         if (whole) vi_store(digits, bytes);
         else vi_store_low_half(digits, bytes);
-        twice = vi_dot_narrow(twice, whole ? vi_load(f->largest + c) : vi_load_low_half(f->largest + c), bytes);
+        vi largest = whole ? vi_load(f->largest + c) : vi_load_low_half(f->largest + c);
+        twice = vi_dot_narrow(twice, largest, bytes);
     }
     if (!wide) after = vf_mul(vf_from_int(vi_widen(twice)), vf_set(0.5f));
     for (; c + LANES <= end; c += LANES, digits += LANES * (wide ? 2 : 1))
@@ -329,7 +337,8 @@ KV_INLINE void center_coefficients(const struct kv_qk_center *a, int rows, int r
 {
     vf sum[KV_CENTER_TERMS][BLOCK_ROWS];
     for (int r = 0; r < rows; r++) {
-        const float *c = a->cos_part + (size_t)(row + r) * a->stride, *s = a->sin_part + (size_t)(row + r) * a->stride;
+        const float *c = a->cos_part + (size_t)(row + r) * a->stride,
+                    *s = a->sin_part + (size_t)(row + r) * a->stride;
         vf own[KV_CENTER_TERMS];
         for (int m = 0; slow && m < KV_CENTER_TERMS; m++) own[m] = vf_zero();
         for (int p = 0; p < a->n_pairs; p += LANES) {
@@ -380,14 +389,15 @@ KV_INLINE void center_rows(const struct kv_qk_center *a, int rows, int row, bool
     for (int i = 0; i < HALF_VECTORS; i += CENTER_WIDE) {
         vf even[BLOCK_ROWS][CENTER_WIDE], odd[BLOCK_ROWS][CENTER_WIDE];
         for (int r = 0; r < rows; r++)
-            for (int w = 0; w < CENTER_WIDE; w++) even[r][w] = vf_set(a->still[row + r]), odd[r][w] = vf_zero();
+            for (int w = 0; w < CENTER_WIDE; w++)
+                even[r][w] = vf_set(a->still[row + r]), odd[r][w] = vf_zero();
         for (int m = 0; slow && m < KV_CENTER_TERMS; m += 2)
-            add_function(parts.terms[m], parts.terms[m + 1], 1, a->polynomials + m * KV_TILE / 2 + i * LANES, rows,
-                         even, odd);
+            add_function(parts.terms[m], parts.terms[m + 1], 1, a->polynomials + m * KV_TILE / 2 + i * LANES,
+                         rows, even, odd);
         for (int k = 0; k < a->n_listed; k++) {
             int p = a->listed[k];
-            add_function(parts.x[0] + p, parts.y[0] + p, KV_HEAD_DIM_MAX / 2, a->turning + p * KV_TILE + i * LANES,
-                         rows, even, odd);
+            add_function(parts.x[0] + p, parts.y[0] + p, KV_HEAD_DIM_MAX / 2,
+                         a->turning + p * KV_TILE + i * LANES, rows, even, odd);
         }
         for (int r = 0; r < rows; r++)
             for (int w = 0; w < CENTER_WIDE; w++) {
@@ -411,7 +421,8 @@ static void attn_soften(const struct kv_soften *a)
 {
     for (int i = 0; i < a->n_rows;) {
         int whole = 0; /* rows from i on that see the whole page */
-        while (whole < BLOCK_ROWS && i + whole < a->n_rows && a->first[i + whole] == 0 && a->last[i + whole] == KV_TILE)
+        while (whole < BLOCK_ROWS && i + whole < a->n_rows && a->first[i + whole] == 0 &&
+               a->last[i + whole] == KV_TILE)
             whole++;
         float *score = a->score + i * KV_TILE, *max = a->max + i, *sum = a->sum + i, *keep = a->keep + i;
         switch (whole) {
@@ -447,8 +458,8 @@ KV_INLINE vf round_probabilities(const float *p, const float *scale, vf unit, bo
 
 /* Rows of one group of channels: p lies 64 apart, digits and the rest of a row n_groups apart.
  * fixed: min + mid · scale. */
-KV_INLINE void weigh_rows(const struct kv_weigh *a, int rows, int row, int group, bool wide, const float *scale,
-                          const float *fixed)
+KV_INLINE void weigh_rows(const struct kv_weigh *a, int rows, int row, int group, bool wide,
+                          const float *scale, const float *fixed)
 {
     int largest = wide ? KV_P_WIDE : KV_P_NARROW, at = row * a->n_groups + group;
     const float *p = a->p + row * KV_TILE;
@@ -467,7 +478,8 @@ KV_INLINE void weigh_rows(const struct kv_weigh *a, int rows, int row, int group
     float inverse[BLOCK_ROWS], d[BLOCK_ROWS], b[BLOCK_ROWS];
     v4_store(inverse, digits_per_unit(largest, most));
     for (int r = 0; r < rows; r++) {
-        char *digits = (char *)a->digits + (size_t)(at + r * a->n_groups) * (size_t)(KV_TILE * (wide ? 2 : 1));
+        char *digits = (char *)a->digits +
+                       (size_t)(at + r * a->n_groups) * (size_t)(KV_TILE * (wide ? 2 : 1));
         after[r] = round_probabilities(p + r * KV_TILE, scale, vf_set(inverse[r]), wide, digits);
     }
     v4 rounded = v4_mul(rows_sum(after, rows), v4_set(kv_codes_middle(a->bits)));
@@ -501,8 +513,8 @@ static void attn_weigh(const struct kv_weigh *a)
 
 /* LANES channels of `columns` neighbouring vectors, from `channel` on, all of one group. More than one:
  * `channel` is a column's first. */
-KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row, int columns, bool half, int channel,
-                        int group, struct stride_ahead *ahead)
+KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row, int columns, bool half,
+                        int channel, int group, struct stride_ahead *ahead)
 {
     bool wide = kv_values_are_wide(bits);
     int line = half ? KV_LINE / 2 : KV_LINE, row_bytes = KV_TILE * (wide ? 2 : 1);
@@ -523,7 +535,8 @@ KV_INLINE void pv_block(const struct kv_pv_codes *a, int bits, int rows, int row
 #pragma GCC unroll 4
             for (int w = 0; w < columns; w++) {
                 size_t c = (size_t)(w * LANES);
-                code[w] = unit_plane(bits, unit + c / KV_COLUMN * column_bytes + c % KV_COLUMN * 4, line, half, i);
+                const uint8_t *own = unit + c / KV_COLUMN * column_bytes + c % KV_COLUMN * 4;
+                code[w] = unit_plane(bits, own, line, half, i);
             }
 #pragma GCC unroll 4
             for (int r = 0; r < rows; r++) {

@@ -50,7 +50,8 @@ static void fold_row(const struct kv_fold *f, int row)
         if (!class->bits) break;
         bool wide = kv_keys_are_wide(class->bits);
         int largest = wide ? KV_Q_WIDE : KV_Q_NARROW;
-        float delta = max[class->span] / (float)largest, inverse = kv_digits_per_unit(largest, max[class->span]);
+        float delta = max[class->span] / (float)largest,
+              inverse = kv_digits_per_unit(largest, max[class->span]);
         for (int i = 0; i < class->n_channels; i++, c++) {
             int digit = round_within(a[c] * inverse, largest);
             put_digit(digits, wide, true, i, digit);

@@ -86,8 +86,8 @@ KV_INLINE vf code_of(vf y, const struct grid *grid, vf levels)
 }
 
 /* Keeps `grid` in the lanes where its ρ² is larger. */
-static void keep_better(const struct fit *f, const struct grid *grid, struct grid *best, struct sums *best_sums,
-                        vf *best_fit)
+static void keep_better(const struct fit *f, const struct grid *grid, struct grid *best,
+                        struct sums *best_sums, vf *best_fit)
 {
     struct sums s = { vf_zero(), vf_zero(), vf_zero() };
     struct grid own = *grid;
@@ -149,14 +149,16 @@ static void round_grids(const struct fit *f, const struct sums *s, const struct 
     }
 }
 
-static void write_codes(const struct fit *f, const struct grid *grid, const struct kv_fit_groups *g, int first)
+static void write_codes(const struct fit *f, const struct grid *grid, const struct kv_fit_groups *g,
+                        int first)
 {
     struct grid own = *grid;
     int i = 0;
     if (g->codes_next == 1) /* elements of a group side by side */
         for (; i + LANES <= f->n; i += LANES) {
             vi c[LANES];
-            for (int l = 0; l < LANES; l++) c[l] = vi_to_digits(code_of(f->y[i + l], &own, f->levels), vf_set(1.0f));
+            for (int l = 0; l < LANES; l++)
+                c[l] = vi_to_digits(code_of(f->y[i + l], &own, f->levels), vf_set(1.0f));
             vi_transpose(c);
             for (int l = 0; l < LANES && first + l < g->n_groups; l++)
                 if (g->scale[first + l])

@@ -83,8 +83,8 @@ static void add_up(const struct fit *f, const struct grid *grid, struct sums *ou
 }
 
 /* Keeps `grid` in the lanes where its ρ² is larger. */
-static void keep_better(const struct fit *f, const struct grid *grid, struct grid *best, struct sums *best_sums,
-                        side best_fit)
+static void keep_better(const struct fit *f, const struct grid *grid, struct grid *best,
+                        struct sums *best_sums, side best_fit)
 {
     struct sums s;
     add_up(f, grid, &s);
@@ -128,7 +128,8 @@ static void search(const struct fit *f, struct grid *best, struct sums *sums)
 }
 
 /* Rounds a group's scale and min to f16: false where too little would be left of them. */
-static bool round_grid(const struct fit *f, const struct sums *s, int l, uint16_t *scale_f16, uint16_t *min_f16)
+static bool round_grid(const struct fit *f, const struct sums *s, int l, uint16_t *scale_f16,
+                       uint16_t *min_f16)
 {
     if (!(s->yc[l] > 0.0f)) return false;
     float scale = f->variance[l] / s->yc[l], mean = s->c[l] / (float)f->n;

@@ -9,7 +9,8 @@
 #define HALF_WIDE (LANES == 16 ? 4 : 2)
 
 /* Keys of a page, channel-major: lanes are tokens. */
-KV_INLINE void qk_page_block(const struct kv_qk_half *a, int rows, int row, int token, struct stride_ahead *ahead)
+KV_INLINE void qk_page_block(const struct kv_qk_half *a, int rows, int row, int token,
+                             struct stride_ahead *ahead)
 {
     vf acc[BLOCK_ROWS][HALF_WIDE];
     const uint16_t *k = a->k + token;

@@ -112,7 +112,10 @@ KV_KERNEL_AREAS(X)
  *     panel (n_rows / lanes, rounded up) · word (row_bytes / 4, rounded up) · row (lanes)
  * Rows beyond the last repeat it, bytes beyond a row are 0. */
 static inline size_t kv_turned_row_bytes(size_t row_bytes) { return (row_bytes + 3) & ~(size_t)3; }
-static inline size_t kv_turned_panels(int64_t n_rows, int lanes) { return (size_t)((n_rows + lanes - 1) / lanes); }
+static inline size_t kv_turned_panels(int64_t n_rows, int lanes)
+{
+    return (size_t)((n_rows + lanes - 1) / lanes);
+}
 
 /* Scratch bytes that one thread needs in matmul_rows for rows of k elements. */
 size_t kv_matmul_scratch_bytes(int64_t k);

@@ -179,7 +179,8 @@ KV_INLINE void group_few(vi dot[PANELS][ACTS_MAX], const struct tile *t, int col
 }
 
 /* All but t are constants at every call: the arrays become registers. */
-KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide, bool minima)
+KV_INLINE void tile_run(const struct tile *t, int panels, int acts, int group, int digits, bool wide,
+                        bool minima)
 {
     vf acc[PANELS][ACTS_MAX];
     for (int p = 0; p < panels; p++)
@@ -310,8 +311,8 @@ KV_INLINE void low_run(const struct tile *t, const int32_t *row, int column, int
         }
 }
 
-KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column, int panels,
-                          int acts)
+KV_INLINE void low_shapes(const struct tile *t, const struct format *f, const int32_t *row, int column,
+                          int panels, int acts)
 {
     bool minima = f->zero < 0; /* their sums have both digits */
     if (f->wide) low_run(t, row, column, panels, acts, 32, true, false);
@@ -340,8 +341,8 @@ static void low_one(const struct tile *t, const struct format *f, const int32_t 
 }
 
 /* The low digits of mixed rows in a slab, block by block: after the high ones, for every n. */
-static void slab_times_low(const struct tile *t, const struct format *f, int panels, const struct kv_act_int *x,
-                           int64_t slab)
+static void slab_times_low(const struct tile *t, const struct format *f, int panels,
+                           const struct kv_act_int *x, int64_t slab)
 {
     for (int column = 0; column < t->n_codes; column += KV_ACT_BLOCK) {
         const int32_t *first = x->low_first + (slab + column) / KV_ACT_BLOCK;

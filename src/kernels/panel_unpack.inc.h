@@ -65,7 +65,10 @@ KV_INLINE vi bits_up(vi x, int shift, int mask) { return vi_and(vi_left(x, shift
 
 /* Formats without minima of their own: what their codes are above the values, a power of 2, stands in the
  * table below, and products begin their integer sums with it. */
-KV_INLINE void put_symmetric(const struct block *b, int group, vf scale) { vf_store(b->scale + group * LANES, scale); }
+KV_INLINE void put_symmetric(const struct block *b, int group, vf scale)
+{
+    vf_store(b->scale + group * LANES, scale);
+}
 
 KV_INLINE void block_q8_0(const struct block *b)
 {

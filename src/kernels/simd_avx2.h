@@ -323,7 +323,10 @@ KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of k
     _mm_storeu_si128((__m128i *)(void *)p, words);
 }
 /* The lower half; the upper one is 0. */
-KV_INLINE vi vi_load_low_half(const void *p) { return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
+KV_INLINE vi vi_load_low_half(const void *p)
+{
+    return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)p));
+}
 KV_INLINE void vi_store_low_half(void *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(x)); }
 /* Four vectors of integers as bytes, in their order. */
 KV_INLINE vi vi_in_order(vi bytes) /* half i has four of each */

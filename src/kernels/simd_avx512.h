@@ -292,7 +292,8 @@ KV_INLINE vi vi_dot_wide(vi acc, vi a, vi b)
 KV_INLINE vi vi_to_digits(vf x, vf per_unit) { return vf_to_int(vf_mul(x, per_unit)); }
 KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of kv_wide_place */
 {
-    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(_mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8)));
+    _mm256_storeu_si256((__m256i *)(void *)p,
+                        _mm512_cvtepi32_epi16(_mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xd8)));
 }
 KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
 {
@@ -300,12 +301,19 @@ KV_INLINE void vi_store_bytes_part(int8_t *p, vi x, int n)
     else _mm_storel_epi64((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
 }
 /* The lower half; the upper one is 0. */
-KV_INLINE vi vi_load_low_half(const void *p) { return _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)p)); }
-KV_INLINE void vi_store_low_half(void *p, vi x) { _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(x)); }
+KV_INLINE vi vi_load_low_half(const void *p)
+{
+    return _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)p));
+}
+KV_INLINE void vi_store_low_half(void *p, vi x)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(x));
+}
 /* Four vectors of integers as bytes, in their order. */
 KV_INLINE vi vi_in_order(vi bytes) /* quarter i has four of each */
 {
-    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
+    vi order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, bytes);
 }
 KV_INLINE vi vi_pack_bytes(const vi x[4]) /* of −128 .. 127 */
 {

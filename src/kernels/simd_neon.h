@@ -64,8 +64,10 @@ KV_INLINE vf vf_of_bits(vi x) { return vreinterpretq_f32_s32(x); }
  * underflows as it should. */
 KV_INLINE vf vf_scale2(vf x, vf n)
 {
-    vi both = vf_to_int(n), half = vshrq_n_s32(both, 1), rest = vsubq_s32(both, half), bias = vdupq_n_s32(127);
-    vf a = vf_of_bits(vshlq_n_s32(vaddq_s32(half, bias), 23)), b = vf_of_bits(vshlq_n_s32(vaddq_s32(rest, bias), 23));
+    vi both = vf_to_int(n), half = vshrq_n_s32(both, 1), rest = vsubq_s32(both, half),
+       bias = vdupq_n_s32(127);
+    vf a = vf_of_bits(vshlq_n_s32(vaddq_s32(half, bias), 23)),
+       b = vf_of_bits(vshlq_n_s32(vaddq_s32(rest, bias), 23));
     return vf_mul(vf_mul(x, a), b);
 }
 KV_INLINE float vf_sum(vf x) { return vaddvq_f32(x); }
@@ -195,7 +197,8 @@ KV_INLINE int vi_sum(vi x) { return vaddvq_s32(x); }
 /* 4 × 4 words: out[i] lane j = in[j] lane i */
 KV_INLINE void vi_transpose(vi v[LANES])
 {
-    vi a = vtrn1q_s32(v[0], v[1]), b = vtrn2q_s32(v[0], v[1]), c = vtrn1q_s32(v[2], v[3]), d = vtrn2q_s32(v[2], v[3]);
+    vi a = vtrn1q_s32(v[0], v[1]), b = vtrn2q_s32(v[0], v[1]), c = vtrn1q_s32(v[2], v[3]),
+       d = vtrn2q_s32(v[2], v[3]);
     v[0] = vcombine_s32(vget_low_s32(a), vget_low_s32(c));
     v[1] = vcombine_s32(vget_low_s32(b), vget_low_s32(d));
     v[2] = vcombine_s32(vget_high_s32(a), vget_high_s32(c));
@@ -223,12 +226,16 @@ KV_INLINE vi vi_straddle(vi a, vi b) { return vorrq_s32(vi_right(a, 16), vshlq_n
 /* byte j of each lane: 16 where bit 4·i + j of the lane of x is set, else 0 */
 KV_INLINE vi vi_fifth_bits(vi x, int i)
 {
-    vi four = vandq_s32(vi_right(x, 4 * i), vdupq_n_s32(15)), spread = vmulq_s32(four, vdupq_n_s32(0x01010101));
+    vi four = vandq_s32(vi_right(x, 4 * i), vdupq_n_s32(15)),
+       spread = vmulq_s32(four, vdupq_n_s32(0x01010101));
     uint8x16_t set = vtstq_u8(AS_U8(spread), AS_U8(vdupq_n_s32(0x08040201)));
     return FROM_U8(vandq_u8(set, vdupq_n_u8(16)));
 }
 /* table[code] for codes below 16 */
-KV_INLINE vi vi_lookup(const uint8_t table[16], vi code) { return FROM_U8(vqtbl1q_u8(vld1q_u8(table), AS_U8(code))); }
+KV_INLINE vi vi_lookup(const uint8_t table[16], vi code)
+{
+    return FROM_U8(vqtbl1q_u8(vld1q_u8(table), AS_U8(code)));
+}
 
 /* p · 2^n for e^x, x >= EXP_LOWEST or the result is 0 */
 #define EXP_LOWEST -0x1.5d589ep+6f /* -126 · ln2: below it 2^n is no normal number */
@@ -278,12 +285,16 @@ KV_INLINE void vi_store_wide(int16_t *p, vi x) /* 16-bit words in the order of k
     p[3] = words[3];
 }
 /* The lower half; the upper one is 0. */
-KV_INLINE vi vi_load_low_half(const void *p) { return vreinterpretq_s32_s8(vcombine_s8(vld1_s8(p), vdup_n_s8(0))); }
+KV_INLINE vi vi_load_low_half(const void *p)
+{
+    return vreinterpretq_s32_s8(vcombine_s8(vld1_s8(p), vdup_n_s8(0)));
+}
 KV_INLINE void vi_store_low_half(void *p, vi x) { vst1_s8(p, vget_low_s8(vreinterpretq_s8_s32(x))); }
 /* Four vectors of integers as bytes, in their order. */
 KV_INLINE vi vi_pack_bytes(const vi x[4]) /* of −128 .. 127 */
 {
-    int16x8_t low = vcombine_s16(vmovn_s32(x[0]), vmovn_s32(x[1])), high = vcombine_s16(vmovn_s32(x[2]), vmovn_s32(x[3]));
+    int16x8_t low = vcombine_s16(vmovn_s32(x[0]), vmovn_s32(x[1])),
+              high = vcombine_s16(vmovn_s32(x[2]), vmovn_s32(x[3]));
     return vreinterpretq_s32_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
 KV_INLINE vi vi_pack_ubytes(const vi x[4]) { return vi_pack_bytes(x); } /* of 0 .. 255 */

@@ -33,7 +33,8 @@ KV_INLINE vf exp_nonpositive(vf x)
 KV_INLINE vf exp_in_page(vf x)
 {
     const vf magic = vf_set(0x1.8p23f);
-    vf y = vf_max(vf_set(EXP_LOWEST_NORMAL), x), t = vf_fma(y, vf_set(0x1.715476p+0f), magic), n = vf_sub(t, magic);
+    vf y = vf_max(vf_set(EXP_LOWEST_NORMAL), x), t = vf_fma(y, vf_set(0x1.715476p+0f), magic),
+       n = vf_sub(t, magic);
     return vf_add_exponent(exp_remainder(y, n), t);
 }
 
@@ -48,7 +49,8 @@ KV_INLINE void soften_rows(float *score, int rows, bool to_zero, float *max, flo
         top[r] = vf_load(score + r * KV_TILE);
         top[r] = vf_max(top[r], vf_set(max[r]));
 #pragma GCC unroll 8
-        for (int i = 1; i < PAGE_VECTORS; i++) top[r] = vf_max(vf_load(score + r * KV_TILE + i * LANES), top[r]);
+        for (int i = 1; i < PAGE_VECTORS; i++)
+            top[r] = vf_max(vf_load(score + r * KV_TILE + i * LANES), top[r]);
     }
     v4 old_max = v4_load_n(max, rows), new_max = rows_largest(top, rows), origin = v4_or_zero(new_max);
     v4 kept = v4_of(exp_nonpositive(vf_of(v4_sub(old_max, origin))));

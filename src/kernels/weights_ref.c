@@ -26,7 +26,8 @@ static float block_max(const float *x)
 }
 
 /* digits: that the block has; n_digits: of the row */
-static void quantize_block(const float *x, float max, int n_digits, int digits, struct kv_act_int *out, int64_t b)
+static void quantize_block(const float *x, float max, int n_digits, int digits, struct kv_act_int *out,
+                           int64_t b)
 {
     float largest = digits == 2 ? KV_ACT_MAX2 : KV_ACT_MAX1, inverse = 0.0f;
     int unit = digits < n_digits ? KV_ACT_DIGIT : 1; /* what a step of q counts */
@@ -41,7 +42,8 @@ static void quantize_block(const float *x, float max, int n_digits, int digits, 
             int q = isnan(max) ? 0 : (int)rintf(x[i] * inverse);
             int high = digits == 2 ? (q + KV_ACT_DIGIT / 2) >> 7 : q; /* leaves low in -64 .. 63 */
             out->high[b * KV_ACT_BLOCK + i] = (int8_t)high;
-            if (out->low) out->low[b * KV_ACT_BLOCK + i] = (int8_t)(digits == 2 ? q - high * KV_ACT_DIGIT : 0);
+            if (out->low)
+                out->low[b * KV_ACT_BLOCK + i] = (int8_t)(digits == 2 ? q - high * KV_ACT_DIGIT : 0);
             sum += q * unit;
             sum_high += high;
         }
@@ -79,7 +81,8 @@ static void act_quantize_ref(const float *x, int64_t n, struct kv_act_int *out)
         for (int64_t b = 0; b < row_blocks; b++) {
             bool both = !out->two || max[b] * max[b] >= threshold;
             if (out->two) out->two[first + b] = both;
-            quantize_block(x + (first + b) * KV_ACT_BLOCK, max[b], n_digits, both ? n_digits : 1, out, first + b);
+            quantize_block(x + (first + b) * KV_ACT_BLOCK, max[b], n_digits, both ? n_digits : 1, out,
+                           first + b);
         }
     }
 }
