@@ -20,7 +20,8 @@ int kv_key_classes(const struct kv_recipe *recipe, const struct kv_channels *cha
     if (channels) {
         for (int i = 0; i < KV_N_CLASSES; i++) {
             int narrow = n > 0 && kv_keys_are_wide(out[0].bits) && !kv_keys_are_wide(kv_class_bits[i]);
-            if (channels->count[i]) out[n++] = (struct kv_key_class){ kv_class_bits[i], channels->count[i], narrow };
+            if (channels->count[i])
+                out[n++] = (struct kv_key_class){ kv_class_bits[i], channels->count[i], narrow };
         }
         return n;
     }
@@ -28,6 +29,7 @@ int kv_key_classes(const struct kv_recipe *recipe, const struct kv_channels *cha
     if (recipe->key_bits == 4 && recipe->key_scheme != KV_KEY_TOKEN && !recipe->key_rotated)
         n_channels = (head_dim / 2 + 31) / 32 * 32;
     for (int first = 0; first < head_dim; first += n_channels, n++)
-        out[n] = (struct kv_key_class){ recipe->key_bits, head_dim - first < n_channels ? head_dim - first : n_channels, n };
+        out[n] = (struct kv_key_class){ recipe->key_bits,
+                                        head_dim - first < n_channels ? head_dim - first : n_channels, n };
     return n;
 }

@@ -80,7 +80,8 @@ static struct kv_attn_worker place_worker(struct kv_carve *c, size_t n, size_t h
 static struct kv_attn_scratch *place_scratch(struct kv_carve *c, int n_threads, int64_t n_rows_max,
                                              int n_runs_max, int n_head, int n_head_kv, int head_dim)
 {
-    size_t d = (size_t)head_dim, n_tokens = (size_t)(n_rows_max < KV_BLOCK_TOKENS ? n_rows_max : KV_BLOCK_TOKENS);
+    size_t d = (size_t)head_dim,
+           n_tokens = (size_t)(n_rows_max < KV_BLOCK_TOKENS ? n_rows_max : KV_BLOCK_TOKENS);
     size_t n_block = n_tokens * (size_t)(n_head / n_head_kv);
     struct kv_attn_scratch *s = kv_carve(c, 1, sizeof *s);
     struct kv_attn_worker *workers = kv_carve(c, (size_t)n_threads, sizeof *workers);
@@ -216,7 +217,8 @@ static void block_open(struct kv_attn_block *b, const struct job *job, int i_run
  * converting for every block of rows. */
 static bool in_tiles(const struct kv_attn_block *b)
 {
-    return b->call->in_float || (b->recipe->key_bits == 16 && b->recipe->value_bits == 16 && b->n_rows > KV_FEW_ROWS);
+    return b->call->in_float ||
+           (b->recipe->key_bits == 16 && b->recipe->value_bits == 16 && b->n_rows > KV_FEW_ROWS);
 }
 
 static void attend_chunk(const struct kv_attn_block *b, int64_t chunk, const struct kv_partial *state)
@@ -233,7 +235,8 @@ static void attend_chunk(const struct kv_attn_block *b, int64_t chunk, const str
 }
 
 /* total: the folded chunks. */
-static void finish(const struct kv_attn_block *b, const struct kv_partial *total, const struct kv_partial *exact)
+static void finish(const struct kv_attn_block *b, const struct kv_partial *total,
+                   const struct kv_partial *exact)
 {
     const struct kv_attn_call *call = b->call;
     int head_dim = call->head_dim;
@@ -333,7 +336,8 @@ static void attend_part(struct kv_attn_block *b, const struct kv_partial *all, c
         struct kv_partial p = partial_from(all, first + (size_t)i * (size_t)b->n_rows, head_dim);
         partial_fold(total, &p, b->n_rows, head_dim);
     }
-    struct kv_partial exact = partial_from(all, first + (size_t)(w->n_parts - 1) * (size_t)b->n_rows, head_dim);
+    struct kv_partial exact = partial_from(all, first + (size_t)(w->n_parts - 1) * (size_t)b->n_rows,
+                                           head_dim);
     finish(b, total, &exact);
 }
 

@@ -93,7 +93,8 @@ void kv_block_prepare_pages(struct kv_attn_block *b);
 /* Asks memory for what the block's head has in page i. */
 void kv_block_ask_for_page(const struct kv_attn_block *b, int64_t i_page);
 /* Adds pages [begin, end), of one chunk, as far as they are sealed for each query, to the states. */
-void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t end, const struct kv_partial *state);
+void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t end,
+                           const struct kv_partial *state);
 /* The same of page i, whose first n tokens are sealed for the last query,
  * in float32 from the expanded page. */
 void kv_block_attend_tile_page(const struct kv_attn_block *b, int64_t i_page, int n,

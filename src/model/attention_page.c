@@ -33,7 +33,8 @@ struct kv_page_scratch kv_page_scratch_place(struct kv_carve *c, size_t n_rows, 
     s.min = kv_carve(c, KV_GRIDS_MAX, sizeof *s.min);
     for (int half = 0; half < 2; half++) {
         s.digits[half] = kv_carve(c, n_rows * head_dim, 2);
-        for (int i = 0; i < KV_SPANS_MAX; i++) s.delta[half][i] = kv_carve(c, n_rows, sizeof *s.delta[half][i]);
+        for (int i = 0; i < KV_SPANS_MAX; i++)
+            s.delta[half][i] = kv_carve(c, n_rows, sizeof *s.delta[half][i]);
         s.bias[half] = kv_carve(c, n_rows, sizeof *s.bias[half]);
     }
     s.sum = kv_carve(c, n_rows, sizeof *s.sum);
@@ -84,7 +85,8 @@ static struct kv_next next_of(const struct kv_attn_block *b, int64_t i_page, int
 static struct kv_ahead ahead_of(const struct kv_next *next, size_t from, size_t to)
 {
     if (!next->at) return (struct kv_ahead){ NULL, NULL };
-    return (struct kv_ahead){ next->at + next->n_lines * from / 16 * KV_LINE, next->at + next->n_lines * to / 16 * KV_LINE };
+    return (struct kv_ahead){ next->at + next->n_lines * from / 16 * KV_LINE,
+                              next->at + next->n_lines * to / 16 * KV_LINE };
 }
 
 static void ask_for(struct kv_ahead a)
@@ -201,11 +203,13 @@ void kv_block_prepare_pages(struct kv_attn_block *b)
         size_t half = (size_t)head_dim / 2;
         b->kernels->f16_to_f32(b->plan->center + i_head(b) * (size_t)head_dim, head_dim, mean);
         for (int row = 0; row < b->n_rows; row++)
-            s->still[row] = kv_centers_project(b->codec->centers, b->codec->rope, mean, b->worker->q + row * head_dim,
-                                               s->cos_part + (size_t)row * half, s->sin_part + (size_t)row * half);
+            s->still[row] = kv_centers_project(
+                b->codec->centers, b->codec->rope, mean, b->worker->q + row * head_dim,
+                s->cos_part + (size_t)row * half, s->sin_part + (size_t)row * half);
     }
     if (r->key_bits == 16) return;
-    b->n_classes = kv_key_classes(r, r->key_mixed ? &b->plan->channels[i_head(b)] : NULL, head_dim, b->classes);
+    b->n_classes = kv_key_classes(r, r->key_mixed ? &b->plan->channels[i_head(b)] : NULL, head_dim,
+                                  b->classes);
     for (int k = 0, c = 0; k < b->n_classes; k++)
         for (int i = 0; i < b->classes[k].n_channels; i++, c++) {
             s->largest[c] = (uint8_t)((1 << b->classes[k].bits) - 1);
@@ -290,7 +294,8 @@ static void weigh_page(const struct kv_attn_block *b, int64_t i_page, int n)
 {
     struct kv_page_scratch *s = &b->worker->page;
     if (b->recipe->value_bits == 16) return;
-    struct kv_grids grids = kv_value_grids(b->codec, i_head(b), page_at(b, i_page, i_head(b)), s->scale, s->min);
+    const uint8_t *page = page_at(b, i_page, i_head(b));
+    struct kv_grids grids = kv_value_grids(b->codec, i_head(b), page, s->scale, s->min);
     s->weigh.n_tokens = n;
     s->weigh.scale = grids.scale;
     s->weigh.min = grids.min;
@@ -303,8 +308,9 @@ static void add_page(const struct kv_attn_block *b, int64_t i_page, int n, struc
     const uint8_t *codes = page_at(b, i_page, i_head(b)) + b->codec->layout->value[i_head(b)].codes;
     if (b->recipe->value_bits == 16) {
         int head_dim = b->call->head_dim;
-        b->kernels->pv_half(&(struct kv_pv_half){ (const uint16_t *)(const void *)codes, head_dim, head_dim, n,
-                                                  s->pv.n_rows, s->soften.score, s->keep, s->pv.out, ahead });
+        const uint16_t *v = (const uint16_t *)(const void *)codes;
+        b->kernels->pv_half(&(struct kv_pv_half){ v, head_dim, head_dim, n, s->pv.n_rows, s->soften.score,
+                                                  s->keep, s->pv.out, ahead });
         return;
     }
     s->pv.codes = codes;
@@ -329,16 +335,17 @@ static void make_calls(const struct kv_attn_block *b, int row, const struct kv_p
     }
     if (has_center(b)) s->center = center_of(b, row);
     s->soften = (struct kv_soften){ .score = score, .n_rows = n_rows, .first = b->worker->first + row,
-                                    .last = b->worker->last + row, .max = state->max + row, .sum = state->sum + row,
-                                    .keep = s->keep };
+                                    .last = b->worker->last + row, .max = state->max + row,
+                                    .sum = state->sum + row, .keep = s->keep };
     s->weigh = (struct kv_weigh){ .p = score, .n_rows = n_rows, .n_groups = n_groups, .bits = bits,
                                   .digits = s->p_digits, .delta = s->p_delta, .bias = s->p_bias };
-    s->pv = (struct kv_pv_codes){ .bits = bits, .head_dim = head_dim, .n_groups = n_groups, .digits = s->p_digits,
-                                  .delta = s->p_delta, .bias = s->p_bias, .keep = s->keep, .n_rows = n_rows,
-                                  .out = state->out + row * head_dim };
+    s->pv = (struct kv_pv_codes){ .bits = bits, .head_dim = head_dim, .n_groups = n_groups,
+                                  .digits = s->p_digits, .delta = s->p_delta, .bias = s->p_bias,
+                                  .keep = s->keep, .n_rows = n_rows, .out = state->out + row * head_dim };
 }
 
-void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t end, const struct kv_partial *state)
+void kv_block_attend_pages(const struct kv_attn_block *b, int64_t begin, int64_t end,
+                           const struct kv_partial *state)
 {
     struct kv_page_scratch *s = &b->worker->page;
     int64_t sealed = b->sealed[b->n_tokens - 1];

@@ -40,24 +40,24 @@ void kv_block_attend_tile_page(const struct kv_attn_block *b, int64_t i_page, in
 }
 
 /* 16-bit rows as they are. */
-static void attend_few(const struct kv_attn_block *b, const uint16_t *k, const uint16_t *v, int64_t stride, int n,
-                       const struct kv_partial *state)
+static void attend_few(const struct kv_attn_block *b, const uint16_t *k, const uint16_t *v, int64_t stride,
+                       int n, const struct kv_partial *state)
 {
     const struct kv_attn_worker *w = b->worker;
     int head_dim = b->call->head_dim;
     b->kernels->qk_half(&(struct kv_qk_half){ .k = k, .stride = stride, .head_dim = head_dim, .n_tokens = n,
                                               .n_rows = b->n_rows,
                                               .q = w->q, .score = w->score });
-    b->kernels->attn_soften(&(struct kv_soften){ w->score, b->n_rows, w->first, w->last, state->max, state->sum,
-                                                 w->page.keep });
+    b->kernels->attn_soften(
+        &(struct kv_soften){ w->score, b->n_rows, w->first, w->last, state->max, state->sum, w->page.keep });
     b->kernels->pv_half(&(struct kv_pv_half){ .v = v, .stride = stride, .head_dim = head_dim, .n_tokens = n,
                                               .n_rows = b->n_rows,
                                               .p = w->score, .keep = w->page.keep, .out = state->out });
 }
 
 /* Exact rows of a segment at positions [from, to), which lie on one side of the end of the sinks. */
-static void attend_rows(const struct kv_attn_block *b, const struct kv_exact_segment *s, int64_t from, int64_t to,
-                        const struct kv_partial *state)
+static void attend_rows(const struct kv_attn_block *b, const struct kv_exact_segment *s, int64_t from,
+                        int64_t to, const struct kv_partial *state)
 {
     const struct kv_attn_call *call = b->call;
     int64_t sinks = b->plan->sinks, own = b->run->n_before + b->token;

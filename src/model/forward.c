@@ -166,8 +166,8 @@ static void output_norm_row(const struct by_rows *job, int i)
 
 /* --------------------------------------------------------------------------------------- products -- */
 
-static struct kv_product product(const struct kvant_model *m, const struct kv_gguf_tensor *w, const float *bias,
-                                 float *y, int64_t ldy)
+static struct kv_product product(const struct kvant_model *m, const struct kv_gguf_tensor *w,
+                                 const float *bias, float *y, int64_t ldy)
 {
     return (struct kv_product){ w, bias, y, ldy, kv_repacked_find(&m->repacked, m->gguf, w) };
 }
@@ -181,12 +181,13 @@ static int n_digits_of(const struct kvant_model *m, const struct kv_gguf_tensor 
 }
 
 /* Where the integers of x go. Products with float weights read the floats. */
-static struct kv_activations activations_for(const struct kv_forward_call *call, const float *x, int64_t n_rows, int64_t k,
-                                             const struct kv_gguf_tensor *w)
+static struct kv_activations activations_for(const struct kv_forward_call *call, const float *x,
+                                             int64_t n_rows, int64_t k, const struct kv_gguf_tensor *w)
 {
     struct kv_activations a;
     bool integers = call->model->act != KVANT_ACT_F32 && k % KV_ACT_BLOCK == 0;
-    kv_activations_place(&a, x, n_rows, k, integers ? call->buffers->int_memory : NULL, n_digits_of(call->model, w));
+    kv_activations_place(&a, x, n_rows, k, integers ? call->buffers->int_memory : NULL,
+                         n_digits_of(call->model, w));
     return a;
 }
 
@@ -287,7 +288,8 @@ static void run_hidden(const struct kv_forward_call *call, int layer)
 {
     for (int r = 0; call->hidden && r < call->n_runs; r++)
         for (int64_t i = 0; i < call->runs[r].n; i++)
-            call->hidden(call->hidden_user, layer, r, (int)(call->runs[r].row + i), call->runs[r].n_before + i);
+            call->hidden(call->hidden_user, layer, r, (int)(call->runs[r].row + i),
+                         call->runs[r].n_before + i);
 }
 
 static void run_layer(const struct kv_forward_call *call, int i)

@@ -17,7 +17,8 @@ static void repack_layout(const struct kvant_model *m, struct kv_carve *c, const
     for (int64_t i = 0; i < kv_gguf_n_tensors(m->gguf); i++) {
         const struct kv_gguf_tensor *t = kv_gguf_tensor_at(m->gguf, i);
         if (!is_repacked(m, t)) continue;
-        size_t lanes = (size_t)m->kernels.lanes, rows = lanes * kv_turned_panels(t->dims[1], m->kernels.lanes);
+        size_t lanes = (size_t)m->kernels.lanes,
+               rows = lanes * kv_turned_panels(t->dims[1], m->kernels.lanes);
         const uint8_t *place = kv_carve(c, rows, kv_turned_row_bytes(t->row_bytes));
         if (matrix) matrix[i] = place;
     }
@@ -86,7 +87,8 @@ kvant_status kv_repack(struct kvant_model *m, struct kvant_error *err)
     r->memory = r->matrix ? kv_pages_alloc(r->n_bytes) : NULL;
     if (!r->memory)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1,
-                "%s: no memory for %.1f MB of repacked weights; open the model without repacking (--no-repack)",
+                "%s: no memory for %.1f MB of repacked weights; "
+                "open the model without repacking (--no-repack)",
                 kv_gguf_path(m->gguf), (double)r->n_bytes / 1e6);
     struct kv_carve place = { .base = (char *)r->memory };
     repack_layout(m, &place, r->matrix);
