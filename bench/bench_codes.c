@@ -27,16 +27,18 @@ static void run_fold(const struct kv_kernels *k, const struct page *p)
 {
     const struct kv_key_class all = { p->bits, p->head_dim, 0 };
     k->attn_fold(&(struct kv_fold){ .q = p->q, .q_stride = (size_t)p->head_dim, .n_rows = p->n_rows,
-                                    .n_classes = 1, .classes = &all, .middle = p->q, .largest = p->codes, .scale = p->scale, .min = p->min,
-                                    .digits = p->digits, .digits_stride = 2 * (size_t)p->head_dim,
-                                    .delta = { p->delta }, .bias = p->bias });
+                                    .n_classes = 1, .classes = &all, .middle = p->q, .largest = p->codes,
+                                    .scale = p->scale, .min = p->min, .digits = p->digits,
+                                    .digits_stride = 2 * (size_t)p->head_dim, .delta = { p->delta },
+                                    .bias = p->bias });
 }
 
 static void run_qk(const struct kv_kernels *k, const struct page *p)
 {
     const struct kv_key_class all = { p->bits, p->head_dim, 0 };
     k->qk_codes(&(struct kv_qk_codes){ .codes = p->codes, .n_classes = 1, .classes = &all,
-                                       .digits = { p->digits, p->digits }, .digits_stride = 2 * (size_t)p->head_dim,
+                                       .digits = { p->digits, p->digits },
+                                       .digits_stride = 2 * (size_t)p->head_dim,
                                        .delta = { { p->delta }, { p->delta } }, .bias = { p->bias, p->bias },
                                        .n_rows = p->n_rows, .score = p->score });
 }
@@ -45,9 +47,10 @@ static void run_qk(const struct kv_kernels *k, const struct page *p)
 static void run_center(const struct kv_kernels *k, const struct page *p)
 {
     int n_pairs = p->head_dim / 2;
-    k->qk_center(&(struct kv_qk_center){ .cos_part = p->q, .sin_part = p->q + n_pairs, .stride = (size_t)p->head_dim,
-                                         .still = p->bias, .cos_t0 = p->angles, .sin_t0 = p->angles + n_pairs,
-                                         .n_pairs = n_pairs, .n_listed = n_pairs * 11 / 32, .listed = p->listed,
+    k->qk_center(&(struct kv_qk_center){ .cos_part = p->q, .sin_part = p->q + n_pairs,
+                                         .stride = (size_t)p->head_dim, .still = p->bias, .cos_t0 = p->angles,
+                                         .sin_t0 = p->angles + n_pairs, .n_pairs = n_pairs,
+                                         .n_listed = n_pairs * 11 / 32, .listed = p->listed,
                                          .turning = p->turning, .n_rows = p->n_rows, .score = p->score });
 }
 
@@ -64,34 +67,38 @@ static void run_weigh(const struct kv_kernels *k, const struct page *p)
 
 static void run_pv(const struct kv_kernels *k, const struct page *p)
 {
-    k->pv_codes(&(struct kv_pv_codes){ .codes = p->codes, .bits = p->bits, .head_dim = p->head_dim, .n_groups = 1,
-                                       .n_tokens = KV_TILE, .digits = p->digits, .delta = p->delta, .bias = p->bias,
-                                       .keep = p->keep, .n_rows = p->n_rows, .out = p->out });
+    k->pv_codes(&(struct kv_pv_codes){ .codes = p->codes, .bits = p->bits, .head_dim = p->head_dim,
+                                       .n_groups = 1, .n_tokens = KV_TILE, .digits = p->digits,
+                                       .delta = p->delta, .bias = p->bias, .keep = p->keep,
+                                       .n_rows = p->n_rows, .out = p->out });
 }
 
 static void run_qk_half(const struct kv_kernels *k, const struct page *p)
 {
     k->qk_half(&(struct kv_qk_half){ .k = (const uint16_t *)(const void *)p->codes, .head_dim = p->head_dim,
-                                     .n_tokens = KV_TILE, .n_rows = p->n_rows, .q = p->q, .score = p->score });
+                                     .n_tokens = KV_TILE, .n_rows = p->n_rows, .q = p->q,
+                                     .score = p->score });
 }
 
 static void run_pv_half(const struct kv_kernels *k, const struct page *p)
 {
     k->pv_half(&(struct kv_pv_half){ .v = (const uint16_t *)(const void *)p->codes, .stride = p->head_dim,
-                                     .head_dim = p->head_dim, .n_tokens = KV_TILE, .n_rows = p->n_rows, .p = p->score,
-                                     .keep = p->keep, .out = p->out });
+                                     .head_dim = p->head_dim, .n_tokens = KV_TILE, .n_rows = p->n_rows,
+                                     .p = p->score, .keep = p->keep, .out = p->out });
 }
 
 /* The page's values encoded: groups of a whole head. */
 static void run_fit(const struct kv_kernels *k, const struct page *p)
 {
     uint16_t scale[KV_FIT_SIDE], min[KV_FIT_SIDE];
-    for (int row = 0; row < p->n_rows; row += KV_FIT_SIDE)
-        k->fit_groups(&(struct kv_fit_groups){ .x = p->q + row * p->head_dim, .next = 1, .side = (size_t)p->head_dim,
-                                               .n = p->head_dim, .n_groups = p->n_rows - row < KV_FIT_SIDE ?
-                                               p->n_rows - row : KV_FIT_SIDE, .bits = p->bits, .codes = p->codes,
-                                               .codes_next = 1, .codes_side = (size_t)p->head_dim, .scale = scale,
-                                               .min = min });
+    for (int row = 0; row < p->n_rows; row += KV_FIT_SIDE) {
+        int n_groups = p->n_rows - row < KV_FIT_SIDE ? p->n_rows - row : KV_FIT_SIDE;
+        k->fit_groups(&(struct kv_fit_groups){ .x = p->q + row * p->head_dim, .next = 1,
+                                               .side = (size_t)p->head_dim, .n = p->head_dim,
+                                               .n_groups = n_groups, .bits = p->bits, .codes = p->codes,
+                                               .codes_next = 1, .codes_side = (size_t)p->head_dim,
+                                               .scale = scale, .min = min });
+    }
 }
 
 /* Sums know no query rows: one call a page, whatever the column says. */
@@ -116,9 +123,9 @@ static void run_sum_weighted(const struct kv_kernels *k, const struct page *p)
 
 static void run_sum_values(const struct kv_kernels *k, const struct page *p)
 {
-    k->sum_values(&(struct kv_sum_values){ .codes = p->codes, .scale = p->scale, .min = p->min, .bits = p->bits,
-                                           .head_dim = p->head_dim, .n_groups = 1, .first = 0, .last = KV_TILE,
-                                           .out = p->out });
+    k->sum_values(&(struct kv_sum_values){ .codes = p->codes, .scale = p->scale, .min = p->min,
+                                           .bits = p->bits, .head_dim = p->head_dim, .n_groups = 1,
+                                           .first = 0, .last = KV_TILE, .out = p->out });
 }
 
 static const struct row {
@@ -190,7 +197,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < ROWS_MAX; i++) p.last[i] = KV_TILE;
     for (int i = 0; i < 256; i++) p.scale[i] = p.min[i] = 0x2e66;
     for (int i = 0; i < 256 * 128; i++) p.codes[i] = (uint8_t)((i * 37 % 61) & 0x3b);
-    for (int i = 0; i < ROWS_MAX * 256; i++) p.q[i] = (float)((unsigned)i * 2654435761u % 1000) * 0.002f - 1.0f;
+    for (int i = 0; i < ROWS_MAX * 256; i++)
+        p.q[i] = (float)((unsigned)i * 2654435761u % 1000) * 0.002f - 1.0f;
     printf("ns per row (and bytes/ns) of 1, 3, 4, 7 and 96 rows\n");
     for (int l = 0; l <= (int)kv_cpu_detect(); l++) {
         struct kv_kernels k;

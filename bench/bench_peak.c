@@ -23,9 +23,10 @@ __attribute__((target("avx512f,avx512vnni"))) static void dots(void *user, int i
     (void)i_thread;
     (void)n_threads;
     for (int step = 0; step < STEPS; step++)
-        __asm__ __volatile__(DOT(0) DOT(1) DOT(2) DOT(3) DOT(4) DOT(5) DOT(6) DOT(7) DOT(8) DOT(9) DOT(10) DOT(11) ::
-                                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
-                                   "xmm10", "xmm11");
+        __asm__ __volatile__(DOT(0) DOT(1) DOT(2) DOT(3) DOT(4) DOT(5)
+                             DOT(6) DOT(7) DOT(8) DOT(9) DOT(10) DOT(11) ::
+                                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",
+                                   "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11");
 }
 
 static double multiply_adds_per_s(struct kv_pool *pool)
@@ -56,7 +57,8 @@ int main(void)
         fprintf(stderr, "bench_peak: %s\n", err.message);
         return 1;
     }
-    printf("%d threads, int8 dot products: %.0f GMAC/s\n", kv_pool_size(pool), 1e-9 * multiply_adds_per_s(pool));
+    printf("%d threads, int8 dot products: %.0f GMAC/s\n", kv_pool_size(pool),
+           1e-9 * multiply_adds_per_s(pool));
     kv_pool_close(pool);
     return 0;
 }

@@ -120,7 +120,8 @@ static int run(int argc, char **argv)
           "better on questions it\nhas not seen",
           0, 0 },
         { "--rounds", OPTION_INT, "N", &f.n_rounds,
-          "eval without --router: divide the questions so many times\ninto five, and take the mean; default 1",
+          "eval without --router: divide the questions so many times\n"
+          "into five, and take the mean; default 1",
           1, 1000 },
         { "--hidden-units", OPTION_INT, "N", &f.n_hidden, "train, eval: of the network; 0 = 512 (default)", 0,
           8192 },

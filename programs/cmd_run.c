@@ -145,9 +145,9 @@ static void print_stats(const struct pass *p)
 static json_t *think_json(const struct think_account *a)
 {
     json_t *think = json_pack("{s:s, s:s, s:o, s:o, s:I}", "first", mode_names[a->first], "last",
-                              mode_names[a->last], "difficulty", json_number(a->d_first), "difficulty_at_turn",
-                              a->turned ? json_number(a->d_turn) : json_null(), "window",
-                              (json_int_t)a->n_window);
+                              mode_names[a->last], "difficulty", json_number(a->d_first),
+                              "difficulty_at_turn", a->turned ? json_number(a->d_turn) : json_null(),
+                              "window", (json_int_t)a->n_window);
     think_put_counts(think, a);
     return think;
 }

@@ -1,7 +1,7 @@
 /*
  * One line on stderr that says how far long work is and, from the third percent on, when it will end. On a
- * terminal the line is rewritten a few times a second, once the work has taken half a second; elsewhere (a log)
- * a new line appears every ten seconds.
+ * terminal the line is rewritten a few times a second, once the work has taken half a second; elsewhere
+ * (a log) a new line appears every ten seconds.
  */
 #ifndef PROGRESS_H
 #define PROGRESS_H

@@ -34,8 +34,8 @@ static int read_line(struct prompt_list *out, const struct kvant_model *model, c
     kvant_token *ids = NULL;
     size_t n_ids = 0;
     int code = text ? prompt_tokens(model, NULL, NULL, text, strlen(text), raw || as_it_is, &ids, &n_ids)
-                    : fail_text("%s: line %zu has no string \"question\", \"prompt\" or \"text\"", lines->path,
-                                lines->number);
+                    : fail_text("%s: line %zu has no string \"question\", \"prompt\" or \"text\"",
+                                lines->path, lines->number);
     json_decref(object);
     if (code == EXIT_OK && n_ids == 0)
         code = fail_text("%s: line %zu: the prompt is empty", lines->path, lines->number);

@@ -23,8 +23,8 @@ static int add_json(struct text_list *list, const struct lines *lines)
     for (int i = 0; i < 4 && !text; i++) text = json_object_get(object, fields[i]);
     int code = EXIT_OK;
     if (!json_is_string(text))
-        code = fail_text("%s: line %zu has no string \"text\", \"input\", \"prompt\" or \"question\"", lines->path,
-                         lines->number);
+        code = fail_text("%s: line %zu has no string \"text\", \"input\", \"prompt\" or \"question\"",
+                         lines->path, lines->number);
     else if (text_is_blank(json_string_value(text), json_string_length(text)))
         code = fail_text("%s: line %zu: the text is empty", lines->path, lines->number);
     else
