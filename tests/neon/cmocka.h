@@ -40,7 +40,8 @@ static inline _Noreturn void small_fail(const char *file, int line, const char *
 #define cmocka_run_group_tests(tests, setup, teardown) \
     small_run(tests, sizeof(tests) / sizeof(tests)[0], setup, teardown)
 
-static inline int small_run(const struct CMUnitTest *tests, size_t n, int (*setup)(void **), int (*teardown)(void **))
+static inline int small_run(const struct CMUnitTest *tests, size_t n, int (*setup)(void **),
+                            int (*teardown)(void **))
 {
     void *state = NULL;
     if (setup && setup(&state)) return 1;

@@ -31,7 +31,8 @@ static void the_last_number_is_the_answer(void **state)
         { "", "" },
         { "none at all", "" },
         { "#### 72", "72" },
-        { "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips.\n#### 72",
+        { "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\n"
+          "Natalia sold 48+24 = <<48+24=72>>72 clips.\n#### 72",
           "72" },
         { "The answer is 5", "5" },
         { "The answer is 5.", "5" },

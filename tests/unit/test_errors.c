@@ -74,19 +74,22 @@ static void bench_open(struct bench *b, kvant_sensitivity_mode mode, int n_head,
         if (kv_calibration_open(&b->calibration, b->model, tokens, 200, 4, NULL, NULL, &err) != KVANT_OK)
             fail_msg("%s", err.message);
     }
-    if (kv_error_mode_open(&b->mode, b->model, mode, &b->calibration, &err) != KVANT_OK) fail_msg("%s", err.message);
-    b->rows = (struct kv_captured){ .n_layer = 1, .n_head = n_head, .n_head_kv = n_head_kv, .head_dim = head_dim,
-                                    .n_prompt = n_prompt, .n_tokens = n_tokens };
+    if (kv_error_mode_open(&b->mode, b->model, mode, &b->calibration, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
+    b->rows = (struct kv_captured){ .n_layer = 1, .n_head = n_head, .n_head_kv = n_head_kv,
+                                    .head_dim = head_dim, .n_prompt = n_prompt, .n_tokens = n_tokens };
     size_t d = (size_t)head_dim, n_queries = (size_t)(n_tokens - n_prompt);
     b->rows.q = kv_alloc((size_t)n_head * n_queries * d, sizeof(float));
     b->rows.k = kv_alloc((size_t)n_head_kv * (size_t)n_tokens * d, sizeof(uint16_t));
     b->rows.v = kv_alloc((size_t)n_head_kv * (size_t)n_tokens * d, sizeof(uint16_t));
-    b->memory = kv_alloc(1, kv_error_scratch_place(&b->scratch, NULL, head_dim, n_tokens, (int64_t)n_queries));
+    size_t n_bytes = kv_error_scratch_place(&b->scratch, NULL, head_dim, n_tokens, (int64_t)n_queries);
+    b->memory = kv_alloc(1, n_bytes);
     kv_error_scratch_place(&b->scratch, b->memory, head_dim, n_tokens, (int64_t)n_queries);
     b->scratch.page = kv_alloc(1, kv_error_mode_page_bytes(&b->mode));
     b->heads = kv_alloc((size_t)n_head, sizeof *b->heads);
     b->attention = kv_alloc((size_t)n_head, sizeof *b->attention);
-    assert_true(b->rows.q && b->rows.k && b->rows.v && b->memory && b->scratch.page && b->heads && b->attention);
+    assert_true(b->rows.q && b->rows.k && b->rows.v && b->memory && b->scratch.page && b->heads &&
+                b->attention);
 }
 
 static void bench_close(struct bench *b)
@@ -106,7 +109,8 @@ static void bench_close(struct bench *b)
 static void measure(struct bench *b)
 {
     struct kvant_error err = { 0 };
-    if (kv_errors_measure(&b->mode, &b->rows, 0, &b->scratch, &b->layer, b->heads, b->attention, &err) != KVANT_OK)
+    if (kv_errors_measure(&b->mode, &b->rows, 0, &b->scratch, &b->layer, b->heads, b->attention, &err) !=
+        KVANT_OK)
         fail_msg("%s", err.message);
 }
 
@@ -215,7 +219,8 @@ static void quantize_by_definition(double *x, int n, int stride, int bits)
     uint16_t h = kv_f32_to_f16((float)lo);
     if ((double)kv_f16_to_f32(h) > lo) h = (uint16_t)(h & 0x8000 ? h + 1 : h - 1);
     double min = kv_f16_to_f32(h), scale = kv_f16_to_f32(kv_f32_to_f16((float)((hi - min) / levels)));
-    for (int i = 0; i < n; i++) x[i * stride] = min + scale * fmin(rint((x[i * stride] - min) / scale), levels);
+    for (int i = 0; i < n; i++)
+        x[i * stride] = min + scale * fmin(rint((x[i * stride] - min) / scale), levels);
 }
 
 /* The same on the grid that our own recipes have up to 3 bits: as the oracle has it. */
@@ -237,7 +242,8 @@ static void hadamard_by_definition(double *x, int n)
     assert_true(n == 64);
     for (int i = 0; i < n; i++) {
         y[i] = 0;
-        for (int j = 0; j < n; j++) y[i] += (__builtin_popcount((unsigned)(i & j)) & 1 ? -1.0 : 1.0) * x[j] / sqrt(n);
+        for (int j = 0; j < n; j++)
+            y[i] += (__builtin_popcount((unsigned)(i & j)) & 1 ? -1.0 : 1.0) * x[j] / sqrt(n);
     }
     memcpy(x, y, sizeof y);
 }
@@ -288,13 +294,14 @@ static void round_by_definition(const struct bench *b, int head_kv, struct expec
         memcpy(v, e->v, (size_t)n * 64 * sizeof *v);
         int group = mode == KVANT_SENSITIVITY_KVANT ? 64 : 32;
         for (int64_t t = e->sinks; t < e->key_end; t++) {
-            if (mode == KVANT_SENSITIVITY_PER_TOKEN) quantize_by_definition(k + t * 64, 64, 1, kv_error_bits[i]);
+            if (mode == KVANT_SENSITIVITY_PER_TOKEN)
+                quantize_by_definition(k + t * 64, 64, 1, kv_error_bits[i]);
             if (mode == KVANT_SENSITIVITY_KVANT) center_by_definition(b, head_kv, t, -1, k + t * 64);
         }
         for (int64_t t = e->sinks; mode != KVANT_SENSITIVITY_PER_TOKEN && t < e->key_end; t += group)
             for (int c = 0; c < 64; c++)
-                (mode == KVANT_SENSITIVITY_KVANT ? quantize_as_ours : quantize_by_definition)(k + t * 64 + c, group, 64,
-                                                                                              kv_error_bits[i]);
+                (mode == KVANT_SENSITIVITY_KVANT ? quantize_as_ours : quantize_by_definition)(
+                    k + t * 64 + c, group, 64, kv_error_bits[i]);
         for (int64_t t = e->sinks; mode == KVANT_SENSITIVITY_KVANT && t < e->key_end; t++)
             center_by_definition(b, head_kv, t, 1, k + t * 64);
         for (int64_t t = e->sinks; t < e->value_end; t++) {
@@ -302,8 +309,8 @@ static void round_by_definition(const struct bench *b, int head_kv, struct expec
             if (mode == KVANT_SENSITIVITY_KVANT) hadamard_by_definition(row, 64);
             int width = mode == KVANT_SENSITIVITY_KIVI ? 32 : 64;
             for (int c = 0; c < 64; c += width)
-                (mode == KVANT_SENSITIVITY_KVANT ? quantize_as_ours : quantize_by_definition)(row + c, width, 1,
-                                                                                              kv_error_bits[i]);
+                (mode == KVANT_SENSITIVITY_KVANT ? quantize_as_ours : quantize_by_definition)(
+                    row + c, width, 1, kv_error_bits[i]);
             if (mode == KVANT_SENSITIVITY_KVANT) hadamard_by_definition(row, 64);
         }
     }
@@ -424,7 +431,8 @@ static void compare_with_the_definition(kvant_sensitivity_mode mode, int64_t n_p
                 means_add(&of_a[i], p, distance);
                 head_a[i] += distance / (double)n_queries;
                 for (int j = 0; j < BITS; j++) {
-                    output_by_definition(a_hat, e.v, e.v_hat + j * n_tokens * D, e.sinks, value_end, p, o_hat);
+                    output_by_definition(a_hat, e.v, e.v_hat + j * n_tokens * D, e.sinks, value_end, p,
+                                         o_hat);
                     means_add(&of_o[i * BITS + j], p, ratio(o, o_hat, D));
                     head_o[i * BITS + j] += ratio(o, o_hat, D) / (double)n_queries;
                 }
@@ -437,7 +445,8 @@ static void compare_with_the_definition(kvant_sensitivity_mode mode, int64_t n_p
             for (int t = 0; t < 8 && t <= p; t++) top += a[t] / (double)n_queries;
         }
         for (int i = 0; i < BITS; i++) assert_near(b.heads[head].e_a[i], head_a[i], 1e-3, "e_a of a head");
-        for (int i = 0; i < KV_ERROR_PAIRS; i++) assert_near(b.heads[head].e_o[i], head_o[i], 1e-3, "e_o of a head");
+        for (int i = 0; i < KV_ERROR_PAIRS; i++)
+            assert_near(b.heads[head].e_o[i], head_o[i], 1e-3, "e_o of a head");
         assert_near(b.attention[head].entropy, entropy, 1e-5, "entropy");
         assert_near(b.attention[head].entropy_relative, relative, 1e-5, "relative entropy");
         assert_near(b.attention[head].top8, top, 1e-5, "top 8");
@@ -477,7 +486,9 @@ static void kivi_ends_are_the_closed_forms(void **state)
     (void)state;
     /* the table of KIVI's residual of 32 (reference, section 3.3):
      * tokens, keys quantized, values quantized */
-    static const int64_t table[][3] = { { 31, 0, 0 }, { 32, 32, 0 }, { 33, 32, 1 }, { 64, 64, 32 }, { 100, 96, 68 } };
+    static const int64_t table[][3] = {
+        { 31, 0, 0 }, { 32, 32, 0 }, { 33, 32, 1 }, { 64, 64, 32 }, { 100, 96, 68 }
+    };
     struct bench b;
     int64_t key_end, value_end, later;
     bench_open(&b, KVANT_SENSITIVITY_KIVI, 2, 1, 32, 1, 2);
@@ -509,7 +520,8 @@ static void assert_same(const struct kvant_sensitivity *a, const struct kvant_se
         assert_true(!a->errors[mode] == !b->errors[mode]);
         if (!a->errors[mode]) continue;
         assert_memory_equal(a->errors[mode], b->errors[mode], n_layer * sizeof *a->errors[mode]);
-        assert_memory_equal(a->head_errors[mode], b->head_errors[mode], n_heads * sizeof *a->head_errors[mode]);
+        assert_memory_equal(a->head_errors[mode], b->head_errors[mode],
+                            n_heads * sizeof *a->head_errors[mode]);
     }
     assert_memory_equal(a->heads, b->heads, n_heads * sizeof *a->heads);
 }
@@ -518,7 +530,9 @@ static void threads_and_company_change_nothing(void **state)
 {
     (void)state;
     struct kvant_error err = { 0 };
-    struct tiny_gguf_options tiny = { .arch = "qwen2", .seed = 4, .n_layer = 3, .head_dim = 32, .key_bias_outlier = 30 };
+    struct tiny_gguf_options tiny = {
+        .arch = "qwen2", .seed = 4, .n_layer = 3, .head_dim = 32, .key_bias_outlier = 30
+    };
     struct kvant_sensitivity_options opt = KVANT_SENSITIVITY_OPTIONS_INIT;
     kvant_token tokens[19 * 90];
     struct kvant_prompt prompts[19];
@@ -537,8 +551,10 @@ static void threads_and_company_change_nothing(void **state)
     for (int mode = 0; mode < 3; mode++)
         for (int layer = 0; layer < 3; layer++) { /* random models, but fewer bits cannot be better by far */
             const struct kvant_sensitivity_errors *e = &one->errors[mode][layer];
-            assert_true(e->e_k[0] > e->e_k[1] && e->e_k[1] > e->e_k[2] && e->e_k[2] > e->e_k[3] && e->e_k[3] > 0);
-            assert_true(e->e_v[0] > e->e_v[1] && e->e_v[1] > e->e_v[2] && e->e_v[2] > e->e_v[3] && e->e_v[3] > 0);
+            assert_true(e->e_k[0] > e->e_k[1] && e->e_k[1] > e->e_k[2] && e->e_k[2] > e->e_k[3] &&
+                        e->e_k[3] > 0);
+            assert_true(e->e_v[0] > e->e_v[1] && e->e_v[1] > e->e_v[2] && e->e_v[2] > e->e_v[3] &&
+                        e->e_v[3] > 0);
             assert_true(e->e_o[0][0] > e->e_o[3][3] && e->e_o[3][3] > 0 && e->e_a[0] > e->e_a[3]);
         }
     kvant_model_close(model);
@@ -553,12 +569,15 @@ static void threads_and_company_change_nothing(void **state)
     struct kvant_sensitivity *both, *first;
     if (kvant_sensitivity_run(&both, model, prompts, 2, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
     if (kvant_sensitivity_run(&first, model, prompts, 1, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
-    if (kvant_sensitivity_run(&part, model, prompts + 1, 1, &opt, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kvant_sensitivity_run(&part, model, prompts + 1, 1, &opt, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
     assert_null(both->errors[KVANT_SENSITIVITY_KVANT]);
     for (int layer = 0; layer < 3; layer++)
         for (int i = 0; i < BITS * BITS; i++) {
-            double a = first->errors[1][layer].e_o[i / BITS][i % BITS], b = part->errors[1][layer].e_o[i / BITS][i % BITS];
-            assert_near(both->errors[1][layer].e_o[i / BITS][i % BITS], (a + b) / 2, 1e-12, "mean over prompts");
+            double a = first->errors[1][layer].e_o[i / BITS][i % BITS],
+                   b = part->errors[1][layer].e_o[i / BITS][i % BITS];
+            assert_near(both->errors[1][layer].e_o[i / BITS][i % BITS], (a + b) / 2, 1e-12,
+                        "mean over prompts");
         }
     kvant_sensitivity_close(first);
     kvant_sensitivity_close(part);
@@ -568,9 +587,11 @@ static void threads_and_company_change_nothing(void **state)
     double table[3 * 9];
     assert_int_equal(kv_errors_output_table(both, KVANT_SENSITIVITY_KIVI, bits, 3, table, &err), KVANT_OK);
     assert_true(table[2 * 9 + 1 * 3 + 2] == both->errors[KVANT_SENSITIVITY_KIVI][2].e_o[2][3]);
-    assert_int_equal(kv_errors_output_table(both, KVANT_SENSITIVITY_KVANT, bits, 3, table, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kv_errors_output_table(both, KVANT_SENSITIVITY_KVANT, bits, 3, table, &err),
+                     KVANT_ERR_ARGUMENT);
     static const int others[] = { 2, 5 };
-    assert_int_equal(kv_errors_output_table(both, KVANT_SENSITIVITY_KIVI, others, 2, table, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kv_errors_output_table(both, KVANT_SENSITIVITY_KIVI, others, 2, table, &err),
+                     KVANT_ERR_ARGUMENT);
     kvant_sensitivity_close(both);
     kvant_sensitivity_close(one);
     kvant_model_close(model);
@@ -719,14 +740,14 @@ static void what_is_refused(void **state)
     make_prompts(tokens, &prompt, 1, 40);
     struct kvant_sensitivity *s;
     const char *bad = "k5 v4", *good = "k4 v4";
-#define REFUSED(status, prompts, n, ...)                                                                           \
-    do {                                                                                                           \
-        struct kvant_sensitivity_options opt = KVANT_SENSITIVITY_OPTIONS_INIT;                                     \
-        __VA_ARGS__;                                                                                               \
-        err.message[0] = 0;                                                                                        \
-        assert_int_equal(kvant_sensitivity_run(&s, model, prompts, n, &opt, &err), status);                        \
-        assert_null(s);                                                                                            \
-        assert_true(err.message[0] != 0);                                                                          \
+#define REFUSED(status, prompts, n, ...)                                                                     \
+    do {                                                                                                     \
+        struct kvant_sensitivity_options opt = KVANT_SENSITIVITY_OPTIONS_INIT;                               \
+        __VA_ARGS__;                                                                                         \
+        err.message[0] = 0;                                                                                  \
+        assert_int_equal(kvant_sensitivity_run(&s, model, prompts, n, &opt, &err), status);                  \
+        assert_null(s);                                                                                      \
+        assert_true(err.message[0] != 0);                                                                    \
     } while (0)
     REFUSED(KVANT_ERR_ARGUMENT, &prompt, 1, opt.size = 0);
     REFUSED(KVANT_ERR_ARGUMENT, &prompt, 1, opt.modes = 8);

@@ -17,8 +17,9 @@
 
 /* --- the list itself --- */
 
-static const char *const checked_here[] = {"act_quantize", "matmul_rows", "turn_rows",  "rms_norm", "silu_mul",
-                                           "add",          "f32_to_f16",  "f16_to_f32", "hadamard", "log_sum_exp"};
+static const char *const checked_here[] = { "act_quantize", "matmul_rows", "turn_rows",  "rms_norm",
+                                            "silu_mul",     "add",         "f32_to_f16", "f16_to_f32",
+                                            "hadamard",     "log_sum_exp" };
 static const char *const checked_with_attention[] = {
     /* test_kernels_attention.c */
     "attn_tile", "key_tile_from_rows", "value_tile_from_rows", "key_tile_expand", "value_tile_expand",
@@ -27,7 +28,7 @@ static const char *const checked_with_attention[] = {
     "attn_fold", "qk_codes", "qk_center", "attn_soften", "attn_weigh", "pv_codes", "qk_half", "pv_half",
     "fit_groups",             /* test_kernels_fit.c  */
     "sum_keys", "sum_values", /* test_kernels_sums.c */
-    "widen_grids"};           /* test_kv_short.c     */
+    "widen_grids" };          /* test_kv_short.c     */
 
 static void every_kernel_has_a_check(void **state)
 {
@@ -56,8 +57,8 @@ static void every_level_of_this_cpu_is_built(void **state)
 #if defined(__aarch64__)
 #define X(area) if (!kv_fill_##area##_neon(&table)) fail_msg("no NEON: " #area);
 #else
-#define X(area)                                                                                                      \
-    if (kv_cpu_detect() >= KV_CPU_AVX2 && !kv_fill_##area##_avx2(&table)) fail_msg("no AVX2: " #area);               \
+#define X(area)                                                                                              \
+    if (kv_cpu_detect() >= KV_CPU_AVX2 && !kv_fill_##area##_avx2(&table)) fail_msg("no AVX2: " #area);       \
     if (kv_cpu_detect() >= KV_CPU_AVX512 && !kv_fill_##area##_avx512(&table)) fail_msg("no AVX-512: " #area);
 #endif
     KV_KERNEL_AREAS(X)
@@ -74,16 +75,17 @@ static struct kv_act_int act_alloc(int64_t n, int64_t k, int n_digits)
 {
     size_t n_blocks = (size_t)(n * k / KV_ACT_BLOCK), n_groups = (size_t)(n * k / KV_WEIGHT_GROUP);
     bool mixed = n_digits == MIXED;
-    return (struct kv_act_int){.high = kv_alloc((size_t)(n * k), 1),
-                               .low = n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
-                               .scale = kv_alloc(n_blocks, sizeof(float)),
-                               .sum = kv_alloc(n_groups, sizeof(float)),
-                               .sum_q = kv_alloc(n_groups, sizeof(int32_t)),
-                               .k = k,
-                               .two = mixed ? kv_alloc(n_blocks, 1) : NULL,
-                               .sum_low = mixed ? kv_alloc(n_groups, sizeof(int32_t)) : NULL,
-                               .low_first = mixed ? kv_alloc((size_t)(k / KV_ACT_BLOCK + 1), sizeof(int32_t)) : NULL,
-                               .low_row = mixed ? kv_alloc(n_blocks, sizeof(int32_t)) : NULL};
+    return (struct kv_act_int){ .high = kv_alloc((size_t)(n * k), 1),
+                                .low = n_digits > 1 ? kv_alloc((size_t)(n * k), 1) : NULL,
+                                .scale = kv_alloc(n_blocks, sizeof(float)),
+                                .sum = kv_alloc(n_groups, sizeof(float)),
+                                .sum_q = kv_alloc(n_groups, sizeof(int32_t)),
+                                .k = k,
+                                .two = mixed ? kv_alloc(n_blocks, 1) : NULL,
+                                .sum_low = mixed ? kv_alloc(n_groups, sizeof(int32_t)) : NULL,
+                                .low_first = mixed ? kv_alloc((size_t)(k / KV_ACT_BLOCK + 1), sizeof(int32_t))
+                                                   : NULL,
+                                .low_row = mixed ? kv_alloc(n_blocks, sizeof(int32_t)) : NULL };
 }
 
 static int act_value(const struct kv_act_int *a, int64_t i)
@@ -110,7 +112,8 @@ static void act_free(struct kv_act_int *a)
     kv_free(a->low_row);
 }
 
-static void check_quantized(const struct check_random *r, const float *x, int64_t n, const struct kv_act_int *a)
+static void check_quantized(const struct check_random *r, const float *x, int64_t n,
+                            const struct kv_act_int *a)
 {
     for (int64_t b = 0; b < n * a->k / KV_ACT_BLOCK; b++) {
         bool one = a->two && !a->two[b];
@@ -125,14 +128,15 @@ static void check_quantized(const struct check_random *r, const float *x, int64_
             sum_high[i / 16] += a->high[at];
             /* beside the half step: q·EPS for the rounding of x·inverse and of scale */
             double error = fabs((double)act_scale(a, b) * q - (double)x[at]);
-            CHECK(error <= (double)act_scale(a, b) * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100, r, "element %d: %g is %d", i,
-                  (double)x[at], q);
+            CHECK(error <= (double)act_scale(a, b) * (step * (0.5 + 1e-4) + 4.0 * EPS * largest) + 0x1p-100,
+                  r, "element %d: %g is %d", i, (double)x[at], q);
             CHECK(q <= largest && q >= -largest && a->high[at] >= -127, r, "code %d", q);
             if (one) CHECK(a->low[at] == 0, r, "low digit %d of a block with one", a->low[at]);
             if (a->low) CHECK(a->low[at] >= -64 && a->low[at] <= 63, r, "low digit %d", a->low[at]);
         }
         CHECK(fabs((double)act_scale(a, b) - max / largest) <= max * EPS, r, "scale %g", (double)a->scale[b]);
-        for (int h = 0; h < 2; h++) CHECK(a->sum[2 * b + h] == act_scale(a, b) * (float)sum[h], r, "sum of half %d", h);
+        for (int h = 0; h < 2; h++)
+            CHECK(a->sum[2 * b + h] == act_scale(a, b) * (float)sum[h], r, "sum of half %d", h);
         for (int h = 0; h < 2; h++) {
             CHECK(a->sum_q[2 * b + h] == (a->two ? sum_high[h] : sum[h]), r, "integer sum of half %d", h);
             if (!a->two) continue;
@@ -160,8 +164,9 @@ static void check_mixed(const struct check_random *r, const float *x, int64_t n,
         if (threshold > 1e38 || threshold < 1e-30) continue;
         for (int64_t b = 0; b < row_blocks; b++) {
             if (fabs(square[b] - threshold) < 1e-5 * threshold) continue;
-            CHECK(a->two[row * row_blocks + b] == (square[b] >= threshold), r, "block %d of %d: %d digits, %g to %g",
-                  (int)b, (int)row_blocks, 1 + a->two[row * row_blocks + b], square[b], threshold);
+            CHECK(a->two[row * row_blocks + b] == (square[b] >= threshold), r,
+                  "block %d of %d: %d digits, %g to %g", (int)b, (int)row_blocks,
+                  1 + a->two[row * row_blocks + b], square[b], threshold);
         }
     }
 }
@@ -190,7 +195,8 @@ static void quantized_activations(void **state)
             assert_memory_equal(got.sum, ref.sum, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(float));
             assert_memory_equal(got.sum_q, ref.sum_q, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
             if (n_digits == MIXED)
-                assert_memory_equal(got.sum_low, ref.sum_low, (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
+                assert_memory_equal(got.sum_low, ref.sum_low,
+                                    (size_t)(n * k / KV_WEIGHT_GROUP) * sizeof(int32_t));
         }
         act_free(&ref);
         act_free(&got);
@@ -294,7 +300,8 @@ static double exact_output(const struct product *p, const struct kv_kernels *ref
         ref->unpack[mm->code_format](data, mm->k, code, scale, min);
         for (int64_t g = 0; g < n_groups; g++) {
             int dot = 0;
-            for (int64_t i = g * 16; i < g * 16 + 16; i++) dot += code[i] * act_value(mm->x_int, j * mm->k + i);
+            for (int64_t i = g * 16; i < g * 16 + 16; i++)
+                dot += code[i] * act_value(mm->x_int, j * mm->k + i);
             double a = (double)scale[g] * (double)act_scale(mm->x_int, (j * n_groups + g) / 2) * dot;
             double b = (double)min[g] * (double)mm->x_int->sum[j * n_groups + g];
             y += a + b;
@@ -321,17 +328,18 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
         for (int64_t row = 0; row < mm->ldy; row++) {
             float y = mm->y[j * mm->ldy + row];
             if (row < begin || row >= end) {
-                CHECK(y == -12345.0f, p->r, "%s %s: row %d outside [%d, %d) was written", level, p->type->name,
-                      (int)row, (int)begin, (int)end);
+                CHECK(y == -12345.0f, p->r, "%s %s: row %d outside [%d, %d) was written", level,
+                      p->type->name, (int)row, (int)begin, (int)end);
                 continue;
             }
             /* double is slow; every lane and activation slot is met over the rounds */
             if ((j + row) % 3) continue;
             double bound, exact = exact_output(p, ref, row, j, &bound);
             CHECK(fabs((double)y - exact) <= bound, p->r,
-                  "%s %s%s k %d n %d rows [%d, %d): y[%d, %d] = %.9g, exact %.9g, bound %.3g", level, p->type->name,
-                  !mm->x_int ? " f32" : mm->x_int->two ? " mixed" : mm->x_int->low ? " two digits" : "", (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y,
-                  exact, bound);
+                  "%s %s%s k %d n %d rows [%d, %d): y[%d, %d] = %.9g, exact %.9g, bound %.3g", level,
+                  p->type->name,
+                  !mm->x_int ? " f32" : mm->x_int->two ? " mixed" : mm->x_int->low ? " two digits" : "",
+                  (int)mm->k, (int)mm->n, (int)begin, (int)end, (int)j, (int)row, (double)y, exact, bound);
         }
 
     /* the same pairs, each activation alone, from another first row: bit-equal */
@@ -364,8 +372,9 @@ static void check_product(struct product *p, const struct kv_kernels *table, con
         table->matmul_rows(table, &one, one_row, end, p->scratch.p);
         for (int64_t row = one_row; row < end; row++)
             CHECK(!memcmp(&single[row], &mm->y[j * mm->ldy + row], sizeof(float)), p->r,
-                  "%s %s k %d: output (%d, %d) of n = %d is %.9g, alone %.9g", level, p->type->name, (int)mm->k,
-                  (int)j, (int)row, (int)mm->n, (double)mm->y[j * mm->ldy + row], (double)single[row]);
+                  "%s %s k %d: output (%d, %d) of n = %d is %.9g, alone %.9g", level, p->type->name,
+                  (int)mm->k, (int)j, (int)row, (int)mm->n, (double)mm->y[j * mm->ldy + row],
+                  (double)single[row]);
     }
 }
 
@@ -375,12 +384,13 @@ static void check_turned(struct product *p, const struct kv_kernels *table, cons
 {
     struct kv_matmul mm = p->mm;
     int lanes = table->lanes;
-    size_t panel_bytes = kv_turned_row_bytes(mm.row_bytes) * (size_t)lanes, n_panels = kv_turned_panels(mm.n_rows, lanes);
+    size_t panel_bytes = kv_turned_row_bytes(mm.row_bytes) * (size_t)lanes,
+           n_panels = kv_turned_panels(mm.n_rows, lanes);
     struct check_buffer turned = check_buffer_open(n_panels * panel_bytes, p->at_begin);
     for (size_t i = 0; i < n_panels; i++) {
         int64_t row = (int64_t)i * lanes, left = mm.n_rows - row;
-        ref->turn_rows(mm.weights + (size_t)row * mm.row_bytes, mm.row_bytes, (int)(left < lanes ? left : lanes), lanes,
-                       (uint8_t *)turned.p + i * panel_bytes);
+        ref->turn_rows(mm.weights + (size_t)row * mm.row_bytes, mm.row_bytes,
+                       (int)(left < lanes ? left : lanes), lanes, (uint8_t *)turned.p + i * panel_bytes);
     }
     size_t n_y = (size_t)(mm.n * mm.ldy);
     float *y = kv_alloc(n_y, sizeof *y);
@@ -393,9 +403,10 @@ static void check_turned(struct product *p, const struct kv_kernels *table, cons
     mm.y = y;
     table->matmul_rows(table, &mm, begin, end, p->scratch.p);
     for (size_t i = 0; i < n_y; i++)
-        CHECK(!memcmp(&y[i], &p->y[i], sizeof y[i]), p->r, "%s %s k %d n %d rows [%d, %d): turned %.9g, else %.9g at %d",
-              kv_cpu_level_name(table->level), p->type->name, (int)mm.k, (int)mm.n, (int)begin, (int)end, (double)y[i],
-              (double)p->y[i], (int)i);
+        CHECK(!memcmp(&y[i], &p->y[i], sizeof y[i]), p->r,
+              "%s %s k %d n %d rows [%d, %d): turned %.9g, else %.9g at %d", kv_cpu_level_name(table->level),
+              p->type->name, (int)mm.k, (int)mm.n, (int)begin, (int)end, (double)y[i], (double)p->y[i],
+              (int)i);
     kv_free(y);
     check_buffer_close(&turned);
 }
@@ -414,14 +425,16 @@ static void turned_rows(void **state)
             struct check_buffer rows = check_buffer_open(row_bytes * (size_t)n_rows, round & 1),
                                 got = check_buffer_open(n_bytes, round & 2);
             uint8_t *expected = kv_alloc(n_bytes, 1);
-            for (size_t i = 0; i < rows.n_bytes; i++) ((uint8_t *)rows.p)[i] = (uint8_t)check_random_below(&r, 256);
+            for (size_t i = 0; i < rows.n_bytes; i++)
+                ((uint8_t *)rows.p)[i] = (uint8_t)check_random_below(&r, 256);
             tables[0].turn_rows(rows.p, row_bytes, n_rows, lanes, expected);
             tables[l].turn_rows(rows.p, row_bytes, n_rows, lanes, got.p);
             for (size_t i = 0; i < n_bytes; i++) { /* the definition, once more */
                 int row = (int)(i / 4 % (size_t)lanes), real = row < n_rows ? row : n_rows - 1;
                 size_t byte = i / (4 * (size_t)lanes) * 4 + i % 4;
                 int want = byte < row_bytes ? ((uint8_t *)rows.p)[(size_t)real * row_bytes + byte] : 0;
-                CHECK(expected[i] == want, &r, "plain C: byte %d of %d rows of %d bytes", (int)i, n_rows, (int)row_bytes);
+                CHECK(expected[i] == want, &r, "plain C: byte %d of %d rows of %d bytes", (int)i, n_rows,
+                      (int)row_bytes);
             }
             CHECK(!memcmp(got.p, expected, n_bytes), &r, "%s: %d rows of %d bytes",
                   kv_cpu_level_name(tables[l].level), n_rows, (int)row_bytes);
@@ -497,8 +510,8 @@ static void norms(void **state)
     }
 }
 
-static void check_silu(const struct check_random *r, const struct kv_kernels *table, const float *a, const float *b,
-                       int64_t n, float *y)
+static void check_silu(const struct check_random *r, const struct kv_kernels *table, const float *a,
+                       const float *b, int64_t n, float *y)
 {
     table->silu_mul(a, b, n, y);
     for (int64_t i = 0; i < n; i++) {
@@ -562,9 +575,11 @@ static void exact_vectors(void **state)
             tables[l].f32_to_f16(x.p, n, h.p);
             for (int64_t j = 0; j < n; j++) assert_int_equal(hs[j], kv_f32_to_f16(first[j]));
             tables[l].add(x.p, y.p, n);
-            for (int64_t j = 0; j < n; j++) assert_int_equal(kv_f32_bits(xs[j]), kv_f32_bits(first[j] + ys[j]));
+            for (int64_t j = 0; j < n; j++)
+                assert_int_equal(kv_f32_bits(xs[j]), kv_f32_bits(first[j] + ys[j]));
             tables[l].f16_to_f32(h.p, n, x.p);
-            for (int64_t j = 0; j < n; j++) assert_int_equal(kv_f32_bits(xs[j]), kv_f32_bits(kv_f16_to_f32(hs[j])));
+            for (int64_t j = 0; j < n; j++)
+                assert_int_equal(kv_f32_bits(xs[j]), kv_f32_bits(kv_f16_to_f32(hs[j])));
         }
         kv_free(first);
         check_buffer_close(&x);
@@ -633,7 +648,8 @@ static void transforms(void **state)
                     size += fabs(term);
                 }
                 double bound = 12.0 * EPS * size / sqrt(block);
-                CHECK(fabs((double)xs[j] - exact / sqrt(block)) <= bound, &r, "head_dim %d element %d", dim, j);
+                CHECK(fabs((double)xs[j] - exact / sqrt(block)) <= bound, &r,
+                      "head_dim %d element %d", dim, j);
             }
         }
         kv_free(plain);
@@ -651,7 +667,8 @@ static void log_sums(void **state)
         int64_t n = lengths[i / 3];
         struct check_buffer x = check_buffer_open((size_t)n * sizeof(float), i & 1);
         float *xs = x.p, width = i % 3 == 0 ? 1.0f : 60.0f;
-        for (int64_t j = 0; j < n; j++) xs[j] = check_random_float(&r, -width, width) + (i % 3 == 2 ? 5000.0f : 0.0f);
+        for (int64_t j = 0; j < n; j++)
+            xs[j] = check_random_float(&r, -width, width) + (i % 3 == 2 ? 5000.0f : 0.0f);
         if (n > 2) xs[n / 2] = -INFINITY;
         double max = -INFINITY, sum = 0.0;
         for (int64_t j = 0; j < n; j++) max = fmax(max, (double)xs[j]);
@@ -659,8 +676,8 @@ static void log_sums(void **state)
         double exact = max + log(sum), bound = (5.0 + log((double)n)) * EPS + 1e-15 * fabs(exact);
         for (int l = 0; l < n_levels; l++) {
             double got = tables[l].log_sum_exp(xs, n);
-            CHECK(fabs(got - exact) <= bound, &r, "%s n %d: %.12g, exact %.12g", kv_cpu_level_name(tables[l].level),
-                  (int)n, got, exact);
+            CHECK(fabs(got - exact) <= bound, &r, "%s n %d: %.12g, exact %.12g",
+                  kv_cpu_level_name(tables[l].level), (int)n, got, exact);
         }
         check_buffer_close(&x);
     }

@@ -31,7 +31,10 @@ static uint32_t next_random(void)
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(state >> 33);
 }
-static float uniform(float lo, float hi) { return lo + (hi - lo) * (float)(next_random() % 65536) / 65536.0f; }
+static float uniform(float lo, float hi)
+{
+    return lo + (hi - lo) * (float)(next_random() % 65536) / 65536.0f;
+}
 static int below(int n) { return (int)(next_random() % (uint32_t)n); }
 
 /* n bytes that end where an unreadable page begins. */
@@ -126,17 +129,22 @@ static void test_expand_definition(void **unused)
             min[i] = kv_f32_to_f16(uniform(-5.0f, 5.0f));
         }
         for (int group = 0; group <= 64; group += 32) {
-            ref.key_tile_expand(&(struct kv_key_tile){ .codes = keys, .scale = scale, .min = min, .head_dim = D,
-                .bits = bits, .group = group, .n_tokens = KV_TILE, .n_channels = D }, tile);
+            ref.key_tile_expand(&(struct kv_key_tile){ .codes = keys, .scale = scale, .min = min,
+                                                       .head_dim = D, .bits = bits, .group = group,
+                                                       .n_tokens = KV_TILE, .n_channels = D },
+                                tile);
             for (int i = 0; i < D * KV_TILE; i++) {
                 int c = i / KV_TILE, t = i % KV_TILE, g = group == 0 ? t : group == 32 ? t / 32 * D + c : c;
-                assert_true(tile[i] == (float)plain[t * D + c] * kv_f16_to_f32(scale[g]) + kv_f16_to_f32(min[g]));
+                assert_true(tile[i] ==
+                            (float)plain[t * D + c] * kv_f16_to_f32(scale[g]) + kv_f16_to_f32(min[g]));
             }
         }
         /* groups of 32 do not divide this head: any divisor will do */
         for (int group = 24; group <= D; group += 48) {
-            ref.value_tile_expand(&(struct kv_value_tile){ .codes = values, .scale = scale, .min = min, .head_dim = D,
-                .bits = bits, .group = group, .n_tokens = KV_TILE }, tile);
+            ref.value_tile_expand(&(struct kv_value_tile){ .codes = values, .scale = scale, .min = min,
+                                                           .head_dim = D, .bits = bits, .group = group,
+                                                           .n_tokens = KV_TILE },
+                                  tile);
             for (int i = 0; i < D * KV_TILE; i++) {
                 int g = i % D / group * KV_TILE + i / D;
                 assert_true(tile[i] == (float)plain[i] * kv_f16_to_f32(scale[g]) + kv_f16_to_f32(min[g]));
@@ -161,7 +169,8 @@ static void test_code_layout(void **unused)
                     unsigned code = ones ? (1u << bits) - 1 : 0;
                     kv_code_put(keys, bits, kv_key_place(bits, i / KV_TILE, i % KV_TILE), code);
                     kv_code_put(values, bits, kv_value_place(bits, head_dim, i / KV_TILE, i % KV_TILE), code);
-                    assert_int_equal(kv_code_get(keys, bits, kv_key_place(bits, i / KV_TILE, i % KV_TILE)), code);
+                    assert_int_equal(kv_code_get(keys, bits, kv_key_place(bits, i / KV_TILE, i % KV_TILE)),
+                                     code);
                 }
                 for (int i = 0; i < n; i++) {
                     uint8_t expected = (i < n * bits / 8) == (ones == 1) ? 0xff : 0;
@@ -245,9 +254,10 @@ struct attention {
 static struct attention attention_open(int n_q, int head_dim, int n_tiles, float q_scale)
 {
     size_t rows = (size_t)n_q, d = (size_t)head_dim, tile = d * KV_TILE, tiles = (size_t)n_tiles;
-    struct attention a = { n_q, head_dim, n_tiles, random_floats(rows * d, q_scale), random_floats(tiles * tile, 1.0f),
-                           random_floats(tiles * tile, 1.0f), guarded_open(rows * 4), guarded_open(rows * 4),
-                           guarded_open(rows * d * 4), guarded_open(rows * KV_TILE * 4), guarded_open(tiles * rows * 4),
+    struct attention a = { n_q, head_dim, n_tiles, random_floats(rows * d, q_scale),
+                           random_floats(tiles * tile, 1.0f), random_floats(tiles * tile, 1.0f),
+                           guarded_open(rows * 4), guarded_open(rows * 4), guarded_open(rows * d * 4),
+                           guarded_open(rows * KV_TILE * 4), guarded_open(tiles * rows * 4),
                            guarded_open(tiles * rows * 4) };
     memset(a.score.data, 0xff, rows * KV_TILE * 4); /* NaN: scratch may hold anything */
     for (int i = 0; i < n_tiles * n_q; i++) {
@@ -261,7 +271,9 @@ static struct attention attention_open(int n_q, int head_dim, int n_tiles, float
 
 static void attention_close(struct attention *a)
 {
-    struct guarded *all[] = { &a->q, &a->kt, &a->v, &a->max, &a->sum, &a->out, &a->score, &a->first, &a->last };
+    struct guarded *all[] = {
+        &a->q, &a->kt, &a->v, &a->max, &a->sum, &a->out, &a->score, &a->first, &a->last
+    };
     for (int i = 0; i < N_OF(all); i++) guarded_close(all[i]);
 }
 
@@ -302,7 +314,8 @@ static bool attend_double(struct attention *a, int i, double *max, double *sum, 
     for (int pass = 0; pass < 2; pass++)
         for (int t = 0; t < a->n_tiles; t++)
             for (int j = first[t * a->n_q + i]; j < last[t * a->n_q + i]; j++) {
-                const float *kt = floats(&a->kt) + t * a->head_dim * KV_TILE, *v = floats(&a->v) + t * a->head_dim * KV_TILE;
+                const float *kt = floats(&a->kt) + t * a->head_dim * KV_TILE,
+                            *v = floats(&a->v) + t * a->head_dim * KV_TILE;
                 double *s = &score[t * KV_TILE + j];
                 if (pass == 0) {
                     *s = 0;
@@ -336,7 +349,9 @@ static void check_against_double(const struct kv_kernels *table, const char *nam
         assert_true(fabs((double)floats(&a->sum)[i] / sum - 1) < tolerance);
         for (int c = 0; c < a->head_dim; c++) {
             double error = fabs((double)(got[c] / floats(&a->sum)[i]) - out[c] / sum);
-            if (!(error < tolerance)) fail_msg("%s: head %d, query %d of %d, channel %d: off by %g", name, a->head_dim, i, a->n_q, c, error);
+            if (!(error < tolerance))
+                fail_msg("%s: head %d, query %d of %d, channel %d: off by %g", name, a->head_dim, i, a->n_q,
+                         c, error);
         }
     }
 }
@@ -347,7 +362,8 @@ static void test_attn_tile(void **unused)
     static const int n_queries[] = { 1, 2, 3, 5, 6, 7, 13, 32 };
     for (int d = 0; d < N_OF(head_dims); d++)
         for (int n = 0; n < N_OF(n_queries); n++) {
-            struct attention a = attention_open(n_queries[n], head_dims[d], 5, 8.0f / sqrtf((float)head_dims[d]));
+            struct attention a = attention_open(n_queries[n], head_dims[d], 5,
+                                                8.0f / sqrtf((float)head_dims[d]));
             check_against_double(&ref, "scalar", &a);
             for (int l = 0; l < n_levels; l++) check_against_double(&level_table[l], level_name[l], &a);
             attention_close(&a);
@@ -395,7 +411,8 @@ static void test_attn_tile_extremes(void **unused)
         /* 0 · −∞ would be NaN: keep channel 0 finite for them */
         for (int i = 1; i < 4; i++) q[i * 64] = 0.0f;
         attention_reset(&a);
-        attention_run(table, &(struct attention){ 1, 64, 1, a.q, a.kt, a.v, a.max, a.sum, a.out, a.score, a.first, a.last }, 0, 1);
+        struct attention one = { 1, 64, 1, a.q, a.kt, a.v, a.max, a.sum, a.out, a.score, a.first, a.last };
+        attention_run(table, &one, 0, 1);
         assert_true(floats(&a.max)[0] == -INFINITY && floats(&a.sum)[0] == 0.0f && floats(&a.out)[0] == 0.0f);
         for (int t = 0; t < KV_TILE; t++) kt[t] = 0.0f;
         kt[KV_TILE + 7] = 2.0f;
@@ -405,7 +422,8 @@ static void test_attn_tile_extremes(void **unused)
         assert_true(floats(&a.sum)[1] == 1.0f && floats(&a.out)[64] == floats(&a.v)[7 * 64]);
         assert_true(isnan(floats(&a.out)[2 * 64]) && isnan(floats(&a.sum)[2]));
         for (int c = 0; c < 64; c++)
-            assert_true(isfinite(floats(&a.out)[c]) && isfinite(floats(&a.out)[64 + c]) && isfinite(floats(&a.out)[3 * 64 + c]));
+            assert_true(isfinite(floats(&a.out)[c]) && isfinite(floats(&a.out)[64 + c]) &&
+                        isfinite(floats(&a.out)[3 * 64 + c]));
         attention_close(&a);
     }
 }

@@ -40,7 +40,10 @@ static struct check_buffer copy_of(const struct check_buffer *from)
     return b;
 }
 
-static double half_at(const struct check_buffer *b, int i) { return (double)kv_f16_to_f32(((uint16_t *)b->p)[i]); }
+static double half_at(const struct check_buffer *b, int i)
+{
+    return (double)kv_f16_to_f32(((uint16_t *)b->p)[i]);
+}
 
 /* |x − y| within `part` of the size of the terms that were added */
 #define CHECK_CLOSE(x, y, part, size, ...) \
@@ -81,7 +84,10 @@ static int make_classes(int bits, int head_dim, struct kv_key_class out[KV_CLASS
 }
 
 /* Of a row's digits. */
-static int class_bytes(const struct kv_key_class *class) { return class->n_channels * (class->bits > 4 ? 2 : 1); }
+static int class_bytes(const struct kv_key_class *class)
+{
+    return class->n_channels * (class->bits > 4 ? 2 : 1);
+}
 
 /* All of a fold's outputs. */
 struct folded {
@@ -124,14 +130,16 @@ static void check_folded(const struct kv_fold *call, const struct folded *f, int
         int bits = call->classes[k].bits, wide = bits > 4, span = call->classes[k].span;
         double delta = (double)((float *)f->delta[span].p)[row], middle = bits ? 0.5 * ((1 << bits) - 1) : 0;
         for (int c = first; c < first + call->classes[k].n_channels; c++) {
-            double scale = call->scale ? (double)kv_f16_to_f32(call->scale[c]) : 1, a = (double)((float)((double)q[c] * scale));
+            double scale = call->scale ? (double)kv_f16_to_f32(call->scale[c]) : 1,
+                   a = (double)((float)((double)q[c] * scale));
             sum += (double)q[c];
             if (call->min) bias += (double)q[c] * (double)kv_f16_to_f32(call->min[c]);
             size += fabs((double)q[c]) * 4 + fabs(a) * (1 << bits);
             if (!bits) continue;
             max[span] = fmax(max[span], fabs(a));
             int digit = digit_at(digits, wide, true, c - first);
-            CHECK(fabs(a - delta * digit) <= delta * (0.5 + 3e-7 * abs(digit)) + 1e-30, &rnd, "channel %d: digit %d of %g, level %d", c, digit, a, level);
+            CHECK(fabs(a - delta * digit) <= delta * (0.5 + 3e-7 * abs(digit)) + 1e-30, &rnd,
+                  "channel %d: digit %d of %g, level %d", c, digit, a, level);
             bias += middle * (a - delta * digit);
         }
         digits += class_bytes(&call->classes[k]);
@@ -139,11 +147,12 @@ static void check_folded(const struct kv_fold *call, const struct folded *f, int
     for (int k = 0; k < call->n_classes; k++) {
         int span = call->classes[k].span;
         if (!call->classes[k].bits) continue;
-        CHECK_CLOSE(((float *)f->delta[span].p)[row], max[span] / (call->classes[k].bits > 4 ? 16383 : 127), 1e-6, max[span],
-                    "delta %d of row %d, level %d", span, row, level);
+        CHECK_CLOSE(((float *)f->delta[span].p)[row], max[span] / (call->classes[k].bits > 4 ? 16383 : 127),
+                    1e-6, max[span], "delta %d of row %d, level %d", span, row, level);
     }
     CHECK_CLOSE(((float *)f->bias.p)[row], bias, SUM, size, "bias of row %d, level %d", row, level);
-    if (!call->scale) CHECK_CLOSE(((float *)f->sum.p)[row], sum, SUM, size, "sum of row %d, level %d", row, level);
+    if (!call->scale)
+        CHECK_CLOSE(((float *)f->sum.p)[row], sum, SUM, size, "sum of row %d, level %d", row, level);
 }
 
 static void check_fold(const struct kv_fold *call)
@@ -155,7 +164,8 @@ static void check_fold(const struct kv_fold *call)
         /* and nothing between them */
         CHECK(!memcmp(got.digits.p, ref.digits.p, ref.digits.n_bytes), &rnd, "digits at level %d", l);
         for (int i = 0; i < KV_SPANS_MAX; i++)
-            CHECK(!memcmp(got.delta[i].p, ref.delta[i].p, ref.delta[i].n_bytes), &rnd, "delta at level %d", l);
+            CHECK(!memcmp(got.delta[i].p, ref.delta[i].p, ref.delta[i].n_bytes), &rnd,
+                  "delta at level %d", l);
         folded_close(&got);
     }
     folded_close(&ref);
@@ -172,8 +182,10 @@ static void queries_fold_into_digits(void **state)
                 struct kv_key_class classes[KV_CLASSES_MAX];
                 int n_classes = make_classes(bits[b], n, classes);
                 struct check_buffer q = check_floats(&rnd, (size_t)(n_rows * n), -3, 3);
-                struct check_buffer scale = check_halves(&rnd, (size_t)n, 0, 0.5f), min = check_halves(&rnd, (size_t)n, -2, 2);
-                struct check_buffer middle = check_buffer_open((size_t)n * 4, false), largest = check_buffer_open((size_t)n, false);
+                struct check_buffer scale = check_halves(&rnd, (size_t)n, 0, 0.5f),
+                                    min = check_halves(&rnd, (size_t)n, -2, 2);
+                struct check_buffer middle = check_buffer_open((size_t)n * 4, false),
+                                    largest = check_buffer_open((size_t)n, false);
                 for (int k = 0, c = 0; k < n_classes; k++)
                     for (int i = 0; i < classes[k].n_channels; i++, c++) {
                         ((uint8_t *)largest.p)[c] = (uint8_t)((1 << classes[k].bits) - 1);
@@ -183,8 +195,11 @@ static void queries_fold_into_digits(void **state)
                 else if (below(4) == 0)
                     /* 16383 steps are beyond a float */
                     for (int i = 0; i < n * n_rows; i++) ((float *)q.p)[i] *= 1e-37f;
-                check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)n, .n_rows = n_rows, .n_classes = n_classes, .classes = classes,
-                    .middle = middle.p, .largest = largest.p, .scale = per_token ? NULL : scale.p, .min = per_token ? NULL : min.p, .digits_stride = 2 * (size_t)n });
+                check_fold(&(struct kv_fold){ .q = q.p, .q_stride = (size_t)n, .n_rows = n_rows,
+                                              .n_classes = n_classes, .classes = classes, .middle = middle.p,
+                                              .largest = largest.p, .scale = per_token ? NULL : scale.p,
+                                              .min = per_token ? NULL : min.p,
+                                              .digits_stride = 2 * (size_t)n });
                 check_buffer_close(&q);
                 check_buffer_close(&middle);
                 check_buffer_close(&largest);
@@ -213,8 +228,8 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
     struct kv_key_class classes[KV_CLASSES_MAX];
     int n_classes = make_classes(bits, head_dim, classes);
     for (int k = 0; k < n_classes; k++) n_bytes += (size_t)(classes[k].n_channels * 8 * classes[k].bits);
-    struct check_buffer codes = check_bytes(&rnd, n_bytes), scale = check_halves(&rnd, 64, 0.01f, 1), min = check_halves(&rnd, 64, -2, 2), digits[2],
-                        delta[2][KV_SPANS_MAX], bias[2],
+    struct check_buffer codes = check_bytes(&rnd, n_bytes), scale = check_halves(&rnd, 64, 0.01f, 1),
+                        min = check_halves(&rnd, 64, -2, 2), digits[2], delta[2][KV_SPANS_MAX], bias[2],
                         sum = check_floats(&rnd, (size_t)n_rows, -2, 2);
     for (int h = 0; h < 2; h++) {
         digits[h] = check_bytes(&rnd, stride * (size_t)n_rows);
@@ -225,14 +240,17 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
                 memcpy((char *)digits[h].p + (size_t)row * stride + at, own.p, own.n_bytes);
                 check_buffer_close(&own);
             }
-        for (int i = 0; i < KV_SPANS_MAX; i++) delta[h][i] = check_floats(&rnd, (size_t)n_rows, 0, i == 0 && classes[0].bits > 4 ? 1e-5f : 1e-3f);
+        for (int i = 0; i < KV_SPANS_MAX; i++)
+            delta[h][i] = check_floats(&rnd, (size_t)n_rows, 0,
+                                       i == 0 && classes[0].bits > 4 ? 1e-5f : 1e-3f);
         bias[h] = check_floats(&rnd, (size_t)n_rows, -3, 3);
     }
     int high = same ? 0 : 1;
-    struct kv_qk_codes call = { .codes = codes.p, .n_classes = n_classes, .classes = classes, .digits = { digits[0].p, digits[high].p },
-        .digits_stride = stride,
-        .bias = { bias[0].p, bias[high].p }, .n_rows = n_rows, .sum = sum.p };
-    for (int i = 0; i < KV_SPANS_MAX; i++) call.delta[0][i] = delta[0][i].p, call.delta[1][i] = delta[high][i].p;
+    struct kv_qk_codes call = { .codes = codes.p, .n_classes = n_classes, .classes = classes,
+                                .digits = { digits[0].p, digits[high].p }, .digits_stride = stride,
+                                .bias = { bias[0].p, bias[high].p }, .n_rows = n_rows, .sum = sum.p };
+    for (int i = 0; i < KV_SPANS_MAX; i++)
+        call.delta[0][i] = delta[0][i].p, call.delta[1][i] = delta[high][i].p;
     if (per_token) call.scale = scale.p, call.min = min.p;
     for (int l = 0; l < n_levels; l++) {
         struct check_buffer out = check_buffer_open(n * 4, false);
@@ -258,8 +276,9 @@ static void check_qk(int bits, int head_dim, int n_rows, bool same, bool per_tok
                 size = size * half_at(&scale, j) + 5;
                 s = half_at(&scale, j) * s + half_at(&min, j) * (double)((float *)sum.p)[row];
             }
-            CHECK_CLOSE(((float *)out.p)[i], s, 1e-6, size, "%d bits, head %d, %d rows, row %d, token %d, level %d", bits, head_dim, n_rows,
-                        row, j, l);
+            CHECK_CLOSE(((float *)out.p)[i], s, 1e-6, size,
+                        "%d bits, head %d, %d rows, row %d, token %d, level %d", bits, head_dim, n_rows, row,
+                        j, l);
         }
         check_buffer_close(&out);
     }
@@ -291,7 +310,8 @@ static void check_center(int head_dim, int n_rot, bool neox, double base, int n_
 {
     struct kvant_plan plan = { .n_layer = 1, .n_head_kv = 1, .head_dim = head_dim };
     struct kv_recipe recipe = { .key_bits = 4, .key_centered = true, .value_bits = 4 };
-    float inv_freq[KV_HEAD_DIM_MAX / 2], cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2], mean[KV_HEAD_DIM_MAX];
+    float inv_freq[KV_HEAD_DIM_MAX / 2], cos_t0[KV_HEAD_DIM_MAX / 2], sin_t0[KV_HEAD_DIM_MAX / 2],
+        mean[KV_HEAD_DIM_MAX];
     for (int p = 0; p < n_rot / 2; p++) inv_freq[p] = (float)pow(base, -2.0 * p / n_rot);
     struct kv_rope rope = { head_dim, n_rot, neox, inv_freq };
     struct kv_centers centers;
@@ -306,11 +326,15 @@ static void check_center(int head_dim, int n_rot, bool neox, double base, int n_
     assert_int_equal(kv_centers_open(&centers, &plan, &rope, NULL), KVANT_OK);
     kv_rope_angles(&rope, t0, cos_t0, sin_t0);
     size_t n = (size_t)n_rows * KV_TILE, half = (size_t)n_rot / 2;
-    struct check_buffer q = check_floats(&rnd, (size_t)(n_rows * head_dim), -2, 2), start = check_floats(&rnd, n, -5, 5), still = check_floats(&rnd, (size_t)n_rows, 0, 1);
-    struct check_buffer x = check_floats(&rnd, (size_t)n_rows * half, 0, 1), y = check_floats(&rnd, (size_t)n_rows * half, 0, 1);
+    struct check_buffer q = check_floats(&rnd, (size_t)(n_rows * head_dim), -2, 2),
+                        start = check_floats(&rnd, n, -5, 5),
+                        still = check_floats(&rnd, (size_t)n_rows, 0, 1);
+    struct check_buffer x = check_floats(&rnd, (size_t)n_rows * half, 0, 1),
+                        y = check_floats(&rnd, (size_t)n_rows * half, 0, 1);
     for (int row = 0; row < n_rows; row++)
         ((float *)still.p)[row] = kv_centers_project(&centers, &rope, mean, (float *)q.p + row * head_dim,
-                                                     (float *)x.p + (size_t)row * half, (float *)y.p + (size_t)row * half);
+                                                     (float *)x.p + (size_t)row * half,
+                                                     (float *)y.p + (size_t)row * half);
     for (int l = 0; l < n_levels; l++) {
         struct check_buffer out = copy_of(&start);
         tables[l].qk_center(&(struct kv_qk_center){ x.p, y.p, half, still.p, cos_t0, sin_t0, centers.n_pairs,
@@ -323,12 +347,14 @@ static void check_center(int head_dim, int n_rot, bool neox, double base, int n_
             for (int p = 0; p < n_rot / 2; p++) {
                 int a = neox ? p : 2 * p, b = neox ? p + n_rot / 2 : 2 * p + 1;
                 double angle = (double)(t0 + j) * (double)inv_freq[p], m0 = mean[a], m1 = mean[b];
-                s += (double)own[a] * (m0 * cos(angle) - m1 * sin(angle)) + (double)own[b] * (m0 * sin(angle) + m1 * cos(angle));
+                s += (double)own[a] * (m0 * cos(angle) - m1 * sin(angle)) +
+                     (double)own[b] * (m0 * sin(angle) + m1 * cos(angle));
                 size += (fabs((double)own[a]) + fabs((double)own[b])) * (fabs(m0) + fabs(m1));
             }
             for (int c = n_rot; c < head_dim; c++) s += (double)own[c] * (double)mean[c];
-            CHECK_CLOSE(((float *)out.p)[i], s, 1e-6, size + 1, "head %d, %d turn, base %g, row %d, token %d, level %d", head_dim, n_rot,
-                        base, row, j, l);
+            CHECK_CLOSE(((float *)out.p)[i], s, 1e-6, size + 1,
+                        "head %d, %d turn, base %g, row %d, token %d, level %d", head_dim, n_rot, base, row,
+                        j, l);
         }
         check_buffer_close(&out);
     }
@@ -347,10 +373,12 @@ static void centres_come_back_at_the_scores(void **state)
     for (int d = 0; d < N_OF(head_dims); d++)
         for (int b = 0; b < N_OF(bases); b++)
             for (int neox = 0; neox < 2; neox++) {
-                check_center(head_dims[d], head_dims[d], neox, bases[b], row_counts[below(N_OF(row_counts))], 68, 1);
-                check_center(head_dims[d], head_dims[d], neox, bases[b], row_counts[below(N_OF(row_counts))], 4100, 5);
-                check_center(head_dims[d], head_dims[d] / 2, neox, bases[b], row_counts[below(N_OF(row_counts))], 30020,
-                             1 + below(3));
+                check_center(head_dims[d], head_dims[d], neox, bases[b],
+                             row_counts[below(N_OF(row_counts))], 68, 1);
+                check_center(head_dims[d], head_dims[d], neox, bases[b],
+                             row_counts[below(N_OF(row_counts))], 4100, 5);
+                check_center(head_dims[d], head_dims[d] / 2, neox, bases[b],
+                             row_counts[below(N_OF(row_counts))], 30020, 1 + below(3));
             }
 }
 
@@ -387,10 +415,13 @@ static void softmax_moves_the_maximum(void **state)
                 for (int j = 0; j < KV_TILE; j++) {
                     double e = j >= first[i] && j < last[i] ? exp((double)(s[j] - origin)) : 0;
                     total += e;
-                    CHECK(fabs(e - (double)p[j]) <= 3e-7 * e + 1e-37, &rnd, "row %d, token %d: %g, not %g, level %d", i, j, (double)p[j], e, l);
+                    CHECK(fabs(e - (double)p[j]) <= 3e-7 * e + 1e-37, &rnd,
+                          "row %d, token %d: %g, not %g, level %d", i, j, (double)p[j], e, l);
                 }
-                CHECK(fabs(kept - (double)keep[i]) <= 3e-7 * kept + 1e-37, &rnd, "keep of row %d, level %d", i, l);
-                CHECK_CLOSE(sum[i], kept * (double)sum0[i] + total, 2e-6, total + 10, "sum of row %d, level %d", i, l);
+                CHECK(fabs(kept - (double)keep[i]) <= 3e-7 * kept + 1e-37, &rnd,
+                      "keep of row %d, level %d", i, l);
+                CHECK_CLOSE(sum[i], kept * (double)sum0[i] + total, 2e-6, total + 10,
+                            "sum of row %d, level %d", i, l);
             }
             check_buffer_close(&out);
         }
@@ -404,16 +435,19 @@ static void check_weigh(int bits, int n_groups, int n_rows, int n_tokens, float 
 {
     bool wide = bits > 4;
     size_t n = (size_t)(n_rows * n_groups), n_digits = n * KV_TILE;
-    struct check_buffer p = check_floats(&rnd, (size_t)n_rows * KV_TILE, 0, largest), scale = check_halves(&rnd, (size_t)n_groups * KV_TILE, 0, 0.5f),
-                        min = check_halves(&rnd, (size_t)n_groups * KV_TILE, -2, 2), ref_digits = check_buffer_open(n_digits * 2, false);
+    struct check_buffer p = check_floats(&rnd, (size_t)n_rows * KV_TILE, 0, largest),
+                        scale = check_halves(&rnd, (size_t)n_groups * KV_TILE, 0, 0.5f),
+                        min = check_halves(&rnd, (size_t)n_groups * KV_TILE, -2, 2),
+                        ref_digits = check_buffer_open(n_digits * 2, false);
     for (int i = 0; i < n_rows * KV_TILE; i++)
         if (i % KV_TILE >= n_tokens || below(9) == 0) ((float *)p.p)[i] = 0;
     for (int i = 0; i < n_groups * KV_TILE; i++) /* of tokens that are not there: whatever was in memory */
         if (i % KV_TILE >= n_tokens) ((uint16_t *)scale.p)[i] = ((uint16_t *)min.p)[i] = 0x7e00;
     for (int l = 0; l < n_levels; l++) {
-        struct check_buffer digits = check_buffer_open(n_digits * (wide ? 2 : 1), false), delta = check_buffer_open(n * 4, false),
-                            bias = check_buffer_open(n * 4, false);
-        tables[l].attn_weigh(&(struct kv_weigh){ p.p, n_rows, n_groups, bits, n_tokens, scale.p, min.p, digits.p, delta.p, bias.p });
+        struct check_buffer digits = check_buffer_open(n_digits * (wide ? 2 : 1), false),
+                            delta = check_buffer_open(n * 4, false), bias = check_buffer_open(n * 4, false);
+        tables[l].attn_weigh(&(struct kv_weigh){ p.p, n_rows, n_groups, bits, n_tokens, scale.p, min.p,
+                                                 digits.p, delta.p, bias.p });
         for (int i = 0; i < (int)n; i++) {
             int row = i / n_groups, group = i % n_groups;
             double max = 0, rest = 0, minima = 0, size = 0, step = ((float *)delta.p)[i];
@@ -427,10 +461,12 @@ static void check_weigh(int bits, int n_groups, int n_rows, int n_tokens, float 
                 max = fmax(max, w);
                 rest += w - step * digit;
                 size += 2 * x + w * (1 << bits);
-                CHECK(fabs(w - step * digit) <= step * (0.5 + 3e-7 * digit) + 1e-30, &rnd, "token %d: digit %d of %g, level %d", j, digit, w, l);
+                CHECK(fabs(w - step * digit) <= step * (0.5 + 3e-7 * digit) + 1e-30, &rnd,
+                      "token %d: digit %d of %g, level %d", j, digit, w, l);
             }
             CHECK_CLOSE(step, max / (wide ? 32767 : 255), 1e-6, max, "delta %d, level %d", i, l);
-            CHECK_CLOSE(((float *)bias.p)[i], minima + 0.5 * ((1 << bits) - 1) * rest, SUM, size, "bias %d, level %d", i, l);
+            CHECK_CLOSE(((float *)bias.p)[i], minima + 0.5 * ((1 << bits) - 1) * rest, SUM, size,
+                        "bias %d, level %d", i, l);
         }
         if (l == 0) memcpy(ref_digits.p, digits.p, digits.n_bytes);
         CHECK(!memcmp(ref_digits.p, digits.p, digits.n_bytes), &rnd, "digits at level %d", l);
@@ -462,8 +498,10 @@ static void check_pv(int bits, int head_dim, int n_groups, int n_rows, int n_tok
 {
     bool wide = bits > 4;
     size_t n = (size_t)(n_rows * n_groups), n_out = (size_t)(n_rows * head_dim);
-    struct check_buffer codes = check_bytes(&rnd, (size_t)(head_dim * 8 * bits)), digits = random_digits(n * KV_TILE, wide, false),
-                        delta = check_floats(&rnd, n, 0, wide ? 1e-5f : 1e-3f), bias = check_floats(&rnd, n, -2, 2), keep = check_floats(&rnd, (size_t)n_rows, 0, 1),
+    struct check_buffer codes = check_bytes(&rnd, (size_t)(head_dim * 8 * bits)),
+                        digits = random_digits(n * KV_TILE, wide, false),
+                        delta = check_floats(&rnd, n, 0, wide ? 1e-5f : 1e-3f),
+                        bias = check_floats(&rnd, n, -2, 2), keep = check_floats(&rnd, (size_t)n_rows, 0, 1),
                         start = check_floats(&rnd, n_out, -5, 5);
     for (size_t i = 0; i < n * KV_TILE; i++) { /* probabilities of tokens that are not there */
         size_t at = wide ? (i & ~(size_t)3) + (i % 4 == 1 ? 2 : i % 4 == 2 ? 1 : i % 4) : i;
@@ -473,7 +511,8 @@ static void check_pv(int bits, int head_dim, int n_groups, int n_rows, int n_tok
     }
     for (int l = 0; l < n_levels; l++) {
         struct check_buffer out = copy_of(&start);
-        tables[l].pv_codes(&(struct kv_pv_codes){ codes.p, bits, head_dim, n_groups, n_tokens, digits.p, delta.p, bias.p, keep.p, n_rows, out.p, { NULL, NULL } });
+        tables[l].pv_codes(&(struct kv_pv_codes){ codes.p, bits, head_dim, n_groups, n_tokens, digits.p,
+                                                  delta.p, bias.p, keep.p, n_rows, out.p, { NULL, NULL } });
         for (int i = 0; i < (int)n_out; i++) {
             int row = i / head_dim, c = i % head_dim, at = row * n_groups + c / (head_dim / n_groups);
             int64_t dot = 0;
@@ -483,7 +522,8 @@ static void check_pv(int bits, int head_dim, int n_groups, int n_rows, int n_tok
             double old = (double)((float *)start.p)[i] * (double)((float *)keep.p)[row];
             double sum = (double)((float *)delta.p)[at] * (double)dot, first = ((float *)bias.p)[at];
             CHECK_CLOSE(((float *)out.p)[i], old + sum + first, 1e-6, fabs(old) + fabs(sum) + fabs(first),
-                        "%d bits, head %d in %d groups, %d rows, row %d, channel %d, level %d", bits, head_dim, n_groups, n_rows, row, c, l);
+                        "%d bits, head %d in %d groups, %d rows, row %d, channel %d, level %d", bits,
+                        head_dim, n_groups, n_rows, row, c, l);
         }
         check_buffer_close(&out);
     }
@@ -511,33 +551,44 @@ static void outputs_from_codes(void **state)
 static void check_half(int head_dim, int n_rows, int n_tokens, bool page)
 {
     int stride = page ? head_dim : head_dim + 8 * below(3);
-    size_t n_k = page ? (size_t)head_dim * KV_TILE : (size_t)((n_tokens - 1) * stride + head_dim), n_out = (size_t)(n_rows * head_dim);
-    struct check_buffer k = check_halves(&rnd, n_k, -2, 2), v = check_halves(&rnd, (size_t)((n_tokens - 1) * stride + head_dim), -2, 2),
-                        q = check_floats(&rnd, n_out, -2, 2), p = check_floats(&rnd, (size_t)n_rows * KV_TILE, 0, 1), keep = check_floats(&rnd, (size_t)n_rows, 0, 1),
+    size_t n_k = page ? (size_t)head_dim * KV_TILE : (size_t)((n_tokens - 1) * stride + head_dim),
+           n_out = (size_t)(n_rows * head_dim);
+    struct check_buffer k = check_halves(&rnd, n_k, -2, 2),
+                        v = check_halves(&rnd, (size_t)((n_tokens - 1) * stride + head_dim), -2, 2),
+                        q = check_floats(&rnd, n_out, -2, 2),
+                        p = check_floats(&rnd, (size_t)n_rows * KV_TILE, 0, 1),
+                        keep = check_floats(&rnd, (size_t)n_rows, 0, 1),
                         start = check_floats(&rnd, n_out, -5, 5);
     for (int l = 0; l < n_levels; l++) {
-        struct check_buffer score = check_buffer_open((size_t)n_rows * KV_TILE * 4, false), out = copy_of(&start);
+        struct check_buffer score = check_buffer_open((size_t)n_rows * KV_TILE * 4, false),
+                            out = copy_of(&start);
         const uint8_t *codes_ahead = k.p; /* asking ahead touches nothing */
-        tables[l].qk_half(&(struct kv_qk_half){ k.p, page ? 0 : stride, head_dim, page ? KV_TILE : n_tokens, n_rows, q.p, score.p, { codes_ahead, codes_ahead + 1000 } });
-        tables[l].pv_half(&(struct kv_pv_half){ v.p, stride, head_dim, n_tokens, n_rows, p.p, keep.p, out.p, { NULL, NULL } });
+        tables[l].qk_half(&(struct kv_qk_half){ k.p, page ? 0 : stride, head_dim, page ? KV_TILE : n_tokens,
+                                                n_rows, q.p, score.p, { codes_ahead, codes_ahead + 1000 } });
+        tables[l].pv_half(&(struct kv_pv_half){ v.p, stride, head_dim, n_tokens, n_rows, p.p, keep.p, out.p,
+                                                { NULL, NULL } });
         for (int row = 0; row < n_rows; row++) {
             for (int j = 0; j < n_tokens; j++) {
                 double s = 0, size = 0;
                 for (int c = 0; c < head_dim; c++) {
-                    double x = half_at(&k, page ? c * KV_TILE + j : j * stride + c) * (double)((float *)q.p)[row * head_dim + c];
+                    double x = half_at(&k, page ? c * KV_TILE + j : j * stride + c) *
+                               (double)((float *)q.p)[row * head_dim + c];
                     s += x;
                     size += fabs(x);
                 }
-                CHECK_CLOSE(((float *)score.p)[row * KV_TILE + j], s, SUM, size, "head %d, row %d, token %d, level %d", head_dim, row, j, l);
+                CHECK_CLOSE(((float *)score.p)[row * KV_TILE + j], s, SUM, size,
+                            "head %d, row %d, token %d, level %d", head_dim, row, j, l);
             }
             for (int c = 0; c < head_dim; c++) {
-                double x = (double)((float *)start.p)[row * head_dim + c] * (double)((float *)keep.p)[row], size = fabs(x);
+                double x = (double)((float *)start.p)[row * head_dim + c] * (double)((float *)keep.p)[row],
+                       size = fabs(x);
                 for (int j = 0; j < n_tokens; j++) {
                     double y = half_at(&v, j * stride + c) * (double)((float *)p.p)[row * KV_TILE + j];
                     x += y;
                     size += fabs(y);
                 }
-                CHECK_CLOSE(((float *)out.p)[row * head_dim + c], x, SUM, size, "head %d, row %d, channel %d, level %d", head_dim, row, c, l);
+                CHECK_CLOSE(((float *)out.p)[row * head_dim + c], x, SUM, size,
+                            "head %d, row %d, channel %d, level %d", head_dim, row, c, l);
             }
         }
         check_buffer_close(&score);
@@ -555,15 +606,20 @@ static void rows_of_16_bits(void **state)
 {
     (void)state;
     for (int d = 0; d < N_OF(head_dims); d++)
-        for (int r = 0; r < N_OF(row_counts); r++) check_half(head_dims[d], row_counts[r], 1 + below(64), r % 2);
+        for (int r = 0; r < N_OF(row_counts); r++)
+            check_half(head_dims[d], row_counts[r], 1 + below(64), r % 2);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(queries_fold_into_digits), cmocka_unit_test(scores_from_codes),
-        cmocka_unit_test(centres_come_back_at_the_scores), cmocka_unit_test(softmax_moves_the_maximum),
-        cmocka_unit_test(probabilities_weigh_into_digits), cmocka_unit_test(outputs_from_codes), cmocka_unit_test(rows_of_16_bits),
+        cmocka_unit_test(queries_fold_into_digits),
+        cmocka_unit_test(scores_from_codes),
+        cmocka_unit_test(centres_come_back_at_the_scores),
+        cmocka_unit_test(softmax_moves_the_maximum),
+        cmocka_unit_test(probabilities_weigh_into_digits),
+        cmocka_unit_test(outputs_from_codes),
+        cmocka_unit_test(rows_of_16_bits),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -35,12 +35,14 @@ static void fit_at(int level, const float *x, int n, int n_groups, int bits, boo
     kv_kernels_select(&table, (enum kv_cpu_level)level);
     memset(out, 0xee, sizeof *out);
     const size_t next = by_row ? 1 : KV_FIT_SIDE, side = by_row ? N_MAX : 1;
-    table.fit_groups(&(struct kv_fit_groups){ .x = x, .next = next, .side = side, .n = n, .n_groups = n_groups,
-                                              .bits = bits, .codes = out->codes, .codes_next = next, .codes_side = side,
-                                              .scale = out->scale, .min = out->min });
+    table.fit_groups(&(struct kv_fit_groups){ .x = x, .next = next, .side = side, .n = n,
+                                              .n_groups = n_groups, .bits = bits, .codes = out->codes,
+                                              .codes_next = next, .codes_side = side, .scale = out->scale,
+                                              .min = out->min });
 }
 
-static void check_conditions(const float *x, const struct fitted *f, int n, int n_groups, int bits, bool by_row)
+static void check_conditions(const float *x, const struct fitted *f, int n, int n_groups, int bits,
+                             bool by_row)
 {
     for (int l = 0; l < n_groups; l++) {
         size_t next = by_row ? 1 : KV_FIT_SIDE, at = by_row ? (size_t)l * N_MAX : (size_t)l;
@@ -57,7 +59,8 @@ static void check_conditions(const float *x, const struct fitted *f, int n, int 
             variance += (own - mean) * (own - mean);
             size = fmax(size, fabs(min) + code * scale);
         }
-        if (fabs(offset) > 0x1p-10 * size) fail_msg("group %d of %d elements, %d bits: offset %g", l, n, bits, offset);
+        if (fabs(offset) > 0x1p-10 * size)
+            fail_msg("group %d of %d elements, %d bits: offset %g", l, n, bits, offset);
         /* the scale has 11 bits */
         if (fabs(shrinking) > 0x1p-10 * variance)
             fail_msg("group %d of %d elements, %d bits: shrunk by %g", l, n, bits, shrinking / variance);
@@ -83,7 +86,8 @@ static void grids_follow_the_distribution(void **state)
                     for (int level = 1; level <= (int)kv_cpu_detect(); level++) {
                         fit_at(level, x, n, n_groups, bits, by_row, &other);
                         if (memcmp(&plain, &other, sizeof plain))
-                            fail_msg("level %d differs: %d elements, %d bits, %d groups", level, n, bits, n_groups);
+                            fail_msg("level %d differs: %d elements, %d bits, %d groups", level, n, bits,
+                                     n_groups);
                     }
                 }
 }

@@ -42,8 +42,8 @@ static void any_range(int *first, int *last)
 /* A sum of at most 64 products in float, within the rounding of each term. */
 static void check_sum(float got, double expected, double size, int level, int channel)
 {
-    CHECK(fabs((double)got - expected) <= 1e-5 * size + 1e-30, &rnd, "channel %d: %.9g, not %.9g, level %d", channel,
-          (double)got, expected, level);
+    CHECK(fabs((double)got - expected) <= 1e-5 * size + 1e-30, &rnd, "channel %d: %.9g, not %.9g, level %d",
+          channel, (double)got, expected, level);
 }
 
 static void check_keys(const struct kv_sum_keys *call, const float *const *weight)
@@ -56,10 +56,12 @@ static void check_keys(const struct kv_sum_keys *call, const float *const *weigh
         memset(got, 0x55, sizeof got);
         tables[level].sum_keys(&own);
         if (level == 0) memcpy(first, got, sizeof first);
-        CHECK(memcmp(first, got, (size_t)call->n_channels * sizeof *got) == 0, &rnd, "bits of level %d", level);
+        CHECK(memcmp(first, got, (size_t)call->n_channels * sizeof *got) == 0, &rnd,
+              "bits of level %d", level);
     }
     const uint8_t *codes = call->codes;
-    for (int k = 0, channel = 0; k < call->n_classes; codes += call->classes[k].n_channels * 8 * call->classes[k].bits, k++)
+    for (int k = 0, channel = 0; k < call->n_classes;
+         codes += call->classes[k].n_channels * 8 * call->classes[k].bits, k++)
         for (int c = 0; c < call->classes[k].n_channels; c++, channel++) {
             double sum = 0, size = 0;
             int bits = call->classes[k].bits;
@@ -102,8 +104,10 @@ static void keys_are_summed(void **state)
                                         .n_channels = head_dims[d], .group = groups[below(3)] };
             if (call.n_classes > 1 || classes[0].bits == 0) call.group = groups[1 + below(2)];
             size_t n_bytes = 0, n = call.group ? (size_t)(64 / call.group * head_dims[d]) : 64;
-            for (int k = 0; k < call.n_classes; k++) n_bytes += (size_t)(classes[k].n_channels * 8 * classes[k].bits);
-            struct check_buffer codes = check_bytes(&rnd, n_bytes ? n_bytes : 1), scale = check_halves(&rnd, n, 0, 0.5f), min = check_halves(&rnd, n, -2, 2);
+            for (int k = 0; k < call.n_classes; k++)
+                n_bytes += (size_t)(classes[k].n_channels * 8 * classes[k].bits);
+            struct check_buffer codes = check_bytes(&rnd, n_bytes ? n_bytes : 1),
+                                scale = check_halves(&rnd, n, 0, 0.5f), min = check_halves(&rnd, n, -2, 2);
             struct check_buffer w = check_buffer_open(4 * 64 * sizeof(float), false);
             const float *weight[KV_HEAD_DIM_MAX];
             for (int i = 0; i < 4 * 64; i++) ((float *)w.p)[i] = check_random_float(&rnd, -1, 1);
@@ -136,7 +140,8 @@ static void check_values(const struct kv_sum_values *call)
         double sum = 0, size = 0;
         for (int j = call->first; j < call->last; j++) {
             int at = c / (call->head_dim / call->n_groups) * 64 + j;
-            double code = (double)kv_code_get(call->codes, call->bits, kv_value_place(call->bits, call->head_dim, c, j));
+            double code = (double)kv_code_get(call->codes, call->bits,
+                                              kv_value_place(call->bits, call->head_dim, c, j));
             sum += code * half(call->scale, at) + half(call->min, at);
             size += code * half(call->scale, at) + fabs(half(call->min, at));
         }
@@ -152,9 +157,11 @@ static void values_are_summed(void **state)
             for (int round = 0; round < ROUNDS; round++) {
                 int n_groups = head_dims[d] % 32 == 0 && below(2) ? head_dims[d] / 32 : 1;
                 struct check_buffer codes = check_bytes(&rnd, (size_t)(head_dims[d] * 8 * all_bits[b]));
-                struct check_buffer scale = check_halves(&rnd, (size_t)n_groups * 64, 0, 0.5f), min = check_halves(&rnd, (size_t)n_groups * 64, -2, 2);
-                struct kv_sum_values call = { .codes = codes.p, .scale = scale.p, .min = min.p, .bits = all_bits[b],
-                                              .head_dim = head_dims[d], .n_groups = n_groups };
+                struct check_buffer scale = check_halves(&rnd, (size_t)n_groups * 64, 0, 0.5f),
+                                    min = check_halves(&rnd, (size_t)n_groups * 64, -2, 2);
+                struct kv_sum_values call = { .codes = codes.p, .scale = scale.p, .min = min.p,
+                                              .bits = all_bits[b], .head_dim = head_dims[d],
+                                              .n_groups = n_groups };
                 any_range(&call.first, &call.last);
                 check_values(&call);
                 check_buffer_close(&codes);
@@ -165,6 +172,7 @@ static void values_are_summed(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(keys_are_summed), cmocka_unit_test(values_are_summed) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(keys_are_summed),
+                                        cmocka_unit_test(values_are_summed) };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -27,8 +27,8 @@ enum { N_TOKENS = 560, N_SCORED = 48 };
 
 static const char *const specs[] = {
     "f16", "k8v8", "k4v4", "k3c64v3h", "k2c32v2h", "k4tmhv4h", "k2.5c64xmv2h", "k16v4h", /* both models */
-    "k8tv8", "k4c64v4", "k3c64xmv3h", "k2.5c64xmsv2hs", "k4tv4", "k4tmv4", "k4c64v16", "k8c64v4g32", "k4c64hv2g32h",
-    /* the small one */
+    "k8tv8", "k4c64v4", "k3c64xmv3h", "k2.5c64xmsv2hs", "k4tv4", "k4tmv4", "k4c64v16", "k8c64v4g32",
+    "k4c64hv2g32h", /* the small one */
 };
 
 static double kld(const float *p, const float *q, int n)

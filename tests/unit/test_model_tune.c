@@ -125,7 +125,8 @@ static void tuning_ends_with_a_menu(void **state)
         }
         assert_int_equal(n_tuned, 3);
         assert_int_equal(r->keys.n_layer, 2);
-        for (int i = 0; i < 4 * r->keys.n_choices; i++) assert_true(r->keys.kld[i] > 0 && isfinite(r->keys.kld[i]));
+        for (int i = 0; i < 4 * r->keys.n_choices; i++)
+            assert_true(r->keys.kld[i] > 0 && isfinite(r->keys.kld[i]));
         for (int layer = 0; layer < 2; layer++) { /* choice 1 is measured, with mixing and without */
             const double *first = r->keys.kld + 2 * layer * r->keys.n_choices;
             assert_true((first[1] == first[r->keys.n_choices + 1]) == opt.by_layer); /* both at once */
@@ -282,8 +283,9 @@ static void sharing_layers_changes_no_number(void **state)
     struct kvant_error err = { 0 };
     kvant_token tokens[300];
     random_tokens(tokens, 300);
-    static const char *const specs[] = { "0:k16v16,1:k2c64v2h", "0:k3c64v4h,1:k2c64v2h", "0:k3c64v4h,1:k4c64v3h",
-                                         "0:k3c64v4h,1:k4c64v3h", "f16", "0:k3c32v4h,1:k4c64v3h" };
+    static const char *const specs[] = { "0:k16v16,1:k2c64v2h", "0:k3c64v4h,1:k2c64v2h",
+                                         "0:k3c64v4h,1:k4c64v3h", "0:k3c64v4h,1:k4c64v3h", "f16",
+                                         "0:k3c32v4h,1:k4c64v3h" };
     enum { N = sizeof specs / sizeof specs[0] };
     struct kvant_plan *plans[N];
     struct kvant_eval_result shared[N], apart[N];
@@ -317,8 +319,8 @@ static void evaluation_does_not_depend_on_its_company(void **state)
     struct kvant_eval_options opt = KVANT_EVAL_OPTIONS_INIT;
     opt.n_ctx = 128; /* chunks of 128, 128 and 44 */
     struct kvant_eval_result all[3], one, base;
-    if (kvant_eval_run(model, (const struct kvant_plan *const *)plans, 3, tokens, 300, &opt, all, &base, &err) !=
-        KVANT_OK)
+    if (kvant_eval_run(model, (const struct kvant_plan *const *)plans, 3, tokens, 300, &opt, all, &base,
+                       &err) != KVANT_OK)
         fail_msg("%s", err.message);
     assert_int_equal(base.n_scored, 297);
     assert_true(all[0].kld_max == 0.0 && all[0].same_top_p == 100.0 && all[0].ppl == base.ppl);
@@ -332,7 +334,8 @@ static void evaluation_does_not_depend_on_its_company(void **state)
     assert_int_equal(kvant_eval_run(model, NULL, 0, tokens, 300, &opt, NULL, &base, &err), KVANT_OK);
     assert_int_equal(base.n_scored, 127);
     tokens[5] = 100000;
-    assert_int_equal(kvant_eval_run(model, NULL, 0, tokens, 300, &opt, NULL, &base, &err), KVANT_ERR_ARGUMENT);
+    assert_int_equal(kvant_eval_run(model, NULL, 0, tokens, 300, &opt, NULL, &base, &err),
+                     KVANT_ERR_ARGUMENT);
     for (int i = 0; i < 3; i++) kvant_plan_close(plans[i]);
     kvant_model_close(model);
 }
@@ -395,7 +398,8 @@ static void caches_of_smollm2_are_as_far_as_simulated(void **state)
     struct kvant_error err = { 0 };
     kvant_token own[256], tokens[384];
     size_t n_own, n;
-    if (kvant_tune_text(model, 384, tokens, 384, &n, NULL, NULL, &err) != KVANT_OK) fail_msg("%s", err.message);
+    if (kvant_tune_text(model, 384, tokens, 384, &n, NULL, NULL, &err) != KVANT_OK)
+        fail_msg("%s", err.message);
     memcpy(own, tokens, sizeof own);
     n_own = 256;
     static const struct { const char *spec; double low, high; } rows[] = {
@@ -409,7 +413,8 @@ static void caches_of_smollm2_are_as_far_as_simulated(void **state)
         assert_int_equal(kvant_plan_open(&plans[i], model, rows[i].spec, &err), KVANT_OK);
         assert_int_equal(kvant_plan_calibrate(plans[i], model, own, n_own, NULL, NULL, &err), KVANT_OK);
     }
-    if (kvant_eval_run(model, (const struct kvant_plan *const *)plans, N, tokens, n, NULL, r, NULL, &err) != KVANT_OK)
+    if (kvant_eval_run(model, (const struct kvant_plan *const *)plans, N, tokens, n, NULL, r, NULL, &err) !=
+        KVANT_OK)
         fail_msg("%s", err.message);
     for (int i = 0; i < N; i++) {
         if (!(r[i].kld_mean >= rows[i].low && r[i].kld_mean <= rows[i].high))

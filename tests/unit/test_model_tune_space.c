@@ -88,8 +88,10 @@ static double predicted_of(const struct space *s, const int *choice)
 {
     double sum = 0.0;
     for (int item = 0; item < s->search.n_items; item++)
-        for (int head = 0; head < s->search.n_head_kv; head++)
-            sum += kv_sensitivity_at(&s->sensitivity, item % 2 ? KV_SIDE_VALUE : KV_SIDE_KEY, item / 2, head)[choice[item]];
+        for (int head = 0; head < s->search.n_head_kv; head++) {
+            int side = item % 2 ? KV_SIDE_VALUE : KV_SIDE_KEY;
+            sum += kv_sensitivity_at(&s->sensitivity, side, item / 2, head)[choice[item]];
+        }
     return sum;
 }
 
@@ -108,7 +110,8 @@ static void measure_all(struct space *s)
     for (int first = 0; first < s->n_plans; first += KV_MEASURE_BATCH) {
         struct kvant_plan *plans[KV_MEASURE_BATCH];
         struct kvant_eval_result results[KV_MEASURE_BATCH];
-        int n_batch = s->n_plans - first < KV_MEASURE_BATCH ? s->n_plans - first : KV_MEASURE_BATCH, choice[4];
+        int n_batch = s->n_plans - first < KV_MEASURE_BATCH ? s->n_plans - first : KV_MEASURE_BATCH;
+        int choice[4];
         for (int i = 0; i < n_batch; i++) {
             choices_of(s, first + i, choice);
             check(kv_search_plan(&s->search, choice, &plans[i], &err), &err);
@@ -150,7 +153,8 @@ static double hypervolume(const struct space *s, const int *plans, int n, bool i
     }
     for (int i = 0; i < n; i++) {
         int plan = plans ? plans[i] : i;
-        scored[i] = (struct kv_scored){ .error = in_log ? log(s->kld[plan]) : s->kld[plan], .bits = s->bits[plan], .tag = i };
+        scored[i] = (struct kv_scored){ .error = in_log ? log(s->kld[plan]) : s->kld[plan],
+                                        .bits = s->bits[plan], .tag = i };
     }
     double volume = kv_front_hypervolume(scored, n, in_log ? log(worst_kld) : worst_kld, worst_bits);
     free(scored);
@@ -168,7 +172,8 @@ static void the_search_finds_the_front_of_all_plans(void **state)
         double part = hypervolume(&s, found, n_found, false) / hypervolume(&s, NULL, s.n_plans, false);
         double log_part = hypervolume(&s, found, n_found, true) / hypervolume(&s, NULL, s.n_plans, true);
         double correlation = check_spearman(s.predicted, s.kld, s.n_plans);
-        print_message("%s: %d plans, %d chosen, hypervolume %.4f of all (of log KLD %.4f), rank correlation %.4f\n",
+        print_message("%s: %d plans, %d chosen, hypervolume %.4f of all (of log KLD %.4f), "
+                      "rank correlation %.4f\n",
                       mixed ? "mixed" : "unmixed", s.n_plans, n_found, part, log_part, correlation);
         assert_true(part >= 0.99 && log_part >= 0.95);
         assert_true(correlation >= 0.9);

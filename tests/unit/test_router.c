@@ -392,7 +392,8 @@ static void sound_files_of_nonsense_are_refused(void **state)
     make_data(d);
     struct kvant_router *r = train(f, d);
     float *const numbers[] = { r->mean, r->inverse, r->w1 + DIM + 3, r->b1 + 63, r->w2, &r->b2 };
-    static const char *const names[] = { "mean", "scale", "first weight", "first bias", "second weight", "second bias" };
+    static const char *const names[] = { "mean",       "scale",         "first weight",
+                                         "first bias", "second weight", "second bias" };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         float kept = *numbers[i];
         *numbers[i] = i % 2 ? INFINITY : NAN;
