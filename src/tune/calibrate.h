@@ -40,8 +40,8 @@ kvant_status kv_calibration_apply(const struct kv_calibration *c, struct kvant_p
 
 /* What an error of one quantization step costs, for each key channel of one (layer, KV head): the geometric
  * mean of E[q² · range²], weighted by attention, and E[q²] · E[range²], with ranges over blocks of `group`
- * tokens (32 or 64) of the stored key, R_t (k° − center). center: (head_dim), or NULL: not centred. is_short: a
- * range counts as at least half of its middle's distance from 0. out: (head_dim). */
+ * tokens (32 or 64) of the stored key, R_t (k° − center). center: (head_dim), or NULL: not centred. is_short:
+ * a range counts as at least half of its middle's distance from 0. out: (head_dim). */
 void kv_calibration_importance(const struct kv_calibration *c, int layer, int head_kv, const float *center,
                                int group, bool is_short, double *out);
 

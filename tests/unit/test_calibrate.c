@@ -164,7 +164,7 @@ static void a_plan_is_calibrated_and_the_mean_is_the_bias(void **state)
     }
     assert_true(n_large > 0);
 
-    /* Keys per channel: the same mean or none, and none where a pair of channels hardly turns in 64 tokens. */
+    /* Keys per channel: the same mean or none; none where a pair of channels hardly turns in 64 tokens. */
     size_t n_heads = (size_t)plan->n_layer * (size_t)plan->n_head_kv;
     size_t n = n_heads * (size_t)plan->head_dim, n_kept = 0;
     assert_int_equal(kvant_plan_open(&again, model, "k3c64xm v4h", &err), KVANT_OK);
