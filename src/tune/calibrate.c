@@ -3,8 +3,9 @@
  *
  *   center     μ = E[k°] over tokens behind the sinks                     per (layer, KV head, channel)
  *              Keys per channel have a minimum in each block, which takes whatever stands still inside it.
- *              Only pairs that turn fast enough, about a mean that is large enough, gain from centring: the
- *              others get 0, and cost attention nothing (cache/kv_centers.c).
+ *              Only pairs that turn fast enough, about a mean that is large enough, gain from centring, and
+ *              those that lie so far from 0 that a short grid would have to be wide: the others get 0, and
+ *              cost attention nothing (cache/kv_centers.c).
  *   channels   w = √(E_p[q² · range²] · E[q²] E[range²]): what an error of one quantization step costs. q:
  *              after RoPE, all query heads of the group. range: of the stored key, R_t (k° − μ) if the recipe
  *              centres, within a block of the recipe's group. Then Σ w · err(bits) is minimised under the
