@@ -22,7 +22,7 @@ static void wipe(struct progress *progress)
 /* A count goes on while it grows towards the same total. */
 static void follow(struct progress *progress, double now_s, int64_t done, int64_t total)
 {
-    if (progress->total != total || done < progress->done || progress->what[0] == '\0') {
+    if (progress->total != total || done < progress->done) {
         progress->started_s = now_s;
         progress->first_done = done;
     }
@@ -35,11 +35,10 @@ bool progress_update(void *user, const char *what, int64_t done, int64_t total)
     struct progress *progress = user;
     double now_s = clock_s();
     follow(progress, now_s, done, total);
-    snprintf(progress->what, sizeof progress->what, "%s", what);
     if (now_s >= progress->next_s) {
         progress->next_s = now_s + (progress->is_terminal ? 0.1 : LOG_PERIOD_S);
         wipe(progress);
-        int n = fprintf(stderr, "  %s", progress->what);
+        int n = fprintf(stderr, "  %.79s", what);
         if (total > 0) n += fprintf(stderr, " %.0f %%", 100.0 * (double)done / (double)total);
         int64_t n_done = done - progress->first_done;
         if (done < total && (double)n_done > FIRST_SHARE * (double)(total - progress->first_done)) {
@@ -57,5 +56,5 @@ bool progress_update(void *user, const char *what, int64_t done, int64_t total)
 void progress_end(struct progress *progress)
 {
     wipe(progress);
-    progress->what[0] = '\0';
+    progress->total = 0; /* what comes next counts anew */
 }

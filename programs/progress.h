@@ -10,13 +10,12 @@
 #include <stdint.h>
 
 struct progress {
-    double started_s;    /* when the count that goes on now began, ...                               */
-    int64_t first_done;  /* ... and where: work may be resumed, or may change its name on the way    */
-    int64_t done, total; /* as told last                                                             */
-    double next_s; /* when the line is due again */
-    int n_shown;   /* columns to be wiped        */
+    double started_s;    /* when the count that goes on now began, ...                            */
+    int64_t first_done;  /* ... and where: work may be resumed, or may change its name on the way */
+    int64_t done, total; /* as told last                                                          */
+    double next_s;       /* when the line is due again                                            */
+    int n_shown;         /* columns to be wiped                                                   */
     bool is_terminal;
-    char what[80];
 };
 
 void progress_begin(struct progress *progress);
