@@ -686,8 +686,9 @@ struct kvant_tune_options {
     int64_t n_ctx;              /* where true bits are stated; 0 = the smaller of 8192 and the model's */
     int tail;                   /* exact last tokens of every plan, 0 to 1024; -1: what pays at n_ctx: 32,
                                  * from 4096 on 64, from 8192 on 128 */
-    int64_t n_tokens;           /* most tokens to tune on, 68 to 65536; 0 = 1024; half of a text that is
-                                 * shorter than these and 512 that plans are measured on */
+    int64_t n_tokens;           /* most tokens to tune on, 68 to 65536; 0 = 98304 / (n_layer · n_head_kv),
+                                 * but 1024 to 4096; KVTUNER: 1024. Of a text that is shorter than these and
+                                 * 512 that plans are measured on: all but those, or half if that is more */
     bool no_mix;                /* no channel classes (x) */
     bool by_layer;              /* one recipe for all KV heads of a layer, as in the paper */
     bool refine;                /* also local search by measured swaps: up to 45 more plans for each budget */

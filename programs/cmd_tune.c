@@ -463,7 +463,9 @@ static int run(int argc, char **argv)
         {"--tail", OPTION_INT, "N", &f.tail,
          "exact last tokens of every plan; default 32, from a -c of\n4096 on 64, from 8192 on 128", 0,
          KVANT_TUNE_TAIL_MAX},
-        {"--tokens", OPTION_INT, "N", &f.n_tokens, "tokens of text to use; 0 = 1024 (default)", 0, 1e6},
+        {"--tokens", OPTION_INT, "N", &f.n_tokens,
+         "tokens of text to tune on; 0 = 1024 to 4096, the more the\n"
+         "fewer KV heads the model has (default)", 0, 1e6},
         {"--no-mix", OPTION_FLAG, NULL, &f.no_mix, "no channel classes (x)", 0, 0},
         {"--granularity", OPTION_CHOICE, "head|layer", &f.granularity,
          "what gets a recipe of its own: each KV head (default),\nor each layer as in the paper", 0, 0},

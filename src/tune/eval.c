@@ -15,6 +15,7 @@
  * pass at its first layer of its own, from the rows of the plan it shares most layers with. The numbers are
  * the same bit by bit. Single-layer probes cost half a pass in this way.
  */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -22,6 +23,8 @@
 #include "base/threads.h"
 #include "model/model.h"
 #include "run/session.h"
+#include "tune/eval.h"
+#include "tune/likely.h"
 #include "tune/metrics.h"
 
 #define LOGITS_BYTES ((size_t)192 << 20) /* of one step: all memory stays below 500 MB */
@@ -52,6 +55,10 @@ struct eval {
     const kvant_token *next;   /* (rows): the token after each row                         */
     int *first_row;            /* (1 + n_plans) of its logits; -1: collapsed in this chunk */
     struct kv_base_row *bases; /* (n_rows) only log_sum is used after scoring              */
+    bool of_likely;            /* the session has logits of the base alone, and there are: */
+    struct kv_likely *likely;  /* (n_threads)                                              */
+    float *normed;             /* (n_rows, 1 + n_plans, n_embd) what the output head reads */
+    int64_t position;          /* in its sequence, of the step's first row                 */
 };
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -80,6 +87,9 @@ static void eval_close(struct eval *e)
     kv_free(e->entries);
     kv_free(e->prob);
     kv_free(e->bases);
+    kv_free(e->normed);
+    for (int i = 0; e->likely && i < e->model->n_threads; i++) kv_likely_close(&e->likely[i]);
+    kv_free(e->likely);
     kv_pool_close(e->pool);
     kvant_session_close(e->session);
     kvant_plan_close(e->f16);
@@ -142,6 +152,34 @@ static kvant_status open_sequence(struct eval *e, int i, struct kvant_error *err
     return KVANT_OK;
 }
 
+/* What the output head reads of every sequence. */
+static void keep_normed(void *user, int layer, int seq, int64_t position, const float *x)
+{
+    const struct eval *e = user;
+    const struct kvant_model *m = e->model;
+    if (layer < m->hp.n_layer) return;
+    int i = 0;
+    while (e->seq[i] != seq) i++;
+    size_t at = (size_t)(position - e->position) * ((size_t)e->n_plans + 1) + (size_t)i;
+    m->kernels.rms_norm(x, m->output_norm, m->hp.n_embd, m->hp.norm_eps,
+                        e->normed + at * (size_t)m->hp.n_embd);
+}
+
+static kvant_status open_likely(struct eval *e, struct kvant_error *err)
+{
+    const struct kvant_model *m = e->model;
+    const struct kv_hidden_capture hidden = { keep_normed, e };
+    size_t n_rows = (size_t)e->n_rows * ((size_t)e->n_plans + 1);
+    e->likely = kv_alloc((size_t)m->n_threads, sizeof *e->likely);
+    e->normed = kv_alloc(n_rows * (size_t)m->hp.n_embd, sizeof *e->normed);
+    if (!e->likely || !e->normed)
+        KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for evaluating %d plans", e->n_plans);
+    for (int i = 0; i < m->n_threads; i++)
+        KV_TRY(kv_likely_open(&e->likely[i], m, e->n_plans + 1, err));
+    kv_session_set_hidden(e->session, &hidden);
+    return KVANT_OK;
+}
+
 static kvant_status eval_open(struct eval *e, int64_t n_positions, struct kvant_error *err)
 {
     size_t n_seqs = (size_t)e->n_plans + 1, n_vocab = (size_t)e->model->n_vocab;
@@ -152,7 +190,8 @@ static kvant_status eval_open(struct eval *e, int64_t n_positions, struct kvant_
 
     struct kvant_session_options opt = KVANT_SESSION_OPTIONS_INIT;
     opt.n_sequences = (int)n_seqs;
-    opt.n_logits = opt.n_batch = (int)n_seqs * e->n_rows;
+    opt.n_batch = (int)n_seqs * e->n_rows;
+    opt.n_logits = e->of_likely ? e->n_rows : opt.n_batch;
     KV_TRY(open_scores(e, n_positions, err));
     KV_TRY(kvant_plan_open(&e->f16, e->model, "f16", err));
     KV_TRY(kvant_session_open(&e->session, e->model, &opt, err));
@@ -166,28 +205,40 @@ static kvant_status eval_open(struct eval *e, int64_t n_positions, struct kvant_
     e->source = kv_alloc(n_seqs, sizeof *e->source);
     if (!e->shared || !e->source || !e->seq || !e->first_row || !e->entries || !e->prob || !e->bases)
         KV_FAIL(err, KVANT_ERR_MEMORY, -1, "no memory for evaluating %d plans", e->n_plans);
+    if (e->of_likely) KV_TRY(open_likely(e, err));
     if (e->share) find_sources(e);
     for (int i = 0; i <= e->n_plans; i++) KV_TRY(open_sequence(e, i, err));
     return KVANT_OK;
+}
+
+/* Logits of sequence i; l: of likely tokens, or NULL. */
+static const float *logits_of(const struct eval *e, const struct kv_likely *l, int i, int64_t row)
+{
+    return l ? l->logits + (size_t)i * (size_t)l->n
+             : kvant_session_logits(e->session, e->first_row[i] + (int)row);
 }
 
 /* Position `row` of the step: the base's softmax once, then every plan against it. */
 static void score_row(void *user, int64_t row, int i_thread)
 {
     struct eval *e = user;
-    const struct kv_kernels *kernels = &e->model->kernels;
-    int n_vocab = e->model->n_vocab;
+    const struct kvant_model *m = e->model;
+    struct kv_likely *l = e->of_likely ? &e->likely[i_thread] : NULL;
     struct kv_base_row *base = &e->bases[row];
     int64_t at = e->n_scored + row;
-    kv_base_row_set(base, kernels, kvant_session_logits(e->session, (int)row), n_vocab,
-                    e->prob + (size_t)i_thread * (size_t)n_vocab);
-    kv_scores_set_base(&e->scores[0], at, base, e->next[row]);
+    if (l) {
+        size_t n_seqs = (size_t)e->n_plans + 1;
+        kv_likely_set(l, m, kvant_session_logits(e->session, (int)row), e->next[row],
+                      e->normed + (size_t)row * n_seqs * (size_t)m->hp.n_embd, (int)n_seqs);
+    }
+    int n = l ? l->n : m->n_vocab;
+    kvant_token next = l ? l->next : e->next[row];
+    kv_base_row_set(base, &m->kernels, logits_of(e, l, 0, row), n,
+                    l ? l->prob : e->prob + (size_t)i_thread * (size_t)n);
+    kv_scores_set_base(&e->scores[0], at, base, next);
     for (int i = 1; i <= e->n_plans; i++) {
         if (e->first_row[i] < 0) kv_scores_set_collapsed(&e->scores[i], at);
-        else
-            kv_scores_set(&e->scores[i], at, kernels, base,
-                          kvant_session_logits(e->session, e->first_row[i] + (int)row), n_vocab,
-                          e->next[row]);
+        else kv_scores_set(&e->scores[i], at, &m->kernels, base, logits_of(e, l, i, row), n, next);
     }
 }
 
@@ -201,7 +252,8 @@ static kvant_status forward(struct eval *e, int64_t first, int n, struct kvant_e
         if (e->first_row[i] < 0) continue;
         e->first_row[i] = n_entries;
         for (int row = 0; row < n; row++)
-            e->entries[n_entries++] = (struct kvant_batch_entry){ e->seq[i], e->tokens[first + row], true };
+            e->entries[n_entries++] = (struct kvant_batch_entry){ e->seq[i], e->tokens[first + row],
+                                                                  i == 0 || !e->of_likely };
     }
     kvant_status status = kvant_session_step(e->session, e->entries, (size_t)n_entries, &failure);
     bool hopeless = status != KVANT_ERR_NUMERIC || kv_session_sequence_failed(e->session, e->seq[0]) ||
@@ -262,6 +314,7 @@ static kvant_status eval_chunks(struct eval *e, struct kvant_error *err)
         if (chunk > 0) KV_TRY(restart(e, err));
         for (int64_t first = chunk; first < end; first += e->n_rows) {
             int n = (int)smaller(e->n_rows, end - first);
+            e->position = first - chunk;
             KV_TRY(eval_step(e, first, n, first + n == end ? n - 1 : n, err));
             if (e->source_failed) return KVANT_OK;
         }
@@ -273,7 +326,8 @@ static kvant_status eval_chunks(struct eval *e, struct kvant_error *err)
 static kvant_status eval_alone(struct eval *e, int64_t n_positions, struct kvant_error *err)
 {
     struct eval alone = { .model = e->model, .opt = e->opt, .tokens = e->tokens, .n_tokens = e->n_tokens,
-                          .n_ctx = e->n_ctx, .plans = e->plans, .n_plans = e->n_plans };
+                          .n_ctx = e->n_ctx, .plans = e->plans, .n_plans = e->n_plans,
+                          .of_likely = e->of_likely };
     eval_close(e);
     *e = alone;
     KV_TRY(eval_open(e, n_positions, err));
@@ -312,16 +366,16 @@ static kvant_status check_arguments(const struct kvant_model *model, int n_plans
     return KVANT_OK;
 }
 
-kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans,
-                            int n_plans, const kvant_token *tokens, size_t n_tokens,
-                            const struct kvant_eval_options *options, struct kvant_eval_result *results,
-                            struct kvant_eval_result *base, struct kvant_error *err)
+kvant_status kv_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans, int n_plans,
+                         const kvant_token *tokens, size_t n_tokens, const struct kvant_eval_options *opt,
+                         bool of_likely, struct kvant_eval_result *results, struct kvant_eval_result *base,
+                         struct kvant_error *err)
 {
-    static const struct kvant_eval_options defaults = KVANT_EVAL_OPTIONS_INIT;
-    const struct kvant_eval_options *opt = options ? options : &defaults;
+    assert(!of_likely || !opt->on_logits);
     KV_TRY(check_arguments(model, n_plans, tokens, n_tokens, opt, err));
 
     struct eval e = { .model = model, .opt = opt, .tokens = tokens, .plans = plans, .n_plans = n_plans };
+    e.of_likely = of_likely;
     e.share = !opt->on_logits; /* whose reader must get each row once */
     e.n_ctx = opt->n_ctx ? opt->n_ctx : smaller(N_CTX_DEFAULT, model->hp.n_ctx_train);
     e.n_tokens = (int64_t)n_tokens;
@@ -343,4 +397,14 @@ kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_
     }
     eval_close(&e);
     return status;
+}
+
+kvant_status kvant_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans,
+                            int n_plans, const kvant_token *tokens, size_t n_tokens,
+                            const struct kvant_eval_options *options, struct kvant_eval_result *results,
+                            struct kvant_eval_result *base, struct kvant_error *err)
+{
+    static const struct kvant_eval_options defaults = KVANT_EVAL_OPTIONS_INIT;
+    return kv_eval_run(model, plans, n_plans, tokens, n_tokens, options ? options : &defaults, false, results,
+                       base, err);
 }

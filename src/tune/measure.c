@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "cache/plan.h"
+#include "tune/eval.h"
 
 /* Of the arithmetic: to be raised when a change of kernels, codec or evaluation changes KLDs. */
 #define MEASURE_VERSION 2
@@ -25,17 +26,18 @@ void kv_measure_conditions(const struct kvant_model *model, char text[KV_MEASURE
 }
 
 void kv_measure_set(struct kv_measure *m, const struct kvant_model *model, const kvant_token *tokens,
-                    size_t n_tokens, int64_t n_ctx, struct kv_trials *trials,
+                    size_t n_tokens, int64_t n_ctx, bool of_likely, struct kv_trials *trials,
                     struct kv_tune_progress *progress)
 {
     struct kv_hash hash;
     char digest[KV_HASH_TEXT_CAP];
     *m = (struct kv_measure){ .model = model, .tokens = tokens, .n_tokens = n_tokens, .n_ctx = n_ctx,
-                              .trials = trials, .progress = progress };
+                              .of_likely = of_likely, .trials = trials, .progress = progress };
     kv_hash_begin(&hash);
     if (n_tokens) kv_hash_add(&hash, tokens, n_tokens * sizeof *tokens);
     kv_hash_end(&hash, digest);
-    snprintf(m->objective, sizeof m->objective, "kld in chunks of %lld of %s", (long long)n_ctx, digest);
+    snprintf(m->objective, sizeof m->objective, "kld%s in chunks of %lld of %s",
+             of_likely ? " of likely tokens" : "", (long long)n_ctx, digest);
 }
 
 int64_t kv_measure_tokens(const struct kv_measure *m, int n)
@@ -99,7 +101,7 @@ static kvant_status score_batch(struct kv_measure *m, const struct kvant_plan *c
     opt.progress = kv_tune_progress_step;
     opt.user = m->progress;
     m->progress->scale = n + 1;
-    return kvant_eval_run(m->model, plans, n, m->tokens, m->n_tokens, &opt, results, NULL, err);
+    return kv_eval_run(m->model, plans, n, m->tokens, m->n_tokens, &opt, m->of_likely, results, NULL, err);
 }
 
 /* What is known of a plan, in a form that can be summed over processes: all but one have zeros. */

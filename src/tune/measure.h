@@ -26,19 +26,20 @@ struct kv_measure {
     const kvant_token *tokens;          /* (n_tokens)                            */
     size_t n_tokens;
     int64_t n_ctx;                      /* tokens per chunk                      */
+    bool of_likely;                     /* KLDs over likely tokens (tune/eval.h) */
     struct kv_tune_progress *progress;
     struct kv_trials *trials;             /* with several processes: the first one's counts */
     struct kv_ranks ranks;
     const struct kvant_question *questions; /* (n_questions): accuracy instead of a KLD     */
     size_t n_questions;
     const struct kvant_accuracy_options *asking;
-    char objective[KV_HASH_TEXT_CAP + 64]; /* in the store: names the text        */
+    char objective[KV_HASH_TEXT_CAP + 80]; /* in the store: names the text        */
     int64_t n_measured, n_known;        /* plans so far; known: from the store   */
 };
 
 /* Everything is borrowed. `ranks` and questions are zero. */
 void kv_measure_set(struct kv_measure *m, const struct kvant_model *model, const kvant_token *tokens,
-                    size_t n_tokens, int64_t n_ctx, struct kv_trials *trials,
+                    size_t n_tokens, int64_t n_ctx, bool of_likely, struct kv_trials *trials,
                     struct kv_tune_progress *progress);
 
 /* From now on: the accuracy with these questions. It is same_top_p of a result, with n_scored questions; the

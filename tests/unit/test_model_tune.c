@@ -14,6 +14,7 @@
 #include "kvant.h"
 #include "support/scratch.h"
 #include "support/tiny_gguf.h"
+#include "tune/eval.h"
 
 #define TINY_FILE "test_model_tune.gguf"
 
@@ -184,8 +185,8 @@ static void heads_add_up_to_what_they_cost_together(void **state)
         assert_int_equal(kvant_plan_open(&plan, model, rows[i].spec, &err), KVANT_OK);
         assert_int_equal(kvant_plan_calibrate(plan, model, tokens, 128, NULL, NULL, &err), KVANT_OK);
         eval.n_ctx = 128;
-        assert_int_equal(kvant_eval_run(model, (const struct kvant_plan *const *)&plan, 1, tokens, 128, &eval,
-                                        &joint, NULL, &err),
+        assert_int_equal(kv_eval_run(model, (const struct kvant_plan *const *)&plan, 1, tokens, 128, &eval,
+                                     true, &joint, NULL, &err),
                          KVANT_OK);
         if (!(fabs(sum / joint.kld_mean - 1) < 1e-9))
             fail_msg("%s: %g, together %g", rows[i].spec, sum, joint.kld_mean);
@@ -408,7 +409,7 @@ static void caches_of_smollm2_are_as_far_as_simulated(void **state)
     };
     enum { N = sizeof rows / sizeof rows[0] };
     struct kvant_plan *plans[N];
-    struct kvant_eval_result r[N];
+    struct kvant_eval_result r[N], likely[N];
     for (int i = 0; i < N; i++) {
         assert_int_equal(kvant_plan_open(&plans[i], model, rows[i].spec, &err), KVANT_OK);
         assert_int_equal(kvant_plan_calibrate(plans[i], model, own, n_own, NULL, NULL, &err), KVANT_OK);
@@ -416,7 +417,14 @@ static void caches_of_smollm2_are_as_far_as_simulated(void **state)
     if (kvant_eval_run(model, (const struct kvant_plan *const *)plans, N, tokens, n, NULL, r, NULL, &err) !=
         KVANT_OK)
         fail_msg("%s", err.message);
+    const struct kvant_eval_options opt = KVANT_EVAL_OPTIONS_INIT;
+    if (kv_eval_run(model, (const struct kvant_plan *const *)plans, N, tokens, n, &opt, true, likely, NULL,
+                    &err) != KVANT_OK)
+        fail_msg("%s", err.message);
     for (int i = 0; i < N; i++) {
+        if (fabs(likely[i].kld_mean - r[i].kld_mean) > .02 * r[i].kld_mean)
+            fail_msg("%s: KLD %g of likely tokens, %g of all", rows[i].spec, likely[i].kld_mean,
+                     r[i].kld_mean);
         if (!(r[i].kld_mean >= rows[i].low && r[i].kld_mean <= rows[i].high))
             fail_msg("%s: KLD %g", rows[i].spec, r[i].kld_mean);
         kvant_plan_close(plans[i]);

@@ -57,7 +57,7 @@ static void open_space(struct space *s, bool mixed, uint64_t seed)
     const struct kv_study study = { "tiny", "test", "test", "test" };
     check(kv_trials_open(&s->trials, NULL, &study, false, &err), &err);
     check(kv_calibration_open(&s->calibration, s->model, s->tokens, N_TOKENS, SINKS, NULL, NULL, &err), &err);
-    kv_measure_set(&s->measure, s->model, s->tokens, N_TOKENS, N_TOKENS, s->trials, &s->progress);
+    kv_measure_set(&s->measure, s->model, s->tokens, N_TOKENS, N_TOKENS, false, s->trials, &s->progress);
     check(kv_sensitivity_open(&s->sensitivity, &s->measure, &s->calibration, mixed, false, &err), &err);
     check(kv_search_open(&s->search, s->model, &s->calibration, &s->sensitivity, true, 32, 16.0, &err), &err);
 }
