@@ -196,6 +196,35 @@ static void heads_add_up_to_what_they_cost_together(void **state)
     kvant_model_close(model);
 }
 
+/* How much of a given text is tuned on and how much measured on, as the header says. */
+static void a_text_is_divided(void **state)
+{
+    (void)state;
+    static const struct { size_t n; kvant_tune_method method; int64_t asked, tuning, verify; } rows[] = {
+        { 400, KVANT_TUNE_KVANT, 0, 200, 200 },    { 1400, KVANT_TUNE_KVANT, 0, 888, 512 },
+        { 1400, KVANT_TUNE_KVANT, 300, 300, 1024 }, { 4700, KVANT_TUNE_KVANT, 0, 4096, 604 },
+        { 2300, KVANT_TUNE_KVTUNER, 0, 1024, 1024 },
+    };
+    struct kvant_model *model = open_tiny(); /* 2 layers of 2 heads */
+    kvant_token *tokens = calloc(4700, sizeof *tokens);
+    random_tokens(tokens, 4700);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const double budget = 8;
+        struct kvant_tune_options opt = KVANT_TUNE_OPTIONS_INIT;
+        opt.method = rows[i].method;
+        opt.budgets = &budget;
+        opt.n_budgets = opt.n_trials = 1;
+        opt.n_tokens = rows[i].asked;
+        opt.by_layer = true;
+        struct kvant_tune_result *r = tune(model, tokens, rows[i].n, &opt);
+        assert_int_equal(r->n_tokens, rows[i].tuning);
+        assert_int_equal(r->n_tokens_verify, rows[i].verify);
+        kvant_tune_close(r);
+    }
+    free(tokens);
+    kvant_model_close(model);
+}
+
 /* Stopped at any call of progress: nothing, or a menu of measured plans. */
 static void a_search_that_is_stopped_shows_what_it_has(void **state)
 {
@@ -438,6 +467,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tuning_ends_with_a_menu),
         cmocka_unit_test(heads_add_up_to_what_they_cost_together),
+        cmocka_unit_test(a_text_is_divided),
         cmocka_unit_test(a_search_that_is_stopped_shows_what_it_has),
         cmocka_unit_test(a_bound_on_the_kld_is_kept),
         cmocka_unit_test(sharing_layers_changes_no_number),
