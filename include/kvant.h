@@ -733,7 +733,8 @@ struct kvant_tune_point {
     struct kvant_eval_result measured; /* on at most 1024 held-back tokens; bits at the options' n_ctx */
     double budget;                /* that it was made for; NaN: for none */
     double kld_predicted;         /* sum of the KLDs of single heads; NaN: not predicted */
-    double kld_tuning;            /* measured on the tuning text; NaN: was not */
+    double kld_tuning;            /* measured on the tuning text, over tokens of probability >= 1e-6 with
+                                   * the 16-bit cache; NaN: was not */
     double accuracy;              /* percent, with the options' questions; NaN: without */
     kvant_tune_source source;
     bool dominated;               /* another point is no larger and no worse */

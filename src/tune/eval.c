@@ -9,7 +9,8 @@
  *   rows of a step:  base: t … t+r−1 | plan 0: t … t+r−1 | plan 1: …        r is what LOGITS_BYTES allows
  *
  * Sums differ in their last bits with r, and a quantized cache makes 1e-4 of a KLD of that. So r is the same
- * for up to COMPANY sequences: what is measured of a plan does not depend on the plans beside it.
+ * for up to COMPANY sequences: what is measured of a plan does not depend on the plans beside it. It is the
+ * same over likely tokens alone, where plans have no logits to hold.
  *
  * Plans that begin with the same layers (tables included) share the work of these layers: a plan enters the
  * pass at its first layer of its own, from the rows of the plan it shares most layers with. The numbers are
@@ -234,7 +235,7 @@ static void score_row(void *user, int64_t row, int i_thread)
     int n = l ? l->n : m->n_vocab;
     kvant_token next = l ? l->next : e->next[row];
     kv_base_row_set(base, &m->kernels, logits_of(e, l, 0, row), n,
-                    l ? l->prob : e->prob + (size_t)i_thread * (size_t)n);
+                    e->prob + (size_t)i_thread * (size_t)m->n_vocab);
     kv_scores_set_base(&e->scores[0], at, base, next);
     for (int i = 1; i <= e->n_plans; i++) {
         if (e->first_row[i] < 0) kv_scores_set_collapsed(&e->scores[i], at);
@@ -374,8 +375,8 @@ kvant_status kv_eval_run(const struct kvant_model *model, const struct kvant_pla
     assert(!of_likely || !opt->on_logits);
     KV_TRY(check_arguments(model, n_plans, tokens, n_tokens, opt, err));
 
-    struct eval e = { .model = model, .opt = opt, .tokens = tokens, .plans = plans, .n_plans = n_plans };
-    e.of_likely = of_likely;
+    struct eval e = { .model = model, .opt = opt, .tokens = tokens, .plans = plans, .n_plans = n_plans,
+                      .of_likely = of_likely };
     e.share = !opt->on_logits; /* whose reader must get each row once */
     e.n_ctx = opt->n_ctx ? opt->n_ctx : smaller(N_CTX_DEFAULT, model->hp.n_ctx_train);
     e.n_tokens = (int64_t)n_tokens;

@@ -6,7 +6,7 @@
 
 #include "model/model.h"
 
-/* of_likely: every number over the likely tokens alone (tune/likely.h), which takes two thirds of the time;
+/* of_likely: every number over the likely tokens alone (tune/likely.h), which spares plans the output head;
  * not with opt->on_logits. */
 kvant_status kv_eval_run(const struct kvant_model *model, const struct kvant_plan *const *plans, int n_plans,
                          const kvant_token *tokens, size_t n_tokens, const struct kvant_eval_options *opt,

@@ -1,7 +1,8 @@
 /*
  * The output head over likely tokens alone. Plans that are probed beside a 16-bit cache differ from it by
- * little, so nearly all of their KL divergence lies in the tokens that the cache finds likely: a few hundred
- * of 152,000 (Qwen2.5), which saves such a plan its share of the largest matrix of a small model.
+ * little, so nearly all of their KL divergence lies in the tokens that the cache finds likely: in the median
+ * 383 of 152,000 (Qwen2.5-Coder-0.5B, own text) or 2865 of 49,000 (SmolLM2). So such a plan need not
+ * multiply the largest matrix of a small model.
  */
 #ifndef KV_TUNE_LIKELY_H
 #define KV_TUNE_LIKELY_H
@@ -14,7 +15,6 @@ struct kv_likely {
     int next;      /* place in the list of the text's next one */
     int *token;    /* (n) ascending                           */
     float *logits; /* (n_rows, n)                             */
-    float *prob;   /* (KV_LIKELY_MAX) scratch for the caller   */
     void *scratch;
 };
 #define KV_LIKELY_MAX 16384

@@ -14,6 +14,7 @@
 #include "cache/plan.h"
 #include "support/scratch.h"
 #include "support/tiny_gguf.h"
+#include "tune/eval.h"
 
 #define N_TOKENS 300
 #define N_CTX 150 /* two chunks: the plan collapses in each of them anew */
@@ -130,11 +131,27 @@ static void an_evaluation_counts_it_as_collapsed(void **state)
     assert_non_null(strstr(err.message, "sequence 1: layer 0"));
 }
 
+static void so_does_one_of_likely_tokens(void **state)
+{
+    struct fixture *f = *state;
+    const struct kvant_plan *plans[] = { f->broken, f->sound };
+    struct kvant_eval_options opt = KVANT_EVAL_OPTIONS_INIT;
+    struct kvant_eval_result both[2], alone;
+    opt.n_ctx = N_CTX;
+    assert_int_equal(kv_eval_run(f->model, plans, 2, f->tokens, N_TOKENS, &opt, true, both, NULL, NULL),
+                     KVANT_OK);
+    assert_int_equal(kv_eval_run(f->model, plans + 1, 1, f->tokens, N_TOKENS, &opt, true, &alone, NULL, NULL),
+                     KVANT_OK);
+    assert_true(isinf(both[0].kld_mean) && both[0].n_scored == N_TOKENS - 2);
+    assert_memory_equal(&both[1], &alone, sizeof alone);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_names_the_sequence_that_fails),
         cmocka_unit_test(an_evaluation_counts_it_as_collapsed),
+        cmocka_unit_test(so_does_one_of_likely_tokens),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

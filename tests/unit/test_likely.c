@@ -11,7 +11,6 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "cache/plan.h"
 #include "support/scratch.h"
 #include "support/tiny_gguf.h"
 #include "tune/eval.h"
@@ -144,40 +143,12 @@ static void plans_have_the_numbers_of_all_tokens(void **state)
     kvant_model_close(model);
 }
 
-/* Centres of the largest float16: minus one of them, turned by RoPE, a key is beyond float16. */
-static void a_plan_that_collapses_leaves_the_others_alone(void **state)
-{
-    (void)state;
-    struct kvant_model *model = open_tiny(TINY_Q8_0, 0);
-    struct kvant_eval_options opt = KVANT_EVAL_OPTIONS_INIT;
-    struct kvant_plan *plans[2];
-    struct kvant_eval_result both[2], alone;
-    kvant_token tokens[N_TOKENS];
-    for (int i = 0; i < N_TOKENS; i++) tokens[i] = (kvant_token)(i * 37 % 250);
-    assert_int_equal(kvant_plan_open(&plans[0], model, "k4c64mv4", NULL), KVANT_OK);
-    assert_int_equal(kvant_plan_open(&plans[1], model, "k4c64v4", NULL), KVANT_OK);
-    size_t n = (size_t)plans[0]->n_layer * (size_t)plans[0]->n_head_kv * (size_t)plans[0]->head_dim;
-    plans[0]->center = kv_alloc(n, sizeof *plans[0]->center);
-    assert_non_null(plans[0]->center);
-    for (size_t i = 0; i < n; i++) plans[0]->center[i] = 0x7bff;
-    opt.n_ctx = N_TOKENS / 2; /* it collapses in each chunk anew */
-    const struct kvant_plan *const *list = (const struct kvant_plan *const *)plans;
-    assert_int_equal(kv_eval_run(model, list, 2, tokens, N_TOKENS, &opt, true, both, NULL, NULL), KVANT_OK);
-    assert_int_equal(kv_eval_run(model, list + 1, 1, tokens, N_TOKENS, &opt, true, &alone, NULL, NULL),
-                     KVANT_OK);
-    assert_true(isinf(both[0].kld_mean) && both[0].n_scored == N_TOKENS - 2);
-    assert_memory_equal(&both[1], &alone, sizeof alone);
-    for (int i = 0; i < 2; i++) kvant_plan_close(plans[i]);
-    kvant_model_close(model);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(likely_tokens_and_the_next_one_are_listed),
         cmocka_unit_test(of_too_many_the_likeliest_are_taken),
         cmocka_unit_test(plans_have_the_numbers_of_all_tokens),
-        cmocka_unit_test(a_plan_that_collapses_leaves_the_others_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
